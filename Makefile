@@ -1,0 +1,167 @@
+# The only entry point: `make help` lists what there is.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-builtin-rules
+
+PREFIX ?= /usr/local
+DESTDIR ?=
+FUZZTIME ?= 10s
+# More arguments for go test; `make test CGO_ENABLED=1 GOTESTFLAGS=-race`
+GOTESTFLAGS ?=
+# Without cgo by default: a static binary, and no need of a C compiler.
+export CGO_ENABLED ?= 0
+
+VERSION := $(shell git describe --always --dirty 2>/dev/null || echo unknown)
+# The version is stamped from git here, so go need not ask git: it would
+# refuse to build where another user owns the clone.
+GO_BUILD := go build -trimpath -buildvcs=false
+
+# The binary that tests, demo and bench run.
+export EBPNET := $(CURDIR)/bin/ebpnet
+
+# What compiles the C programs. The objects are committed, so the compiler is
+# pinned: another version would give other bytes.
+CLANG_VERSION := 19.1.7
+CLANG_FORMAT := clang-format-19
+export BPF_CLANG := clang-19
+export BPF_STRIP := llvm-strip-19
+# -mcpu=v3 (Linux 5.1) has 32-bit and all conditional jumps. The include is
+# where Debian keeps asm/. The prefix map keeps the clone's path out of them.
+export BPF_CFLAGS := -O2 -g -mcpu=v3 -std=gnu11 -Wall -Wextra -Werror \
+	-I/usr/include/$(shell uname -m)-linux-gnu -ffile-prefix-map=$(CURDIR)/=
+C_FILES = $(wildcard bpf/*.c bpf/*.h bpf/headers/*.h)
+
+GOLANGCI_LINT_VERSION := v2.15.0
+GOLANGCI_LINT := bin/tools/golangci-lint-$(GOLANGCI_LINT_VERSION)
+
+# Debian packages of the programs that each target runs.
+DEMO_PACKAGES := curl iproute2 iputils-ping procps redis-server redis-tools \
+	util-linux
+TEST_PACKAGES := $(DEMO_PACKAGES) ethtool iperf3 iptables jq nftables socat \
+	tcpdump
+CLANG_PACKAGES := clang-19 llvm-19 libbpf-dev linux-libc-dev
+FORMAT_PACKAGES := clang-format-19
+
+# $(call need,PACKAGES) installs those that are missing, and leaves the
+# services among them stopped: without systemd by pretending to be in
+# single-user mode, with it by masking the unit meanwhile.
+define need
+	@if ! command -v apt-get >/dev/null; then \
+		echo "$@: no apt here; it needs what Debian calls: $(strip $(1))" >&2; \
+		exit 0; \
+	fi; \
+	installed=$$(dpkg-query -W -f '$${db:Status-Status} $${Package}\n' \
+		$(1) 2>/dev/null | sed -n 's/^installed //p' || true); \
+	missing=$$(comm -13 <(sort -u <<<"$$installed") \
+		<(printf '%s\n' $(1) | sort -u) | xargs); \
+	if [ -z "$$missing" ]; then exit 0; fi; \
+	if [ "$$(id -u)" != 0 ]; then \
+		echo "$@: packages are missing, as root: apt-get install $$missing" >&2; \
+		exit 1; \
+	fi; \
+	echo "$@: installing $$missing"; \
+	export DEBIAN_FRONTEND=noninteractive RUNLEVEL=1; \
+	if [ -d /run/systemd/system ] && [[ " $$missing " == *" redis-server "* ]]; then \
+		systemctl --quiet --runtime mask redis-server; \
+		trap 'systemctl --quiet --runtime unmask redis-server; \
+			systemctl --quiet disable redis-server' EXIT; \
+	fi; \
+	apt-get -qq update; \
+	apt-get -qq install -y --no-install-recommends $$missing >/dev/null
+endef
+
+# $(call need_root) stops, in one line, where only root can go on.
+define need_root
+	@if [ "$$(id -u)" != 0 ]; then echo "$@: must be root" >&2; exit 1; fi
+endef
+
+# $(call need_clang) refuses a compiler that would give other bytes.
+define need_clang
+	@$(BPF_CLANG) --version | grep -qF ' version $(CLANG_VERSION) ' || { \
+		echo "$@: want clang $(CLANG_VERSION), have $$($(BPF_CLANG) --version | sed q)" >&2; \
+		exit 1; \
+	}
+endef
+
+.PHONY: build demo test bench generate verify lint fmt install clean help
+
+build: ## bin/ebpnet (this is the default)
+	$(GO_BUILD) -ldflags '-s -w -X main.version=$(VERSION)' -o bin/ebpnet ./cmd/ebpnet
+
+# Not `go run`: it would hide the exit code, and die of a signal that the
+# program cleans up after.
+demo: build ## show the main job on two hosts made of namespaces (root)
+	$(need_root)
+	$(call need,$(DEMO_PACKAGES))
+	$(GO_BUILD) -o bin/demo ./test/demo
+	@exec bin/demo
+
+test: build ## all tests, then each fuzz target for FUZZTIME=10s; without root what needs no privilege
+ifeq ($(shell id -u),0)
+	$(call need,$(TEST_PACKAGES))
+else
+	@echo "not root: leaving out the kernel and topology tests"
+endif
+	go test -count=1 -timeout 14m $(GOTESTFLAGS) ./...
+	@while IFS=: read -r file func; do \
+		target="^$${func#func }\$$" package=$$(dirname "$$file"); \
+		(set -x; go test -run '^$$' -fuzz "$$target" -fuzztime $(FUZZTIME) "$$package" </dev/null); \
+	done < <(grep -roE '^func Fuzz[A-Za-z0-9_]+' --include='*_test.go' . | sort)
+
+bench: build ## measure against the bare wire and a Linux bridge (root)
+	$(need_root)
+	$(call need,$(TEST_PACKAGES))
+	$(GO_BUILD) -o bin/bench ./bench
+	@exec bin/bench
+
+generate: ## compile bpf/ and write its Go types
+	$(call need,$(CLANG_PACKAGES))
+	$(need_clang)
+	go generate ./bpf
+
+verify: ## regenerate, and fail if what is committed differs; check modules
+	$(call need,$(CLANG_PACKAGES))
+	$(need_clang)
+	go generate ./bpf
+	@git diff --exit-code --stat -- bpf && \
+	untracked=$$(git ls-files --others --exclude-standard -- bpf) && \
+	if [ -n "$$untracked" ]; then echo "$$untracked"; false; fi || { \
+		echo "$@: bpf/ is not as committed: run \`make generate\` and commit the result" >&2; \
+		exit 1; \
+	}
+	go mod verify
+	go mod tidy -diff
+
+$(GOLANGCI_LINT):
+	@echo "lint: building golangci-lint $(GOLANGCI_LINT_VERSION), once"
+	@GOBIN=$(CURDIR)/bin/tools CGO_ENABLED=0 go install -trimpath \
+		github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_LINT_VERSION)
+	@mv bin/tools/golangci-lint $@
+
+# The empty tree, so that --check looks at whole files, not at changes.
+lint: $(GOLANGCI_LINT) ## Go linters, import law, formats of Go and C, white space
+	$(call need,$(FORMAT_PACKAGES))
+	$(GOLANGCI_LINT) run
+	$(CLANG_FORMAT) --dry-run -Werror $(C_FILES)
+	git diff --check $$(git hash-object -t tree /dev/null)
+
+fmt: $(GOLANGCI_LINT) ## format Go and C in place
+	$(call need,$(FORMAT_PACKAGES))
+	$(GOLANGCI_LINT) fmt
+	$(CLANG_FORMAT) -i $(C_FILES)
+
+install: build ## install the binary and shell completion under DESTDIR and PREFIX=/usr/local
+	install -D -m 0755 bin/ebpnet $(DESTDIR)$(PREFIX)/bin/ebpnet
+	install -D -m 0644 completion/ebpnet.bash \
+		$(DESTDIR)$(PREFIX)/share/bash-completion/completions/ebpnet
+	install -D -m 0644 completion/_ebpnet \
+		$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_ebpnet
+
+clean: ## remove bin/
+	rm -rf bin
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | \
+		while IFS=$$'\t' read -r target what; do printf '%-10s%s\n' "$$target" "$$what"; done

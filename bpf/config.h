@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Every knob. The loader sets them before load; they never change after. */
+#ifndef EBPNET_CONFIG_H
+#define EBPNET_CONFIG_H
+
+#include "types.h"
+
+/* The near end of the host's own veth: where packets for the host go in. */
+const volatile __u32 gateway_ifindex = 0;
+const volatile struct mac gateway_mac = {};
+
+/* Flags of bpf_fib_lookup() that this kernel knows. */
+const volatile __u32 fib_flags = 0;
+
+/* Flags for bpf_skb_adjust_room() after whose use an inner packet of either
+ * family has the right skb->protocol; zero before kernel 6.3. */
+const volatile __u32 decap_ipv4_flags = 0;
+const volatile __u32 decap_ipv6_flags = 0;
+
+/* How long a flow lives without a packet, in nanoseconds: RFC 5382 REQ-5,
+ * RFC 4787 REQ-5, RFC 5508 REQ-2. */
+#define SECONDS 1000000000ULL
+const volatile __u64 tcp_established_timeout = 7440 * SECONDS;
+const volatile __u64 tcp_transitory_timeout = 240 * SECONDS;
+const volatile __u64 udp_answered_timeout = 300 * SECONDS;
+const volatile __u64 udp_unanswered_timeout = 120 * SECONDS;
+const volatile __u64 icmp_timeout = 60 * SECONDS;
+
+#endif

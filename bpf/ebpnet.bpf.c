@@ -1,0 +1,314 @@
+//go:build ignore
+
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+/*
+ * The programs and the order of their stages. Each stage is one header; a
+ * stage returns 0 or the reason for a drop, and verdict.h does the dropping.
+ */
+#include <stdbool.h>
+#include <stddef.h>
+
+#include <linux/bpf.h>
+#include <linux/pkt_cls.h>
+
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+
+#include "config.h"
+#include "types.h"
+#include "maps.h"
+#include "verdict.h"
+#include "parse.h"
+#include "guard.h"
+#include "neigh.h"
+#include "policy.h"
+#include "route.h"
+#include "nat.h"
+#include "gre.h"
+#include "bridge.h"
+#include "gateway.h"
+
+/* An answer goes back to where its question came from. */
+static __always_inline int answer(struct __sk_buff *skb,
+				  enum neigh_result result)
+{
+	if (result == NEIGH_FAILED)
+		return verdict_drop(skb, REASON_KERNEL_ERROR);
+	return bpf_redirect(skb->ifindex, 0);
+}
+
+static __always_inline int arp_from_endpoint(struct __sk_buff *skb,
+					     struct packet *pkt,
+					     const struct device *device,
+					     const struct network *network)
+{
+	enum neigh_result result;
+	enum reason reason;
+	struct arp arp;
+
+	if (bpf_skb_load_bytes(skb, pkt->l3, &arp, sizeof(arp)) ||
+	    !arp_is_valid(&arp))
+		return verdict_drop(skb, REASON_MALFORMED);
+	reason = guard_arp(device, &arp);
+	if (reason)
+		return verdict_drop(skb, reason);
+	result = neigh_arp(skb, device->network, &arp);
+	if (result != NEIGH_NOT_ASKED)
+		return answer(skb, result);
+	return bridge_flood(skb, device->network, network);
+}
+
+static __always_inline int multicast_from_endpoint(struct __sk_buff *skb,
+						   struct packet *pkt,
+						   const struct device *device,
+						   const struct network *network)
+{
+	if (pkt->protocol == IPPROTO_ICMPV6) {
+		enum neigh_result result =
+			neigh_nd(skb, device->network, pkt);
+
+		if (result != NEIGH_NOT_ASKED)
+			return answer(skb, result);
+	}
+	return bridge_flood(skb, device->network, network);
+}
+
+/* What a container sends: TC ingress of its veth's end on the host. */
+SEC("tc")
+int from_endpoint(struct __sk_buff *skb)
+{
+	__u32 ifindex = skb->ifindex;
+	const struct station *station;
+	const struct network *network;
+	const struct device *device;
+	struct packet pkt = {};
+	enum reason reason;
+
+	device = bpf_map_lookup_elem(&devices, &ifindex);
+	if (!device)
+		return verdict_drop(skb, REASON_UNKNOWN_SOURCE);
+	network = bpf_map_lookup_elem(&networks, &device->network);
+	if (!network)
+		return verdict_drop(skb, REASON_UNKNOWN_SOURCE);
+	count_tx(&endpoint_stats, device->endpoint, skb);
+	count_tx(&network_stats, device->network, skb);
+
+	reason = parse_l3(skb, &pkt, 0);
+	if (reason)
+		return verdict_drop(skb, reason);
+	if (!mac_equal(&pkt.src_mac, &device->mac))
+		return verdict_drop(skb, REASON_SPOOFED_MAC);
+
+	if (skb->vlan_present)
+		return verdict_drop(skb, REASON_UNKNOWN_PROTOCOL);
+	switch (pkt.ethertype) {
+	case bpf_htons(ETH_P_IP):
+		reason = guard_ipv4(skb, device, &pkt);
+		break;
+	case bpf_htons(ETH_P_IPV6):
+		reason = guard_ipv6(skb, device, &pkt);
+		break;
+	case bpf_htons(ETH_P_ARP):
+		return arp_from_endpoint(skb, &pkt, device, network);
+	default:
+		reason = REASON_UNKNOWN_PROTOCOL;
+	}
+	if (reason)
+		return verdict_drop(skb, reason);
+
+	if (mac_is_multicast(&pkt.dst_mac))
+		return multicast_from_endpoint(skb, &pkt, device, network);
+	station = bridge_lookup(device->network, &pkt.dst_mac);
+	if (!station)
+		return verdict_drop(skb, REASON_UNKNOWN_DESTINATION);
+	if (station->kind == STATION_GATEWAY)
+		return gateway_forward(skb, &pkt, device, network);
+	return bridge_forward(skb, &pkt, device->network, network,
+			      device->endpoint, station);
+}
+
+/* What the host sends to containers: TC ingress of the far end of its veth. */
+SEC("tc")
+int from_host(struct __sk_buff *skb)
+{
+	const struct station *station;
+	struct packet pkt = {};
+	enum reason reason;
+	struct arp arp;
+
+	reason = parse_l3(skb, &pkt, 0);
+	if (reason)
+		return verdict_drop(skb, reason);
+
+	switch (pkt.ethertype) {
+	case bpf_htons(ETH_P_ARP):
+		if (bpf_skb_load_bytes(skb, pkt.l3, &arp, sizeof(arp)) ||
+		    !arp_is_valid(&arp))
+			return verdict_drop(skb, REASON_MALFORMED);
+		enum neigh_result result =
+			neigh_arp(skb, NETWORK_OUTSIDE, &arp);
+
+		if (result == NEIGH_NOT_ASKED)
+			return verdict_drop(skb, REASON_UNKNOWN_DESTINATION);
+		return answer(skb, result);
+	case bpf_htons(ETH_P_IPV6):
+		if (pkt.protocol == IPPROTO_ICMPV6 &&
+		    mac_is_multicast(&pkt.dst_mac)) {
+			reason = parse_l4(skb, &pkt);
+			if (reason)
+				return verdict_drop(skb, reason);
+			result = neigh_nd(skb, NETWORK_OUTSIDE, &pkt);
+			if (result != NEIGH_NOT_ASKED)
+				return answer(skb, result);
+		}
+		break;
+	case bpf_htons(ETH_P_IP):
+		break;
+	default:
+		return verdict_drop(skb, REASON_UNKNOWN_PROTOCOL);
+	}
+
+	station = bpf_map_lookup_elem(&neighbors, &pkt.dst);
+	if (!station || station->kind != STATION_LOCAL)
+		return verdict_drop(skb, REASON_UNKNOWN_DESTINATION);
+	if (!gateway_is_hosts(skb, &pkt))
+		return verdict_drop(skb, REASON_NOT_FROM_HOST);
+	if (!mac_equal(&pkt.dst_mac, &station->mac)) {
+		reason = bridge_readdress(skb, &pkt, station);
+		if (reason)
+			return verdict_drop(skb, reason);
+	}
+	return bridge_deliver(skb, station);
+}
+
+/* A frame out of a tunnel: only from stations known to be behind it, only to
+ * local ones. */
+static __always_inline int from_tunnel(struct __sk_buff *skb,
+				       const struct gre_origin *origin)
+{
+	const struct station *source, *owner, *station;
+	const struct network *network;
+	struct address link_local;
+	struct packet pkt = {};
+	enum reason reason;
+
+	count_rx(&tunnel_stats, origin->tunnel, skb);
+	network = bpf_map_lookup_elem(&networks, &origin->network);
+	if (!network)
+		return verdict_drop(skb, REASON_UNKNOWN_KEY);
+	reason = parse_l3(skb, &pkt, origin->inner);
+	if (reason)
+		return verdict_drop(skb, reason);
+	if (pkt.ethertype != bpf_htons(ETH_P_IP) &&
+	    pkt.ethertype != bpf_htons(ETH_P_IPV6))
+		return verdict_drop(skb, REASON_UNKNOWN_PROTOCOL);
+
+	source = bridge_lookup(origin->network, &pkt.src_mac);
+	if (!source || source->kind != STATION_REMOTE ||
+	    source->tunnel != origin->tunnel)
+		return verdict_drop(skb, REASON_SPOOFED_OVERLAY);
+	link_local = address_link_local(&pkt.src_mac);
+	if (!address_equal(&pkt.src, &link_local)) {
+		owner = bpf_map_lookup_elem(&neighbors, &pkt.src);
+		if (!owner || owner->endpoint != source->endpoint)
+			return verdict_drop(skb, REASON_SPOOFED_OVERLAY);
+	}
+
+	station = bridge_lookup(origin->network, &pkt.dst_mac);
+	if (!station || station->kind != STATION_LOCAL)
+		return verdict_drop(skb, REASON_UNKNOWN_DESTINATION);
+	reason = policy_check(skb, &pkt, origin->network, network,
+			      source->endpoint, station->endpoint);
+	if (!reason)
+		reason = gre_decap(skb, &pkt, origin->inner);
+	if (reason)
+		return verdict_drop(skb, reason);
+	return bridge_deliver(skb, station);
+}
+
+/* What comes in from the outside: TC ingress of an uplink. Most of it is the
+ * host's own and is passed on after one lookup. */
+SEC("tc")
+int from_uplink(struct __sk_buff *skb)
+{
+	struct gre_origin origin = {};
+	const struct station *station;
+	struct packet pkt = {};
+	enum reason reason;
+	struct flow *flow;
+	__u32 network;
+
+	/* What is malformed is the host's to refuse. */
+	if (parse_l3(skb, &pkt, 0) ||
+	    (pkt.ethertype != bpf_htons(ETH_P_IP) &&
+	     pkt.ethertype != bpf_htons(ETH_P_IPV6)))
+		return VERDICT_PASS;
+
+	if (pkt.protocol == IPPROTO_GRE) {
+		reason = gre_identify(skb, &pkt, &origin);
+		if (reason)
+			return verdict_drop(skb, reason);
+		if (!origin.tunnel)
+			return VERDICT_PASS;
+		return from_tunnel(skb, &origin);
+	}
+
+	if (parse_l4(skb, &pkt) || !packet_has_ports(&pkt))
+		return VERDICT_PASS;
+	flow = nat_find_answered(&pkt);
+	if (!flow)
+		return VERDICT_PASS;
+	network = flow->other.network;
+	if (network != NETWORK_OUTSIDE) {
+		reason = route_decrement_ttl(skb, &pkt);
+		if (reason)
+			return verdict_drop(skb, reason);
+	}
+	reason = nat_return(skb, &pkt, flow);
+	if (reason)
+		return verdict_drop(skb, reason);
+	if (network == NETWORK_OUTSIDE)
+		return VERDICT_PASS;
+
+	station = bpf_map_lookup_elem(&neighbors, &pkt.dst);
+	if (!station || station->network != network ||
+	    station->kind != STATION_LOCAL)
+		return verdict_drop(skb, REASON_UNKNOWN_DESTINATION);
+	reason = bridge_readdress(skb, &pkt, station);
+	if (reason)
+		return verdict_drop(skb, reason);
+	return bridge_deliver(skb, station);
+}
+
+/*
+ * What leaves by an uplink: TC egress. Only the host's own packets are looked
+ * at: where one would carry the ports of a flow that an endpoint has to the
+ * same place, it is given another port, as an endpoint's would be.
+ */
+SEC("tc")
+int to_uplink(struct __sk_buff *skb)
+{
+	struct packet pkt = {};
+	enum reason reason;
+
+	/* A packet that came through this host belongs to no socket of it. */
+	if (!skb->sk)
+		return VERDICT_PASS;
+	if (parse_l3(skb, &pkt, 0) ||
+	    (pkt.ethertype != bpf_htons(ETH_P_IP) &&
+	     pkt.ethertype != bpf_htons(ETH_P_IPV6)) ||
+	    parse_l4(skb, &pkt) || !packet_has_ports(&pkt) ||
+	    pkt.echo == ECHO_REPLY)
+		return VERDICT_PASS;
+
+	/* A socket can be looked up when an endpoint wants its port. An echo's
+	 * identifier cannot, so echoes are remembered. */
+	if (pkt.echo == ECHO_NONE && !nat_is_taken(&pkt))
+		return VERDICT_PASS;
+	reason = nat_leave(skb, &pkt, NETWORK_OUTSIDE, &pkt.src);
+	if (reason)
+		return verdict_drop(skb, reason);
+	return VERDICT_PASS;
+}
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -1,0 +1,163 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Every map. "agent" is whichever ebpnet command reconciles this host. Maps
+ * are pinned and outlive programs; entries are made when needed
+ * (BPF_F_NO_PREALLOC), so that room nobody uses costs next to nothing.
+ */
+#ifndef EBPNET_MAPS_H
+#define EBPNET_MAPS_H
+
+#include <bpf/bpf_helpers.h>
+
+#include "types.h"
+
+/* ifindex of an endpoint's host-side veth -> who may send there. Written by
+ * the agent, read once for every packet an endpoint sends; lives as long as
+ * the veth. Full: the endpoint is refused. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_LOCAL_ENDPOINTS);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u32);
+	__type(value, struct device);
+} devices SEC(".maps");
+
+/* (network, MAC) -> station. Written by the agent, read once for every
+ * bridged packet; lives as long as the endpoint. Full: the endpoint is
+ * refused. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_STATIONS);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct fdb_key);
+	__type(value, struct station);
+} fdb SEC(".maps");
+
+/* IP address -> station. Subnets on a host do not overlap, so the address
+ * alone is enough. Written by the agent, read to answer ARP and ND and for
+ * routed packets; lives as long as the endpoint. Full: the endpoint is
+ * refused. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_NEIGHBORS);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct address);
+	__type(value, struct station);
+} neighbors SEC(".maps");
+
+/* Network id -> its policy. Written by the agent, so that a change holds from
+ * the next packet on; read for every packet. An array: never full, a network
+ * past its end is refused. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, MAX_NETWORKS);
+	__type(key, __u32);
+	__type(value, struct network);
+} networks SEC(".maps");
+
+/* (network, 0..members-1) -> a local station. Written by the agent, read to
+ * flood; lives as long as the endpoint. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_LOCAL_ENDPOINTS);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct member_key);
+	__type(value, struct station);
+} members SEC(".maps");
+
+/* GRE key -> network id. Written by the agent, read for every packet out of a
+ * tunnel; lives as long as the network. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_NETWORKS);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __be32);
+	__type(value, __u32);
+} network_keys SEC(".maps");
+
+/* (client, server, protocol, port) -> the server's port is open to the
+ * client. Written by the agent, read for every packet of a network with ICC
+ * off; lives as long as the link. Full: the link is refused. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_LINKS);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct link_key);
+	__type(value, __u32);
+} links SEC(".maps");
+
+/* Tunnel id -> its ends. Written by the agent, read for every packet into a
+ * tunnel; lives as long as the tunnel. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, MAX_TUNNELS);
+	__type(key, __u32);
+	__type(value, struct tunnel);
+} tunnels SEC(".maps");
+
+/* A tunnel's ends -> its id. Written by the agent, read for every packet out
+ * of a tunnel; lives as long as the tunnel. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 2 * MAX_TUNNELS);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct tunnel);
+	__type(value, __u32);
+} tunnel_ids SEC(".maps");
+
+/* ifindex of an uplink -> its addresses; key 0 holds the uplink of the
+ * default route, for kernels that refuse a route lookup. Written by the
+ * agent, read for every packet to the outside. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_UPLINKS);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u32);
+	__type(value, struct uplink);
+} uplinks SEC(".maps");
+
+/* Flows of links and of address translation. Written and read by the
+ * datapath; an entry lives until its timer finds it idle for too long, or its
+ * endpoint goes. Full: a new flow is refused, no old one is touched. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_FLOWS);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct flow_key);
+	__type(value, struct flow);
+} flows SEC(".maps");
+
+/* enum reason -> what was dropped for it. Written by the datapath, read by
+ * stats and metrics. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, REASON_COUNT);
+	__type(key, enum reason);
+	__type(value, struct counter);
+} drops SEC(".maps");
+
+/* Endpoint, network and tunnel id -> traffic. Written by the datapath, zeroed
+ * by the agent when an id is given out, read by stats and metrics. Only local
+ * endpoints have an id below MAX_LOCAL_ENDPOINTS and are counted. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, MAX_LOCAL_ENDPOINTS);
+	__type(key, __u32);
+	__type(value, struct traffic);
+} endpoint_stats SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, MAX_NETWORKS);
+	__type(key, __u32);
+	__type(value, struct traffic);
+} network_stats SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, MAX_TUNNELS);
+	__type(key, __u32);
+	__type(value, struct traffic);
+} tunnel_stats SEC(".maps");
+
+#endif

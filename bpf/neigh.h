@@ -1,0 +1,170 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * ARP and ND for addresses that the tables know are answered here, so that
+ * they need no flooding and cannot be forged. An answer goes back out of the
+ * device the question came in by.
+ */
+#ifndef EBPNET_NEIGH_H
+#define EBPNET_NEIGH_H
+
+#include "csum.h"
+#include "guard.h"
+#include "maps.h"
+
+/* RFC 4861, section 4.4: solicited, override. */
+#define ND_FLAG_SOLICITED 0x40
+#define ND_FLAG_OVERRIDE 0x20
+#define ND_OPTION_TARGET_MAC 2
+#define ND_HOP_LIMIT 255
+
+struct nd_advert {
+	__u8 type;
+	__u8 code;
+	__sum16 checksum;
+	__u8 flags;
+	__u8 reserved[3];
+	struct address target;
+	__u8 option;
+	__u8 option_length;
+	struct mac mac;
+};
+_Static_assert(sizeof(struct nd_advert) == 32, "struct nd_advert");
+
+/* The station that answers for @address on @network, if a question by @asker
+ * is to be answered from the tables: nobody is told about themselves. */
+static __always_inline const struct station *
+neigh_lookup(__u32 network, const struct mac *asker,
+	     const struct address *address)
+{
+	const struct station *station =
+		bpf_map_lookup_elem(&neighbors, address);
+
+	if (!station || mac_equal(&station->mac, asker))
+		return NULL;
+	if (network != NETWORK_OUTSIDE && station->network != network)
+		return NULL;
+	return station;
+}
+
+/* Turns an ARP request into its answer. */
+static __always_inline enum reason
+neigh_answer_arp(struct __sk_buff *skb, const struct arp *request,
+		 const struct station *station)
+{
+	struct {
+		struct frame frame;
+		struct arp arp;
+	} answer = {
+		.frame = { request->sender_mac, station->mac,
+			   bpf_htons(ETH_P_ARP) },
+		.arp = *request,
+	};
+	_Static_assert(sizeof(answer) == 42, "ARP answer");
+
+	answer.arp.operation = bpf_htons(ARP_REPLY);
+	answer.arp.sender_mac = station->mac;
+	answer.arp.target_mac = request->sender_mac;
+	__builtin_memcpy(answer.arp.sender, request->target, 4);
+	__builtin_memcpy(answer.arp.target, request->sender, 4);
+	if (bpf_skb_store_bytes(skb, 0, &answer, sizeof(answer), 0))
+		return REASON_KERNEL_ERROR;
+	return REASON_NONE;
+}
+
+/* Turns a neighbor solicitation for @target into its advertisement. The
+ * answer to "::", who is looking for duplicates, goes to all nodes. */
+static __always_inline enum reason
+neigh_answer_nd(struct __sk_buff *skb, const struct packet *pkt,
+		const struct address *target, const struct station *station)
+{
+	struct {
+		struct mac dst;
+		struct mac src;
+	} eth = { pkt->src_mac, station->mac };
+	struct {
+		__be32 version;
+		__be16 length;
+		__u8 protocol;
+		__u8 hop_limit;
+		struct address src;
+		struct address dst;
+	} ip6 = {
+		.version = bpf_htonl(6U << 28),
+		.length = bpf_htons(sizeof(struct nd_advert)),
+		.protocol = IPPROTO_ICMPV6,
+		.hop_limit = ND_HOP_LIMIT,
+		.src = *target,
+		.dst = pkt->src,
+	};
+	struct nd_advert advert = {
+		.type = ND_ADVERT,
+		.flags = ND_FLAG_SOLICITED | ND_FLAG_OVERRIDE,
+		.target = *target,
+		.option = ND_OPTION_TARGET_MAC,
+		.option_length = 1,
+		.mac = station->mac,
+	};
+	const __u32 l4 = sizeof(struct ethhdr) + sizeof(ip6);
+	__s64 sum;
+
+	_Static_assert(sizeof(ip6) == sizeof(struct ipv6hdr), "IPv6 header");
+	if (address_is_zero(&pkt->src)) {
+		eth.dst = (struct mac){ { 0x33, 0x33, 0, 0, 0, 1 } };
+		ip6.dst = (struct address){ { bpf_htonl(0xff020000), 0, 0,
+					      bpf_htonl(1) } };
+		advert.flags = ND_FLAG_OVERRIDE;
+	}
+	sum = bpf_csum_diff(NULL, 0, (__be32 *)&ip6.src, 2 * sizeof(ip6.src),
+			    bpf_htonl(sizeof(advert) + IPPROTO_ICMPV6));
+	sum = bpf_csum_diff(NULL, 0, (__be32 *)&advert, sizeof(advert), sum);
+	advert.checksum = csum_fold(sum);
+
+	if (bpf_skb_change_tail(skb, l4 + sizeof(advert), 0) ||
+	    bpf_skb_store_bytes(skb, 0, &eth, sizeof(eth), 0) ||
+	    bpf_skb_store_bytes(skb, sizeof(struct ethhdr), &ip6, sizeof(ip6),
+				0) ||
+	    bpf_skb_store_bytes(skb, l4, &advert, sizeof(advert), 0))
+		return REASON_KERNEL_ERROR;
+	return REASON_NONE;
+}
+
+enum neigh_result {
+	NEIGH_NOT_ASKED, /* no question, or one that the tables cannot answer */
+	NEIGH_ANSWERED, /* the packet is now the answer */
+	NEIGH_FAILED,
+};
+
+/* Answers a question from @network (NETWORK_OUTSIDE: from the host, who may
+ * ask about every network). */
+static __always_inline enum neigh_result
+neigh_arp(struct __sk_buff *skb, __u32 network, const struct arp *arp)
+{
+	struct address target = address_from_ipv4(arp_address(arp->target));
+	const struct station *station;
+
+	if (arp->operation != bpf_htons(ARP_REQUEST))
+		return NEIGH_NOT_ASKED;
+	station = neigh_lookup(network, &arp->sender_mac, &target);
+	if (!station)
+		return NEIGH_NOT_ASKED;
+	return neigh_answer_arp(skb, arp, station) ? NEIGH_FAILED :
+						     NEIGH_ANSWERED;
+}
+
+static __always_inline enum neigh_result
+neigh_nd(struct __sk_buff *skb, __u32 network, const struct packet *pkt)
+{
+	const struct station *station;
+	struct address target;
+
+	if (pkt->icmp_type != ND_SOLICIT || pkt->ttl != ND_HOP_LIMIT ||
+	    bpf_skb_load_bytes(skb, pkt->l4 + 8, &target, sizeof(target)))
+		return NEIGH_NOT_ASKED;
+	station = neigh_lookup(network, &pkt->src_mac, &target);
+	if (!station)
+		return NEIGH_NOT_ASKED;
+	return neigh_answer_nd(skb, pkt, &target, station) ? NEIGH_FAILED :
+							     NEIGH_ANSWERED;
+}
+
+#endif

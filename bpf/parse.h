@@ -1,0 +1,340 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The header cursor: one look at a packet, kept in struct packet. Packets are
+ * hostile; nothing is believed that was not checked against their length.
+ */
+#ifndef EBPNET_PARSE_H
+#define EBPNET_PARSE_H
+
+#include <linux/if_ether.h>
+#include <linux/in.h>
+#include <linux/ip.h>
+#include <linux/ipv6.h>
+#include <linux/tcp.h>
+#include <linux/udp.h>
+
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+
+#include "types.h"
+
+#define IP_MF 0x2000
+#define IP_OFFSET_MASK 0x1fff
+#define IP6_OFFSET_MASK 0xfff8
+#define IP6_MF 0x0001
+
+#define LINK_LOCAL_PREFIX 0xfe80
+#define MULTICAST_MAC 0x01
+
+/* Headers that parse_l4() reads at most: Ethernet, IPv6, TCP. */
+#define HEADERS_LENGTH                                        \
+	(sizeof(struct ethhdr) + sizeof(struct ipv6hdr) +     \
+	 sizeof(struct tcphdr))
+
+/* What may stand in front of a frame: Ethernet, IPv4 with options, GRE. */
+#define MAX_OUTER_LENGTH (sizeof(struct ethhdr) + 60 + 8)
+
+/* IPv6 extension headers in a row that are still followed. */
+#define MAX_EXTENSIONS 4
+
+/* An Ethernet header. */
+struct frame {
+	struct mac dst;
+	struct mac src;
+	__be16 ethertype;
+};
+_Static_assert(sizeof(struct frame) == ETH_HLEN, "struct frame");
+
+/* RFC 792, RFC 4443: the common start of ICMP and ICMPv6, as in an echo. */
+struct icmp {
+	__u8 type;
+	__u8 code;
+	__sum16 checksum;
+	__be16 id;
+	__be16 sequence;
+};
+_Static_assert(sizeof(struct icmp) == 8, "struct icmp");
+
+enum icmp_type {
+	ICMP_ECHO_REPLY = 0,
+	ICMP_ECHO_REQUEST = 8,
+	ICMP6_ECHO_REQUEST = 128,
+	ICMP6_ECHO_REPLY = 129,
+};
+
+enum tcp_flag {
+	TCP_FIN = 0x01,
+	TCP_SYN = 0x02,
+	TCP_RST = 0x04,
+};
+
+/* Whether a packet is an ICMP echo, which has an identifier for a port. */
+enum echo {
+	ECHO_NONE,
+	ECHO_REQUEST,
+	ECHO_REPLY,
+};
+
+struct packet {
+	struct address src;
+	struct address dst;
+	struct mac src_mac;
+	struct mac dst_mac;
+	__be16 ethertype;
+	__be16 sport; /* ICMP echo: the identifier, on the asking side */
+	__be16 dport;
+	__u32 l3; /* offset of the IP or ARP header */
+	__u32 l4; /* offset of the transport header; 0 until parse_l4() */
+	__u8 protocol; /* the last header's, once parse_l4() went there */
+	__u8 ttl;
+	__u8 fragment; /* any fragment, the first one too */
+	__u8 tcp_flags; /* enum tcp_flag */
+	__u8 icmp_type;
+	__u8 echo; /* enum echo */
+};
+
+static __always_inline bool mac_equal(const struct mac *a, const struct mac *b)
+{
+	return !__builtin_memcmp(a, b, sizeof(*a));
+}
+
+static __always_inline bool mac_is_multicast(const struct mac *mac)
+{
+	return mac->byte[0] & MULTICAST_MAC;
+}
+
+static __always_inline bool address_equal(const struct address *a,
+					  const struct address *b)
+{
+	return a->word[3] == b->word[3] && a->word[2] == b->word[2] &&
+	       a->word[1] == b->word[1] && a->word[0] == b->word[0];
+}
+
+static __always_inline bool address_is_zero(const struct address *a)
+{
+	return !(a->word[0] | a->word[1] | a->word[2] | a->word[3]);
+}
+
+static __always_inline struct address address_from_ipv4(__be32 ipv4)
+{
+	return (struct address){ { 0, 0, bpf_htonl(0xffff), ipv4 } };
+}
+
+static __always_inline bool address_is_ipv4(const struct address *a)
+{
+	return !(a->word[0] | a->word[1]) && a->word[2] == bpf_htonl(0xffff);
+}
+
+/* The link-local address that RFC 4291, appendix A, derives from a MAC. */
+static __always_inline struct address address_link_local(const struct mac *mac)
+{
+	const __u8 *m = mac->byte;
+
+	return (struct address){ {
+		bpf_htonl(LINK_LOCAL_PREFIX << 16),
+		0,
+		bpf_htonl((__u32)(m[0] ^ 0x02) << 24 | m[1] << 16 | m[2] << 8 |
+			  0xff),
+		bpf_htonl(0xfe000000 | m[3] << 16 | m[4] << 8 | m[5]),
+	} };
+}
+
+/*
+ * Reads Ethernet and the fixed IP header at offset @start. An ethertype other
+ * than IPv4's or IPv6's is only noted: l3 is then where its header begins.
+ */
+static __always_inline enum reason
+parse_l3(struct __sk_buff *skb, struct packet *pkt, __u32 start)
+{
+	void *data, *end;
+	__u32 want;
+	struct ethhdr *eth;
+	void *l3;
+
+	/* The compiler knows that this holds; the verifier has lost it. */
+	barrier_var(start);
+	if (start > MAX_OUTER_LENGTH)
+		return REASON_MALFORMED;
+	want = start + HEADERS_LENGTH;
+	if (want > skb->len)
+		want = skb->len;
+	if ((void *)(long)skb->data + want > (void *)(long)skb->data_end &&
+	    bpf_skb_pull_data(skb, want))
+		return REASON_MALFORMED;
+
+	data = (void *)(long)skb->data;
+	end = (void *)(long)skb->data_end;
+	eth = data + start;
+	l3 = eth + 1;
+	if (l3 > end)
+		return REASON_MALFORMED;
+	__builtin_memcpy(&pkt->dst_mac, eth->h_dest, ETH_ALEN);
+	__builtin_memcpy(&pkt->src_mac, eth->h_source, ETH_ALEN);
+	pkt->ethertype = eth->h_proto;
+	pkt->l3 = start + sizeof(*eth);
+	pkt->l4 = 0;
+
+	if (pkt->ethertype == bpf_htons(ETH_P_IP)) {
+		struct iphdr *ip = l3;
+
+		if ((void *)(ip + 1) > end || ip->version != 4 || ip->ihl < 5 ||
+		    bpf_ntohs(ip->tot_len) < ip->ihl * 4 ||
+		    (!skb->gso_size &&
+		     pkt->l3 + bpf_ntohs(ip->tot_len) > skb->len))
+			return REASON_MALFORMED;
+		pkt->src = address_from_ipv4(ip->saddr);
+		pkt->dst = address_from_ipv4(ip->daddr);
+		pkt->protocol = ip->protocol;
+		pkt->ttl = ip->ttl;
+		pkt->fragment =
+			!!(ip->frag_off & bpf_htons(IP_MF | IP_OFFSET_MASK));
+	} else if (pkt->ethertype == bpf_htons(ETH_P_IPV6)) {
+		struct ipv6hdr *ip6 = l3;
+
+		if ((void *)(ip6 + 1) > end || ip6->version != 6 ||
+		    (!skb->gso_size && pkt->l3 + sizeof(*ip6) +
+						       bpf_ntohs(ip6->payload_len) >
+					       skb->len))
+			return REASON_MALFORMED;
+		__builtin_memcpy(&pkt->src, &ip6->saddr, sizeof(pkt->src));
+		__builtin_memcpy(&pkt->dst, &ip6->daddr, sizeof(pkt->dst));
+		/* A mapped address would be taken for the IPv4 one. */
+		if (address_is_ipv4(&pkt->src) || address_is_ipv4(&pkt->dst))
+			return REASON_MALFORMED;
+		pkt->protocol = ip6->nexthdr;
+		pkt->ttl = ip6->hop_limit;
+		pkt->fragment = 0;
+	}
+	return REASON_NONE;
+}
+
+/* Follows IPv6 extension headers to the transport header. */
+static __always_inline enum reason
+parse_extensions(struct __sk_buff *skb, struct packet *pkt, __u32 *offset)
+{
+	for (int i = 0; i < MAX_EXTENSIONS; i++) {
+		struct {
+			__u8 next;
+			__u8 length;
+			__be16 fragment;
+		} header;
+
+		switch (pkt->protocol) {
+		case IPPROTO_HOPOPTS:
+		case IPPROTO_ROUTING:
+		case IPPROTO_DSTOPTS:
+		case IPPROTO_FRAGMENT:
+			break;
+		default:
+			return REASON_NONE;
+		}
+		if (bpf_skb_load_bytes(skb, *offset, &header, sizeof(header)))
+			return REASON_MALFORMED;
+		if (pkt->protocol == IPPROTO_FRAGMENT) {
+			pkt->fragment = 1;
+			*offset += 8;
+			pkt->protocol = header.next;
+			/* What follows is no header but the middle of data. */
+			if (header.fragment & bpf_htons(IP6_OFFSET_MASK))
+				return REASON_NONE;
+			continue;
+		}
+		*offset += 8 * (header.length + 1);
+		pkt->protocol = header.next;
+	}
+	switch (pkt->protocol) {
+	case IPPROTO_HOPOPTS:
+	case IPPROTO_ROUTING:
+	case IPPROTO_DSTOPTS:
+	case IPPROTO_FRAGMENT:
+		return REASON_MALFORMED;
+	}
+	return REASON_NONE;
+}
+
+static __always_inline enum echo parse_echo(const struct packet *pkt,
+					    __u8 type)
+{
+	bool ipv4 = pkt->ethertype == bpf_htons(ETH_P_IP);
+
+	if (ipv4 != (pkt->protocol == IPPROTO_ICMP))
+		return ECHO_NONE;
+	if (type == (ipv4 ? ICMP_ECHO_REQUEST : ICMP6_ECHO_REQUEST))
+		return ECHO_REQUEST;
+	if (type == (ipv4 ? ICMP_ECHO_REPLY : ICMP6_ECHO_REPLY))
+		return ECHO_REPLY;
+	return ECHO_NONE;
+}
+
+/* Reads what of the transport header has to do with ports. For a protocol
+ * without ports, and for any fragment, they stay zero. */
+static __always_inline enum reason parse_l4(struct __sk_buff *skb,
+					    struct packet *pkt)
+{
+	__u32 offset = pkt->l3;
+	struct tcphdr tcp;
+	struct udphdr udp;
+	struct icmp icmp;
+
+	if (pkt->l4)
+		return REASON_NONE;
+	pkt->sport = pkt->dport = 0;
+	pkt->tcp_flags = pkt->icmp_type = 0;
+	pkt->echo = ECHO_NONE;
+
+	if (pkt->ethertype == bpf_htons(ETH_P_IP)) {
+		__u8 version_ihl;
+
+		if (bpf_skb_load_bytes(skb, offset, &version_ihl, 1))
+			return REASON_MALFORMED;
+		offset += (version_ihl & 0x0f) * 4;
+	} else {
+		enum reason reason;
+
+		offset += sizeof(struct ipv6hdr);
+		reason = parse_extensions(skb, pkt, &offset);
+		if (reason)
+			return reason;
+	}
+	pkt->l4 = offset;
+	if (pkt->fragment)
+		return REASON_NONE;
+
+	switch (pkt->protocol) {
+	case IPPROTO_TCP:
+		if (bpf_skb_load_bytes(skb, offset, &tcp, sizeof(tcp)))
+			return REASON_MALFORMED;
+		pkt->sport = tcp.source;
+		pkt->dport = tcp.dest;
+		pkt->tcp_flags = ((__u8 *)&tcp)[13];
+		break;
+	case IPPROTO_UDP:
+		if (bpf_skb_load_bytes(skb, offset, &udp, sizeof(udp)))
+			return REASON_MALFORMED;
+		pkt->sport = udp.source;
+		pkt->dport = udp.dest;
+		break;
+	case IPPROTO_ICMP:
+	case IPPROTO_ICMPV6:
+		if (bpf_skb_load_bytes(skb, offset, &icmp, sizeof(icmp)))
+			return REASON_MALFORMED;
+		pkt->icmp_type = icmp.type;
+		pkt->echo = parse_echo(pkt, icmp.type);
+		if (pkt->echo == ECHO_REQUEST)
+			pkt->sport = icmp.id;
+		else if (pkt->echo == ECHO_REPLY)
+			pkt->dport = icmp.id;
+		break;
+	}
+	return REASON_NONE;
+}
+
+/* Whether the packet has the ports that a flow is told by; after parse_l4(). */
+static __always_inline bool packet_has_ports(const struct packet *pkt)
+{
+	return !pkt->fragment &&
+	       (pkt->protocol == IPPROTO_TCP || pkt->protocol == IPPROTO_UDP ||
+		pkt->echo);
+}
+
+#endif

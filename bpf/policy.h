@@ -1,0 +1,67 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Who may talk to whom inside a network. With ICC everybody; without it only
+ * a link's client to its server's ports, and the server back in flows that
+ * the client opened. The link is asked for every packet, so that what is
+ * taken away ends established flows too.
+ */
+#ifndef EBPNET_POLICY_H
+#define EBPNET_POLICY_H
+
+#include "flow.h"
+#include "maps.h"
+#include "parse.h"
+
+static __always_inline bool policy_has_link(__u32 client, __u32 server,
+					    __be16 port, __u8 protocol)
+{
+	struct link_key key = {
+		.client = client,
+		.server = server,
+		.port = port,
+		.protocol = protocol,
+	};
+
+	return bpf_map_lookup_elem(&links, &key);
+}
+
+/* Not inlined: the way without ICC is the same from every entry. */
+static __noinline enum reason policy_links(struct __sk_buff *skb, struct packet *pkt,
+				   __u32 id, __u32 from, __u32 to)
+{
+	struct flow_key key, reverse;
+	enum reason reason;
+	struct flow *flow;
+
+	reason = parse_l4(skb, pkt);
+	if (reason)
+		return reason;
+	if (pkt->fragment)
+		return REASON_FRAGMENT;
+	if (pkt->protocol != IPPROTO_TCP && pkt->protocol != IPPROTO_UDP)
+		return REASON_POLICY;
+
+	key = flow_key_of(pkt, id);
+	if (policy_has_link(from, to, pkt->dport, pkt->protocol))
+		return flow_track(&key, pkt);
+	if (!policy_has_link(to, from, pkt->sport, pkt->protocol))
+		return REASON_POLICY;
+	reverse = flow_key_reverse(&key, id);
+	flow = bpf_map_lookup_elem(&flows, &reverse);
+	if (!flow)
+		return REASON_POLICY;
+	flow_touch(flow, pkt, FLOW_ANSWERED);
+	return REASON_NONE;
+}
+
+/* Whether endpoint @from may send @pkt to endpoint @to on network @id. */
+static __always_inline enum reason
+policy_check(struct __sk_buff *skb, struct packet *pkt, __u32 id,
+	     const struct network *network, __u32 from, __u32 to)
+{
+	if (network->flags & NETWORK_ICC)
+		return REASON_NONE;
+	return policy_links(skb, pkt, id, from, to);
+}
+
+#endif

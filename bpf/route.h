@@ -1,0 +1,148 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Where the host's routing table sends a packet. The kernel's own table is
+ * asked, so that routes, rules and neighbors are always those of this moment.
+ */
+#ifndef EBPNET_ROUTE_H
+#define EBPNET_ROUTE_H
+
+#include "config.h"
+#include "headers/uapi.h"
+#include "maps.h"
+#include "parse.h"
+#include "verdict.h"
+
+struct route {
+	__u32 ifindex; /* 0: to the host itself */
+	struct address source; /* the host's address on that way */
+	struct bpf_redir_neigh next; /* nh_family 0: let the kernel find it */
+};
+
+/* Without a route lookup (see route_find()) everything takes the uplink of
+ * the default route, whose next hop the kernel still finds by itself. */
+static __always_inline enum reason route_by_default(const struct packet *pkt,
+						    struct route *route)
+{
+	__u32 key = 0;
+	const struct uplink *uplink = bpf_map_lookup_elem(&uplinks, &key);
+	const struct address *own;
+
+	if (!uplink)
+		return REASON_NO_ROUTE;
+	own = address_is_ipv4(&pkt->dst) ? &uplink->ipv4 : &uplink->ipv6;
+	route->source = *own;
+	route->ifindex = address_equal(own, &pkt->dst) ? 0 : uplink->ifindex;
+	return REASON_NONE;
+}
+
+/*
+ * Finds the way to pkt->dst. @length is that of the IP packet, or 0 where it
+ * need not fit (a superframe is cut to size by the device).
+ *
+ * bpf_fib_lookup() answers only while forwarding is on for the device it is
+ * asked about. That is ebpnet's own, but a change of the host's ip_forward
+ * sweeps over every device; hence route_by_default().
+ */
+static __noinline enum reason route_find(struct __sk_buff *skb,
+					 const struct packet *pkt, __u32 length,
+					 struct route *route)
+{
+	bool ipv4 = address_is_ipv4(&pkt->dst);
+	struct bpf_fib_lookup fib = {
+		.family = ipv4 ? AF_INET : AF_INET6,
+		.l4_protocol = pkt->protocol,
+		.tot_len = length,
+		.ifindex = gateway_ifindex,
+	};
+	const struct uplink *uplink;
+
+	if (ipv4) {
+		fib.ipv4_src = pkt->src.word[3];
+		fib.ipv4_dst = pkt->dst.word[3];
+	} else {
+		__builtin_memcpy(fib.ipv6_src, &pkt->src, sizeof(pkt->src));
+		__builtin_memcpy(fib.ipv6_dst, &pkt->dst, sizeof(pkt->dst));
+	}
+	__builtin_memset(&route->next, 0, sizeof(route->next));
+
+	switch (bpf_fib_lookup(skb, &fib, sizeof(fib), fib_flags)) {
+	case BPF_FIB_LKUP_RET_SUCCESS:
+	case BPF_FIB_LKUP_RET_NO_NEIGH:
+		break;
+	case BPF_FIB_LKUP_RET_NOT_FWDED:
+		route->ifindex = 0;
+		return REASON_NONE;
+	case BPF_FIB_LKUP_RET_FWD_DISABLED:
+		return route_by_default(pkt, route);
+	case BPF_FIB_LKUP_RET_FRAG_NEEDED:
+		return REASON_TOO_BIG;
+	default:
+		return REASON_NO_ROUTE;
+	}
+
+	/* Another network's subnet, at an address that nobody has. */
+	if (fib.ifindex == gateway_ifindex)
+		return REASON_ISOLATED;
+	uplink = bpf_map_lookup_elem(&uplinks, &fib.ifindex);
+	if (!uplink)
+		return REASON_NOT_UPLINK;
+
+	route->ifindex = fib.ifindex;
+	if (ipv4) {
+		route->next.nh_family = AF_INET;
+		route->next.ipv4_nh = fib.ipv4_dst;
+		route->source = fib_flags & BPF_FIB_LOOKUP_SRC ?
+					address_from_ipv4(fib.ipv4_src) :
+					uplink->ipv4;
+	} else {
+		route->next.nh_family = AF_INET6;
+		__builtin_memcpy(route->next.ipv6_nh, fib.ipv6_dst,
+				 sizeof(fib.ipv6_dst));
+		if (fib_flags & BPF_FIB_LOOKUP_SRC)
+			__builtin_memcpy(&route->source, fib.ipv6_src,
+					 sizeof(route->source));
+		else
+			route->source = uplink->ipv6;
+	}
+	return REASON_NONE;
+}
+
+/* Sends the packet out of the uplink; the kernel puts the Ethernet header on
+ * and keeps its neighbor entry fresh. */
+static __always_inline int route_send(struct route *route)
+{
+	if (!route->next.nh_family)
+		return bpf_redirect_neigh(route->ifindex, NULL, 0, 0);
+	return bpf_redirect_neigh(route->ifindex, &route->next,
+				  sizeof(route->next), 0);
+}
+
+/* One hop less to live. */
+static __always_inline enum reason route_decrement_ttl(struct __sk_buff *skb,
+						       const struct packet *pkt)
+{
+	bool ipv4 = address_is_ipv4(&pkt->dst);
+	__u8 ttl = pkt->ttl - 1;
+
+	if (pkt->ttl <= 1)
+		return REASON_TTL_EXCEEDED;
+	if (ipv4) {
+		/* The checksum counts in words: TTL and protocol are one. */
+		__be16 old = bpf_htons(pkt->ttl << 8 | pkt->protocol);
+		__be16 new = bpf_htons(ttl << 8 | pkt->protocol);
+
+		if (bpf_l3_csum_replace(skb,
+					pkt->l3 + offsetof(struct iphdr, check),
+					old, new, sizeof(new)))
+			return REASON_KERNEL_ERROR;
+	}
+	if (bpf_skb_store_bytes(skb,
+				pkt->l3 + (ipv4 ? offsetof(struct iphdr, ttl) :
+						  offsetof(struct ipv6hdr,
+							   hop_limit)),
+				&ttl, sizeof(ttl), 0))
+		return REASON_KERNEL_ERROR;
+	return REASON_NONE;
+}
+
+#endif

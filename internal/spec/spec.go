@@ -1,0 +1,99 @@
+// Package spec holds the nouns of ebpnet as they are wanted: networks,
+// endpoints, links, tunnels and the host itself; their text forms, and what
+// makes each valid on its own. It knows nothing of the store that keeps them,
+// nor of the kernel that carries them out.
+package spec
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+)
+
+// ErrInvalid marks input that is wrong in itself, whatever else exists: the
+// command line answers it with exit code 2.
+var ErrInvalid = errors.New("invalid")
+
+// Limits on what one host holds. They follow from the sizes of the datapath's
+// tables (bpf/types.h), which a test compares.
+const (
+	MaxNameLength = 63
+	MaxNetworks   = 1023
+	MinMTU        = 1280 // RFC 8200, section 5: every IPv6 link carries this
+	MaxMTU        = 65535
+)
+
+// Host is what `load` was told about this host.
+type Host struct {
+	Uplinks       []string   `json:"uplinks"`
+	TunnelAddress netip.Addr `json:"tunnel_address,omitzero"`
+	GatewayMAC    MAC        `json:"gateway_mac"`
+}
+
+// Network is a layer-2 segment with at most one subnet a family.
+type Network struct {
+	Name       string         `json:"name"`
+	ID         uint32         `json:"id"`
+	Subnets    []netip.Prefix `json:"subnets"`
+	Gateways   []netip.Addr   `json:"gateways"` // one a subnet, in its order
+	ICC        bool           `json:"icc"`
+	Masquerade bool           `json:"masquerade"`
+	Internal   bool           `json:"internal"`
+	Key        *uint32        `json:"key,omitempty"` // GRE key; nil: stays on this host
+	MTU        int            `json:"mtu,omitempty"` // 0: follows the uplinks
+}
+
+// Endpoint is an interface on a network. It is remote if Tunnel is set, and
+// local otherwise.
+type Endpoint struct {
+	Name      string       `json:"name"`
+	ID        uint32       `json:"id"`
+	Network   string       `json:"network"`
+	MAC       MAC          `json:"mac"`
+	Addresses []netip.Addr `json:"addresses"` // at most one a family
+	Netns     Netns        `json:"netns,omitzero"`
+	Ifname    string       `json:"ifname,omitempty"` // inside its namespace
+	Expose    []Ports      `json:"expose,omitempty"`
+	Tunnel    string       `json:"tunnel,omitempty"`
+}
+
+// Remote tells whether e lives on another host, behind a tunnel.
+func (e Endpoint) Remote() bool { return e.Tunnel != "" }
+
+// Link is leave for Client to open connections to Server's Ports.
+type Link struct {
+	Client string  `json:"client"`
+	Server string  `json:"server"`
+	Alias  string  `json:"alias"`
+	Ports  []Ports `json:"ports"`
+}
+
+// Tunnel is GRE to another host.
+type Tunnel struct {
+	Name   string     `json:"name"`
+	ID     uint32     `json:"id"`
+	Remote netip.Addr `json:"remote"`
+	Local  netip.Addr `json:"local"`
+}
+
+// Name checks that s can name a noun of the given kind ("network", ...): one
+// to MaxNameLength of the characters a-z A-Z 0-9 . _ -, the first a letter or
+// digit. Such a name is also safe as a file name and as a metric label.
+func Name(kind, s string) error {
+	switch {
+	case s == "":
+		return fmt.Errorf("%w %s name: it is empty", ErrInvalid, kind)
+	case len(s) > MaxNameLength:
+		return fmt.Errorf("%w %s name %.20q...: %d characters, at most %d are allowed",
+			ErrInvalid, kind, s, len(s), MaxNameLength)
+	}
+	for i, c := range []byte(s) {
+		letter := c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9'
+		if letter || i > 0 && (c == '.' || c == '_' || c == '-') {
+			continue
+		}
+		return fmt.Errorf("%w %s name %q: want letters, digits, '.', '_' or '-', a letter or digit first",
+			ErrInvalid, kind, s)
+	}
+	return nil
+}
