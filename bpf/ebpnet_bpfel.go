@@ -59,6 +59,7 @@ const (
 	EbpnetFlowFlagFLOW_ANSWERED EbpnetFlowFlag = 1
 	EbpnetFlowFlagFLOW_FIN      EbpnetFlowFlag = 2
 	EbpnetFlowFlagFLOW_RST      EbpnetFlowFlag = 4
+	EbpnetFlowFlagFLOW_OUTSIDE  EbpnetFlowFlag = 8
 )
 
 type EbpnetFlowKey struct {

@@ -100,7 +100,7 @@ static __always_inline void flow_touch(struct flow *flow,
 		flags |= FLOW_RST;
 	/* The ports are in use anew. */
 	if (pkt->tcp_flags & TCP_SYN && flow->flags & (FLOW_FIN | FLOW_RST))
-		flow->flags = 0;
+		flow->flags &= FLOW_OUTSIDE;
 	if (flags & ~flow->flags)
 		flow->flags |= flags;
 	if (now - flow->seen > SECONDS)
@@ -111,11 +111,13 @@ static __always_inline void flow_touch(struct flow *flow,
  * room. */
 static __always_inline long flow_insert(const struct flow_key *key,
 					const struct flow_key *other,
-					__u64 seen)
+					enum flow_flag flags)
 {
+	__u64 now = bpf_ktime_get_coarse_ns();
 	struct flow flow = {
-		.opened = bpf_ktime_get_coarse_ns(),
-		.seen = seen,
+		.opened = now,
+		.seen = flags & FLOW_OUTSIDE ? 0 : now,
+		.flags = flags,
 	};
 
 	if (other)
@@ -145,7 +147,7 @@ static __always_inline enum reason flow_track(const struct flow_key *key,
 		flow_touch(flow, pkt, 0);
 		return REASON_NONE;
 	}
-	err = flow_insert(key, NULL, bpf_ktime_get_coarse_ns());
+	err = flow_insert(key, NULL, 0);
 	if (err == -EEXIST) /* another CPU was faster */
 		return REASON_NONE;
 	if (err)

@@ -157,7 +157,7 @@ static int nat_try_port(__u32 attempt, void *context)
 			PORT_FIRST + (search->start + attempt) % PORT_COUNT);
 	if (!own && nat_is_hosts_own(search->skb, &search->answer))
 		return 0;
-	err = flow_insert(&search->answer, search->inside, 0);
+	err = flow_insert(&search->answer, search->inside, FLOW_OUTSIDE);
 	if (err == -EEXIST)
 		return 0;
 	search->reason = err ? REASON_FLOW_TABLE_FULL : REASON_NONE;
@@ -181,7 +181,7 @@ static __noinline enum reason nat_open(struct __sk_buff *skb,
 	bpf_loop(PORT_ATTEMPTS, nat_try_port, &search, 0);
 	if (search.reason)
 		return search.reason;
-	if (flow_insert(inside, &search.answer, bpf_ktime_get_coarse_ns()) ||
+	if (flow_insert(inside, &search.answer, 0) ||
 	    flow_start(inside)) {
 		bpf_map_delete_elem(&flows, &search.answer);
 		return REASON_FLOW_TABLE_FULL;

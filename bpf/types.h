@@ -183,6 +183,7 @@ enum flow_flag {
 	FLOW_ANSWERED = 1,
 	FLOW_FIN = 2,
 	FLOW_RST = 4,
+	FLOW_OUTSIDE = 8, /* keyed as the outside answers */
 };
 
 /*

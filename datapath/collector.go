@@ -1,0 +1,188 @@
+package datapath
+
+import (
+	"fmt"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// Names are the nouns by their names, for the labels of metrics; the datapath
+// itself knows only ids.
+type Names struct {
+	Endpoints []NamedEndpoint
+	Networks  map[string]uint32
+	Tunnels   map[string]uint32
+}
+
+// NamedEndpoint is a local endpoint and the network it is on.
+type NamedEndpoint struct {
+	Name, Network string
+	ID            uint32
+}
+
+// Collector gives the counters and tables as Prometheus metrics. Each scrape
+// opens the datapath anew, so that it follows an unload and load.
+type Collector struct {
+	open  func() (*Tables, error)
+	names func() (Names, error)
+}
+
+var _ prometheus.Collector = Collector{}
+
+// NewCollector makes a collector of what open gives, labelled by names.
+func NewCollector(open func() (*Tables, error), names func() (Names, error)) Collector {
+	return Collector{open, names}
+}
+
+func describe(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc("ebpnet_"+name, help, labels, nil)
+}
+
+// trafficMetrics are the four counters of a Traffic.
+type trafficMetrics struct{ txPackets, txBytes, rxPackets, rxBytes *prometheus.Desc }
+
+func describeTraffic(noun, labelled string, labels ...string) trafficMetrics {
+	return trafficMetrics{
+		describe(noun+"_transmit_packets_total", "Packets sent by "+labelled+".", labels...),
+		describe(noun+"_transmit_bytes_total", "Bytes sent by "+labelled+".", labels...),
+		describe(noun+"_receive_packets_total", "Packets delivered to "+labelled+".", labels...),
+		describe(noun+"_receive_bytes_total", "Bytes delivered to "+labelled+".", labels...),
+	}
+}
+
+func (m trafficMetrics) all() []*prometheus.Desc {
+	return []*prometheus.Desc{m.txPackets, m.txBytes, m.rxPackets, m.rxBytes}
+}
+
+func (m trafficMetrics) send(to chan<- prometheus.Metric, t Traffic, labels ...string) {
+	counter := func(d *prometheus.Desc, v uint64) {
+		to <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v), labels...)
+	}
+	counter(m.txPackets, t.Tx.Packets)
+	counter(m.txBytes, t.Tx.Bytes)
+	counter(m.rxPackets, t.Rx.Packets)
+	counter(m.rxBytes, t.Rx.Bytes)
+}
+
+// metrics are the descriptions of everything that is collected.
+type metrics struct {
+	endpoint, network, tunnel                   trafficMetrics
+	loaded, dropPackets, dropBytes, mapEntries  *prometheus.Desc
+	mapCapacity, programRuns, programRunSeconds *prometheus.Desc
+}
+
+func newMetrics() metrics {
+	return metrics{
+		endpoint:          describeTraffic("endpoint", "the endpoint", "endpoint", "network"),
+		network:           describeTraffic("network", "the network's local endpoints", "network"),
+		tunnel:            describeTraffic("tunnel", "the tunnel, outer frames", "tunnel"),
+		loaded:            describe("loaded", "Whether the datapath is loaded."),
+		dropPackets:       describe("dropped_packets_total", "Packets dropped, by reason.", "reason"),
+		dropBytes:         describe("dropped_bytes_total", "Bytes dropped, by reason.", "reason"),
+		mapEntries:        describe("map_entries", "Entries that a map of the datapath holds.", "map"),
+		mapCapacity:       describe("map_capacity_entries", "Entries that a map of the datapath has room for.", "map"),
+		programRuns:       describe("program_runs_total", "Runs of a program, while the kernel measures them.", "program"),
+		programRunSeconds: describe("program_run_seconds_total", "Time spent in a program, while the kernel measures it.", "program"),
+	}
+}
+
+// Describe implements prometheus.Collector.
+func (c Collector) Describe(to chan<- *prometheus.Desc) {
+	m := newMetrics()
+	for _, t := range []trafficMetrics{m.endpoint, m.network, m.tunnel} {
+		for _, d := range t.all() {
+			to <- d
+		}
+	}
+	for _, d := range []*prometheus.Desc{
+		m.loaded, m.dropPackets, m.dropBytes, m.mapEntries, m.mapCapacity, m.programRuns, m.programRunSeconds,
+	} {
+		to <- d
+	}
+}
+
+// Collect implements prometheus.Collector. Without a datapath only
+// ebpnet_loaded is given, as 0; any other failure fails the scrape.
+func (c Collector) Collect(to chan<- prometheus.Metric) {
+	m := newMetrics()
+	tables, err := c.open()
+	if err != nil {
+		to <- prometheus.MustNewConstMetric(m.loaded, prometheus.GaugeValue, 0)
+		return
+	}
+	defer tables.Close()
+	to <- prometheus.MustNewConstMetric(m.loaded, prometheus.GaugeValue, 1)
+	for _, collect := range []func(chan<- prometheus.Metric, metrics, *Tables) error{
+		c.collectTraffic, collectDrops, collectMaps, collectPrograms,
+	} {
+		if err := collect(to, m, tables); err != nil {
+			to <- prometheus.NewInvalidMetric(m.loaded, err)
+			return
+		}
+	}
+}
+
+func (c Collector) collectTraffic(to chan<- prometheus.Metric, m metrics, t *Tables) error {
+	names, err := c.names()
+	if err != nil {
+		return fmt.Errorf("read the store: %w", err)
+	}
+	for _, e := range names.Endpoints {
+		traffic, err := t.EndpointTraffic(e.ID)
+		if err != nil {
+			return err
+		}
+		m.endpoint.send(to, traffic, e.Name, e.Network)
+	}
+	for name, id := range names.Networks {
+		traffic, err := t.NetworkTraffic(id)
+		if err != nil {
+			return err
+		}
+		m.network.send(to, traffic, name)
+	}
+	for name, id := range names.Tunnels {
+		traffic, err := t.TunnelTraffic(id)
+		if err != nil {
+			return err
+		}
+		m.tunnel.send(to, traffic, name)
+	}
+	return nil
+}
+
+func collectDrops(to chan<- prometheus.Metric, m metrics, t *Tables) error {
+	drops, err := t.Drops()
+	if err != nil {
+		return err
+	}
+	for _, d := range drops {
+		to <- prometheus.MustNewConstMetric(m.dropPackets, prometheus.CounterValue, float64(d.Packets), d.Reason)
+		to <- prometheus.MustNewConstMetric(m.dropBytes, prometheus.CounterValue, float64(d.Bytes), d.Reason)
+	}
+	return nil
+}
+
+func collectMaps(to chan<- prometheus.Metric, m metrics, t *Tables) error {
+	usage, err := t.Usage()
+	if err != nil {
+		return err
+	}
+	for _, u := range usage {
+		to <- prometheus.MustNewConstMetric(m.mapEntries, prometheus.GaugeValue, float64(u.Entries), u.Name)
+		to <- prometheus.MustNewConstMetric(m.mapCapacity, prometheus.GaugeValue, float64(u.Capacity), u.Name)
+	}
+	return nil
+}
+
+func collectPrograms(to chan<- prometheus.Metric, m metrics, t *Tables) error {
+	times, err := t.ProgramTimes()
+	if err != nil {
+		return err
+	}
+	for _, p := range times {
+		to <- prometheus.MustNewConstMetric(m.programRuns, prometheus.CounterValue, float64(p.Runs), p.Name)
+		to <- prometheus.MustNewConstMetric(m.programRunSeconds, prometheus.CounterValue, p.Runtime.Seconds(), p.Name)
+	}
+	return nil
+}

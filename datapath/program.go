@@ -1,0 +1,38 @@
+package datapath
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/cilium/ebpf"
+)
+
+// ProgramTime is how often a program ran and for how long, as far as the
+// kernel was told to measure that (kernel.bpf_stats_enabled).
+type ProgramTime struct {
+	Name    string
+	Runs    uint64
+	Runtime time.Duration
+}
+
+// ProgramTimes reads the run times of every program.
+func (t *Tables) ProgramTimes() ([]ProgramTime, error) {
+	programs := []struct {
+		name string
+		p    *ebpf.Program
+	}{
+		{"from_endpoint", t.Programs.FromEndpoint},
+		{"from_host", t.Programs.FromHost},
+		{"from_uplink", t.Programs.FromUplink},
+		{"to_uplink", t.Programs.ToUplink},
+	}
+	times := make([]ProgramTime, 0, len(programs))
+	for _, entry := range programs {
+		stats, err := entry.p.Stats()
+		if err != nil {
+			return nil, fmt.Errorf("read the run time of %s: %w", entry.name, err)
+		}
+		times = append(times, ProgramTime{entry.name, stats.RunCount, stats.Runtime})
+	}
+	return times, nil
+}

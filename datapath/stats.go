@@ -1,0 +1,199 @@
+package datapath
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
+
+	"github.com/ebpnet/ebpnet/bpf"
+)
+
+// Counter counts packets, a superframe as those it stands for, and the bytes
+// of their Ethernet frames.
+type Counter struct {
+	Packets uint64 `json:"packets"`
+	Bytes   uint64 `json:"bytes"`
+}
+
+func (c *Counter) add(o bpf.EbpnetCounter) {
+	c.Packets += o.Packets
+	c.Bytes += o.Bytes
+}
+
+// Traffic is what an endpoint, network or tunnel sent (Tx) and got (Rx). A
+// tunnel's counts the outer frames.
+type Traffic struct {
+	Tx, Rx Counter
+}
+
+// EndpointTraffic reads the counters of a local endpoint.
+func (t *Tables) EndpointTraffic(id uint32) (Traffic, error) {
+	return readTraffic(t.Maps.EndpointStats, id)
+}
+
+// NetworkTraffic reads what a network's local endpoints sent and got.
+func (t *Tables) NetworkTraffic(id uint32) (Traffic, error) {
+	return readTraffic(t.Maps.NetworkStats, id)
+}
+
+// TunnelTraffic reads the counters of a tunnel.
+func (t *Tables) TunnelTraffic(id uint32) (Traffic, error) {
+	return readTraffic(t.Maps.TunnelStats, id)
+}
+
+// ResetEndpointTraffic zeroes the counters of an id that is given out anew.
+func (t *Tables) ResetEndpointTraffic(id uint32) error {
+	return resetTraffic(t.Maps.EndpointStats, id)
+}
+
+// ResetNetworkTraffic zeroes the counters of an id that is given out anew.
+func (t *Tables) ResetNetworkTraffic(id uint32) error {
+	return resetTraffic(t.Maps.NetworkStats, id)
+}
+
+// ResetTunnelTraffic zeroes the counters of an id that is given out anew.
+func (t *Tables) ResetTunnelTraffic(id uint32) error {
+	return resetTraffic(t.Maps.TunnelStats, id)
+}
+
+func readTraffic(m *ebpf.Map, id uint32) (sum Traffic, err error) {
+	var perCPU []bpf.EbpnetTraffic
+	if err := m.Lookup(id, &perCPU); err != nil {
+		return sum, fmt.Errorf("read entry %d of %v: %w", id, m, err)
+	}
+	for _, cpu := range perCPU {
+		sum.Tx.add(cpu.Tx)
+		sum.Rx.add(cpu.Rx)
+	}
+	return sum, nil
+}
+
+func resetTraffic(m *ebpf.Map, id uint32) error {
+	cpus, err := ebpf.PossibleCPU()
+	if err != nil {
+		return err
+	}
+	return put(m, id, make([]bpf.EbpnetTraffic, cpus))
+}
+
+// Drop is what was dropped for one reason.
+type Drop struct {
+	Reason string `json:"reason"`
+	Counter
+}
+
+// Drops reads the counter of every reason, in the order of enum reason.
+func (t *Tables) Drops() ([]Drop, error) {
+	names, err := Reasons()
+	if err != nil {
+		return nil, err
+	}
+	drops := make([]Drop, 0, len(names))
+	for i, name := range names {
+		reason := bpf.EbpnetReason(i) + firstReason
+		var perCPU []bpf.EbpnetCounter
+		if err := t.Maps.Drops.Lookup(reason, &perCPU); err != nil {
+			return nil, fmt.Errorf("read drops for %s: %w", name, err)
+		}
+		drop := Drop{Reason: name}
+		for _, cpu := range perCPU {
+			drop.add(cpu)
+		}
+		drops = append(drops, drop)
+	}
+	return drops, nil
+}
+
+const (
+	firstReason  = bpf.EbpnetReasonREASON_NONE + 1
+	reasonPrefix = "REASON_"
+)
+
+// Reasons names every reason for a drop, in the order of enum reason of
+// bpf/types.h, whose names these are in lower case.
+func Reasons() ([]string, error) {
+	spec, err := bpf.LoadEbpnet()
+	if err != nil {
+		return nil, fmt.Errorf("read the compiled programs: %w", err)
+	}
+	var enum *btf.Enum
+	if err := spec.Types.TypeByName("reason", &enum); err != nil {
+		return nil, fmt.Errorf("find enum reason: %w", err)
+	}
+	var names []string
+	for _, v := range enum.Values {
+		if r := bpf.EbpnetReason(v.Value); r >= firstReason && r < bpf.EbpnetReasonREASON_COUNT {
+			names = append(names, strings.ToLower(strings.TrimPrefix(v.Name, reasonPrefix)))
+		}
+	}
+	return names, nil
+}
+
+// MapUsage is how full a table is.
+type MapUsage struct {
+	Name     string `json:"name"`
+	Entries  int    `json:"entries"`
+	Capacity uint32 `json:"capacity"`
+}
+
+// Usage counts the entries of every hash table; an array always holds all of
+// its entries.
+func (t *Tables) Usage() ([]MapUsage, error) {
+	maps := []struct {
+		name string
+		m    *ebpf.Map
+	}{
+		{"devices", t.Maps.Devices},
+		{"drops", t.Maps.Drops},
+		{"endpoint_stats", t.Maps.EndpointStats},
+		{"fdb", t.Maps.Fdb},
+		{"flows", t.Maps.Flows},
+		{"links", t.Maps.Links},
+		{"members", t.Maps.Members},
+		{"neighbors", t.Maps.Neighbors},
+		{"network_keys", t.Maps.NetworkKeys},
+		{"network_stats", t.Maps.NetworkStats},
+		{"networks", t.Maps.Networks},
+		{"tunnel_ids", t.Maps.TunnelIds},
+		{"tunnel_stats", t.Maps.TunnelStats},
+		{"tunnels", t.Maps.Tunnels},
+		{"uplinks", t.Maps.Uplinks},
+	}
+	usage := make([]MapUsage, 0, len(maps))
+	for _, entry := range maps {
+		u := MapUsage{Name: entry.name, Entries: int(entry.m.MaxEntries()), Capacity: entry.m.MaxEntries()}
+		if entry.m.Type() == ebpf.Hash {
+			var err error
+			if u.Entries, err = countKeys(entry.m); err != nil {
+				return nil, fmt.Errorf("count %s: %w", entry.name, err)
+			}
+		}
+		usage = append(usage, u)
+	}
+	return usage, nil
+}
+
+// batch is how many entries are read from the kernel at once.
+const batch = 4096
+
+func countKeys(m *ebpf.Map) (int, error) {
+	var (
+		cursor ebpf.MapBatchCursor
+		keys   = make([]byte, batch*int(m.KeySize()))
+		values = make([]byte, batch*int(m.ValueSize()))
+		total  int
+	)
+	for {
+		n, err := m.BatchLookup(&cursor, keys, values, nil)
+		total += n
+		if errors.Is(err, ebpf.ErrKeyNotExist) {
+			return total, nil
+		}
+		if err != nil {
+			return 0, err
+		}
+	}
+}

@@ -1,0 +1,35 @@
+package datapath
+
+import (
+	"net/netip"
+
+	"github.com/ebpnet/ebpnet/bpf"
+)
+
+// Uplink is a device that leads outside, with its first global address of
+// each family; an unset one is none.
+type Uplink struct {
+	Ifindex    int
+	IPv4, IPv6 netip.Addr
+	Default    bool // holds the default route
+}
+
+// defaultUplink is the key under which the uplink of the default route stands
+// a second time.
+const defaultUplink = 0
+
+func (u Uplink) entry() bpf.EbpnetUplink {
+	return bpf.EbpnetUplink{Ifindex: uint32(u.Ifindex), Ipv4: addressOf(u.IPv4), Ipv6: addressOf(u.IPv6)}
+}
+
+// ReplaceUplinks makes the given uplinks the host's only ones.
+func (t *Tables) ReplaceUplinks(uplinks []Uplink) error {
+	wanted := map[uint32]bpf.EbpnetUplink{}
+	for _, u := range uplinks {
+		wanted[uint32(u.Ifindex)] = u.entry()
+		if u.Default {
+			wanted[defaultUplink] = u.entry()
+		}
+	}
+	return replace(t.Maps.Uplinks, wanted)
+}

@@ -1,0 +1,221 @@
+package loader
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// Hook is a place that one of the programs is made for.
+type Hook struct {
+	name   string
+	egress bool
+}
+
+// The hooks, named as their programs.
+var (
+	FromEndpoint = Hook{name: "from_endpoint"}
+	FromHost     = Hook{name: "from_host"}
+	FromUplink   = Hook{name: "from_uplink"}
+	ToUplink     = Hook{name: "to_uplink", egress: true}
+)
+
+func (h Hook) String() string { return h.name }
+
+func (o *Objects) program(h Hook) *ebpf.Program {
+	switch h {
+	case FromEndpoint:
+		return o.Programs.FromEndpoint
+	case FromHost:
+		return o.Programs.FromHost
+	case FromUplink:
+		return o.Programs.FromUplink
+	default:
+		return o.Programs.ToUplink
+	}
+}
+
+// Attach sees to it that the hook's program runs on the device, in place of an
+// older one without a gap. It uses TCX, or clsact where the kernel has no TCX
+// (before 6.6), and takes away what was attached by the other way.
+func (o *Objects) Attach(h Hook, ifindex int) error {
+	err := o.attachTCX(h, ifindex)
+	if err == nil {
+		return detachClsact(h, ifindex)
+	}
+	if errors.Is(err, ebpf.ErrNotSupported) {
+		err = o.attachClsact(h, ifindex)
+	}
+	if err != nil {
+		return fmt.Errorf("attach %s to device %d: %w", h, ifindex, err)
+	}
+	return nil
+}
+
+// Detach undoes Attach, also for a device that has gone.
+func (o *Objects) Detach(h Hook, ifindex int) error {
+	err := os.Remove(o.linkPath(h, ifindex))
+	if errors.Is(err, os.ErrNotExist) {
+		err = nil
+	}
+	return errors.Join(err, detachClsact(h, ifindex))
+}
+
+func (o *Objects) linkPath(h Hook, ifindex int) string {
+	return filepath.Join(o.dir, linksDirectory, fmt.Sprintf("%s-%d", h, ifindex))
+}
+
+func (o *Objects) attachTCX(h Hook, ifindex int) error {
+	path := o.linkPath(h, ifindex)
+	pinned, err := link.LoadPinnedLink(path, nil)
+	switch {
+	case err == nil:
+		defer pinned.Close()
+		if linkedTo(pinned, ifindex) {
+			return pinned.Update(o.program(h))
+		}
+		// The device has gone, and its number may be another's now.
+		if err := os.Remove(path); err != nil {
+			return err
+		}
+	case !errors.Is(err, os.ErrNotExist):
+		return err
+	}
+
+	attach := ebpf.AttachTCXIngress
+	if h.egress {
+		attach = ebpf.AttachTCXEgress
+	}
+	fresh, err := link.AttachTCX(link.TCXOptions{Interface: ifindex, Program: o.program(h), Attach: attach})
+	if err != nil {
+		return err
+	}
+	defer fresh.Close()
+	return fresh.Pin(path)
+}
+
+// linkedTo tells whether a link still holds the device.
+func linkedTo(l link.Link, ifindex int) bool {
+	info, err := l.Info()
+	if err != nil {
+		return false
+	}
+	tcx := info.TCX()
+	return tcx != nil && tcx.Ifindex == uint32(ifindex)
+}
+
+// Linked lists the devices that hold a link of the hook, those that have gone
+// included, by number.
+func (o *Objects) Linked(h Hook) ([]int, error) {
+	entries, err := os.ReadDir(filepath.Join(o.dir, linksDirectory))
+	if err != nil {
+		return nil, fmt.Errorf("list links: %w", err)
+	}
+	var found []int
+	for _, e := range entries {
+		var ifindex int
+		if _, err := fmt.Sscanf(e.Name(), h.name+"-%d", &ifindex); err == nil {
+			found = append(found, ifindex)
+		}
+	}
+	return found, nil
+}
+
+// Our filters among those of others on a clsact hook.
+const (
+	filterPriority = 235
+	filterHandle   = 1
+)
+
+func (h Hook) filter(ifindex int) *netlink.BpfFilter {
+	parent := uint32(netlink.HANDLE_MIN_INGRESS)
+	if h.egress {
+		parent = netlink.HANDLE_MIN_EGRESS
+	}
+	return &netlink.BpfFilter{
+		FilterAttrs: netlink.FilterAttrs{
+			LinkIndex: ifindex,
+			Parent:    parent,
+			Handle:    filterHandle,
+			Priority:  filterPriority,
+			Protocol:  unix.ETH_P_ALL,
+		},
+		Name:         "ebpnet_" + h.name,
+		DirectAction: true,
+	}
+}
+
+func (o *Objects) attachClsact(h Hook, ifindex int) error {
+	err := netlink.QdiscAdd(&netlink.GenericQdisc{
+		QdiscAttrs: netlink.QdiscAttrs{
+			LinkIndex: ifindex,
+			Handle:    netlink.MakeHandle(0xffff, 0),
+			Parent:    netlink.HANDLE_CLSACT,
+		},
+		QdiscType: "clsact",
+	})
+	if err != nil && !errors.Is(err, unix.EEXIST) {
+		return fmt.Errorf("add clsact: %w", err)
+	}
+	filter := h.filter(ifindex)
+	filter.Fd = o.program(h).FD()
+	if err := netlink.FilterReplace(filter); err != nil {
+		return fmt.Errorf("add filter: %w", err)
+	}
+	return nil
+}
+
+// detachClsact removes our filter; the qdisc may be in use by others.
+func detachClsact(h Hook, ifindex int) error {
+	device, err := netlink.LinkByIndex(ifindex)
+	if errors.As(err, new(netlink.LinkNotFoundError)) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("find device %d: %w", ifindex, err)
+	}
+	want := h.filter(ifindex)
+	filters, err := netlink.FilterList(device, want.Parent)
+	if err != nil {
+		return fmt.Errorf("list filters of %s: %w", device.Attrs().Name, err)
+	}
+	for _, f := range filters {
+		if b, ok := f.(*netlink.BpfFilter); ok && b.Name == want.Name {
+			if err := netlink.FilterDel(b); err != nil {
+				return fmt.Errorf("remove filter of %s: %w", device.Attrs().Name, err)
+			}
+		}
+	}
+	return nil
+}
+
+// Unload detaches everything that was attached from the pins under dir, on
+// any device of this network namespace, and removes the pins.
+func Unload(dir string) error {
+	devices, err := netlink.LinkList()
+	if err != nil {
+		return fmt.Errorf("list devices: %w", err)
+	}
+	for _, device := range devices {
+		for _, h := range []Hook{FromEndpoint, FromHost, FromUplink, ToUplink} {
+			if err := detachClsact(h, device.Attrs().Index); err != nil {
+				return err
+			}
+		}
+	}
+	for _, sub := range []string{linksDirectory, programsDirectory, mapsDirectory} {
+		if err := os.RemoveAll(filepath.Join(dir, sub)); err != nil {
+			return fmt.Errorf("remove the pins: %w", err)
+		}
+	}
+	if err := os.Remove(dir); err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, unix.EBUSY) {
+		return fmt.Errorf("remove the pin directory: %w", err)
+	}
+	return nil
+}
