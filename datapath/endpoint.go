@@ -164,3 +164,17 @@ func (t *Tables) memberIndex(network, count, endpoint uint32) (uint32, error) {
 	}
 	return 0, ebpf.ErrKeyNotExist
 }
+
+// LocalEndpoints lists the ids of the endpoints that a device belongs to.
+func (t *Tables) LocalEndpoints() ([]uint32, error) {
+	var ids []uint32
+	err := eachBatch(t.Maps.Devices, func(_ []uint32, devices []bpf.EbpnetDevice) {
+		for _, d := range devices {
+			ids = append(ids, d.Endpoint)
+		}
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list local endpoints: %w", err)
+	}
+	return ids, nil
+}

@@ -91,16 +91,13 @@ func addrPort(a bpf.EbpnetAddress, port uint16) netip.AddrPort {
 }
 
 func (t *Tables) flowEntries() (map[bpf.EbpnetFlowKey]bpf.EbpnetFlow, error) {
-	var (
-		key     bpf.EbpnetFlowKey
-		entry   bpf.EbpnetFlow
-		entries = map[bpf.EbpnetFlowKey]bpf.EbpnetFlow{}
-	)
-	all := t.Maps.Flows.Iterate()
-	for all.Next(&key, &entry) {
-		entries[key] = entry
-	}
-	if err := all.Err(); err != nil {
+	entries := map[bpf.EbpnetFlowKey]bpf.EbpnetFlow{}
+	err := eachBatch(t.Maps.Flows, func(keys []bpf.EbpnetFlowKey, values []bpf.EbpnetFlow) {
+		for i, key := range keys {
+			entries[key] = values[i]
+		}
+	})
+	if err != nil {
 		return nil, fmt.Errorf("read flows: %w", err)
 	}
 	return entries, nil

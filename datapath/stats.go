@@ -143,57 +143,62 @@ type MapUsage struct {
 // its entries.
 func (t *Tables) Usage() ([]MapUsage, error) {
 	maps := []struct {
-		name string
-		m    *ebpf.Map
+		name  string
+		m     *ebpf.Map
+		count func(*ebpf.Map) (int, error)
 	}{
-		{"devices", t.Maps.Devices},
-		{"drops", t.Maps.Drops},
-		{"endpoint_stats", t.Maps.EndpointStats},
-		{"fdb", t.Maps.Fdb},
-		{"flows", t.Maps.Flows},
-		{"links", t.Maps.Links},
-		{"members", t.Maps.Members},
-		{"neighbors", t.Maps.Neighbors},
-		{"network_keys", t.Maps.NetworkKeys},
-		{"network_stats", t.Maps.NetworkStats},
-		{"networks", t.Maps.Networks},
-		{"tunnel_ids", t.Maps.TunnelIds},
-		{"tunnel_stats", t.Maps.TunnelStats},
-		{"tunnels", t.Maps.Tunnels},
-		{"uplinks", t.Maps.Uplinks},
+		{"devices", t.Maps.Devices, countEntries[uint32, bpf.EbpnetDevice]},
+		{"drops", t.Maps.Drops, countAll},
+		{"endpoint_stats", t.Maps.EndpointStats, countAll},
+		{"fdb", t.Maps.Fdb, countEntries[bpf.EbpnetFdbKey, bpf.EbpnetStation]},
+		{"flows", t.Maps.Flows, countEntries[bpf.EbpnetFlowKey, bpf.EbpnetFlow]},
+		{"links", t.Maps.Links, countEntries[bpf.EbpnetLinkKey, uint32]},
+		{"members", t.Maps.Members, countEntries[bpf.EbpnetMemberKey, bpf.EbpnetStation]},
+		{"neighbors", t.Maps.Neighbors, countEntries[bpf.EbpnetAddress, bpf.EbpnetStation]},
+		{"network_keys", t.Maps.NetworkKeys, countEntries[uint32, uint32]},
+		{"network_stats", t.Maps.NetworkStats, countAll},
+		{"networks", t.Maps.Networks, countAll},
+		{"tunnel_ids", t.Maps.TunnelIds, countEntries[bpf.EbpnetTunnel, uint32]},
+		{"tunnel_stats", t.Maps.TunnelStats, countAll},
+		{"tunnels", t.Maps.Tunnels, countAll},
+		{"uplinks", t.Maps.Uplinks, countEntries[uint32, bpf.EbpnetUplink]},
 	}
 	usage := make([]MapUsage, 0, len(maps))
 	for _, entry := range maps {
-		u := MapUsage{Name: entry.name, Entries: int(entry.m.MaxEntries()), Capacity: entry.m.MaxEntries()}
-		if entry.m.Type() == ebpf.Hash {
-			var err error
-			if u.Entries, err = countKeys(entry.m); err != nil {
-				return nil, fmt.Errorf("count %s: %w", entry.name, err)
-			}
+		entries, err := entry.count(entry.m)
+		if err != nil {
+			return nil, fmt.Errorf("count %s: %w", entry.name, err)
 		}
-		usage = append(usage, u)
+		usage = append(usage, MapUsage{Name: entry.name, Entries: entries, Capacity: entry.m.MaxEntries()})
 	}
 	return usage, nil
+}
+
+func countAll(m *ebpf.Map) (int, error) { return int(m.MaxEntries()), nil }
+
+func countEntries[K, V any](m *ebpf.Map) (total int, err error) {
+	err = eachBatch(m, func(keys []K, _ []V) { total += len(keys) })
+	return total, err
 }
 
 // batch is how many entries are read from the kernel at once.
 const batch = 4096
 
-func countKeys(m *ebpf.Map) (int, error) {
+// eachBatch gives f all entries of a hash, many at a time.
+func eachBatch[K, V any](m *ebpf.Map, f func([]K, []V)) error {
 	var (
 		cursor ebpf.MapBatchCursor
-		keys   = make([]byte, batch*int(m.KeySize()))
-		values = make([]byte, batch*int(m.ValueSize()))
-		total  int
+		keys   = make([]K, batch)
+		values = make([]V, batch)
 	)
 	for {
 		n, err := m.BatchLookup(&cursor, keys, values, nil)
-		total += n
+		f(keys[:n], values[:n])
 		if errors.Is(err, ebpf.ErrKeyNotExist) {
-			return total, nil
+			return nil
 		}
 		if err != nil {
-			return 0, err
+			return err
 		}
 	}
 }

@@ -176,7 +176,7 @@ func pin(dir string, collection *ebpf.Collection, kept map[string]*ebpf.Map) err
 	}
 	for name, program := range collection.Programs {
 		path := filepath.Join(dir, programsDirectory, name)
-		fresh := path + ".new"
+		fresh := path + "-new" // bpffs reserves names with dots
 		if err := os.Remove(fresh); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return fmt.Errorf("remove what an interrupted load left: %w", err)
 		}

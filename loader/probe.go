@@ -20,7 +20,7 @@ type Feature struct {
 	Needed   bool   `json:"needed"`
 	Present  bool   `json:"present"`
 	Fallback string `json:"fallback,omitempty"` // what is done without it
-	Err      error  `json:"-"`                  // why Present is not known
+	Err      error  `json:"-"`                  // why Present could not be told
 }
 
 // ErrMissingFeature says that the kernel lacks something needed.
@@ -128,9 +128,9 @@ func haveTCX() error {
 // haveFIBFlags looks up no route at all: unknown flags are refused first.
 func haveFIBFlags(flags int32) error {
 	const size = 64 // of struct bpf_fib_lookup, with family 0
-	instructions := asm.Instructions{asm.Mov.Reg(asm.R6, asm.R1)}
+	instructions := asm.Instructions{asm.Mov.Reg(asm.R6, asm.R1), asm.Mov.Imm(asm.R2, 0)}
 	for offset := int16(-size); offset < 0; offset += 8 {
-		instructions = append(instructions, asm.StoreImm(asm.RFP, offset, 0, asm.DWord))
+		instructions = append(instructions, asm.StoreMem(asm.RFP, offset, asm.R2, asm.DWord))
 	}
 	instructions = append(instructions,
 		asm.Mov.Reg(asm.R1, asm.R6),

@@ -1,0 +1,143 @@
+package main
+
+import (
+	"github.com/urfave/cli/v2"
+
+	"github.com/ebpnet/ebpnet/internal/agent"
+	"github.com/ebpnet/ebpnet/internal/spec"
+	"github.com/ebpnet/ebpnet/internal/store"
+)
+
+func endpointCommand() *cli.Command {
+	return &cli.Command{
+		Name:  "endpoint",
+		Usage: "interfaces on a network, of containers here or behind a tunnel",
+		Subcommands: []*cli.Command{
+			{
+				Name:    "add",
+				Aliases: []string{"create"},
+				Usage:   "put a namespace on a network, or tell of an endpoint behind a tunnel",
+				UsageText: "ebpnet endpoint add NAME --network NET --netns PATH|NAME|pid:N [--ifname eth0]\n" +
+					"      [--ip IP]... [--mac MAC] [--expose PORT[-END][/tcp|udp]]...\n" +
+					"   ebpnet endpoint add NAME --network NET --tunnel TUNNEL --ip IP [--ip IP6] --mac MAC [--expose ...]...",
+				Description: "Example: ebpnet endpoint add redis1 --network web --netns redis1 --expose 6379/tcp",
+				Flags: []cli.Flag{
+					&cli.StringFlag{Name: "network", Usage: "`NET` to be on"},
+					&cli.StringFlag{Name: "netns", Usage: "`NAMESPACE`: a path, a name of 'ip netns', or pid:N"},
+					&cli.StringFlag{Name: "ifname", Usage: "`NAME` of the interface in the namespace", Value: "eth0"},
+					&cli.StringSliceFlag{Name: "ip", Usage: "`IP`, at most one a family (default: the next free one of each subnet)"},
+					&cli.StringFlag{Name: "mac", Usage: "`MAC` (default: follows from the first address)"},
+					&cli.StringSliceFlag{Name: "expose", Usage: "`PORT` that links without --port open"},
+					&cli.StringFlag{Name: "tunnel", Usage: "`TUNNEL` that it is behind"},
+				},
+				Action: addEndpoint,
+			},
+			{
+				Name:        "rm",
+				Usage:       "remove an endpoint with its interface and links",
+				UsageText:   "ebpnet endpoint rm NAME",
+				Description: "Example: ebpnet endpoint rm redis1",
+				Action: func(c *cli.Context) error {
+					args, err := arguments(c, "NAME")
+					if err != nil {
+						return err
+					}
+					return withAgent(c, func(a *agent.Agent) error { return a.RemoveEndpoint(args[0]) })
+				},
+			},
+			{
+				Name:        "ls",
+				Usage:       "list endpoints",
+				UsageText:   "ebpnet endpoint ls [--network NET]",
+				Description: "Example: ebpnet endpoint ls --network web",
+				Flags:       []cli.Flag{&cli.StringFlag{Name: "network", Usage: "only those on `NET`"}},
+				Action:      listEndpoints,
+			},
+			{
+				Name:        "inspect",
+				Usage:       "show an endpoint whole, as JSON",
+				UsageText:   "ebpnet endpoint inspect NAME",
+				Description: "Example: ebpnet endpoint inspect redis1",
+				Action: func(c *cli.Context) error {
+					args, err := arguments(c, "NAME")
+					if err != nil {
+						return err
+					}
+					return read(c, func(tx *store.Tx) error {
+						e, err := tx.Endpoint(args[0])
+						if err != nil {
+							return err
+						}
+						return inspect(c, e)
+					})
+				},
+			},
+		},
+	}
+}
+
+func addEndpoint(c *cli.Context) error {
+	args, err := arguments(c, "NAME")
+	if err != nil {
+		return err
+	}
+	if err := required(c, "network"); err != nil {
+		return err
+	}
+	options := spec.EndpointOptions{
+		Name:      args[0],
+		Network:   c.String("network"),
+		Netns:     c.String("netns"),
+		Ifname:    c.String("ifname"),
+		Addresses: c.StringSlice("ip"),
+		MAC:       c.String("mac"),
+		Expose:    c.StringSlice("expose"),
+		Tunnel:    c.String("tunnel"),
+	}
+	if options.Tunnel != "" && c.IsSet("ifname") {
+		return usagef("--ifname is of an endpoint on this host, not of one behind a tunnel")
+	}
+	e, err := spec.NewEndpoint(options)
+	if err != nil {
+		return err
+	}
+	return withAgent(c, func(a *agent.Agent) error {
+		e, err := a.AddEndpoint(e)
+		if err != nil {
+			return err
+		}
+		return printEndpoints(c, e, []spec.Endpoint{e})
+	})
+}
+
+func listEndpoints(c *cli.Context) error {
+	if _, err := arguments(c); err != nil {
+		return err
+	}
+	return read(c, func(tx *store.Tx) error {
+		list := tx.Endpoints
+		if name := c.String("network"); name != "" {
+			if _, err := tx.Network(name); err != nil {
+				return err
+			}
+			list = func() ([]spec.Endpoint, error) { return tx.EndpointsOn(name) }
+		}
+		endpoints, err := list()
+		if err != nil {
+			return err
+		}
+		return printEndpoints(c, emptyIfNil(endpoints), endpoints)
+	})
+}
+
+func printEndpoints(c *cli.Context, data any, endpoints []spec.Endpoint) error {
+	t := table{headings: []string{"NAME", "NETWORK", "ADDRESSES", "MAC", "WHERE", "INTERFACE", "EXPOSES"}}
+	for _, e := range endpoints {
+		where := e.Netns.Path
+		if e.Remote() {
+			where = "tunnel " + e.Tunnel
+		}
+		t.add(e.Name, e.Network, join(e.Addresses), e.MAC.String(), where, e.Ifname, join(e.Expose))
+	}
+	return print(c, data, one(t))
+}

@@ -1,0 +1,162 @@
+// Command ebpnet is the network of a container host, as eBPF. This package is
+// the command line: arguments in, tables or JSON out, one file a group of
+// commands; what they do is in package agent.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"strings"
+
+	"github.com/cilium/ebpf"
+	"github.com/urfave/cli/v2"
+	"golang.org/x/sys/unix"
+
+	"github.com/ebpnet/ebpnet/internal/spec"
+)
+
+// version is set by the linker.
+var version = "unknown"
+
+// Exit codes.
+const (
+	exitFailure = 1
+	exitUsage   = 2
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM)
+	defer stop()
+	app := newApp()
+	if err := app.RunContext(ctx, interspersed(app, os.Args)); err != nil {
+		fmt.Fprintln(os.Stderr, "ebpnet: "+oneLine(err))
+		os.Exit(exitCode(err)) //nolint:gocritic // stop only restores the signals
+	}
+}
+
+func exitCode(err error) int {
+	if errors.Is(err, errUsage) || errors.Is(err, spec.ErrInvalid) {
+		return exitUsage
+	}
+	return exitFailure
+}
+
+// oneLine gives an error as one line; only the verifier, whose words are for
+// developers, may say more.
+func oneLine(err error) string {
+	text := strings.ReplaceAll(err.Error(), "\n", "; ")
+	if verifier := (*ebpf.VerifierError)(nil); errors.As(err, &verifier) {
+		text += fmt.Sprintf("\n%+v", verifier)
+	}
+	return text
+}
+
+var errUsage = errors.New("usage")
+
+// usagef is an error in how the command was called.
+func usagef(format string, args ...any) error {
+	return usageError(fmt.Sprintf(format, args...))
+}
+
+type usageError string
+
+func (e usageError) Error() string        { return string(e) }
+func (e usageError) Is(target error) bool { return target == errUsage }
+
+func newApp() *cli.App {
+	app := &cli.App{
+		Name:      "ebpnet",
+		Usage:     "the network of a container host, as eBPF",
+		UsageText: "ebpnet [global options] command [arguments and options, in any order]",
+		Description: "Bridging, masquerade, inter-container policy, links and GRE tunnels in TC programs.\n" +
+			"Begin with 'ebpnet check' and 'ebpnet load'. Global options may stand anywhere.",
+		Version:              version,
+		EnableBashCompletion: true,
+		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "state", Usage: "`DIR` of the store", Value: "/var/lib/ebpnet", EnvVars: []string{"EBPNET_STATE"}},
+			&cli.StringFlag{Name: "pin", Usage: "`DIR` on a bpffs for the datapath", Value: "/sys/fs/bpf/ebpnet", EnvVars: []string{"EBPNET_PIN"}},
+			&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: "`FORMAT` of what is printed: table or json", Value: "table"},
+		},
+		Before:         checkGlobals,
+		Action:         group,
+		ExitErrHandler: func(*cli.Context, error) {}, // main does it
+		Commands: []*cli.Command{
+			checkCommand(), loadCommand(), unloadCommand(), statusCommand(),
+			networkCommand(), endpointCommand(), linkCommand(), tunnelCommand(),
+			flowCommand(), statsCommand(), serveCommand(),
+		},
+	}
+	for _, c := range app.Commands {
+		complete(c)
+	}
+	app.OnUsageError = badUsage
+	return app
+}
+
+// complete gives a command and those below it what all have in common.
+func complete(c *cli.Command) {
+	c.OnUsageError = badUsage
+	if c.Action == nil {
+		c.Action = group
+	}
+	for _, sub := range c.Subcommands {
+		complete(sub)
+	}
+}
+
+func badUsage(c *cli.Context, err error, _ bool) error {
+	return usagef("%v; see '%s --help'", err, c.Command.HelpName)
+}
+
+// group is the action of a command that only has others below it.
+func group(c *cli.Context) error {
+	commands := c.Command.Subcommands
+	var names []string
+	for _, sub := range commands {
+		if !sub.Hidden && sub.Name != "help" {
+			names = append(names, sub.Name)
+		}
+	}
+	if given := c.Args().First(); given != "" {
+		return usagef("unknown command %q: want one of %s", given, strings.Join(names, ", "))
+	}
+	return cli.ShowSubcommandHelp(c)
+}
+
+func checkGlobals(c *cli.Context) error {
+	if format := c.String("output"); format != "table" && format != "json" {
+		return usagef("output %q: want table or json", format)
+	}
+	for _, name := range []string{"state", "pin"} {
+		if c.String(name) == "" || c.String(name)[0] != '/' {
+			return usagef("--%s %q: want a path from /", name, c.String(name))
+		}
+	}
+	return nil
+}
+
+// arguments gives the positional arguments, which must be as many as are
+// named.
+func arguments(c *cli.Context, names ...string) ([]string, error) {
+	given := c.Args().Slice()
+	if len(given) < len(names) {
+		return nil, usagef("%s is missing; want %s %s", names[len(given)], c.Command.HelpName, strings.Join(names, " "))
+	}
+	if len(given) > len(names) {
+		return nil, usagef("%q is one argument too many; want %s %s", given[len(names)], c.Command.HelpName, strings.Join(names, " "))
+	}
+	return given, nil
+}
+
+// required fails if a flag was not given.
+func required(c *cli.Context, names ...string) error {
+	for _, name := range names {
+		if !c.IsSet(name) {
+			return usagef("--%s is missing; see '%s --help'", name, c.Command.HelpName)
+		}
+	}
+	return nil
+}

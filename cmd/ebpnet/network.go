@@ -1,0 +1,157 @@
+package main
+
+import (
+	"strconv"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/ebpnet/ebpnet/internal/agent"
+	"github.com/ebpnet/ebpnet/internal/spec"
+	"github.com/ebpnet/ebpnet/internal/store"
+)
+
+func networkCommand() *cli.Command {
+	policy := []cli.Flag{
+		&cli.BoolFlag{Name: "icc", Usage: "endpoints may talk to each other; with =false only by links", Value: true},
+		&cli.BoolFlag{Name: "masquerade", Usage: "the outside sees the host's address", Value: true},
+		&cli.BoolFlag{Name: "internal", Usage: "no way out of the host"},
+	}
+	return &cli.Command{
+		Name:  "network",
+		Usage: "layer-2 segments: subnets, gateway, policy",
+		Subcommands: []*cli.Command{
+			{
+				Name:    "create",
+				Aliases: []string{"add"},
+				Usage:   "make a network",
+				UsageText: "ebpnet network create NAME --subnet CIDR [--subnet CIDR6] [--gateway IP]\n" +
+					"   [--icc=true|false] [--masquerade=true|false] [--internal] [--key N] [--mtu N]",
+				Description: "Example: ebpnet network create web --subnet 10.1.0.0/24 --subnet fd00:1::/64 --icc=false",
+				Flags: append([]cli.Flag{
+					&cli.StringSliceFlag{Name: "subnet", Usage: "`CIDR`, at most one a family"},
+					&cli.StringFlag{Name: "gateway", Usage: "`IP` of the host on the network (default: a subnet's first)"},
+					&cli.StringFlag{Name: "key", Usage: "GRE key `N`, for tunnels to other hosts"},
+					&cli.IntFlag{Name: "mtu", Usage: "`N` bytes (default: what fits the uplinks and tunnels)"},
+				}, policy...),
+				Action: createNetwork,
+			},
+			{
+				Name:        "set",
+				Usage:       "change a network's policy, with effect on the next packet",
+				UsageText:   "ebpnet network set NAME [--icc=true|false] [--masquerade=true|false] [--internal=true|false]",
+				Description: "Example: ebpnet network set web --icc=false",
+				Flags:       policy,
+				Action:      setNetwork,
+			},
+			{
+				Name:        "rm",
+				Usage:       "remove a network without endpoints",
+				UsageText:   "ebpnet network rm NAME",
+				Description: "Example: ebpnet network rm web",
+				Action: func(c *cli.Context) error {
+					args, err := arguments(c, "NAME")
+					if err != nil {
+						return err
+					}
+					return withAgent(c, func(a *agent.Agent) error { return a.RemoveNetwork(args[0]) })
+				},
+			},
+			{
+				Name:        "ls",
+				Usage:       "list networks",
+				UsageText:   "ebpnet network ls",
+				Description: "Example: ebpnet network ls -o json",
+				Action:      listNetworks,
+			},
+			{
+				Name:        "inspect",
+				Usage:       "show a network whole, as JSON",
+				UsageText:   "ebpnet network inspect NAME",
+				Description: "Example: ebpnet network inspect web",
+				Action: func(c *cli.Context) error {
+					args, err := arguments(c, "NAME")
+					if err != nil {
+						return err
+					}
+					return read(c, func(tx *store.Tx) error {
+						n, err := tx.Network(args[0])
+						if err != nil {
+							return err
+						}
+						return inspect(c, n)
+					})
+				},
+			},
+		},
+	}
+}
+
+func createNetwork(c *cli.Context) error {
+	args, err := arguments(c, "NAME")
+	if err != nil {
+		return err
+	}
+	if err := required(c, "subnet"); err != nil {
+		return err
+	}
+	n, err := spec.NewNetwork(args[0], c.StringSlice("subnet"), c.String("gateway"), c.String("key"), c.Int("mtu"))
+	if err != nil {
+		return err
+	}
+	n.ICC, n.Masquerade, n.Internal = c.Bool("icc"), c.Bool("masquerade"), c.Bool("internal")
+	return withAgent(c, func(a *agent.Agent) error {
+		n, err := a.CreateNetwork(n)
+		if err != nil {
+			return err
+		}
+		return printNetworks(c, n, []spec.Network{n})
+	})
+}
+
+func setNetwork(c *cli.Context) error {
+	args, err := arguments(c, "NAME")
+	if err != nil {
+		return err
+	}
+	var change agent.NetworkChange
+	given := false
+	for name, to := range map[string]**bool{"icc": &change.ICC, "masquerade": &change.Masquerade, "internal": &change.Internal} {
+		if c.IsSet(name) {
+			value := c.Bool(name)
+			*to = &value
+			given = true
+		}
+	}
+	if !given {
+		return usagef("nothing to set; want at least one of --icc, --masquerade, --internal")
+	}
+	return withAgent(c, func(a *agent.Agent) error { return a.SetNetwork(args[0], change) })
+}
+
+func listNetworks(c *cli.Context) error {
+	if _, err := arguments(c); err != nil {
+		return err
+	}
+	return read(c, func(tx *store.Tx) error {
+		networks, err := tx.Networks()
+		if err != nil {
+			return err
+		}
+		return printNetworks(c, emptyIfNil(networks), networks)
+	})
+}
+
+func printNetworks(c *cli.Context, data any, networks []spec.Network) error {
+	t := table{headings: []string{"NAME", "SUBNETS", "GATEWAYS", "ICC", "MASQUERADE", "INTERNAL", "KEY", "MTU"}}
+	for _, n := range networks {
+		key, mtu := "", "auto"
+		if n.Key != nil {
+			key = strconv.FormatUint(uint64(*n.Key), 10)
+		}
+		if n.MTU != 0 {
+			mtu = strconv.Itoa(n.MTU)
+		}
+		t.add(n.Name, join(n.Subnets), join(n.Gateways), yesNo(n.ICC), yesNo(n.Masquerade), yesNo(n.Internal), key, mtu)
+	}
+	return print(c, data, one(t))
+}

@@ -1,0 +1,114 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/ebpnet/ebpnet/internal/agent"
+	"github.com/ebpnet/ebpnet/internal/store"
+)
+
+// table is what is printed for people: a line of headings, then rows.
+type table struct {
+	headings []string
+	rows     [][]string
+}
+
+func (t *table) add(cells ...string) { t.rows = append(t.rows, cells) }
+
+func (t table) write(w io.Writer) error {
+	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	for _, row := range append([][]string{t.headings}, t.rows...) {
+		for i, cell := range row {
+			if cell == "" {
+				row[i] = "-"
+			}
+		}
+		if _, err := fmt.Fprintln(tw, strings.Join(row, "\t")); err != nil {
+			return err
+		}
+	}
+	return tw.Flush()
+}
+
+// print prints data as JSON, or as the tables made of it, parted by empty
+// lines.
+func print(c *cli.Context, data any, tables func() []table) error {
+	if c.String("output") == "json" {
+		encoder := json.NewEncoder(c.App.Writer)
+		encoder.SetIndent("", "  ")
+		return encoder.Encode(data)
+	}
+	first := true
+	for _, t := range tables() {
+		if !first {
+			fmt.Fprintln(c.App.Writer)
+		}
+		first = false
+		if err := t.write(c.App.Writer); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func one(t table) func() []table { return func() []table { return []table{t} } }
+
+// join lists things that have a String method.
+func join[T fmt.Stringer](things []T) string {
+	texts := make([]string, len(things))
+	for i, thing := range things {
+		texts[i] = thing.String()
+	}
+	return strings.Join(texts, ",")
+}
+
+// place says where the host's state lies.
+func place(c *cli.Context) agent.Place {
+	return agent.Place{State: c.String("state"), Pins: c.String("pin")}
+}
+
+func logger() *slog.Logger {
+	return slog.New(slog.NewTextHandler(os.Stderr, nil))
+}
+
+// withAgent runs f on the opened host.
+func withAgent(c *cli.Context, f func(*agent.Agent) error) (err error) {
+	a, err := agent.Open(place(c), logger())
+	if err != nil {
+		return err
+	}
+	if err := f(a); err != nil {
+		_ = a.Close() // what f failed with says more
+		return err
+	}
+	return a.Close()
+}
+
+// read runs f on the store as it stands.
+func read(c *cli.Context, f func(*store.Tx) error) error {
+	s, err := store.OpenReadOnly(c.String("state"))
+	if err != nil {
+		return err
+	}
+	if err := s.View(f); err != nil {
+		_ = s.Close()
+		return err
+	}
+	return s.Close()
+}
+
+// emptyIfNil makes an empty list print as [] and not as null.
+func emptyIfNil[T any](list []T) []T {
+	if list == nil {
+		return []T{}
+	}
+	return list
+}

@@ -1,0 +1,84 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"runtime"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"github.com/urfave/cli/v2"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/ebpnet/ebpnet/datapath"
+	"github.com/ebpnet/ebpnet/internal/agent"
+)
+
+// Time-outs of the metrics server: a scrape is short, and so is a shutdown.
+const (
+	headerTimeout   = 5 * time.Second
+	shutdownTimeout = 2 * time.Second
+)
+
+func serveCommand() *cli.Command {
+	return &cli.Command{
+		Name:      "serve",
+		Usage:     "serve metrics, and follow changes of devices and namespaces",
+		UsageText: "ebpnet serve [--listen 127.0.0.1:9469]",
+		Description: "Traffic does not need it: without it, changes are followed by the next command.\n" +
+			"Example: ebpnet serve --listen 127.0.0.1:9469",
+		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "listen", Usage: "`ADDRESS` of /metrics", Value: "127.0.0.1:9469"},
+		},
+		Action: func(c *cli.Context) error {
+			if _, err := arguments(c); err != nil {
+				return err
+			}
+			if _, _, err := net.SplitHostPort(c.String("listen")); err != nil {
+				return usagef("--listen %q: %v; want ADDRESS:PORT", c.String("listen"), err)
+			}
+			return serve(c)
+		},
+	}
+}
+
+func serve(c *cli.Context) error {
+	build := prometheus.NewGauge(prometheus.GaugeOpts{
+		Name:        "ebpnet_build_info",
+		Help:        "Always 1; the labels tell the version.",
+		ConstLabels: prometheus.Labels{"version": version, "go_version": runtime.Version()},
+	})
+	build.Set(1)
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(build, datapath.NewCollector(
+		func() (*datapath.Tables, error) { return datapath.Open(c.String("pin")) },
+		func() (datapath.Names, error) { return metricNames(c) },
+	))
+	routes := http.NewServeMux()
+	routes.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
+	server := &http.Server{Handler: routes, ReadHeaderTimeout: headerTimeout}
+
+	listener, err := net.Listen("tcp", c.String("listen"))
+	if err != nil {
+		return fmt.Errorf("serve metrics: %w", err)
+	}
+	group, ctx := errgroup.WithContext(c.Context)
+	group.Go(func() error { return agent.Serve(ctx, place(c), logger()) })
+	group.Go(func() error {
+		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+			return fmt.Errorf("serve metrics: %w", err)
+		}
+		return nil
+	})
+	group.Go(func() error {
+		<-ctx.Done()
+		ending, cancel := context.WithTimeout(context.Background(), shutdownTimeout)
+		defer cancel()
+		return server.Shutdown(ending)
+	})
+	return group.Wait()
+}

@@ -1,0 +1,162 @@
+package main
+
+import (
+	"strconv"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/ebpnet/ebpnet/datapath"
+	"github.com/ebpnet/ebpnet/internal/spec"
+	"github.com/ebpnet/ebpnet/internal/store"
+)
+
+// traffic is one line of `stats`, seen from the noun: tx is what it sent.
+type traffic struct {
+	Name      string `json:"name"`
+	Network   string `json:"network,omitempty"`
+	TxPackets uint64 `json:"tx_packets"`
+	TxBytes   uint64 `json:"tx_bytes"`
+	RxPackets uint64 `json:"rx_packets"`
+	RxBytes   uint64 `json:"rx_bytes"`
+}
+
+// stats is what `stats -o json` prints.
+type stats struct {
+	Endpoints []traffic       `json:"endpoints"`
+	Networks  []traffic       `json:"networks"`
+	Tunnels   []traffic       `json:"tunnels"`
+	Drops     []datapath.Drop `json:"drops"`
+}
+
+func statsCommand() *cli.Command {
+	return &cli.Command{
+		Name:      "stats",
+		Usage:     "show packets and bytes, and drops by reason",
+		UsageText: "ebpnet stats",
+		Description: "TX is what the endpoint sent. The table leaves out reasons that nothing was dropped for.\n" +
+			"Example: ebpnet stats -o json",
+		Action: func(c *cli.Context) error {
+			if _, err := arguments(c); err != nil {
+				return err
+			}
+			s, err := readStats(c)
+			if err != nil {
+				return err
+			}
+			return print(c, s, s.tables)
+		},
+	}
+}
+
+func readStats(c *cli.Context) (stats, error) {
+	s := stats{Endpoints: []traffic{}, Networks: []traffic{}, Tunnels: []traffic{}}
+	tables, err := datapath.Open(c.String("pin"))
+	if err != nil {
+		return s, err
+	}
+	defer tables.Close()
+	err = read(c, func(tx *store.Tx) error {
+		endpoints, err := tx.Endpoints()
+		if err != nil {
+			return err
+		}
+		for _, e := range endpoints {
+			if e.Remote() {
+				continue // counted where it is
+			}
+			counted, err := tables.EndpointTraffic(e.ID)
+			if err != nil {
+				return err
+			}
+			s.Endpoints = append(s.Endpoints, trafficOf(e.Name, e.Network, counted))
+		}
+		networks, err := tx.Networks()
+		if err != nil {
+			return err
+		}
+		for _, n := range networks {
+			counted, err := tables.NetworkTraffic(n.ID)
+			if err != nil {
+				return err
+			}
+			s.Networks = append(s.Networks, trafficOf(n.Name, "", counted))
+		}
+		tunnels, err := tx.Tunnels()
+		if err != nil {
+			return err
+		}
+		for _, t := range tunnels {
+			counted, err := tables.TunnelTraffic(t.ID)
+			if err != nil {
+				return err
+			}
+			s.Tunnels = append(s.Tunnels, trafficOf(t.Name, "", counted))
+		}
+		return nil
+	})
+	if err != nil {
+		return s, err
+	}
+	s.Drops, err = tables.Drops()
+	return s, err
+}
+
+func trafficOf(name, network string, t datapath.Traffic) traffic {
+	return traffic{name, network, t.Tx.Packets, t.Tx.Bytes, t.Rx.Packets, t.Rx.Bytes}
+}
+
+func (s stats) tables() []table {
+	var tables []table
+	for _, noun := range []struct {
+		heading string
+		lines   []traffic
+	}{{"ENDPOINT", s.Endpoints}, {"NETWORK", s.Networks}, {"TUNNEL", s.Tunnels}} {
+		if len(noun.lines) == 0 {
+			continue
+		}
+		t := table{headings: []string{noun.heading, "TX PACKETS", "TX BYTES", "RX PACKETS", "RX BYTES"}}
+		for _, line := range noun.lines {
+			t.add(line.Name, number(line.TxPackets), number(line.TxBytes), number(line.RxPackets), number(line.RxBytes))
+		}
+		tables = append(tables, t)
+	}
+	drops := table{headings: []string{"DROPPED FOR", "PACKETS", "BYTES"}}
+	for _, d := range s.Drops {
+		if d.Packets > 0 {
+			drops.add(d.Reason, number(d.Packets), number(d.Bytes))
+		}
+	}
+	return append(tables, drops)
+}
+
+func number(n uint64) string { return strconv.FormatUint(n, 10) }
+
+// metricNames reads the nouns that metrics are labelled with.
+func metricNames(c *cli.Context) (datapath.Names, error) {
+	names := datapath.Names{Networks: map[string]uint32{}, Tunnels: map[string]uint32{}}
+	err := read(c, func(tx *store.Tx) error {
+		endpoints, err := tx.Endpoints()
+		if err != nil {
+			return err
+		}
+		for _, e := range endpoints {
+			if !e.Remote() {
+				names.Endpoints = append(names.Endpoints, datapath.NamedEndpoint{Name: e.Name, Network: e.Network, ID: e.ID})
+			}
+		}
+		networks, err := tx.Networks()
+		for _, n := range networks {
+			names.Networks[n.Name] = n.ID
+		}
+		if err != nil {
+			return err
+		}
+		var tunnels []spec.Tunnel
+		tunnels, err = tx.Tunnels()
+		for _, t := range tunnels {
+			names.Tunnels[t.Name] = t.ID
+		}
+		return err
+	})
+	return names, err
+}

@@ -1,0 +1,218 @@
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/ebpnet/ebpnet/internal/host"
+	"github.com/ebpnet/ebpnet/internal/ipam"
+	"github.com/ebpnet/ebpnet/internal/spec"
+	"github.com/ebpnet/ebpnet/internal/store"
+	"github.com/ebpnet/ebpnet/loader"
+)
+
+// Ids of endpoints: the datapath counts what local ones send (MAX_LOCAL_ENDPOINTS
+// in bpf/types.h).
+const (
+	firstLocalID  = 1
+	lastLocalID   = 16383
+	firstRemoteID = 16384
+	lastRemoteID  = 131071
+)
+
+// AddEndpoint makes an endpoint, and gives it back with what it was given: id,
+// MAC, and an address of each family that none was asked for in.
+func (a *Agent) AddEndpoint(e spec.Endpoint) (spec.Endpoint, error) {
+	if !e.Remote() {
+		inode, err := host.Namespace(e.Netns.Path)
+		if err != nil {
+			return e, fmt.Errorf("endpoint %q: %w", e.Name, err)
+		}
+		e.Netns.Inode = inode
+	}
+	var (
+		network spec.Network
+		tunnel  spec.Tunnel
+		size    int
+	)
+	err := a.do(change{
+		noun: store.Change{Kind: store.KindEndpoint, Key: e.Name},
+		write: func(tx *store.Tx) (err error) {
+			if _, err := tx.Endpoint(e.Name); err == nil {
+				return fmt.Errorf("endpoint %q %w: choose another name, or remove it first", e.Name, ErrExists)
+			}
+			if network, err = tx.Network(e.Network); err != nil {
+				return err
+			}
+			if tunnel, err = checkTunnelled(tx, e, network); err != nil {
+				return err
+			}
+			if size, err = a.networkMTU(tx, network); err != nil {
+				return err
+			}
+			if err := complete(tx, &e, network); err != nil {
+				return fmt.Errorf("endpoint %q: %w", e.Name, err)
+			}
+			return tx.PutEndpoint(e)
+		},
+		apply: func() error {
+			if err := a.startEndpoint(e, network, tunnel, size); err != nil {
+				return fmt.Errorf("endpoint %q: %w", e.Name, err)
+			}
+			return nil
+		},
+		revert: func(tx *store.Tx) error { return tx.DeleteEndpoint(e.Name) },
+	})
+	return e, err
+}
+
+// checkTunnelled checks a remote endpoint's tunnel.
+func checkTunnelled(tx *store.Tx, e spec.Endpoint, n spec.Network) (spec.Tunnel, error) {
+	if !e.Remote() {
+		return spec.Tunnel{}, nil
+	}
+	if n.Key == nil {
+		return spec.Tunnel{}, fmt.Errorf("network %q %w: it has no GRE key, so no tunnel carries it; create it with --key", n.Name, ErrUnfit)
+	}
+	return tx.Tunnel(e.Tunnel)
+}
+
+// complete gives a new endpoint its id, addresses and MAC, and checks those
+// that were asked for.
+func complete(tx *store.Tx, e *spec.Endpoint, n spec.Network) (err error) {
+	first, last := uint32(firstLocalID), uint32(lastLocalID)
+	if e.Remote() {
+		first, last = firstRemoteID, lastRemoteID
+	}
+	if e.ID, err = tx.NextID(store.KindEndpoint, first, last); err != nil {
+		return err
+	}
+	for _, address := range e.Addresses {
+		if err := n.CheckAddress(address); err != nil {
+			return err
+		}
+		if owner, taken := tx.AddressOwner(address); taken {
+			return fmt.Errorf("address %s %w: endpoint %q has it; choose another, or leave the choice to ebpnet", address, ErrInUse, owner)
+		}
+	}
+	for _, subnet := range n.Subnets {
+		if e.Remote() || slices.ContainsFunc(e.Addresses, subnet.Contains) {
+			continue
+		}
+		taken := func(address netip.Addr) bool {
+			_, taken := tx.AddressOwner(address)
+			return taken
+		}
+		address, err := ipam.Next(n, subnet, tx.LastAddress(n.Name, subnet), taken)
+		if err != nil {
+			return err
+		}
+		if err := tx.SetLastAddress(n.Name, subnet, address); err != nil {
+			return err
+		}
+		e.Addresses = append(e.Addresses, address)
+	}
+	if e.MAC.IsZero() {
+		e.MAC = spec.MACFor(e.Addresses[0])
+	}
+	if wanted, _, err := tx.Host(); err != nil {
+		return err
+	} else if e.MAC == wanted.GatewayMAC {
+		return fmt.Errorf("MAC %s %w: the gateway has it; choose another", e.MAC, ErrInUse)
+	}
+	if owner, taken := tx.MACOwner(n.Name, e.MAC); taken {
+		return fmt.Errorf("MAC %s %w: endpoint %q has it; choose another", e.MAC, ErrInUse, owner)
+	}
+	return nil
+}
+
+// startEndpoint brings a new endpoint into the kernel; its first packet finds
+// everything in place.
+func (a *Agent) startEndpoint(e spec.Endpoint, n spec.Network, t spec.Tunnel, mtu int) error {
+	if e.Remote() {
+		return a.tables.PutEndpoint(endpointEntry(e, n, 0, t))
+	}
+	// One may be left of a command that was killed.
+	if err := a.host.RemoveVeth(e.ID); err != nil {
+		return err
+	}
+	if err := a.tables.ResetEndpointTraffic(e.ID); err != nil {
+		return err
+	}
+	ifindex, err := a.createVeth(e, n, mtu)
+	if err != nil {
+		return err
+	}
+	if err := a.tables.PutEndpoint(endpointEntry(e, n, ifindex, t)); err != nil {
+		return err
+	}
+	if err := a.tables.Attach(loader.FromEndpoint, ifindex); err != nil {
+		return err
+	}
+	return a.host.SetUp(ifindex)
+}
+
+// RemoveEndpoint removes an endpoint, its links and its flows.
+func (a *Agent) RemoveEndpoint(name string) error {
+	var (
+		e       spec.Endpoint
+		network spec.Network
+		tunnel  spec.Tunnel
+		links   []linked
+	)
+	return a.do(change{
+		noun: store.Change{Kind: store.KindEndpoint, Key: name},
+		write: func(tx *store.Tx) (err error) {
+			if e, err = tx.Endpoint(name); err != nil {
+				return err
+			}
+			if network, err = tx.Network(e.Network); err != nil {
+				return err
+			}
+			if e.Remote() {
+				if tunnel, err = tx.Tunnel(e.Tunnel); err != nil {
+					return err
+				}
+			}
+			if links, err = linksOf(tx, name); err != nil {
+				return err
+			}
+			return deleteEndpoint(tx, name)
+		},
+		apply: func() error { return a.stopEndpoint(e, network, tunnel, links) },
+		revert: func(tx *store.Tx) error {
+			if err := tx.PutEndpoint(e); err != nil {
+				return err
+			}
+			for _, l := range links {
+				if err := tx.PutLink(l.Link); err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+	})
+}
+
+func (a *Agent) stopEndpoint(e spec.Endpoint, n spec.Network, t spec.Tunnel, links []linked) error {
+	for _, l := range links {
+		if err := a.deleteLink(l); err != nil {
+			return err
+		}
+	}
+	ifindex := 0
+	if !e.Remote() {
+		var err error
+		if ifindex, _, err = a.host.FindVeth(e.ID); err != nil && !isGone(err) {
+			return err
+		}
+	}
+	if err := a.tables.DeleteEndpoint(endpointEntry(e, n, ifindex, t)); err != nil || e.Remote() {
+		return err
+	}
+	return errors.Join(
+		a.host.RemoveVeth(e.ID),
+		a.tables.Detach(loader.FromEndpoint, ifindex))
+}

@@ -1,0 +1,144 @@
+package agent
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/ebpnet/ebpnet/internal/host"
+	"github.com/ebpnet/ebpnet/internal/spec"
+	"github.com/ebpnet/ebpnet/internal/store"
+)
+
+// CreateNetwork makes a network, and gives it back with its id.
+func (a *Agent) CreateNetwork(n spec.Network) (spec.Network, error) {
+	err := a.do(change{
+		noun: store.Change{Kind: store.KindNetwork, Key: n.Name},
+		write: func(tx *store.Tx) (err error) {
+			if err := checkNewNetwork(tx, n); err != nil {
+				return err
+			}
+			if n.ID, err = tx.NextID(store.KindNetwork, 1, spec.MaxNetworks); err != nil {
+				return err
+			}
+			return tx.PutNetwork(n)
+		},
+		apply: func() error {
+			if err := a.tables.ResetNetworkTraffic(n.ID); err != nil {
+				return err
+			}
+			return a.applyNetworks(n)
+		},
+		revert: func(tx *store.Tx) error { return tx.DeleteNetwork(n.Name) },
+	})
+	return n, err
+}
+
+func checkNewNetwork(tx *store.Tx, n spec.Network) error {
+	others, err := tx.Networks()
+	if err != nil {
+		return err
+	}
+	for _, other := range others {
+		if other.Name == n.Name {
+			return fmt.Errorf("network %q %w: choose another name, or remove it first", n.Name, ErrExists)
+		}
+		if subnet, overlap := n.Overlaps(other); overlap {
+			return fmt.Errorf("network %q %w: its subnet overlaps %s of network %q; choose another", n.Name, ErrUnfit, subnet, other.Name)
+		}
+		if n.Key != nil && other.Key != nil && *n.Key == *other.Key {
+			return fmt.Errorf("network %q %w: network %q has GRE key %d; choose another", n.Name, ErrUnfit, other.Name, *n.Key)
+		}
+	}
+	return nil
+}
+
+// applyNetworks brings the tables and the gateway's addresses to the store,
+// after a change of the given network.
+func (a *Agent) applyNetworks(n spec.Network) error {
+	w, err := a.everything()
+	if err != nil {
+		return err
+	}
+	if err := a.tables.PutNetwork(networkEntry(n, w.host)); err != nil {
+		return err
+	}
+	return a.host.SetGatewayAddresses(gatewayPrefixes(w.networks))
+}
+
+// NetworkChange is what SetNetwork changes; what is nil stays.
+type NetworkChange struct {
+	ICC, Masquerade, Internal *bool
+}
+
+// SetNetwork changes a network's policy, with effect on the next packet.
+func (a *Agent) SetNetwork(name string, c NetworkChange) error {
+	var before, after spec.Network
+	return a.do(change{
+		noun: store.Change{Kind: store.KindNetwork, Key: name},
+		write: func(tx *store.Tx) (err error) {
+			if before, err = tx.Network(name); err != nil {
+				return err
+			}
+			after = before
+			for from, to := range map[*bool]*bool{c.ICC: &after.ICC, c.Masquerade: &after.Masquerade, c.Internal: &after.Internal} {
+				if from != nil {
+					*to = *from
+				}
+			}
+			return tx.PutNetwork(after)
+		},
+		apply:  func() error { return a.applyNetworks(after) },
+		revert: func(tx *store.Tx) error { return tx.PutNetwork(before) },
+	})
+}
+
+// RemoveNetwork removes a network that no endpoint is on.
+func (a *Agent) RemoveNetwork(name string) error {
+	var n spec.Network
+	return a.do(change{
+		noun: store.Change{Kind: store.KindNetwork, Key: name},
+		write: func(tx *store.Tx) (err error) {
+			if n, err = tx.Network(name); err != nil {
+				return err
+			}
+			on, err := tx.EndpointsOn(name)
+			if err != nil {
+				return err
+			}
+			if len(on) > 0 {
+				return fmt.Errorf("network %q is %w by endpoint %q (%d in all): remove them first", name, ErrInUse, on[0].Name, len(on))
+			}
+			return tx.DeleteNetwork(name)
+		},
+		apply: func() error {
+			w, err := a.everything()
+			if err != nil {
+				return err
+			}
+			return errors.Join(
+				a.tables.DeleteNetwork(networkEntry(n, w.host)),
+				a.host.SetGatewayAddresses(gatewayPrefixes(w.networks)))
+		},
+		revert: func(tx *store.Tx) error { return tx.PutNetwork(n) },
+	})
+}
+
+// networkMTU is the MTU that a new endpoint of the network gets.
+func (a *Agent) networkMTU(tx *store.Tx, n spec.Network) (int, error) {
+	wanted, _, err := tx.Host()
+	if err != nil {
+		return 0, err
+	}
+	uplinks := make([]host.Uplink, 0, len(wanted.Uplinks))
+	for _, name := range wanted.Uplinks {
+		u, err := a.host.Uplink(name)
+		if isGone(err) {
+			continue
+		}
+		if err != nil {
+			return 0, err
+		}
+		uplinks = append(uplinks, u)
+	}
+	return mtu(n, uplinks), nil
+}

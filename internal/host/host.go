@@ -1,0 +1,213 @@
+// Package host changes the devices of a Linux host: the veth by which the host
+// itself takes part, the veths of endpoints, and what is set inside their
+// namespaces. It knows nothing of the store, and nothing of the datapath but
+// that programs attach to the devices.
+package host
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// The host's own veth: GatewayDevice holds the gateway addresses and the
+// host's routes to the subnets; what the host sends there comes out of
+// DatapathDevice, where a program takes it.
+const (
+	GatewayDevice  = "ebpnet0"
+	DatapathDevice = "ebpnet1"
+)
+
+// Host changes the devices of one network namespace.
+type Host struct {
+	handle *netlink.Handle
+}
+
+// Open opens the network namespace of the calling thread.
+func Open() (*Host, error) {
+	handle, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, fmt.Errorf("open netlink: %w", err)
+	}
+	return &Host{handle}, nil
+}
+
+// Close lets go of the netlink socket.
+func (h *Host) Close() { h.handle.Close() }
+
+// ErrNoDevice says that a device is not there.
+var ErrNoDevice = errors.New("no such device")
+
+func (h *Host) find(name string) (netlink.Link, error) {
+	device, err := h.handle.LinkByName(name)
+	if errors.As(err, new(netlink.LinkNotFoundError)) {
+		return nil, fmt.Errorf("%w %q", ErrNoDevice, name)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("find device %q: %w", name, err)
+	}
+	return device, nil
+}
+
+// Gateway is the host's own veth.
+type Gateway struct {
+	Near, Far int // ifindex of GatewayDevice and DatapathDevice
+}
+
+// EnsureGateway makes the host's own veth if it is not there, and sets it up
+// with the MAC.
+//
+// Forwarding is switched on for its near end alone: without it the kernel
+// gives the datapath no answer about routes (bpf_fib_lookup). Nothing that
+// would be forwarded ever comes in there.
+func (h *Host) EnsureGateway(mac [6]byte) (Gateway, error) {
+	near, err := h.find(GatewayDevice)
+	if errors.Is(err, ErrNoDevice) {
+		attrs := netlink.NewLinkAttrs()
+		attrs.Name = GatewayDevice
+		attrs.HardwareAddr = mac[:]
+		veth := netlink.NewVeth(attrs)
+		veth.PeerName = DatapathDevice
+		if err := h.handle.LinkAdd(veth); err != nil {
+			return Gateway{}, fmt.Errorf("make device %s: %w", GatewayDevice, err)
+		}
+		near, err = h.find(GatewayDevice)
+	}
+	if err != nil {
+		return Gateway{}, err
+	}
+	far, err := h.find(DatapathDevice)
+	if err != nil {
+		return Gateway{}, fmt.Errorf("%s is there, but not its other end: %w; remove it and load again", GatewayDevice, err)
+	}
+	for _, s := range []struct{ family, device, name, value string }{
+		{"ipv4", GatewayDevice, "forwarding", "1"},
+		{"ipv4", GatewayDevice, "send_redirects", "0"},
+		{"ipv4", GatewayDevice, "accept_redirects", "0"},
+		{"ipv6", GatewayDevice, "disable_ipv6", "0"},
+		{"ipv6", GatewayDevice, "forwarding", "1"},
+		{"ipv6", GatewayDevice, "accept_ra", "0"},
+		{"ipv6", GatewayDevice, "accept_redirects", "0"},
+		{"ipv6", GatewayDevice, "accept_dad", "0"},
+		{"ipv6", DatapathDevice, "disable_ipv6", "1"},
+	} {
+		if err := setSysctl(s.family, s.device, s.name, s.value); err != nil {
+			return Gateway{}, err
+		}
+	}
+	if near.Attrs().HardwareAddr.String() != net.HardwareAddr(mac[:]).String() {
+		if err := h.handle.LinkSetHardwareAddr(near, mac[:]); err != nil {
+			return Gateway{}, fmt.Errorf("set the MAC of %s: %w", GatewayDevice, err)
+		}
+	}
+	for _, device := range []netlink.Link{far, near} {
+		if err := h.handle.LinkSetUp(device); err != nil {
+			return Gateway{}, fmt.Errorf("set %s up: %w", device.Attrs().Name, err)
+		}
+	}
+	return Gateway{near.Attrs().Index, far.Attrs().Index}, nil
+}
+
+// RemoveGateway removes the host's own veth.
+func (h *Host) RemoveGateway() error { return h.removeDevice(GatewayDevice) }
+
+func (h *Host) removeDevice(name string) error {
+	device, err := h.find(name)
+	if errors.Is(err, ErrNoDevice) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	err = h.handle.LinkDel(device)
+	if err != nil && !errors.Is(err, unix.ENODEV) {
+		return fmt.Errorf("remove device %s: %w", name, err)
+	}
+	return nil
+}
+
+// SetGatewayAddresses gives the host's own veth exactly these addresses, and
+// the host with them its routes to the subnets.
+func (h *Host) SetGatewayAddresses(wanted []netip.Prefix) error {
+	device, err := h.find(GatewayDevice)
+	if err != nil {
+		return err
+	}
+	has, err := h.handle.AddrList(device, netlink.FAMILY_ALL)
+	if err != nil {
+		return fmt.Errorf("list the addresses of %s: %w", GatewayDevice, err)
+	}
+	missing := make(map[netip.Prefix]bool, len(wanted))
+	for _, p := range wanted {
+		missing[p] = true
+	}
+	for _, a := range has {
+		p, ok := prefixOf(a.IPNet)
+		if !ok || p.Addr().IsLinkLocalUnicast() {
+			continue
+		}
+		if missing[p] {
+			delete(missing, p)
+			continue
+		}
+		if err := h.handle.AddrDel(device, &a); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
+			return fmt.Errorf("remove %s from %s: %w", p, GatewayDevice, err)
+		}
+	}
+	for p := range missing {
+		if err := h.handle.AddrAdd(device, addressFor(p)); err != nil && !errors.Is(err, unix.EEXIST) {
+			return fmt.Errorf("add %s to %s: %w", p, GatewayDevice, err)
+		}
+	}
+	return nil
+}
+
+// addressFor makes an address that is used at once: the tables see to it that
+// nobody else has it.
+func addressFor(p netip.Prefix) *netlink.Addr {
+	a := &netlink.Addr{IPNet: &net.IPNet{
+		IP:   p.Addr().AsSlice(),
+		Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen()),
+	}}
+	if p.Addr().Is6() {
+		a.Flags = unix.IFA_F_NODAD
+	}
+	return a
+}
+
+func prefixOf(n *net.IPNet) (netip.Prefix, bool) {
+	a, ok := netip.AddrFromSlice(n.IP)
+	ones, _ := n.Mask.Size()
+	return netip.PrefixFrom(a.Unmap(), ones), ok
+}
+
+// setSysctl writes a setting of a device in the calling thread's namespace. A
+// kernel without the family, or without the setting, needs it not.
+func setSysctl(family, device, name, value string) error {
+	path := filepath.Join("/proc/sys/net", family, "conf", device, name)
+	err := os.WriteFile(path, []byte(value), 0)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("set %s of %s to %s: %w", name, device, value, err)
+	}
+	return nil
+}
+
+// Owns tells whether the address is one of the host's own.
+func (h *Host) Owns(a netip.Addr) (bool, error) {
+	has, err := h.handle.AddrList(nil, netlink.FAMILY_ALL)
+	if err != nil {
+		return false, fmt.Errorf("list addresses: %w", err)
+	}
+	for _, own := range has {
+		if p, ok := prefixOf(own.IPNet); ok && p.Addr() == a {
+			return true, nil
+		}
+	}
+	return a.IsLoopback(), nil
+}

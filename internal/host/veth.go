@@ -1,0 +1,249 @@
+package host
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"runtime"
+	"strconv"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+
+	"github.com/ebpnet/ebpnet/internal/spec"
+)
+
+// ErrNoNamespace says that a path leads to no network namespace.
+var ErrNoNamespace = errors.New("no network namespace")
+
+// Errors about a namespace that is there.
+var (
+	ErrOwnNamespace = errors.New("it is the host's own; its processes are on the host already")
+	ErrNameInUse    = errors.New("it has an interface of that name already; choose another with --ifname")
+)
+
+// vethPrefix begins the names of the host's ends of endpoints' veths; the
+// endpoint's id follows.
+const vethPrefix = "ebp-"
+
+// VethName names the host's end of an endpoint's veth.
+func VethName(id uint32) string { return vethPrefix + strconv.FormatUint(uint64(id), 10) }
+
+// Veth is what an endpoint's veth should be.
+type Veth struct {
+	ID        uint32
+	Alias     string // the endpoint's name, for people who list devices
+	Netns     spec.Netns
+	Ifname    string // inside
+	MAC       [6]byte
+	MTU       int
+	Addresses []netip.Prefix // with their subnets' lengths
+	Gateways  []netip.Addr   // default routes, where there are none yet
+}
+
+// Namespace looks a namespace up: ErrNoNamespace if there is none at the path,
+// ErrOwnNamespace if it is the host's.
+func Namespace(path string) (inode uint64, err error) {
+	ns, err := openNamespace(path)
+	if err != nil {
+		return 0, err
+	}
+	defer ns.Close()
+	var there, here unix.Stat_t
+	if err := unix.Fstat(int(ns), &there); err != nil {
+		return 0, fmt.Errorf("look at namespace %s: %w", path, err)
+	}
+	if err := unix.Stat("/proc/thread-self/ns/net", &here); err != nil {
+		return 0, fmt.Errorf("look at the host's namespace: %w", err)
+	}
+	if there.Ino == here.Ino && there.Dev == here.Dev {
+		return 0, fmt.Errorf("namespace %s: %w", path, ErrOwnNamespace)
+	}
+	return there.Ino, nil
+}
+
+func openNamespace(path string) (netns.NsHandle, error) {
+	ns, err := netns.GetFromPath(path)
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
+		return netns.None(), fmt.Errorf("%w at %s: make it first, as with 'ip netns add NAME'", ErrNoNamespace, path)
+	}
+	if err != nil {
+		return netns.None(), fmt.Errorf("open namespace %s: %w", path, err)
+	}
+	kind, err := unix.IoctlRetInt(int(ns), unix.NS_GET_NSTYPE)
+	if err != nil || kind != unix.CLONE_NEWNET {
+		ns.Close()
+		return netns.None(), fmt.Errorf("%w at %s: it is something else", ErrNoNamespace, path)
+	}
+	return ns, nil
+}
+
+// inNamespace runs f on a thread of its own in the namespace. The thread ends
+// with f, so that nothing else ever runs there by mistake.
+func inNamespace(ns netns.NsHandle, f func() error) error {
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		if err := netns.Set(ns); err != nil {
+			done <- fmt.Errorf("enter the namespace: %w", err)
+			return
+		}
+		done <- f()
+	}()
+	return <-done
+}
+
+// CreateVeth makes an endpoint's veth with one end in its namespace, ready for
+// use but for the host's end, which is left down until SetUp. Nothing is left
+// behind on failure.
+func (h *Host) CreateVeth(v Veth) (ifindex int, err error) {
+	ns, err := openNamespace(v.Netns.Path)
+	if err != nil {
+		return 0, err
+	}
+	defer ns.Close()
+
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = VethName(v.ID)
+	attrs.MTU = v.MTU
+	attrs.Alias = v.Alias
+	veth := netlink.NewVeth(attrs)
+	veth.PeerName = v.Ifname
+	veth.PeerHardwareAddr = v.MAC[:]
+	veth.PeerNamespace = netlink.NsFd(ns)
+	veth.PeerMTU = uint32(v.MTU)
+	if err := h.handle.LinkAdd(veth); err != nil {
+		if errors.Is(err, unix.EEXIST) {
+			return 0, fmt.Errorf("interface %s in namespace %s: %w", v.Ifname, v.Netns.Path, ErrNameInUse)
+		}
+		return 0, fmt.Errorf("make interface %s in namespace %s: %w", v.Ifname, v.Netns.Path, err)
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, h.RemoveVeth(v.ID))
+		}
+	}()
+
+	device, err := h.find(attrs.Name)
+	if err != nil {
+		return 0, err
+	}
+	// The host has no address here, and nothing to say.
+	if err := setSysctl("ipv6", attrs.Name, "disable_ipv6", "1"); err != nil {
+		return 0, err
+	}
+	if err := inNamespace(ns, v.configure); err != nil {
+		return 0, fmt.Errorf("set up %s in namespace %s: %w", v.Ifname, v.Netns.Path, err)
+	}
+	return device.Attrs().Index, nil
+}
+
+// configure sets the end of the veth inside its namespace up, and the loopback
+// device. It runs there.
+func (v Veth) configure() error {
+	handle, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return err
+	}
+	defer handle.Close()
+	loopback, err := handle.LinkByName("lo")
+	if err != nil {
+		return fmt.Errorf("find lo: %w", err)
+	}
+	if err := handle.LinkSetUp(loopback); err != nil {
+		return fmt.Errorf("set lo up: %w", err)
+	}
+	device, err := handle.LinkByName(v.Ifname)
+	if err != nil {
+		return err
+	}
+	// The source guard knows the link-local address that follows from the MAC.
+	settings := map[string]string{"addr_gen_mode": "0"}
+	for _, p := range v.Addresses {
+		if p.Addr().Is6() {
+			settings["disable_ipv6"] = "0"
+		}
+	}
+	for name, value := range settings {
+		if err := setSysctl("ipv6", v.Ifname, name, value); err != nil {
+			return err
+		}
+	}
+	for _, p := range v.Addresses {
+		if err := handle.AddrAdd(device, addressFor(p)); err != nil {
+			return fmt.Errorf("add address %s: %w", p, err)
+		}
+	}
+	if err := handle.LinkSetUp(device); err != nil {
+		return err
+	}
+	for _, g := range v.Gateways {
+		err := handle.RouteAdd(&netlink.Route{
+			LinkIndex: device.Attrs().Index,
+			Dst:       defaultRoute(g),
+			Gw:        g.AsSlice(),
+		})
+		// A namespace on several networks keeps the first one's route.
+		if err != nil && !errors.Is(err, unix.EEXIST) {
+			return fmt.Errorf("add the default route by %s: %w", g, err)
+		}
+	}
+	return nil
+}
+
+func defaultRoute(family netip.Addr) *net.IPNet {
+	if family.Is4() {
+		return &net.IPNet{IP: net.IPv4zero, Mask: net.CIDRMask(0, 32)}
+	}
+	return &net.IPNet{IP: net.IPv6zero, Mask: net.CIDRMask(0, 128)}
+}
+
+// SetUp lets traffic through an endpoint's veth.
+func (h *Host) SetUp(ifindex int) error {
+	device, err := h.handle.LinkByIndex(ifindex)
+	if err != nil {
+		return fmt.Errorf("find device %d: %w", ifindex, err)
+	}
+	if err := h.handle.LinkSetUp(device); err != nil {
+		return fmt.Errorf("set %s up: %w", device.Attrs().Name, err)
+	}
+	return nil
+}
+
+// FindVeth gives the ifindex of the host's end of an endpoint's veth, or
+// ErrNoDevice. One that is not up was never finished.
+func (h *Host) FindVeth(id uint32) (ifindex int, up bool, err error) {
+	device, err := h.find(VethName(id))
+	if err != nil {
+		return 0, false, err
+	}
+	return device.Attrs().Index, device.Attrs().Flags&net.FlagUp != 0, nil
+}
+
+// RemoveVeth removes an endpoint's veth, both ends.
+func (h *Host) RemoveVeth(id uint32) error { return h.removeDevice(VethName(id)) }
+
+// procNetDev lists the devices of the reading thread's namespace. It is much
+// cheaper than netlink's list, and unlike sysfs does not depend on a mount.
+const procNetDev = "/proc/thread-self/net/dev"
+
+// Veths lists the ids of the endpoints whose veths are there.
+func (h *Host) Veths() (map[uint32]bool, error) {
+	list, err := os.ReadFile(procNetDev)
+	if err != nil {
+		return nil, fmt.Errorf("list devices: %w", err)
+	}
+	ids := map[uint32]bool{}
+	for line := range strings.Lines(string(list)) {
+		name, _, _ := strings.Cut(strings.TrimSpace(line), ":")
+		digits, ours := strings.CutPrefix(name, vethPrefix)
+		if id, err := strconv.ParseUint(digits, 10, 32); ours && err == nil {
+			ids[uint32(id)] = true
+		}
+	}
+	return ids, nil
+}
