@@ -18,14 +18,24 @@ bridge_lookup(__u32 network, const struct mac *mac)
 	return bpf_map_lookup_elem(&fdb, &key);
 }
 
-/* Addresses the frame to @station, as from the gateway. */
+/* Byte by byte, as copying the whole lets the compiler forget that it is
+ * volatile, and take it for the zeros that it is compiled with. */
+static __always_inline struct mac bridge_gateway(void)
+{
+	struct mac mac;
+
+	for (int i = 0; i < ETH_ALEN; i++)
+		mac.byte[i] = gateway_mac.byte[i];
+	return mac;
+}
+
+/* Addresses the frame to @station, as from @from. */
 static __always_inline enum reason
 bridge_readdress(struct __sk_buff *skb, struct packet *pkt,
-		 const struct station *station)
+		 const struct station *station, struct mac from)
 {
-	struct mac macs[2] = { station->mac };
+	struct mac macs[2] = { station->mac, from };
 
-	__builtin_memcpy(&macs[1], (const void *)&gateway_mac, sizeof(macs[1]));
 	pkt->dst_mac = macs[0];
 	pkt->src_mac = macs[1];
 	if (bpf_skb_store_bytes(skb, 0, macs, sizeof(macs), 0))
@@ -34,8 +44,8 @@ bridge_readdress(struct __sk_buff *skb, struct packet *pkt,
 }
 
 /* Hands the frame straight into the namespace of a local station. */
-static __always_inline int bridge_deliver(struct __sk_buff *skb,
-					  const struct station *station)
+static __always_inline int
+bridge_deliver(struct __sk_buff *skb, const struct station *station)
 {
 	/* The host's end of a veth takes a frame for the MAC of another
 	 * endpoint to be none of its business, and says so in pkt_type. */
@@ -47,9 +57,9 @@ static __always_inline int bridge_deliver(struct __sk_buff *skb,
 }
 
 /* Sends the frame into the tunnel behind which @station is. */
-static __noinline int bridge_tunnel(struct __sk_buff *skb, struct packet *pkt,
-				    const struct station *station,
-				    const struct network *network)
+static __noinline int
+bridge_tunnel(struct __sk_buff *skb, struct packet *pkt,
+	      const struct station *station, const struct network *network)
 {
 	__u32 id = station->tunnel, length = 0;
 	const struct tunnel *tunnel = bpf_map_lookup_elem(&tunnels, &id);
@@ -57,7 +67,7 @@ static __noinline int bridge_tunnel(struct __sk_buff *skb, struct packet *pkt,
 	struct route route = {};
 	enum reason reason;
 
-	if (!tunnel)
+	if (!tunnel || address_is_zero(&tunnel->remote))
 		return verdict_drop(skb, REASON_UNKNOWN_TUNNEL);
 	outer.src = tunnel->local;
 	outer.dst = tunnel->remote;
@@ -71,18 +81,17 @@ static __noinline int bridge_tunnel(struct __sk_buff *skb, struct packet *pkt,
 	if (reason)
 		return verdict_drop(skb, reason);
 	count_tx(&tunnel_stats, id, skb);
-	return route_send(&route);
+	return route_send(skb, &route);
 }
 
 /* Takes a frame of endpoint @from to @station, if it may go there. */
-static __always_inline int bridge_forward(struct __sk_buff *skb,
-					  struct packet *pkt, __u32 id,
-					  const struct network *network,
-					  __u32 from,
-					  const struct station *station)
+static __always_inline int
+bridge_forward(struct __sk_buff *skb, struct packet *pkt, __u32 id,
+	       const struct network *network, __u32 from,
+	       const struct station *station)
 {
-	enum reason reason = policy_check(skb, pkt, id, network, from,
-					  station->endpoint);
+	enum reason reason =
+		policy_check(skb, pkt, id, network, from, station->endpoint);
 
 	if (reason)
 		return verdict_drop(skb, reason);
@@ -112,8 +121,8 @@ static int bridge_flood_one(__u32 index, void *context)
 }
 
 /* Copies the frame to every other local endpoint of its network. */
-static __always_inline int bridge_flood(struct __sk_buff *skb, __u32 id,
-					const struct network *network)
+static __always_inline int
+bridge_flood(struct __sk_buff *skb, __u32 id, const struct network *network)
 {
 	struct bridge_flood flood = {
 		.skb = skb,

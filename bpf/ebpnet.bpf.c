@@ -29,18 +29,17 @@
 #include "gateway.h"
 
 /* An answer goes back to where its question came from. */
-static __always_inline int answer(struct __sk_buff *skb,
-				  enum neigh_result result)
+static __always_inline int
+answer(struct __sk_buff *skb, enum neigh_result result)
 {
 	if (result == NEIGH_FAILED)
 		return verdict_drop(skb, REASON_KERNEL_ERROR);
 	return bpf_redirect(skb->ifindex, 0);
 }
 
-static __always_inline int arp_from_endpoint(struct __sk_buff *skb,
-					     struct packet *pkt,
-					     const struct device *device,
-					     const struct network *network)
+static __always_inline int
+arp_from_endpoint(struct __sk_buff *skb, struct packet *pkt,
+		  const struct device *device, const struct network *network)
 {
 	enum neigh_result result;
 	enum reason reason;
@@ -55,21 +54,6 @@ static __always_inline int arp_from_endpoint(struct __sk_buff *skb,
 	result = neigh_arp(skb, device->network, &arp);
 	if (result != NEIGH_NOT_ASKED)
 		return answer(skb, result);
-	return bridge_flood(skb, device->network, network);
-}
-
-static __always_inline int multicast_from_endpoint(struct __sk_buff *skb,
-						   struct packet *pkt,
-						   const struct device *device,
-						   const struct network *network)
-{
-	if (pkt->protocol == IPPROTO_ICMPV6) {
-		enum neigh_result result =
-			neigh_nd(skb, device->network, pkt);
-
-		if (result != NEIGH_NOT_ASKED)
-			return answer(skb, result);
-	}
 	return bridge_flood(skb, device->network, network);
 }
 
@@ -116,8 +100,16 @@ int from_endpoint(struct __sk_buff *skb)
 	if (reason)
 		return verdict_drop(skb, reason);
 
+	/* Also one to a neighbor's own MAC, which asks whether it is still
+	 * there: as with ARP, that needs no leave. */
+	if (pkt.icmp_type == ND_SOLICIT) {
+		enum neigh_result result = neigh_nd(skb, device->network, &pkt);
+
+		if (result != NEIGH_NOT_ASKED)
+			return answer(skb, result);
+	}
 	if (mac_is_multicast(&pkt.dst_mac))
-		return multicast_from_endpoint(skb, &pkt, device, network);
+		return bridge_flood(skb, device->network, network);
 	station = bridge_lookup(device->network, &pkt.dst_mac);
 	if (!station)
 		return verdict_drop(skb, REASON_UNKNOWN_DESTINATION);
@@ -152,8 +144,7 @@ int from_host(struct __sk_buff *skb)
 			return verdict_drop(skb, REASON_UNKNOWN_DESTINATION);
 		return answer(skb, result);
 	case bpf_htons(ETH_P_IPV6):
-		if (pkt.protocol == IPPROTO_ICMPV6 &&
-		    mac_is_multicast(&pkt.dst_mac)) {
+		if (pkt.protocol == IPPROTO_ICMPV6) {
 			reason = parse_l4(skb, &pkt);
 			if (reason)
 				return verdict_drop(skb, reason);
@@ -174,7 +165,7 @@ int from_host(struct __sk_buff *skb)
 	if (!gateway_is_hosts(skb, &pkt))
 		return verdict_drop(skb, REASON_NOT_FROM_HOST);
 	if (!mac_equal(&pkt.dst_mac, &station->mac)) {
-		reason = bridge_readdress(skb, &pkt, station);
+		reason = bridge_readdress(skb, &pkt, station, bridge_gateway());
 		if (reason)
 			return verdict_drop(skb, reason);
 	}
@@ -183,8 +174,8 @@ int from_host(struct __sk_buff *skb)
 
 /* A frame out of a tunnel: only from stations known to be behind it, only to
  * local ones. */
-static __always_inline int from_tunnel(struct __sk_buff *skb,
-				       const struct gre_origin *origin)
+static __always_inline int
+from_tunnel(struct __sk_buff *skb, const struct gre_origin *origin)
 {
 	const struct station *source, *owner, *station;
 	const struct network *network;
@@ -239,9 +230,8 @@ int from_uplink(struct __sk_buff *skb)
 	__u32 network;
 
 	/* What is malformed is the host's to refuse. */
-	if (parse_l3(skb, &pkt, 0) ||
-	    (pkt.ethertype != bpf_htons(ETH_P_IP) &&
-	     pkt.ethertype != bpf_htons(ETH_P_IPV6)))
+	if (parse_l3(skb, &pkt, 0) || (pkt.ethertype != bpf_htons(ETH_P_IP) &&
+				       pkt.ethertype != bpf_htons(ETH_P_IPV6)))
 		return VERDICT_PASS;
 
 	if (pkt.protocol == IPPROTO_GRE) {
@@ -274,7 +264,7 @@ int from_uplink(struct __sk_buff *skb)
 	if (!station || station->network != network ||
 	    station->kind != STATION_LOCAL)
 		return verdict_drop(skb, REASON_UNKNOWN_DESTINATION);
-	reason = bridge_readdress(skb, &pkt, station);
+	reason = bridge_readdress(skb, &pkt, station, bridge_gateway());
 	if (reason)
 		return verdict_drop(skb, reason);
 	return bridge_deliver(skb, station);
@@ -282,8 +272,9 @@ int from_uplink(struct __sk_buff *skb)
 
 /*
  * What leaves by an uplink: TC egress. Only the host's own packets are looked
- * at: where one would carry the ports of a flow that an endpoint has to the
- * same place, it is given another port, as an endpoint's would be.
+ * at, not those that the datapath sends: where one would carry the ports of a
+ * flow that an endpoint has to the same place, it is given another port, as an
+ * endpoint's would be.
  */
 SEC("tc")
 int to_uplink(struct __sk_buff *skb)
@@ -291,9 +282,10 @@ int to_uplink(struct __sk_buff *skb)
 	struct packet pkt = {};
 	enum reason reason;
 
-	/* A packet that came through this host belongs to no socket of it. */
-	if (!skb->sk)
+	if (skb->tc_index == ROUTE_SENT) {
+		skb->tc_index = 0;
 		return VERDICT_PASS;
+	}
 	if (parse_l3(skb, &pkt, 0) ||
 	    (pkt.ethertype != bpf_htons(ETH_P_IP) &&
 	     pkt.ethertype != bpf_htons(ETH_P_IPV6)) ||
@@ -303,7 +295,7 @@ int to_uplink(struct __sk_buff *skb)
 
 	/* A socket can be looked up when an endpoint wants its port. An echo's
 	 * identifier cannot, so echoes are remembered. */
-	if (pkt.echo == ECHO_NONE && !nat_is_taken(&pkt))
+	if (pkt.echo == ECHO_NONE && !nat_is_needed(&pkt))
 		return VERDICT_PASS;
 	reason = nat_leave(skb, &pkt, NETWORK_OUTSIDE, &pkt.src);
 	if (reason)

@@ -13,10 +13,11 @@
 
 #define CLOCK_MONOTONIC 1
 
+#define ENOMEM 12
 #define EEXIST 17
 
-static __always_inline struct flow_key flow_key_of(const struct packet *pkt,
-						   __u32 network)
+static __always_inline struct flow_key
+flow_key_of(const struct packet *pkt, __u32 network)
 {
 	return (struct flow_key){
 		.src = pkt->src,
@@ -60,12 +61,11 @@ static __always_inline __u64 flow_timeout(__u8 protocol, __u32 flags)
  * directions, else comes back when that may next be so. */
 static int flow_expire(void *map, struct flow_key *key, struct flow *flow)
 {
-	__u64 now = bpf_ktime_get_coarse_ns();
 	struct flow_key other = flow->other;
 	__u32 flags = flow->flags;
 	__u64 seen = flow->seen;
 	struct flow *partner;
-	__u64 timeout, idle;
+	__u64 timeout, idle, now;
 
 	if (other.protocol) {
 		partner = bpf_map_lookup_elem(&flows, &other);
@@ -76,6 +76,8 @@ static int flow_expire(void *map, struct flow_key *key, struct flow *flow)
 		}
 	}
 	timeout = flow_timeout(key->protocol, flags);
+	/* Read last, so that it is never before what another CPU has seen. */
+	now = bpf_ktime_get_coarse_ns();
 	idle = now - seen;
 	if (idle < timeout) {
 		bpf_timer_start(&flow->timer, timeout - idle, 0);
@@ -89,8 +91,8 @@ static int flow_expire(void *map, struct flow_key *key, struct flow *flow)
 
 /* Notes that a packet of the flow went by. Writes only what has changed, so
  * that the two ends of a busy flow do not fight over its cache line. */
-static __always_inline void flow_touch(struct flow *flow,
-				       const struct packet *pkt, __u32 flags)
+static __always_inline void
+flow_touch(struct flow *flow, const struct packet *pkt, __u32 flags)
 {
 	__u64 now = bpf_ktime_get_coarse_ns();
 
@@ -109,9 +111,9 @@ static __always_inline void flow_touch(struct flow *flow,
 
 /* Adds one entry; -EEXIST if there is one, another error if there is no
  * room. */
-static __always_inline long flow_insert(const struct flow_key *key,
-					const struct flow_key *other,
-					enum flow_flag flags)
+static __always_inline long
+flow_insert(const struct flow_key *key, const struct flow_key *other,
+	    enum flow_flag flags)
 {
 	__u64 now = bpf_ktime_get_coarse_ns();
 	struct flow flow = {
@@ -137,8 +139,8 @@ static __always_inline long flow_start(const struct flow_key *key)
 }
 
 /* Opens a flow without translation, or notes that a packet of it went by. */
-static __always_inline enum reason flow_track(const struct flow_key *key,
-					      const struct packet *pkt)
+static __always_inline enum reason
+flow_track(const struct flow_key *key, const struct packet *pkt)
 {
 	struct flow *flow = bpf_map_lookup_elem(&flows, key);
 	long err;

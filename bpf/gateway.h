@@ -17,7 +17,7 @@ static __always_inline bool gateway_is_unroutable(const struct address *a)
 	return (!(a->word[0] | a->word[1] | a->word[2]) &&
 		bpf_ntohl(a->word[3]) <= 1) ||
 	       bpf_ntohl(a->word[0]) >> 24 == 0xff ||
-	       bpf_ntohl(a->word[0]) >> 22 == LINK_LOCAL_PREFIX << 16 >> 22;
+	       bpf_ntohl(a->word[0]) >> 22 == LINK_LOCAL_PREFIX >> 6;
 }
 
 static __always_inline int gateway_to_host(void)
@@ -26,17 +26,17 @@ static __always_inline int gateway_to_host(void)
 }
 
 /* Out of an uplink, masqueraded where the network is. */
-static __always_inline int gateway_to_outside(struct __sk_buff *skb,
-					      struct packet *pkt, __u32 id,
-					      const struct network *network,
-					      struct route *route)
+static __always_inline int
+gateway_to_outside(struct __sk_buff *skb, struct packet *pkt, __u32 id,
+		   const struct network *network, struct route *route)
 {
 	const struct address *source = &pkt->src;
 	enum reason reason;
 
 	if (network->flags & NETWORK_MASQUERADE) {
 		source = &route->source;
-		if (!source->word[3])
+		/* Zero, or ::ffff:0.0.0.0. */
+		if (!(source->word[0] | source->word[1] | source->word[3]))
 			return verdict_drop(skb, REASON_NO_ROUTE);
 	}
 	reason = route_decrement_ttl(skb, pkt);
@@ -44,14 +44,13 @@ static __always_inline int gateway_to_outside(struct __sk_buff *skb,
 		reason = nat_leave(skb, pkt, id, source);
 	if (reason)
 		return verdict_drop(skb, reason);
-	return route_send(route);
+	return route_send(skb, route);
 }
 
 /* Takes a packet that @device sent to the gateway's MAC. */
-static __always_inline int gateway_forward(struct __sk_buff *skb,
-					   struct packet *pkt,
-					   const struct device *device,
-					   const struct network *network)
+static __always_inline int
+gateway_forward(struct __sk_buff *skb, struct packet *pkt,
+		const struct device *device, const struct network *network)
 {
 	bool internal = network->flags & NETWORK_INTERNAL;
 	const struct station *station;
@@ -62,7 +61,9 @@ static __always_inline int gateway_forward(struct __sk_buff *skb,
 	if (station && station->network == device->network) {
 		if (station->kind == STATION_GATEWAY)
 			return gateway_to_host();
-		reason = bridge_readdress(skb, pkt, station);
+		/* Still from the sender: a tunnel's other end knows no
+		 * gateway behind it. */
+		reason = bridge_readdress(skb, pkt, station, pkt->src_mac);
 		if (reason)
 			return verdict_drop(skb, reason);
 		return bridge_forward(skb, pkt, device->network, network,
@@ -72,7 +73,8 @@ static __always_inline int gateway_forward(struct __sk_buff *skb,
 		return verdict_drop(skb, REASON_ISOLATED);
 	if (internal)
 		return verdict_drop(skb, REASON_INTERNAL);
-	if (gateway_is_unroutable(&pkt->dst))
+	if (gateway_is_unroutable(&pkt->dst) ||
+	    gateway_is_unroutable(&pkt->src))
 		return verdict_drop(skb, REASON_NO_ROUTE);
 
 	reason = route_find(skb, pkt, skb->gso_size ? 0 : skb->len - pkt->l3,
@@ -85,8 +87,8 @@ static __always_inline int gateway_forward(struct __sk_buff *skb,
 }
 
 /* The host may speak from any of its addresses, but forwards nothing in. */
-static __always_inline bool gateway_is_hosts(struct __sk_buff *skb,
-					     const struct packet *pkt)
+static __always_inline bool
+gateway_is_hosts(struct __sk_buff *skb, const struct packet *pkt)
 {
 	const struct station *station =
 		bpf_map_lookup_elem(&neighbors, &pkt->src);

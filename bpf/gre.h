@@ -10,7 +10,7 @@
 #include "route.h"
 
 #define GRE_FLAG_KEY bpf_htons(0x2000)
-#define GRE_TTL 64
+#define GRE_TTL	     64
 
 struct gre {
 	__be16 flags;
@@ -42,10 +42,9 @@ static __always_inline __sum16 gre_ip_checksum(const struct iphdr *ip)
 /* Wraps the frame for @tunnel. The outer Ethernet header is left to
  * route_send(). Superframes stay whole: the kernel learns of the new headers
  * and cuts them where the device needs it. */
-static __always_inline enum reason gre_encap(struct __sk_buff *skb,
-					     const struct packet *pkt,
-					     const struct tunnel *tunnel,
-					     __be32 key)
+static __always_inline enum reason
+gre_encap(struct __sk_buff *skb, const struct packet *pkt,
+	  const struct tunnel *tunnel, __be32 key)
 {
 	struct gre_headers headers = {
 		.ip = {
@@ -69,13 +68,12 @@ static __always_inline enum reason gre_encap(struct __sk_buff *skb,
 
 	headers.ip.check = gre_ip_checksum(&headers.ip);
 
-	if (bpf_skb_adjust_room(skb, GRE_OVERHEAD, BPF_ADJ_ROOM_MAC,
-				BPF_F_ADJ_ROOM_FIXED_GSO |
-					BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 |
-					BPF_F_ADJ_ROOM_ENCAP_L4_GRE |
-					BPF_F_ADJ_ROOM_ENCAP_L2(
-						sizeof(struct ethhdr)) |
-					BPF_F_ADJ_ROOM_ENCAP_L2_ETH) ||
+	if (bpf_skb_adjust_room(
+		    skb, GRE_OVERHEAD, BPF_ADJ_ROOM_MAC,
+		    BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 |
+			    BPF_F_ADJ_ROOM_ENCAP_L4_GRE |
+			    BPF_F_ADJ_ROOM_ENCAP_L2(sizeof(struct ethhdr)) |
+			    BPF_F_ADJ_ROOM_ENCAP_L2_ETH) ||
 	    bpf_skb_store_bytes(skb, offsetof(struct ethhdr, h_proto), &outer,
 				sizeof(outer), 0) ||
 	    bpf_skb_store_bytes(skb, sizeof(struct ethhdr), &headers,
@@ -94,9 +92,9 @@ struct gre_origin {
 };
 
 /* Reads the outer headers of a GRE packet to this host. */
-static __always_inline enum reason gre_identify(struct __sk_buff *skb,
-						const struct packet *pkt,
-						struct gre_origin *origin)
+static __always_inline enum reason
+gre_identify(struct __sk_buff *skb, const struct packet *pkt,
+	     struct gre_origin *origin)
 {
 	struct tunnel ends = { .local = pkt->dst, .remote = pkt->src };
 	struct gre gre = {};
@@ -111,8 +109,7 @@ static __always_inline enum reason gre_identify(struct __sk_buff *skb,
 	id = bpf_map_lookup_elem(&tunnel_ids, &ends);
 	if (!id) {
 		/* Other GRE than ours may well be the host's. */
-		if (pkt->fragment ||
-		    bpf_skb_load_bytes(skb, offset, &gre, 4) ||
+		if (pkt->fragment || bpf_skb_load_bytes(skb, offset, &gre, 4) ||
 		    gre.protocol != bpf_htons(ETH_P_TEB))
 			return REASON_NONE;
 		__builtin_memset(&ends.remote, 0, sizeof(ends.remote));
@@ -135,8 +132,8 @@ static __always_inline enum reason gre_identify(struct __sk_buff *skb,
 }
 
 /* Takes off everything in front of the inner frame that @pkt was read from. */
-static __always_inline enum reason gre_decap(struct __sk_buff *skb,
-					     struct packet *pkt, __u32 inner)
+static __always_inline enum reason
+gre_decap(struct __sk_buff *skb, struct packet *pkt, __u32 inner)
 {
 	struct frame frame = { pkt->dst_mac, pkt->src_mac, pkt->ethertype };
 	__u64 flags = pkt->ethertype == bpf_htons(ETH_P_IP) ? decap_ipv4_flags :

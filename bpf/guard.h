@@ -23,8 +23,8 @@ enum icmpv6_type {
 };
 
 #define ARP_ETHERNET 1 /* RFC 826 */
-#define ARP_REQUEST 1
-#define ARP_REPLY 2
+#define ARP_REQUEST  1
+#define ARP_REPLY    2
 
 #define DHCP_SERVER_PORT 67
 #define DHCP_CLIENT_PORT 68
@@ -72,15 +72,16 @@ guard_arp(const struct device *device, const struct arp *arp)
 }
 
 /* DHCP asks from 0.0.0.0 for an address: RFC 2131. */
-static __always_inline enum reason guard_ipv4(struct __sk_buff *skb,
-					      const struct device *device,
-					      struct packet *pkt)
+static __always_inline enum reason
+guard_ipv4(struct __sk_buff *skb, const struct device *device,
+	   struct packet *pkt)
 {
 	enum reason reason;
 
 	if (address_equal(&pkt->src, &device->ipv4))
 		return REASON_NONE;
-	if (pkt->src.word[3] || pkt->dst.word[3] != bpf_htonl(INADDR_BROADCAST) ||
+	if (pkt->src.word[3] ||
+	    pkt->dst.word[3] != bpf_htonl(INADDR_BROADCAST) ||
 	    pkt->protocol != IPPROTO_UDP)
 		return REASON_SPOOFED_ADDRESS;
 	reason = parse_l4(skb, pkt);
@@ -104,9 +105,9 @@ guard_is_own_ipv6(const struct device *device, const struct address *address)
 }
 
 /* What an endpoint may not say in ICMPv6, whatever its source address. */
-static __always_inline enum reason guard_nd(struct __sk_buff *skb,
-					    const struct device *device,
-					    const struct packet *pkt)
+static __always_inline enum reason
+guard_nd(struct __sk_buff *skb, const struct device *device,
+	 const struct packet *pkt)
 {
 	struct address target;
 
@@ -138,9 +139,9 @@ static __always_inline bool guard_may_be_unspecified(const struct packet *pkt)
 	return false;
 }
 
-static __always_inline enum reason guard_ipv6(struct __sk_buff *skb,
-					      const struct device *device,
-					      struct packet *pkt)
+static __always_inline enum reason
+guard_ipv6(struct __sk_buff *skb, const struct device *device,
+	   struct packet *pkt)
 {
 	enum reason reason;
 

@@ -11,8 +11,8 @@
 #include "route.h"
 
 /* Where a port is looked for when the packet's own is taken. */
-#define PORT_FIRST 1024
-#define PORT_COUNT (65536 - PORT_FIRST)
+#define PORT_FIRST    1024
+#define PORT_COUNT    (65536 - PORT_FIRST)
 #define PORT_ATTEMPTS 128
 
 enum nat_side {
@@ -22,11 +22,9 @@ enum nat_side {
 
 /* Writes @address and @port over the packet's source or destination, and
  * mends the checksums. */
-static __always_inline enum reason nat_write(struct __sk_buff *skb,
-					     struct packet *pkt,
-					     enum nat_side side,
-					     const struct address *address,
-					     __be16 port)
+static __always_inline enum reason
+nat_write(struct __sk_buff *skb, struct packet *pkt, enum nat_side side,
+	  const struct address *address, __be16 port)
 {
 	bool ipv4 = address_is_ipv4(&pkt->dst);
 	struct address *old = side == NAT_SOURCE ? &pkt->src : &pkt->dst;
@@ -74,9 +72,9 @@ static __always_inline enum reason nat_write(struct __sk_buff *skb,
 								 daddr)),
 				     &address->word[3], 4, 0);
 		} else {
-			__s64 diff = bpf_csum_diff(
-				(__be32 *)old, sizeof(*old),
-				(__be32 *)address, sizeof(*address), 0);
+			__s64 diff = bpf_csum_diff((__be32 *)old, sizeof(*old),
+						   (__be32 *)address,
+						   sizeof(*address), 0);
 
 			ok = !bpf_l4_csum_replace(skb, check_at, 0, diff,
 						  flags | pseudo) &&
@@ -88,6 +86,11 @@ static __always_inline enum reason nat_write(struct __sk_buff *skb,
 							offsetof(struct ipv6hdr,
 								 daddr)),
 				     address, sizeof(*address), 0);
+			/* A device's checksum of the whole packet, if there is
+			 * one, stays as it was: the two changes cancel out.
+			 * bpf_l4_csum_replace() thinks of IPv4, whose header's
+			 * checksum changes too. Fails if there is none. */
+			bpf_csum_update(skb, diff);
 		}
 	}
 	if (ok && *old_port != port)
@@ -101,8 +104,8 @@ static __always_inline enum reason nat_write(struct __sk_buff *skb,
 
 /* Whether a socket of the host itself takes packets of @answer, a flow as the
  * outside answers it. */
-static __always_inline bool nat_is_hosts_own(struct __sk_buff *skb,
-					     const struct flow_key *answer)
+static __always_inline bool
+nat_is_hosts_own(struct __sk_buff *skb, const struct flow_key *answer)
 {
 	struct bpf_sock_tuple tuple = {};
 	struct bpf_sock *sk;
@@ -165,9 +168,9 @@ static int nat_try_port(__u32 attempt, void *context)
 }
 
 /* Opens the flow @inside towards the outside, as from @source. */
-static __noinline enum reason nat_open(struct __sk_buff *skb,
-				       const struct flow_key *inside,
-				       const struct address *source)
+static __noinline enum reason
+nat_open(struct __sk_buff *skb, const struct flow_key *inside,
+	 const struct address *source)
 {
 	struct nat_search search = {
 		.skb = skb,
@@ -176,24 +179,29 @@ static __noinline enum reason nat_open(struct __sk_buff *skb,
 		.start = bpf_get_prandom_u32(),
 		.reason = REASON_PORTS_EXHAUSTED,
 	};
+	long err;
 
 	search.answer.dst = *source;
 	bpf_loop(PORT_ATTEMPTS, nat_try_port, &search, 0);
 	if (search.reason)
 		return search.reason;
-	if (flow_insert(inside, &search.answer, 0) ||
-	    flow_start(inside)) {
-		bpf_map_delete_elem(&flows, &search.answer);
-		return REASON_FLOW_TABLE_FULL;
+	err = flow_insert(inside, &search.answer, 0);
+	if (!err && flow_start(inside)) {
+		bpf_map_delete_elem(&flows, inside);
+		err = -ENOMEM;
 	}
-	return REASON_NONE;
+	if (!err)
+		return REASON_NONE;
+	bpf_map_delete_elem(&flows, &search.answer);
+	/* Where another CPU was faster, its flow is as good. */
+	return err == -EEXIST ? REASON_NONE : REASON_FLOW_TABLE_FULL;
 }
 
 /* Translates a packet that leaves @network by @route: its source becomes
  * @source. Opens the flow if it is the first. */
-static __always_inline enum reason nat_leave(struct __sk_buff *skb,
-					     struct packet *pkt, __u32 network,
-					     const struct address *source)
+static __always_inline enum reason
+nat_leave(struct __sk_buff *skb, struct packet *pkt, __u32 network,
+	  const struct address *source)
 {
 	struct flow_key key;
 	enum reason reason;
@@ -225,12 +233,15 @@ static __always_inline enum reason nat_leave(struct __sk_buff *skb,
 			 flow->other.dport);
 }
 
-/* Whether answers to @pkt would be taken for those of a flow. Not inlined, to
- * keep its key off the caller's stack. */
-static __noinline bool nat_is_taken(const struct packet *pkt)
+/* Whether @pkt of the host itself is of a translated flow, or has to open one
+ * as answers to it would be taken for those of another. Not inlined, to keep
+ * its key off the caller's stack. */
+static __noinline bool nat_is_needed(const struct packet *pkt)
 {
 	struct flow_key key = flow_key_of(pkt, NETWORK_OUTSIDE);
 
+	if (bpf_map_lookup_elem(&flows, &key))
+		return true;
 	key = flow_key_reverse(&key, NETWORK_OUTSIDE);
 	return bpf_map_lookup_elem(&flows, &key);
 }
@@ -240,8 +251,13 @@ static __noinline bool nat_is_taken(const struct packet *pkt)
 static __always_inline struct flow *nat_find_answered(const struct packet *pkt)
 {
 	struct flow_key key = flow_key_of(pkt, NETWORK_OUTSIDE);
+	struct flow *flow;
 
-	return bpf_map_lookup_elem(&flows, &key);
+	/* With identifier 0 its key would be that of an echo reply. */
+	if (pkt->echo == ECHO_REQUEST)
+		return NULL;
+	flow = bpf_map_lookup_elem(&flows, &key);
+	return flow && flow->flags & FLOW_OUTSIDE ? flow : NULL;
 }
 
 /* Translates a packet from the outside back to who opened @flow. */

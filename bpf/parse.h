@@ -18,18 +18,17 @@
 
 #include "types.h"
 
-#define IP_MF 0x2000
-#define IP_OFFSET_MASK 0x1fff
+#define IP_MF		0x2000
+#define IP_OFFSET_MASK	0x1fff
 #define IP6_OFFSET_MASK 0xfff8
-#define IP6_MF 0x0001
+#define IP6_MF		0x0001
 
 #define LINK_LOCAL_PREFIX 0xfe80
-#define MULTICAST_MAC 0x01
+#define MULTICAST_MAC	  0x01
 
 /* Headers that parse_l4() reads at most: Ethernet, IPv6, TCP. */
-#define HEADERS_LENGTH                                        \
-	(sizeof(struct ethhdr) + sizeof(struct ipv6hdr) +     \
-	 sizeof(struct tcphdr))
+#define HEADERS_LENGTH \
+	(sizeof(struct ethhdr) + sizeof(struct ipv6hdr) + sizeof(struct tcphdr))
 
 /* What may stand in front of a frame: Ethernet, IPv4 with options, GRE. */
 #define MAX_OUTER_LENGTH (sizeof(struct ethhdr) + 60 + 8)
@@ -103,8 +102,8 @@ static __always_inline bool mac_is_multicast(const struct mac *mac)
 	return mac->byte[0] & MULTICAST_MAC;
 }
 
-static __always_inline bool address_equal(const struct address *a,
-					  const struct address *b)
+static __always_inline bool
+address_equal(const struct address *a, const struct address *b)
 {
 	return a->word[3] == b->word[3] && a->word[2] == b->word[2] &&
 	       a->word[1] == b->word[1] && a->word[0] == b->word[0];
@@ -192,9 +191,9 @@ parse_l3(struct __sk_buff *skb, struct packet *pkt, __u32 start)
 		struct ipv6hdr *ip6 = l3;
 
 		if ((void *)(ip6 + 1) > end || ip6->version != 6 ||
-		    (!skb->gso_size && pkt->l3 + sizeof(*ip6) +
-						       bpf_ntohs(ip6->payload_len) >
-					       skb->len))
+		    (!skb->gso_size &&
+		     pkt->l3 + sizeof(*ip6) + bpf_ntohs(ip6->payload_len) >
+			     skb->len))
 			return REASON_MALFORMED;
 		__builtin_memcpy(&pkt->src, &ip6->saddr, sizeof(pkt->src));
 		__builtin_memcpy(&pkt->dst, &ip6->daddr, sizeof(pkt->dst));
@@ -252,8 +251,7 @@ parse_extensions(struct __sk_buff *skb, struct packet *pkt, __u32 *offset)
 	return REASON_NONE;
 }
 
-static __always_inline enum echo parse_echo(const struct packet *pkt,
-					    __u8 type)
+static __always_inline enum echo parse_echo(const struct packet *pkt, __u8 type)
 {
 	bool ipv4 = pkt->ethertype == bpf_htons(ETH_P_IP);
 
@@ -268,8 +266,8 @@ static __always_inline enum echo parse_echo(const struct packet *pkt,
 
 /* Reads what of the transport header has to do with ports. For a protocol
  * without ports, and for any fragment, they stay zero. */
-static __always_inline enum reason parse_l4(struct __sk_buff *skb,
-					    struct packet *pkt)
+static __always_inline enum reason
+parse_l4(struct __sk_buff *skb, struct packet *pkt)
 {
 	__u32 offset = pkt->l3;
 	struct tcphdr tcp;
@@ -332,9 +330,8 @@ static __always_inline enum reason parse_l4(struct __sk_buff *skb,
 /* Whether the packet has the ports that a flow is told by; after parse_l4(). */
 static __always_inline bool packet_has_ports(const struct packet *pkt)
 {
-	return !pkt->fragment &&
-	       (pkt->protocol == IPPROTO_TCP || pkt->protocol == IPPROTO_UDP ||
-		pkt->echo);
+	return !pkt->fragment && (pkt->protocol == IPPROTO_TCP ||
+				  pkt->protocol == IPPROTO_UDP || pkt->echo);
 }
 
 #endif

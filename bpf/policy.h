@@ -12,8 +12,8 @@
 #include "maps.h"
 #include "parse.h"
 
-static __always_inline bool policy_has_link(__u32 client, __u32 server,
-					    __be16 port, __u8 protocol)
+static __always_inline bool
+policy_has_link(__u32 client, __u32 server, __be16 port, __u8 protocol)
 {
 	struct link_key key = {
 		.client = client,
@@ -26,8 +26,9 @@ static __always_inline bool policy_has_link(__u32 client, __u32 server,
 }
 
 /* Not inlined: the way without ICC is the same from every entry. */
-static __noinline enum reason policy_links(struct __sk_buff *skb, struct packet *pkt,
-				   __u32 id, __u32 from, __u32 to)
+static __noinline enum reason
+policy_links(struct __sk_buff *skb, struct packet *pkt, __u32 id, __u32 from,
+	     __u32 to)
 {
 	struct flow_key key, reverse;
 	enum reason reason;

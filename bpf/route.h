@@ -20,8 +20,8 @@ struct route {
 
 /* Without a route lookup (see route_find()) everything takes the uplink of
  * the default route, whose next hop the kernel still finds by itself. */
-static __always_inline enum reason route_by_default(const struct packet *pkt,
-						    struct route *route)
+static __always_inline enum reason
+route_by_default(const struct packet *pkt, struct route *route)
 {
 	__u32 key = 0;
 	const struct uplink *uplink = bpf_map_lookup_elem(&uplinks, &key);
@@ -43,9 +43,9 @@ static __always_inline enum reason route_by_default(const struct packet *pkt,
  * asked about. That is ebpnet's own, but a change of the host's ip_forward
  * sweeps over every device; hence route_by_default().
  */
-static __noinline enum reason route_find(struct __sk_buff *skb,
-					 const struct packet *pkt, __u32 length,
-					 struct route *route)
+static __noinline enum reason
+route_find(struct __sk_buff *skb, const struct packet *pkt, __u32 length,
+	   struct route *route)
 {
 	bool ipv4 = address_is_ipv4(&pkt->dst);
 	struct bpf_fib_lookup fib = {
@@ -88,16 +88,18 @@ static __noinline enum reason route_find(struct __sk_buff *skb,
 		return REASON_NOT_UPLINK;
 
 	route->ifindex = fib.ifindex;
-	if (ipv4) {
-		route->next.nh_family = AF_INET;
+	/* The next hop of an IPv4 route may be an IPv6 address: RFC 8950. */
+	route->next.nh_family = fib.family;
+	if (fib.family == AF_INET)
 		route->next.ipv4_nh = fib.ipv4_dst;
+	else
+		__builtin_memcpy(route->next.ipv6_nh, fib.ipv6_dst,
+				 sizeof(fib.ipv6_dst));
+	if (ipv4) {
 		route->source = fib_flags & BPF_FIB_LOOKUP_SRC ?
 					address_from_ipv4(fib.ipv4_src) :
 					uplink->ipv4;
 	} else {
-		route->next.nh_family = AF_INET6;
-		__builtin_memcpy(route->next.ipv6_nh, fib.ipv6_dst,
-				 sizeof(fib.ipv6_dst));
 		if (fib_flags & BPF_FIB_LOOKUP_SRC)
 			__builtin_memcpy(&route->source, fib.ipv6_src,
 					 sizeof(route->source));
@@ -107,10 +109,17 @@ static __noinline enum reason route_find(struct __sk_buff *skb,
 	return REASON_NONE;
 }
 
+/* Put into skb->tc_index of what the datapath itself sends out of an uplink:
+ * a packet still names the socket of the container that it came from, which
+ * cannot be told there from one of the host. */
+#define ROUTE_SENT 0xebb1
+
 /* Sends the packet out of the uplink; the kernel puts the Ethernet header on
  * and keeps its neighbor entry fresh. */
-static __always_inline int route_send(struct route *route)
+static __always_inline int
+route_send(struct __sk_buff *skb, struct route *route)
 {
+	skb->tc_index = ROUTE_SENT;
 	if (!route->next.nh_family)
 		return bpf_redirect_neigh(route->ifindex, NULL, 0, 0);
 	return bpf_redirect_neigh(route->ifindex, &route->next,
@@ -118,8 +127,8 @@ static __always_inline int route_send(struct route *route)
 }
 
 /* One hop less to live. */
-static __always_inline enum reason route_decrement_ttl(struct __sk_buff *skb,
-						       const struct packet *pkt)
+static __always_inline enum reason
+route_decrement_ttl(struct __sk_buff *skb, const struct packet *pkt)
 {
 	bool ipv4 = address_is_ipv4(&pkt->dst);
 	__u8 ttl = pkt->ttl - 1;
@@ -136,11 +145,11 @@ static __always_inline enum reason route_decrement_ttl(struct __sk_buff *skb,
 					old, new, sizeof(new)))
 			return REASON_KERNEL_ERROR;
 	}
-	if (bpf_skb_store_bytes(skb,
-				pkt->l3 + (ipv4 ? offsetof(struct iphdr, ttl) :
-						  offsetof(struct ipv6hdr,
-							   hop_limit)),
-				&ttl, sizeof(ttl), 0))
+	if (bpf_skb_store_bytes(
+		    skb,
+		    pkt->l3 + (ipv4 ? offsetof(struct iphdr, ttl) :
+				      offsetof(struct ipv6hdr, hop_limit)),
+		    &ttl, sizeof(ttl), 0))
 		return REASON_KERNEL_ERROR;
 	return REASON_NONE;
 }

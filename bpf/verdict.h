@@ -12,8 +12,8 @@
 #define VERDICT_PASS TC_ACT_UNSPEC
 
 /* A superframe counts as the packets it stands for. */
-static __always_inline void counter_add(struct counter *counter,
-					struct __sk_buff *skb)
+static __always_inline void
+counter_add(struct counter *counter, struct __sk_buff *skb)
 {
 	__u32 segments = skb->gso_segs;
 
@@ -37,8 +37,8 @@ static __always_inline void count_rx(void *map, __u32 id, struct __sk_buff *skb)
 		counter_add(&traffic->rx, skb);
 }
 
-static __always_inline int verdict_drop(struct __sk_buff *skb,
-					enum reason reason)
+static __always_inline int
+verdict_drop(struct __sk_buff *skb, enum reason reason)
 {
 	__u32 key = reason;
 	struct counter *counter = bpf_map_lookup_elem(&drops, &key);

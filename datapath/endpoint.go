@@ -71,10 +71,15 @@ func (t *Tables) PutEndpoint(e Endpoint) error {
 	if e.Remote() {
 		return nil
 	}
-	if err := put(t.Maps.Devices, uint32(e.Ifindex), e.device()); err != nil {
+	var old bpf.EbpnetDevice
+	err := t.Maps.Devices.Lookup(uint32(e.Ifindex), &old)
+	if errors.Is(err, ebpf.ErrKeyNotExist) {
+		err = t.join(e.station())
+	}
+	if err != nil {
 		return err
 	}
-	return t.join(e.station())
+	return put(t.Maps.Devices, uint32(e.Ifindex), e.device())
 }
 
 // DeleteEndpoint takes an endpoint away with its flows. Its links have gone
@@ -99,14 +104,11 @@ func (t *Tables) DeleteEndpoint(e Endpoint) error {
 	return t.FlushFlows(e.Network, e.Addresses)
 }
 
-// join adds a station to those that its network floods to.
+// join adds a station to those that its network floods to, of which it is none
+// yet.
 func (t *Tables) join(s bpf.EbpnetStation) error {
 	var network bpf.EbpnetNetwork
 	if err := t.Maps.Networks.Lookup(s.Network, &network); err != nil {
-		return err
-	}
-	_, err := t.memberIndex(s.Network, network.Members, s.Endpoint)
-	if !errors.Is(err, ebpf.ErrKeyNotExist) {
 		return err
 	}
 	key := bpf.EbpnetMemberKey{Network: s.Network, Index: network.Members}

@@ -65,8 +65,8 @@ func Open(p Place, log *slog.Logger) (*Agent, error) {
 
 // open opens all but the datapath.
 func open(p Place, log *slog.Logger) (*Agent, error) {
-	if os.Geteuid() != 0 {
-		return nil, ErrNotRoot
+	if err := checkRoot(); err != nil {
+		return nil, err
 	}
 	s, err := store.Open(p.State)
 	if err != nil {
@@ -77,6 +77,13 @@ func open(p Place, log *slog.Logger) (*Agent, error) {
 		return nil, errors.Join(err, s.Close())
 	}
 	return &Agent{place: p, log: log, store: s, host: h}, nil
+}
+
+func checkRoot() error {
+	if os.Geteuid() != 0 {
+		return ErrNotRoot
+	}
+	return nil
 }
 
 func (a *Agent) openTables() error {
@@ -235,6 +242,9 @@ func (a *Agent) unload() error {
 // store wants. uplinks and tunnel address that are not given stay what they
 // were; at first the uplinks are those that default routes lead to.
 func Load(p Place, log *slog.Logger, given spec.Host) (err error) {
+	if err := checkRoot(); err != nil {
+		return err
+	}
 	if err := loader.CheckFeatures(loader.Probe()); err != nil {
 		return err
 	}

@@ -3,6 +3,8 @@ package agent
 import (
 	"errors"
 	"fmt"
+	"net/netip"
+	"strings"
 
 	"github.com/ebpnet/ebpnet/internal/host"
 	"github.com/ebpnet/ebpnet/internal/spec"
@@ -43,13 +45,21 @@ func checkNewNetwork(tx *store.Tx, n spec.Network) error {
 			return fmt.Errorf("network %q %w: choose another name, or remove it first", n.Name, ErrExists)
 		}
 		if subnet, overlap := n.Overlaps(other); overlap {
-			return fmt.Errorf("network %q %w: its subnet overlaps %s of network %q; choose another", n.Name, ErrUnfit, subnet, other.Name)
+			return fmt.Errorf("network %q %w: %s overlaps subnet %s of network %q; choose another", n.Name, ErrUnfit, joined(n.Subnets), subnet, other.Name)
 		}
 		if n.Key != nil && other.Key != nil && *n.Key == *other.Key {
 			return fmt.Errorf("network %q %w: network %q has GRE key %d; choose another", n.Name, ErrUnfit, other.Name, *n.Key)
 		}
 	}
 	return nil
+}
+
+func joined(subnets []netip.Prefix) string {
+	texts := make([]string, len(subnets))
+	for i, s := range subnets {
+		texts[i] = s.String()
+	}
+	return strings.Join(texts, " or ")
 }
 
 // applyNetworks brings the tables and the gateway's addresses to the store,

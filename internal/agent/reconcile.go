@@ -139,8 +139,9 @@ func (a *Agent) reconcileVeths(w *everything, uplinks []host.Uplink) (
 		}
 		if isGone(err) {
 			n := w.networks[e.Network]
-			ifindex, err = a.createVeth(e, n, mtu(n, uplinks))
-			unfinished = append(unfinished, ifindex)
+			if ifindex, err = a.createVeth(e, n, mtu(n, uplinks)); err == nil {
+				unfinished = append(unfinished, ifindex)
+			}
 		}
 		if errors.Is(err, host.ErrNoNamespace) {
 			a.log.Warn("endpoint removed: its namespace has gone", "endpoint", name, "namespace", e.Netns.Path)

@@ -1,0 +1,228 @@
+// Command bench measures ebpnet beside its rivals, in one interleaved run on
+// one machine: see README.md in its directory for what the figures mean.
+//
+// It builds every topology in network namespaces of its own, sends traffic
+// through each in turn, removes them, and prints a table.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"runtime"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// options is what the command line asks for.
+type options struct {
+	rounds     int
+	duration   time.Duration // of one measurement
+	cpu        int           // that client and server share
+	json       string        // file for the figures; empty: none
+	topologies []topology
+	measures   []measure
+}
+
+// errUsage marks a command line that cannot be carried out.
+var errUsage = errors.New("usage")
+
+// Exit codes, as in ebpnet itself.
+const (
+	exitFailure = 1
+	exitUsage   = 2
+)
+
+func main() {
+	if len(os.Args) == 3 && os.Args[1] == peerCommand {
+		exit(runPeer(os.Args[2], os.Stdout))
+	}
+	exit(start(os.Args[1:]))
+}
+
+func exit(err error) {
+	switch {
+	case err == nil || errors.Is(err, flag.ErrHelp):
+		os.Exit(0)
+	case errors.Is(err, errUsage):
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(exitUsage)
+	default:
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(exitFailure)
+	}
+}
+
+func start(args []string) error {
+	opt, err := parse(args, os.Stderr)
+	if err != nil {
+		return err
+	}
+	if os.Geteuid() != 0 {
+		return errors.New("not root: making network namespaces needs root")
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
+	defer stop()
+
+	rep, err := measureAll(ctx, opt, progressTo(os.Stderr))
+	switch {
+	case err != nil && ctx.Err() != nil:
+		return fmt.Errorf("interrupted, nothing is reported: %w", err)
+	case err != nil:
+		return err
+	}
+	if err := rep.table(os.Stdout); err != nil {
+		return err
+	}
+	if opt.json != "" {
+		return rep.writeJSON(opt.json)
+	}
+	return nil
+}
+
+// parse reads the command line; help goes to w. Errors wrap errUsage, or are
+// flag.ErrHelp.
+func parse(args []string, w io.Writer) (options, error) {
+	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
+	flags.SetOutput(io.Discard)
+	opt := options{}
+	only := ""
+	flags.IntVar(&opt.rounds, "rounds", 5, "how often everything is measured, at least 1")
+	flags.DurationVar(&opt.duration, "duration", time.Second, "of one measurement")
+	flags.IntVar(&opt.cpu, "cpu", min(1, runtime.NumCPU()-1), "the `CPU` that client and server share")
+	flags.StringVar(&opt.json, "json", "", "also write the figures to `FILE`")
+	flags.StringVar(&only, "only", "", "comma-separated `NAMES` of topologies and measures; none of a kind means all of it")
+
+	switch err := flags.Parse(args); {
+	case errors.Is(err, flag.ErrHelp):
+		help(flags, w)
+		return options{}, err
+	case err != nil:
+		return options{}, fmt.Errorf("%w: %w", errUsage, err)
+	case flags.NArg() > 0:
+		return options{}, fmt.Errorf("%w: unexpected argument %q: there are only flags", errUsage, flags.Arg(0))
+	case opt.rounds < 1:
+		return options{}, fmt.Errorf("%w: --rounds %d: want at least 1", errUsage, opt.rounds)
+	case opt.duration <= 0:
+		return options{}, fmt.Errorf("%w: --duration %s: want more than nothing", errUsage, opt.duration)
+	case opt.cpu < 0 || opt.cpu >= runtime.NumCPU():
+		return options{}, fmt.Errorf("%w: --cpu %d: want 0 to %d", errUsage, opt.cpu, runtime.NumCPU()-1)
+	}
+	return opt, opt.choose(only)
+}
+
+// choose fills in the topologies and measures that the list names.
+func (opt *options) choose(list string) error {
+	opt.topologies, opt.measures = topologies(), measures()
+	if list == "" {
+		return nil
+	}
+	names := strings.Split(list, ",")
+	for _, name := range names {
+		known := slices.ContainsFunc(opt.topologies, func(t topology) bool { return t.name == name }) ||
+			slices.ContainsFunc(opt.measures, func(m measure) bool { return m.name == name })
+		if !known {
+			return fmt.Errorf("%w: --only %q: want some of %s", errUsage, name, strings.Join(allNames(), ","))
+		}
+	}
+	opt.topologies = choose(opt.topologies, func(t topology) bool { return slices.Contains(names, t.name) })
+	opt.measures = choose(opt.measures, func(m measure) bool { return slices.Contains(names, m.name) })
+	return nil
+}
+
+// choose gives the elements wanted, or all if none is.
+func choose[T any](all []T, wanted func(T) bool) []T {
+	chosen := slices.DeleteFunc(slices.Clone(all), func(t T) bool { return !wanted(t) })
+	if len(chosen) == 0 {
+		return all
+	}
+	return chosen
+}
+
+func allNames() []string {
+	var names []string
+	for _, t := range topologies() {
+		names = append(names, t.name)
+	}
+	for _, m := range measures() {
+		names = append(names, m.name)
+	}
+	return names
+}
+
+func help(flags *flag.FlagSet, w io.Writer) {
+	fmt.Fprintln(w, "bench compares ebpnet with its rivals, interleaved, on one CPU.")
+	fmt.Fprintln(w, "Example: go run ./bench --rounds 5 --only wire,bridge,tcp_rr --json bench.json")
+	fmt.Fprintln(w, "\nTopologies:")
+	for _, t := range topologies() {
+		fmt.Fprintf(w, "  %-14s %s\n", t.name, t.about)
+	}
+	fmt.Fprintln(w, "\nMeasures:")
+	for _, m := range measures() {
+		fmt.Fprintf(w, "  %-14s %s\n", m.name, m.about)
+	}
+	fmt.Fprintln(w, "\nFlags:")
+	flags.SetOutput(w)
+	flags.PrintDefaults()
+	fmt.Fprintln(w, "\nEBPNET names the ebpnet binary to measure (default bin/ebpnet).")
+}
+
+// measureAll builds the topologies, runs every round and removes everything,
+// whatever happens in between.
+func measureAll(ctx context.Context, opt options, progress func(string)) (rep report, err error) {
+	defer progress("")
+	paths := make([]path, len(opt.topologies))
+	for i, t := range opt.topologies {
+		progress("building " + t.name)
+		l := newLab(ctx, t.name)
+		defer func() { err = errors.Join(err, l.close()) }()
+		paths[i] = t.build(l)
+		if l.err != nil {
+			return report{}, fmt.Errorf("topology %s: %w", t.name, l.err)
+		}
+	}
+
+	rep = newReport(opt)
+	for round := range opt.rounds {
+		for _, m := range opt.measures {
+			for i := range opt.topologies {
+				// Each round begins with another topology, so that none
+				// always follows the same neighbour.
+				at := (round + i) % len(opt.topologies)
+				t := opt.topologies[at]
+				progress(fmt.Sprintf("round %d of %d: %s %s", round+1, opt.rounds, m.name, t.name))
+				s, err := m.run(ctx, paths[at], opt.cpu, opt.duration)
+				if err != nil {
+					return report{}, fmt.Errorf("round %d, %s over %s: %w", round+1, m.name, t.name, err)
+				}
+				rep.add(m, t, s)
+			}
+		}
+	}
+	rep.finish()
+	return rep, nil
+}
+
+// progressTo gives a function that shows one changing line on a terminal, an
+// empty text clearing it, and does nothing elsewhere.
+func progressTo(f *os.File) func(string) {
+	if _, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS); err != nil {
+		return func(string) {}
+	}
+	const clearLine = "\r\x1b[K"
+	return func(text string) { fmt.Fprint(f, clearLine, text) }
+}
+
+// apart keeps a terminal's interrupt from a child, so that what builds and
+// removes things runs to its end; and has the kernel kill it if bench dies.
+func apart() *syscall.SysProcAttr {
+	return &syscall.SysProcAttr{Setpgid: true, Pdeathsig: unix.SIGKILL}
+}

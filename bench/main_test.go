@@ -1,0 +1,191 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+)
+
+// A measurement starts this program again, which in a test is the test.
+func TestMain(m *testing.M) {
+	if len(os.Args) == 3 && os.Args[1] == peerCommand {
+		exit(runPeer(os.Args[2], os.Stdout))
+	}
+	os.Exit(m.Run())
+}
+
+func needRoot(t *testing.T) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("not root: needs network namespaces")
+	}
+}
+
+// short is long enough for a rate, and too short for a true one.
+const short = 50 * time.Millisecond
+
+// once measures everything once over t under another name, which keeps
+// parallel tests apart.
+func once(t topology, name string) options {
+	t.name = name
+	return options{rounds: 1, duration: short, topologies: []topology{t}, measures: measures()}
+}
+
+func named(t *testing.T, name string) topology {
+	t.Helper()
+	for _, topology := range topologies() {
+		if topology.name == name {
+			return topology
+		}
+	}
+	t.Fatalf("no topology %s", name)
+	return topology{}
+}
+
+// nothingLeft checks that a topology's namespaces are gone.
+func nothingLeft(t *testing.T, topology string) {
+	t.Helper()
+	pattern := netnsPath(fmt.Sprintf("%s-%d-%s-*", namesake, os.Getpid(), topology))
+	if left, err := filepath.Glob(pattern); err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v (%v)", left, err)
+	}
+}
+
+func TestEveryMeasurePasses(t *testing.T) {
+	needRoot(t)
+	t.Parallel()
+	for _, name := range []string{wire, bridge} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			opt := once(named(t, name), "all-"+name)
+			rep, err := measureAll(t.Context(), opt, func(string) {})
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, r := range rep.Results {
+				if r.Median <= 0 || r.Lost < 0 || r.Lost > 1 {
+					t.Errorf("%s: median %v %s, lost %v", r.Measure, r.Median, r.Unit, r.Lost)
+				}
+			}
+			nothingLeft(t, "all-"+name)
+		})
+	}
+}
+
+// A rival whose rules see no packet would be no rival.
+func TestBridgePassesDockersRules(t *testing.T) {
+	needRoot(t)
+	t.Parallel()
+	l := newLab(t.Context(), "rules")
+	p := buildBridge(l)
+	t.Cleanup(func() {
+		if err := l.close(); err != nil {
+			t.Error(err)
+		}
+	})
+	if l.err != nil {
+		t.Fatal(l.err)
+	}
+	if _, err := measures()[0].run(t.Context(), p, 0, short); err != nil {
+		t.Fatal(err)
+	}
+	save := inside(l.prefix+"-host", "iptables-save", "-c", "-t", "filter")
+	out, err := exec.Command(save[0], save[1:]...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	seen := regexp.MustCompile(`\[[1-9]\d*:\d+\] -A FORWARD -o docker0 -m conntrack`).Match(out)
+	if seen != bridgeNetfilter() {
+		t.Errorf("iptables saw packets: %v, br_netfilter: %v\n%s", seen, bridgeNetfilter(), out)
+	}
+}
+
+func TestRefusedConnectionIsAnError(t *testing.T) {
+	needRoot(t)
+	t.Parallel()
+	deaf := topology{build: func(l *lab) path {
+		p := buildWire(l)
+		p.dial = netip.AddrPortFrom(p.dial.Addr(), serverPort+1)
+		return p
+	}}
+	_, err := measureAll(t.Context(), once(deaf, "deaf"), func(string) {})
+	if err == nil || !strings.Contains(err.Error(), "connection refused") {
+		t.Errorf("error %v, want connection refused", err)
+	}
+	nothingLeft(t, "deaf")
+}
+
+func TestFailedTopologyIsRemoved(t *testing.T) {
+	needRoot(t)
+	t.Parallel()
+	broken := topology{build: func(l *lab) path {
+		p := buildWire(l)
+		l.veth(p.client, "eth0", p.server, "eth0") // exists already
+		l.netns("never")
+		return p
+	}}
+	_, err := measureAll(t.Context(), once(broken, "broken"), func(string) {})
+	if err == nil || !strings.Contains(err.Error(), "topology broken: ip -n") {
+		t.Errorf("error %v, want the command that failed", err)
+	}
+	nothingLeft(t, "broken")
+}
+
+func TestInterruptRemovesEverything(t *testing.T) {
+	needRoot(t)
+	t.Parallel()
+	for _, during := range []string{"building", "round"} {
+		t.Run(during, func(t *testing.T) {
+			t.Parallel()
+			ctx, cancel := context.WithCancel(t.Context())
+			name := "interrupt-" + during
+			_, err := measureAll(ctx, once(named(t, wire), name), func(text string) {
+				if strings.HasPrefix(text, during) {
+					cancel()
+				}
+			})
+			if !errors.Is(err, context.Canceled) {
+				t.Errorf("error %v, want %v", err, context.Canceled)
+			}
+			nothingLeft(t, name)
+		})
+	}
+}
+
+func TestOnlyChooses(t *testing.T) {
+	t.Parallel()
+	opt, err := parse([]string{"--only", "wire,bridge,tcp_rr"}, io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(opt.topologies) != 2 || len(opt.measures) != 1 || opt.measures[0].name != "tcp_rr" {
+		t.Errorf("chose %d topologies and %d measures, want 2 and 1", len(opt.topologies), len(opt.measures))
+	}
+	opt, err = parse([]string{"--only", "wire"}, io.Discard)
+	if err != nil || len(opt.measures) != len(measures()) {
+		t.Errorf("without a measure named: %d of %d (%v)", len(opt.measures), len(measures()), err)
+	}
+}
+
+func TestBadUsage(t *testing.T) {
+	t.Parallel()
+	for _, args := range []string{"--rounds 0", "--duration 0s", "--cpu -1", "--only wrie", "--only wire,", "more", "--no"} {
+		_, err := parse(strings.Fields(args), io.Discard)
+		if !errors.Is(err, errUsage) || strings.Contains(err.Error(), "\n") {
+			t.Errorf("%s: error %v, want one line of usage", args, err)
+		}
+	}
+	if _, err := parse([]string{"--help"}, io.Discard); !errors.Is(err, flag.ErrHelp) {
+		t.Errorf("--help: %v", err)
+	}
+}

@@ -1,0 +1,168 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// report is a whole run. Its JSON field names are stable.
+type report struct {
+	Started time.Time `json:"started"`
+	Kernel  string    `json:"kernel"`
+	CPU     int       `json:"cpu"`
+	Rounds  int       `json:"rounds"`
+	Seconds float64   `json:"seconds"` // of one measurement
+	// BridgeNetfilter tells whether the bridge showed its packets to iptables.
+	BridgeNetfilter bool     `json:"bridge_netfilter"`
+	Results         []result `json:"results"` // by measure, then topology
+}
+
+// result is what one measure gave over one topology.
+type result struct {
+	Measure  string    `json:"measure"`
+	Topology string    `json:"topology"`
+	Unit     string    `json:"unit"`
+	Median   float64   `json:"median"`
+	Min      float64   `json:"min"`
+	Max      float64   `json:"max"`
+	ToWire   *float64  `json:"ratio_to_wire"`   // nil: not measured
+	ToBridge *float64  `json:"ratio_to_bridge"` // nil: not measured
+	Lost     float64   `json:"lost"`            // median share of packets
+	Samples  []float64 `json:"samples"`         // one a round, in their order
+
+	lost []float64
+}
+
+func newReport(opt options) report {
+	rep := report{
+		Started: time.Now().UTC().Truncate(time.Second), CPU: opt.cpu, Rounds: opt.rounds,
+		Seconds: opt.duration.Seconds(), BridgeNetfilter: bridgeNetfilter(),
+	}
+	var name unix.Utsname
+	if err := unix.Uname(&name); err == nil {
+		rep.Kernel = unix.ByteSliceToString(name.Release[:])
+	}
+	for _, m := range opt.measures {
+		for _, t := range opt.topologies {
+			rep.Results = append(rep.Results, result{Measure: m.name, Topology: t.name, Unit: m.unit})
+		}
+	}
+	return rep
+}
+
+// find gives the result of a measure over a topology, or nil.
+func (rep *report) find(measure, topology string) *result {
+	at := slices.IndexFunc(rep.Results, func(r result) bool { return r.Measure == measure && r.Topology == topology })
+	if at < 0 {
+		return nil
+	}
+	return &rep.Results[at]
+}
+
+func (rep *report) add(m measure, t topology, s sample) {
+	r := rep.find(m.name, t.name)
+	r.Samples = append(r.Samples, s.value)
+	r.lost = append(r.lost, s.lost)
+}
+
+// finish works out what the samples amount to.
+func (rep *report) finish() {
+	for i := range rep.Results {
+		r := &rep.Results[i]
+		r.Median, r.Min, r.Max = median(r.Samples), slices.Min(r.Samples), slices.Max(r.Samples)
+		r.Lost = median(r.lost)
+		r.ToWire = ratio(r, rep.find(r.Measure, wire))
+		r.ToBridge = ratio(r, rep.find(r.Measure, bridge))
+	}
+}
+
+// ratio is the median over the rounds of r by base in the same round: what a
+// round's other load did to both, it leaves out. Nil where base is.
+func ratio(r, base *result) *float64 {
+	if base == nil {
+		return nil
+	}
+	each := make([]float64, len(r.Samples))
+	for i := range each {
+		each[i] = r.Samples[i] / base.Samples[i]
+	}
+	m := median(each)
+	return &m
+}
+
+// median of at least one value; of an even number, the mean of the middle two.
+func median(values []float64) float64 {
+	sorted := slices.Sorted(slices.Values(values))
+	middle := len(sorted) / 2
+	if len(sorted)%2 == 1 {
+		return sorted[middle]
+	}
+	return (sorted[middle-1] + sorted[middle]) / 2
+}
+
+// table writes the report for people.
+func (rep *report) table(w io.Writer) error {
+	rows := [][]string{{"MEASURE", "TOPOLOGY", "MEDIAN", "MIN", "MAX", "UNIT", "TO WIRE", "TO BRIDGE", "LOST"}}
+	for _, r := range rep.Results {
+		rows = append(rows, []string{
+			r.Measure, r.Topology, figure(r.Median), figure(r.Min), figure(r.Max), r.Unit,
+			ratioText(r.ToWire), ratioText(r.ToBridge), fmt.Sprintf("%.1f%%", 100*r.Lost),
+		})
+	}
+	widths := make([]int, len(rows[0]))
+	for _, row := range rows {
+		for i, cell := range row {
+			widths[i] = max(widths[i], len(cell))
+		}
+	}
+	var b strings.Builder
+	netfilter := "with"
+	if !rep.BridgeNetfilter {
+		netfilter = "without"
+	}
+	fmt.Fprintf(&b, "Linux %s, CPU %d, %d rounds of %gs, bridge %s br_netfilter, %s\n\n",
+		rep.Kernel, rep.CPU, rep.Rounds, rep.Seconds, netfilter, rep.Started.Format(time.RFC3339))
+	for _, row := range rows {
+		for i, cell := range row {
+			width := widths[i]
+			if name := i < 2 || i == 5; name {
+				width = -width // to the left
+			}
+			row[i] = fmt.Sprintf("%*s", width, cell)
+		}
+		fmt.Fprintln(&b, strings.Join(row, "  "))
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+// figure writes a value with three digits or more.
+func figure(v float64) string {
+	const large = 1000
+	if v >= large {
+		return fmt.Sprintf("%.0f", v)
+	}
+	return fmt.Sprintf("%.3g", v)
+}
+
+func ratioText(r *float64) string {
+	if r == nil {
+		return "-"
+	}
+	return fmt.Sprintf("%.2f", *r)
+}
+
+func (rep *report) writeJSON(file string) error {
+	text, err := json.MarshalIndent(rep, "", "  ")
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(file, append(text, '\n'), 0o644)
+}

@@ -1,0 +1,111 @@
+package main
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func TestMedian(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		values []float64
+		want   float64
+	}{
+		{[]float64{7}, 7},
+		{[]float64{9, 1}, 5},
+		{[]float64{9, 1, 2}, 2},
+		{[]float64{4, 100, 1, 2}, 3},
+	} {
+		given := append([]float64(nil), c.values...)
+		if got := median(c.values); got != c.want {
+			t.Errorf("median(%v) = %v, want %v", c.values, got, c.want)
+		}
+		if diff := cmp.Diff(given, c.values); diff != "" {
+			t.Errorf("median changed its argument:\n%s", diff)
+		}
+	}
+}
+
+// filled is a report of one measure with the samples given by topology.
+func filled(t *testing.T, samples map[string][]float64) report {
+	t.Helper()
+	opt := options{rounds: 3, duration: time.Second}
+	opt.measures = measures()[:1]
+	for _, topology := range topologies() {
+		if samples[topology.name] != nil {
+			opt.topologies = append(opt.topologies, topology)
+		}
+	}
+	rep := newReport(opt)
+	rep.Started, rep.Kernel, rep.BridgeNetfilter = time.Unix(0, 0).UTC(), "6.18", true
+	for _, topology := range opt.topologies {
+		for _, v := range samples[topology.name] {
+			rep.add(opt.measures[0], topology, sample{value: v, lost: v / 1e6})
+		}
+	}
+	rep.finish()
+	return rep
+}
+
+// Ratios are those of each round: here the ratio of the medians would be 0.5.
+func TestRatioIsPerRound(t *testing.T) {
+	t.Parallel()
+	rep := filled(t, map[string][]float64{wire: {1000, 2000, 4000}, bridge: {800, 1000, 3200}})
+	b := rep.find(measures()[0].name, bridge)
+	if b.ToWire == nil || *b.ToWire != 0.8 {
+		t.Errorf("bridge to wire: %s, want 0.80", ratioText(b.ToWire))
+	}
+	if *b.ToBridge != 1 {
+		t.Errorf("bridge to itself: %v, want 1", *b.ToBridge)
+	}
+	if b.Median != 1000 || b.Min != 800 || b.Max != 3200 {
+		t.Errorf("median, min, max = %v, %v, %v", b.Median, b.Min, b.Max)
+	}
+}
+
+func TestNoRatioWithoutBase(t *testing.T) {
+	t.Parallel()
+	rep := filled(t, map[string][]float64{wire: {1, 2, 3}})
+	r := rep.find(measures()[0].name, wire)
+	if r.ToBridge != nil {
+		t.Errorf("ratio %v to a bridge that was not measured", *r.ToBridge)
+	}
+}
+
+func TestTableIsAligned(t *testing.T) {
+	t.Parallel()
+	rep := filled(t, map[string][]float64{wire: {66000, 66000, 66000}, "ebpnet": {12.345, 12.345, 12.345}})
+	var b strings.Builder
+	if err := rep.table(&b); err != nil {
+		t.Fatal(err)
+	}
+	want := `Linux 6.18, CPU 0, 3 rounds of 1s, bridge with br_netfilter, 1970-01-01T00:00:00Z
+
+MEASURE  TOPOLOGY  MEDIAN    MIN    MAX  UNIT            TO WIRE  TO BRIDGE  LOST
+tcp_rr   wire       66000  66000  66000  transactions/s     1.00          -  6.6%
+tcp_rr   ebpnet      12.3   12.3   12.3  transactions/s     0.00          -  0.0%
+`
+	if diff := cmp.Diff(want, b.String()); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// Others read these names.
+func TestJSONFieldNames(t *testing.T) {
+	t.Parallel()
+	rep := filled(t, map[string][]float64{wire: {2, 2, 2}})
+	text, err := json.Marshal(rep)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := `{"started":"1970-01-01T00:00:00Z","kernel":"6.18","cpu":0,"rounds":3,"seconds":1,"bridge_netfilter":true,` +
+		`"results":[{"measure":"tcp_rr","topology":"wire","unit":"transactions/s","median":2,"min":2,"max":2,` +
+		`"ratio_to_wire":1,"ratio_to_bridge":null,"lost":0.000002,"samples":[2,2,2]}]}`
+	if diff := cmp.Diff(want, string(text)); diff != "" {
+		t.Error(diff)
+	}
+}

@@ -1,0 +1,236 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// measure is one kind of traffic and what is counted of it.
+type measure struct {
+	name, about string
+	unit        string
+	scale       float64 // from what is counted to the unit
+	socket      int     // SOCK_STREAM or SOCK_DGRAM
+	counts      role    // whose count is the figure
+	serve       func(listener int) (tally, error)
+	drive       func(p peer) (tally, error)
+}
+
+// Sizes of what is sent, in bytes.
+const (
+	transactionSize = 1
+	datagramSize    = 18      // with its headers Ethernet's shortest frame, 60 bytes
+	streamChunk     = 1 << 17 // as iperf3
+	datagramBuffer  = 4 << 20 // of the receiver: outlasts a time slice of the sender
+)
+
+// idle without a datagram tells the receiver that the sender is done.
+const idle = 200 * time.Millisecond
+
+// bitsPerByteInGbit makes Gbit of bytes.
+const bitsPerByteInGbit = 8e-9
+
+func measures() []measure {
+	return []measure{
+		{
+			"tcp_rr", "1 byte and its answer, over one TCP connection", "transactions/s",
+			1, unix.SOCK_STREAM, client, serveTransactions, driveTransactions,
+		},
+		{
+			"tcp_crr", "TCP connect, 1 byte and its answer, close by the server", "transactions/s",
+			1, unix.SOCK_STREAM, client, serveConnections, driveConnections,
+		},
+		{
+			"udp_18", "datagrams of 18 bytes that reached the server's program", "packets/s",
+			1, unix.SOCK_DGRAM, server, serveDatagrams, driveDatagrams,
+		},
+		{
+			"tcp_stream", "bytes over one TCP connection", "Gbit/s",
+			bitsPerByteInGbit, unix.SOCK_STREAM, server, serveStream, driveStream,
+		},
+	}
+}
+
+// clockEvery is how many additions pass between two looks at the clock.
+const clockEvery = 64
+
+// tally counts and times. Its clock starts with the first addition, so that
+// neighbour resolution and the first packet of a flow are not in the rate,
+// and stands at a multiple of clockEvery additions.
+type tally struct {
+	Total   uint64        `json:"total"`   // all that was counted
+	Units   uint64        `json:"units"`   // counted while the clock ran
+	Elapsed time.Duration `json:"elapsed"` // nanoseconds the clock ran
+
+	start     time.Time
+	first     uint64
+	additions uint64
+}
+
+func (t *tally) add(n uint64) {
+	t.Total += n
+	switch {
+	case t.additions == 0:
+		t.start, t.first = time.Now(), n
+	case t.additions%clockEvery == 0:
+		t.Units, t.Elapsed = t.Total-t.first, time.Since(t.start)
+	}
+	t.additions++
+}
+
+// rate gives units a second; it fails if too few were seen to tell.
+func (t tally) rate() (float64, error) {
+	if t.Elapsed <= 0 {
+		return 0, fmt.Errorf("only %d counted: too few for a rate; measure longer", t.Total)
+	}
+	return float64(t.Units) / t.Elapsed.Seconds(), nil
+}
+
+func serveTransactions(listener int) (tally, error) {
+	conn, err := accept(listener)
+	if err != nil {
+		return tally{}, err
+	}
+	for {
+		answered, err := answer(conn)
+		if !answered || err != nil {
+			return tally{}, err
+		}
+	}
+}
+
+func driveTransactions(p peer) (t tally, err error) {
+	conn, err := dial(unix.SOCK_STREAM, p.Dial)
+	for err == nil && t.Elapsed < p.Duration {
+		if err = ask(conn); err == nil {
+			t.add(1)
+		}
+	}
+	return t, err
+}
+
+// serveConnections closes each connection first: TIME_WAIT is then here, and
+// the client's ports, of which there are few, are free again at once.
+func serveConnections(listener int) (tally, error) {
+	for {
+		conn, err := accept(listener)
+		if err == nil {
+			_, err = answer(conn)
+		}
+		if err == nil {
+			err = closeSocket(conn)
+		}
+		if err != nil {
+			return tally{}, err
+		}
+	}
+}
+
+func driveConnections(p peer) (t tally, err error) {
+	end := make([]byte, transactionSize)
+	for t.Elapsed < p.Duration {
+		conn, err := dial(unix.SOCK_STREAM, p.Dial)
+		if err == nil {
+			err = ask(conn)
+		}
+		if err == nil {
+			_, err = read(conn, end) // until the server has closed
+		}
+		if err == nil {
+			err = closeSocket(conn)
+		}
+		if err != nil {
+			return t, err
+		}
+		t.add(1)
+	}
+	return t, nil
+}
+
+// ask sends a request and awaits its answer.
+func ask(conn int) error {
+	var b [transactionSize]byte
+	if _, err := write(conn, b[:]); err != nil {
+		return err
+	}
+	n, err := read(conn, b[:])
+	if err == nil && n == 0 {
+		err = errors.New("the server closed before it answered")
+	}
+	return err
+}
+
+// answer returns false when the client has closed.
+func answer(conn int) (bool, error) {
+	var b [transactionSize]byte
+	n, err := read(conn, b[:])
+	if err != nil || n == 0 {
+		return false, err
+	}
+	_, err = write(conn, b[:])
+	return err == nil, err
+}
+
+func serveDatagrams(socket int) (t tally, err error) {
+	b := make([]byte, datagramSize)
+	if err := unix.SetsockoptInt(socket, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, datagramBuffer); err != nil {
+		return t, fmt.Errorf("set receive buffer: %w", err)
+	}
+	if _, err := read(socket, b); err != nil {
+		return t, err
+	}
+	t.add(1)
+	patience := unix.NsecToTimeval(idle.Nanoseconds())
+	if err := unix.SetsockoptTimeval(socket, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &patience); err != nil {
+		return t, fmt.Errorf("set receive time-out: %w", err)
+	}
+	for {
+		_, err := read(socket, b)
+		if errors.Is(err, unix.EAGAIN) {
+			return t, nil
+		}
+		if err != nil {
+			return t, err
+		}
+		t.add(1)
+	}
+}
+
+func driveDatagrams(p peer) (t tally, err error) {
+	socket, err := dial(unix.SOCK_DGRAM, p.Dial)
+	b := make([]byte, datagramSize)
+	for err == nil && t.Elapsed < p.Duration {
+		if _, err = write(socket, b); err == nil {
+			t.add(1)
+		}
+	}
+	return t, err
+}
+
+func serveStream(listener int) (t tally, err error) {
+	conn, err := accept(listener)
+	b := make([]byte, streamChunk)
+	for err == nil {
+		var n int
+		if n, err = read(conn, b); n == 0 {
+			return t, err
+		}
+		t.add(uint64(n))
+	}
+	return t, err
+}
+
+func driveStream(p peer) (t tally, err error) {
+	conn, err := dial(unix.SOCK_STREAM, p.Dial)
+	b := make([]byte, streamChunk)
+	for err == nil && t.Elapsed < p.Duration {
+		var n int
+		if n, err = write(conn, b); err == nil {
+			t.add(uint64(n))
+		}
+	}
+	return t, err
+}

@@ -1,0 +1,163 @@
+package datapath
+
+import (
+	"net/netip"
+	"slices"
+	"testing"
+
+	"github.com/gopacket/gopacket/layers"
+)
+
+func guardRows(t testing.TB) []row {
+	everyone := netip.MustParseAddr("255.255.255.255")
+	allNodes, allRouters := netip.MustParseAddr("ff02::1"), netip.MustParseAddr("ff02::2")
+	zero4, zero6 := netip.IPv4Unspecified(), netip.IPv6Unspecified()
+	rows := bothFamilies(func(v6 bool) []row {
+		spoofed := func(by host, change func(*packet)) []byte {
+			p := between(by, bob, v6, udp(1, 2))
+			change(&p)
+			return p.frame(t)
+		}
+		return []row{
+			fromEndpoint("neighbor's MAC", alice, spoofed(alice, func(p *packet) { p.from = bob.mac })).dropped("spoofed_mac"),
+			fromEndpoint("gateway's MAC", alice, spoofed(alice, func(p *packet) { p.from = gatewayMAC })).dropped("spoofed_mac"),
+			fromEndpoint("neighbor's address", alice, spoofed(alice, func(p *packet) { p.src = bob.ip(v6) })).dropped("spoofed_address"),
+			fromEndpoint("gateway's address", alice, spoofed(alice, func(p *packet) { p.src = gatewayOf(openNet).ip(v6) })).dropped("spoofed_address"),
+			fromEndpoint("outside address", alice, spoofed(alice, func(p *packet) { p.src = outside.ip(v6); p.to = gatewayMAC })).dropped("spoofed_address"),
+			fromEndpoint("no address", alice, spoofed(alice, func(p *packet) { p.src = map[bool]netip.Addr{false: zero4, true: zero6}[v6] })).dropped("spoofed_address"),
+		}
+	})
+	unknown := fromEndpoint("device of no endpoint", alice, between(alice, bob, false, udp(1, 2)).frame(t)).dropped("unknown_source")
+	unknown.device, unknown.sender = "side0", nil
+
+	dhcp := func(src, dst netip.Addr, l4 transport) []byte {
+		return packet{from: alice.mac, to: broadcastMAC, src: src, dst: dst, l4: l4, payload: "discover"}.frame(t)
+	}
+	arpBy := func(from, sender mac, ip netip.Addr) []byte {
+		return arp(t, from, broadcastMAC, layers.ARPReply, sender, ip, broadcastMAC, ip)
+	}
+	// nd is an ICMPv6 message to a group.
+	nd := func(src, group netip.Addr, kind uint8, body string) packet {
+		return packet{from: alice.mac, to: multicastMAC(group), src: src, dst: group, ttl: 255, l4: icmp6(kind, body)}
+	}
+	unicast := func(p packet) packet { p.to, p.dst = bob.mac, bob.ip6; return p }
+	fragmented := nd(alice.ip6, allNodes, routerAdvert, "fragmented!!")
+	fragmented.fragment.more = true
+	hidden := nd(alice.ip6, allNodes, routerAdvert, "behind options")
+	hidden.options = []byte{1, 4, 0, 0, 0, 0} // PadN: RFC 8200, section 4.2
+	eui64 := packet{from: alice.mac, to: bob.mac, src: linkLocal(alice.mac), dst: bob.ip6, l4: udp(1, 2)}
+	foreign := eui64
+	foreign.src = linkLocal(bob.mac)
+	return append(rows,
+		unknown,
+		fromEndpoint("DHCP from no port of its", alice, dhcp(zero4, everyone, udp(69, 67))).dropped("spoofed_address"),
+		fromEndpoint("DHCP answer", alice, dhcp(zero4, everyone, udp(67, 68))).dropped("spoofed_address"),
+		fromEndpoint("no address and TCP", alice, dhcp(zero4, everyone, tcp(68, 67, "S"))).dropped("spoofed_address"),
+		fromEndpoint("DHCP to a subnet's broadcast address", alice, dhcp(zero4, address4(openNet, 255), udp(68, 67))).dropped("spoofed_address"),
+		fromEndpoint("DHCP cut short", alice, cutIPv4(t, dhcp(zero4, everyone, udp(68, 67)), 20+4)).dropped("malformed"),
+
+		fromEndpoint("ARP from another MAC", alice, arpBy(bob.mac, alice.mac, alice.ip4)).dropped("spoofed_mac"),
+		fromEndpoint("ARP about another MAC", alice, arpBy(alice.mac, bob.mac, alice.ip4)).dropped("spoofed_mac"),
+		fromEndpoint("ARP about another address", alice, arpBy(alice.mac, alice.mac, bob.ip4)).dropped("spoofed_address"),
+		fromEndpoint("ARP about the gateway", alice, arpBy(alice.mac, alice.mac, gatewayOf(openNet).ip4)).dropped("spoofed_address"),
+
+		fromEndpoint("link-local address", alice, eui64.frame(t)).delivered(bob, nil),
+		fromEndpoint("another's link-local address", alice, foreign.frame(t)).dropped("spoofed_address"),
+		fromEndpoint("router solicitation from no address", alice, nd(zero6, allRouters, routerSolicit, "\x00\x00\x00\x00").frame(t)).floodedTo(bob),
+		fromEndpoint("multicast report from no address", alice, nd(zero6, allRouters, mldReport, "0123456789abcdefghij").frame(t)).floodedTo(bob),
+		fromEndpoint("NS from no address to a MAC", alice, unicast(nd(zero6, allNodes, neighborAsk, ndBody(0, bob.ip6, ""))).frame(t)).dropped("spoofed_address"),
+		fromEndpoint("echo from no address", alice, nd(zero6, allNodes, echoRequest6, "\x00\x01\x00\x01").frame(t)).dropped("spoofed_address"),
+		fromEndpoint("NA for another's address", alice, nd(alice.ip6, allNodes, neighborAnswer, ndBody(ndOverride, bob.ip6, ndOption(optionTargetMAC, alice.mac))).frame(t)).
+			dropped("spoofed_address"),
+		fromEndpoint("NA for another's address to a MAC", alice, unicast(nd(alice.ip6, allNodes, neighborAnswer, ndBody(ndOverride, gatewayOf(openNet).ip6, ""))).frame(t)).
+			dropped("spoofed_address"),
+		fromEndpoint("NA for the link-local address", alice, nd(linkLocal(alice.mac), allNodes, neighborAnswer, ndBody(0, linkLocal(alice.mac), "")).frame(t)).floodedTo(bob),
+		fromEndpoint("NA cut short", alice, nd(alice.ip6, allNodes, neighborAnswer, "\x00\x00\x00\x00short").frame(t)).dropped("malformed"),
+		fromEndpoint("router advertisement", alice, nd(linkLocal(alice.mac), allNodes, routerAdvert, "0123456789").frame(t)).dropped("rogue_router"),
+		fromEndpoint("router advertisement to a MAC", alice, unicast(nd(alice.ip6, allNodes, routerAdvert, "0123456789")).frame(t)).dropped("rogue_router"),
+		fromEndpoint("router advertisement behind options", alice, hidden.frame(t)).dropped("rogue_router"),
+		fromEndpoint("router advertisement in fragments", alice, fragmented.frame(t)).dropped("fragment"),
+		fromEndpoint("redirect", alice, unicast(nd(linkLocal(alice.mac), allNodes, redirect6, "0123456789")).frame(t)).dropped("rogue_router"),
+		fromEndpoint("multicast query", alice, nd(linkLocal(alice.mac), allNodes, mldQuery, "0123456789abcdefghij").frame(t)).dropped("rogue_router"),
+	)
+}
+
+// cutIPv4 shortens a frame to an IP packet of length bytes that says so.
+func cutIPv4(t testing.TB, frame []byte, length int) []byte {
+	t.Helper()
+	return patch(frame[:atIP+length], atIPLength, 0, byte(length))
+}
+
+func cutIPv6(t testing.TB, frame []byte, payload int) []byte {
+	t.Helper()
+	return patch(frame[:atL4v6+payload], atIP6Length, 0, byte(payload))
+}
+
+// A packet shorter than an IP header is refused by the test run itself; tunnelRows
+// has it inside of a tunnel.
+func parseRows(t testing.TB) []row {
+	good4 := between(alice, bob, false, udp(1, 2)).frame(t)
+	good6 := between(alice, bob, true, udp(1, 2)).frame(t)
+	malformed := func(name string, in []byte) row { return fromEndpoint(name, alice, in).dropped("malformed") }
+	// Without ICC a packet's ports matter, so its transport header is read.
+	short := func(name string, v6 bool, l4 transport, length int) row {
+		frame := between(client, server, v6, l4).frame(t)
+		if v6 {
+			return fromEndpoint("IPv6/"+name, client, cutIPv6(t, frame, length)).dropped("malformed")
+		}
+		return fromEndpoint("IPv4/"+name, client, cutIPv4(t, frame, 20+length)).dropped("malformed")
+	}
+	mapped := slices.Concat(make([]byte, 10), []byte{0xff, 0xff}, bob.ip4.AsSlice())
+	vlan := slices.Concat(good4[:atEthertype], []byte{0x81, 0, 0, 5}, good4[atEthertype:])
+	// extensions is a chain of n options headers in front of nothing.
+	extensions := func(n, last int) []byte {
+		p := between(client, server, true, transport{protocol: layers.IPProtocolIPv6Destination})
+		p.payload = ""
+		for i := range n {
+			next := byte(layers.IPProtocolIPv6Destination)
+			if i == n-1 {
+				next = byte(last)
+			}
+			p.payload += string([]byte{next, 0, 1, 4, 0, 0, 0, 0})
+		}
+		p.payload += "01234567890123456789" // enough of a TCP header
+		return p.frame(t)
+	}
+	const noNext = 59
+	return []row{
+		malformed("IPv4/version", patch(good4, atIP, 0x65)),
+		malformed("IPv4/header length below five", patch(good4, atIP, 0x44)),
+		malformed("IPv4/longer than the frame", patch(good4, atIPLength, 0xff, 0xff)),
+		malformed("IPv4/shorter than its header", patch(good4, atIPLength, 0, 19)),
+		malformed("IPv4/options past its end", patch(patch(good4, atIP, 0x4f), atIPLength, 0, 59)),
+		malformed("IPv6/version", patch(good6, atIP, 0x45)),
+		malformed("IPv6/longer than the frame", patch(good6, atIP6Length, 0xff, 0xff)),
+		malformed("IPv6/mapped source", patch(good6, atIP6Source, mapped...)),
+		malformed("IPv6/mapped destination", patch(good6, atIP6Source+16, mapped...)),
+		fromEndpoint("IPv4/padded frame", alice, append(slices.Clone(good4), 0, 0, 0)).delivered(bob, nil),
+		fromEndpoint("IPv6/padded frame", alice, append(slices.Clone(good6), 0, 0, 0)).delivered(bob, nil),
+		short("TCP cut short", false, tcp(1, 6379, "S"), 19),
+		short("UDP cut short", false, udp(1, 53), 7),
+		short("TCP cut short", true, tcp(1, 6379, "S"), 19),
+		short("UDP cut short", true, udp(1, 53), 7),
+		short("ICMP cut short", true, echo(true, false, 1), 7),
+		short("ICMP cut short", false, echo(false, false, 1), 7),
+		malformed("ARP cut short", arpRequest(t, alice.mac, alice.ip4, bob.ip4)[:atIP+27]),
+		malformed("ARP of another hardware", patch(arpRequest(t, alice.mac, alice.ip4, bob.ip4), atIP, 0, 2)),
+		malformed("ARP of another protocol", patch(arpRequest(t, alice.mac, alice.ip4, bob.ip4), atIP+2, 0x86, 0xdd)),
+		malformed("ARP of other lengths", patch(arpRequest(t, alice.mac, alice.ip4, bob.ip4), atIP+4, 8, 4)),
+		fromEndpoint("extension headers that end", client, extensions(4, noNext)).dropped("policy"),
+		fromEndpoint("extension headers without end", client, extensions(5, noNext)).dropped("malformed"),
+		fromEndpoint("extension header past the end", client, patch(extensions(1, noNext), atL4v6, byte(layers.IPProtocolIPv6Destination), 255)).dropped("malformed"),
+		fromEndpoint("VLAN", alice, vlan).dropped("unknown_protocol"),
+		fromEndpoint("LLDP", alice, patch(good4, atEthertype, 0x88, 0xcc)).dropped("unknown_protocol"),
+		fromHost("IPv4/version", patch(good4, atIP, 0x65)).dropped("malformed"),
+		fromHost("ARP cut short", arpRequest(t, gatewayMAC, gatewayOf(openNet).ip4, bob.ip4)[:atIP+27]).dropped("malformed"),
+		fromHost("NS cut short", cutIPv6(t, ask(gatewayMAC, gatewayOf(openNet).ip6, bob.ip6, "").frame(t), 7)).dropped("malformed"),
+		fromHost("LLDP", patch(good4, atEthertype, 0x88, 0xcc)).dropped("unknown_protocol"),
+		fromUplink("IPv4/version", patch(good4, atIP, 0x65)).passed(),
+		fromUplink("ARP", arpRequest(t, routerMAC, peer.ip4, uplink.ip4)).passed(),
+		toUplink("IPv4/version", patch(good4, atIP, 0x65)).passed(),
+		toUplink("ARP", arpRequest(t, uplinkMAC, uplink.ip4, peer.ip4)).passed(),
+	}
+}

@@ -1,0 +1,232 @@
+package datapath
+
+import (
+	"net/netip"
+	"testing"
+)
+
+func policyRows(t testing.TB) []row {
+	noNetwork := func(change func(*Network)) func(testing.TB, *world) {
+		return func(t testing.TB, w *world) {
+			n := w.wanted.Networks[closedNet-1]
+			change(&n)
+			if err := w.PutNetwork(n); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	open, shut := noNetwork(func(n *Network) { n.ICC = true }), noNetwork(func(*Network) {})
+	unlink := func(t testing.TB, w *world) {
+		if err := w.DeleteLink(w.wanted.Links[0]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	link := func(t testing.TB, w *world) {
+		if err := w.PutLink(w.wanted.Links[0]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return bothFamilies(func(v6 bool) []row {
+		to := func(name string, l4 transport) row {
+			return fromEndpoint(name, client, between(client, server, v6, l4).frame(t))
+		}
+		back := func(name string, l4 transport) row {
+			return fromEndpoint(name, server, between(server, client, v6, l4).frame(t))
+		}
+		syn := to("linked port", tcp(40000, 6379, "S"))
+		answer := back("answer", tcp(6379, 40000, "SA"))
+		fragment := between(client, server, v6, udp(1, 53))
+		fragment.fragment.more = true
+		last := fragment
+		last.fragment = fragmentAt(10)
+		around := between(client, server, v6, tcp(40000, 22, "S"))
+		around.to = gatewayMAC
+		linkedAround := between(client, server, v6, tcp(40000, 6379, "S"))
+		toAlice := between(client, alice, v6, tcp(40000, 6379, "S"))
+		toAlice.to = gatewayMAC
+		toNobody := between(alice, server, v6, tcp(40000, 6379, "S"))
+		toNobody.to = gatewayMAC
+		toNobody.dst = map[bool]netip.Addr{false: address4(closedNet, 99), true: address6(closedNet, 99)}[v6]
+		return []row{
+			syn.delivered(server, nil),
+			to("last linked port", tcp(40000, 6380, "S")).delivered(server, nil),
+			to("linked UDP port", udp(40000, 53)).delivered(server, nil),
+			to("port above the linked", tcp(40000, 6381, "S")).dropped("policy"),
+			to("port below the linked", tcp(40000, 6378, "S")).dropped("policy"),
+			to("wrong protocol", udp(40000, 6379)).dropped("policy"),
+			to("wrong protocol", tcp(40000, 53, "S")).dropped("policy"),
+			to("echo", echo(v6, false, 6379)).dropped("policy"),
+			to("SCTP", transport{protocol: protocolSCTP, sport: 1, dport: 6379}).dropped("policy"),
+			fromEndpoint("fragment", client, fragment.frame(t)).dropped("fragment"),
+			fromEndpoint("later fragment", client, last.frame(t)).dropped("fragment"),
+			back("server opens back", tcp(40000, 6379, "S")).dropped("policy"),
+			back("server opens from the linked port", tcp(6379, 40000, "S")).dropped("policy"),
+			answer.after(syn).delivered(client, nil),
+			back("answer to another port", tcp(6379, 40001, "SA")).after(syn).dropped("policy"),
+			back("answer from another port", tcp(6380, 40000, "SA")).after(syn).dropped("policy"),
+			to("next packet", tcp(40000, 6379, "A")).after(syn, answer).delivered(server, nil),
+			to("link gone", tcp(40000, 6379, "A")).after(syn, answer).given(unlink, link).dropped("policy"),
+			back("link gone for the server", tcp(6379, 40000, "A")).after(syn, answer).given(unlink, link).dropped("policy"),
+			to("ICC switched on", tcp(40000, 22, "S")).given(open, shut).delivered(server, nil),
+			to("ICC switched off again", tcp(40000, 22, "S")).given(shut, shut).dropped("policy"),
+
+			withOutput(fromEndpoint("unlinked by way of the gateway", client, around.frame(t)).dropped("policy"),
+				ethernet(around, client.mac, server.mac).frame(t)),
+			fromEndpoint("linked by way of the gateway", client, ethernet(linkedAround, client.mac, gatewayMAC).frame(t)).
+				delivered(server, linkedAround.frame(t)),
+			fromEndpoint("another network", client, toAlice.frame(t)).dropped("isolated"),
+			fromEndpoint("nobody on another network", alice, toNobody.frame(t)).dropped("isolated"),
+		}
+	})
+}
+
+const protocolSCTP = 132
+
+func fragmentAt(offset uint16) fragment { return fragment{offset: offset, id: 7} }
+
+func gatewayRows(t testing.TB) []row {
+	sysctl := func(value string) func(testing.TB, *world) {
+		return func(t testing.TB, w *world) {
+			w.ns.SetSysctl(t, "ipv4/conf/ebpnet0/forwarding", value)
+			w.ns.SetSysctl(t, "ipv6/conf/ebpnet0/forwarding", value)
+		}
+	}
+	off, on := sysctl("0"), sysctl("1")
+	stranded := func(t testing.TB, w *world) {
+		off(t, w)
+		if err := w.ReplaceUplinks(nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	rescued := func(t testing.TB, w *world) {
+		on(t, w)
+		if err := w.ReplaceUplinks(w.wanted.Uplinks); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cutOff := func(t testing.TB, w *world) {
+		w.ip(t, w.ns, "route del default\nroute del default dev up0 via 2001:db8:1::fe\n")
+	}
+	reconnected := func(t testing.TB, w *world) {
+		w.ip(t, w.ns, "route add default via 192.0.2.254\nroute add default via 2001:db8:1::fe\n")
+	}
+	return bothFamilies(func(v6 bool) []row {
+		loopback, group, none := netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("224.0.0.5"), netip.IPv4Unspecified()
+		if v6 {
+			loopback, group, none = netip.IPv6Loopback(), netip.MustParseAddr("ff0e::5"), netip.IPv6Unspecified()
+		}
+		leaving := func(from host, to netip.Addr) packet {
+			return packet{from: from.mac, to: gatewayMAC, src: from.ip(v6), dst: to, l4: udp(4000, 53), payload: "hello"}
+		}
+		to := func(name string, from host, dst netip.Addr) row {
+			return fromEndpoint(name, from, leaving(from, dst).frame(t))
+		}
+		masqueraded := leaving(alice, outside.ip(v6))
+		masqueraded.src, masqueraded.ttl = uplink.ip(v6), 63
+		old, dying := leaving(alice, outside.ip(v6)), leaving(alice, outside.ip(v6))
+		old.ttl, dying.ttl = 1, 2
+		last := masqueraded
+		last.ttl = 1
+		big := leaving(alice, outside.ip(v6))
+		big.payload = string(make([]byte, uplinkMTU))
+		fits := leaving(alice, outside.ip(v6))
+		fits.payload = string(make([]byte, uplinkMTU-map[bool]int{false: 28, true: 48}[v6]))
+		fitted := fits
+		fitted.src, fitted.ttl = uplink.ip(v6), 63
+		tooBig := fits
+		tooBig.payload += "x"
+		bigMasqueraded := big
+		bigMasqueraded.src, bigMasqueraded.ttl = uplink.ip(v6), 63
+		super := fromEndpoint("superframe larger than the uplink's MTU", alice, big.frame(t)).redirected(bigMasqueraded.frame(t))
+		super.super = superframe{segments: 2, size: 1000}
+		ping := leaving(alice, gatewayOf(openNet).ip(v6))
+		ping.l4 = echo(v6, false, 1)
+		rows := []row{
+			to("gateway", alice, gatewayOf(openNet).ip(v6)).redirected(nil),
+			fromEndpoint("gateway, ping", alice, ping.frame(t)).redirected(nil),
+			to("gateway without ICC", client, gatewayOf(closedNet).ip(v6)).redirected(nil),
+			to("gateway of an internal network", insider, gatewayOf(internalNet).ip(v6)).redirected(nil),
+			to("another network's gateway", alice, gatewayOf(closedNet).ip(v6)).redirected(nil),
+			to("another address of the host", alice, uplink.ip(v6)).redirected(nil),
+			to("another address of the host, internal", insider, uplink.ip(v6)).dropped("internal"),
+			to("another network's gateway, internal", insider, gatewayOf(openNet).ip(v6)).dropped("internal"),
+			to("outside, internal", insider, outside.ip(v6)).dropped("internal"),
+			to("another network, internal", insider, alice.ip(v6)).dropped("isolated"),
+			to("loopback", alice, loopback).dropped("no_route"),
+			to("multicast group by the gateway's MAC", alice, group).dropped("no_route"),
+			to("no address", alice, none).dropped("no_route"),
+			to("unreachable", alice, refused.ip(v6)).dropped("no_route"),
+			to("by a device that is no uplink", alice, sideways.ip(v6)).dropped("not_uplink"),
+			to("no route: the host says so", alice, outside.ip(v6)).given(cutOff, reconnected).redirected(nil),
+			fromEndpoint("TTL 1", alice, old.frame(t)).dropped("ttl_exceeded"),
+			fromEndpoint("TTL 2", alice, dying.frame(t)).redirected(last.frame(t)),
+			fromEndpoint("as large as the uplink's MTU", alice, fits.frame(t)).redirected(fitted.frame(t)),
+			fromEndpoint("larger than the uplink's MTU", alice, tooBig.frame(t)).dropped("too_big"),
+			super,
+			to("outside, forwarding off", alice, outside.ip(v6)).given(off, on).redirected(masqueraded.frame(t)),
+			to("host, forwarding off", alice, uplink.ip(v6)).given(off, on).redirected(nil),
+			to("gateway, forwarding off", alice, gatewayOf(openNet).ip(v6)).given(off, on).redirected(nil),
+			to("another network, forwarding off", alice, client.ip(v6)).given(off, on).dropped("isolated"),
+			to("outside, forwarding off and no uplink", alice, outside.ip(v6)).given(stranded, rescued).dropped("no_route"),
+		}
+		if v6 {
+			own := leaving(alice, outside.ip6)
+			own.src = linkLocal(alice.mac)
+			rows = append(rows,
+				to("link-local address by the gateway's MAC", alice, linkLocal(gatewayMAC)).dropped("no_route"),
+				fromEndpoint("outside from the link-local address", alice, own.frame(t)).dropped("no_route"))
+		}
+		return rows
+	})
+}
+
+func fullRows(t testing.TB) []row {
+	return bothFamilies(func(v6 bool) []row {
+		flow := func(name string, port uint16) row {
+			p := packet{from: alice.mac, to: gatewayMAC, src: alice.ip(v6), dst: outside.ip(v6), l4: udp(port, 53)}
+			out := p
+			out.src, out.ttl = uplink.ip(v6), 63
+			return fromEndpoint(name, alice, p.frame(t)).redirected(out.frame(t))
+		}
+		linked := func(name string, port uint16) row {
+			return fromEndpoint(name, client, between(client, server, v6, udp(port, 53)).frame(t))
+		}
+		first, second := flow("first", 1001), flow("second", 1002)
+		reply := packet{from: routerMAC, to: uplinkMAC, src: outside.ip(v6), dst: uplink.ip(v6), l4: udp(53, 1001)}
+		in := reply
+		in.from, in.to, in.dst, in.ttl = gatewayMAC, alice.mac, alice.ip(v6), 63
+		refusal := flow("translated flow into a full table", 1003)
+		halfway := flow("translated flow into a table with room for half", 1003)
+		refusal.out, halfway.out = nil, nil
+		ttl := func(r row) []byte { return decremented(t, r.in) }
+		return []row{
+			withOutput(refusal.after(first, second).dropped("flow_table_full"), ttl(refusal)),
+			withOutput(halfway.after(first, linked("", 1)).dropped("flow_table_full"), ttl(halfway)),
+			linked("what failed halfway takes no room", 2).after(first, linked("", 1), halfway).delivered(server, nil),
+			linked("link's flow into a full table", 1).after(first, second).dropped("flow_table_full"),
+			flow("established flow in a full table", 1001).after(first, second),
+			fromUplink("answer in a full table", reply.frame(t)).after(first, second).delivered(alice, in.frame(t)),
+			linked("established link's flow in a full table", 1).after(linked("", 1), linked("", 2), first).delivered(server, nil),
+		}
+	})
+}
+
+// smallFlows is room for two translated flows.
+const smallFlows = 4
+
+func withOutput(r row, out []byte) row {
+	r.out = out
+	return r
+}
+
+// decremented is a frame with one hop less to live, as a drop leaves it.
+func decremented(t testing.TB, frame []byte) []byte {
+	t.Helper()
+	if frame[atEthertype] == 0x86 {
+		return patch(frame, atIP+7, frame[atIP+7]-1)
+	}
+	out := patch(frame, atIP+8, frame[atIP+8]-1)
+	sum := uint32(out[atIP+10])<<8 + uint32(out[atIP+11]) + 0x100 // RFC 1624
+	sum += sum >> 16
+	return patch(out, atIP+10, byte(sum>>8), byte(sum))
+}

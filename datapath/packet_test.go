@@ -1,0 +1,291 @@
+package datapath
+
+import (
+	"encoding/binary"
+	"net"
+	"net/netip"
+	"slices"
+	"testing"
+
+	"github.com/gopacket/gopacket"
+	"github.com/gopacket/gopacket/layers"
+
+	"github.com/ebpnet/ebpnet/internal/testutil"
+)
+
+type mac = [6]byte
+
+var broadcastMAC = mac{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
+
+// multicastMAC is where Ethernet takes packets for an IPv6 multicast group:
+// RFC 2464, section 7.
+func multicastMAC(group netip.Addr) mac {
+	b := group.As16()
+	return mac{0x33, 0x33, b[12], b[13], b[14], b[15]}
+}
+
+// solicitedNode is the group in which the owner of a is asked for its MAC:
+// RFC 4291, section 2.7.1.
+func solicitedNode(a netip.Addr) netip.Addr {
+	b := a.As16()
+	group := netip.MustParseAddr("ff02::1:ff00:0").As16()
+	copy(group[13:], b[13:])
+	return netip.AddrFrom16(group)
+}
+
+// linkLocal is the address of RFC 4291, appendix A.
+func linkLocal(m mac) netip.Addr {
+	return netip.AddrFrom16([16]byte{0xfe, 0x80, 8: m[0] ^ 2, m[1], m[2], 0xff, 0xfe, m[3], m[4], m[5]})
+}
+
+// packet says what an IP packet in Ethernet looks like. It is a value: rows
+// change a copy of what went in to say what should come out.
+type packet struct {
+	from, to mac
+	src, dst netip.Addr
+	ttl      uint8 // 0: 64
+	l4       transport
+	payload  string
+
+	options  []byte // IPv4 options, or an IPv6 hop-by-hop header's
+	fragment fragment
+}
+
+// fragment makes a packet one; the zero value is none.
+type fragment struct {
+	more   bool
+	offset uint16 // in units of 8 bytes
+	id     uint32
+}
+
+func (f fragment) is() bool { return f != fragment{} }
+
+// transport is what follows the IP header. ICMP has no ports; an echo's
+// identifier and sequence are the first bytes of its body.
+type transport struct {
+	protocol     layers.IPProtocol
+	sport, dport uint16
+	flags        string // of TCP, of "SAFR"
+	noChecksum   bool   // UDP over IPv4: RFC 768 allows none
+	icmp         uint8  // type
+	body         string // of ICMP, after the checksum
+}
+
+func tcp(sport, dport uint16, flags string) transport {
+	return transport{protocol: layers.IPProtocolTCP, sport: sport, dport: dport, flags: flags}
+}
+
+func udp(sport, dport uint16) transport {
+	return transport{protocol: layers.IPProtocolUDP, sport: sport, dport: dport}
+}
+
+func icmp4(kind uint8, body string) transport {
+	return transport{protocol: layers.IPProtocolICMPv4, icmp: kind, body: body}
+}
+
+func icmp6(kind uint8, body string) transport {
+	return transport{protocol: layers.IPProtocolICMPv6, icmp: kind, body: body}
+}
+
+// ICMP's types: RFC 792, 4443, 2710, 4861.
+const (
+	echoReply4     = 0
+	unreachable4   = 3
+	echoRequest4   = 8
+	echoRequest6   = 128
+	echoReply6     = 129
+	mldQuery       = 130
+	mldReport      = 131
+	routerSolicit  = 133
+	routerAdvert   = 134
+	neighborAsk    = 135
+	neighborAnswer = 136
+	redirect6      = 137
+)
+
+// echo is a request or reply of the family with an identifier.
+func echo(v6, reply bool, id uint16) transport {
+	body := string(binary.BigEndian.AppendUint16(nil, id)) + "\x00\x01"
+	switch {
+	case v6 && reply:
+		return icmp6(echoReply6, body)
+	case v6:
+		return icmp6(echoRequest6, body)
+	case reply:
+		return icmp4(echoReply4, body)
+	}
+	return icmp4(echoRequest4, body)
+}
+
+const (
+	optionSourceMAC = 1
+	optionTargetMAC = 2
+)
+
+// ndOption is an option that holds a MAC: RFC 4861, section 4.6.1.
+func ndOption(kind byte, m mac) string { return string([]byte{kind, 1}) + string(m[:]) }
+
+func ndBody(flags byte, target netip.Addr, options string) string {
+	a := target.As16()
+	return string([]byte{flags, 0, 0, 0}) + string(a[:]) + options
+}
+
+// ask is a neighbor solicitation to the target's group.
+func ask(from mac, src, target netip.Addr, options string) packet {
+	group := solicitedNode(target)
+	return packet{from: from, to: multicastMAC(group), src: src, dst: group, ttl: 255,
+		l4: icmp6(neighborAsk, ndBody(0, target, options))}
+}
+
+const (
+	ndSolicited = 0x40
+	ndOverride  = 0x20
+)
+
+// tell is the advertisement that the owner of target gives.
+func tell(owner, to mac, target, dst netip.Addr, flags byte) packet {
+	return packet{from: owner, to: to, src: target, dst: dst, ttl: 255,
+		l4: icmp6(neighborAnswer, ndBody(flags, target, ndOption(optionTargetMAC, owner)))}
+}
+
+// frame builds the packet with right lengths and checksums, padded to the 60
+// bytes that Ethernet wants.
+func (p packet) frame(t testing.TB) []byte {
+	t.Helper()
+	ttl := p.ttl
+	if ttl == 0 {
+		ttl = 64
+	}
+	eth := &layers.Ethernet{SrcMAC: p.from[:], DstMAC: p.to[:], EthernetType: layers.EthernetTypeIPv4}
+	below := []gopacket.SerializableLayer{eth}
+	var network gopacket.NetworkLayer
+	if p.dst.Is4() {
+		ip := &layers.IPv4{Version: 4, TTL: ttl, Protocol: p.l4.protocol, SrcIP: p.src.AsSlice(), DstIP: p.dst.AsSlice(),
+			Id: uint16(p.fragment.id), FragOffset: p.fragment.offset}
+		if p.fragment.more {
+			ip.Flags = layers.IPv4MoreFragments
+		}
+		if p.options != nil {
+			ip.Options = []layers.IPv4Option{{OptionType: p.options[0], OptionLength: uint8(len(p.options)), OptionData: p.options[2:]}}
+		}
+		network, below = ip, append(below, ip)
+	} else {
+		eth.EthernetType = layers.EthernetTypeIPv6
+		ip := &layers.IPv6{Version: 6, HopLimit: ttl, NextHeader: p.l4.protocol, SrcIP: p.src.AsSlice(), DstIP: p.dst.AsSlice()}
+		network, below = ip, append(below, ip)
+		next := p.l4.protocol
+		var extensions []byte
+		if p.fragment.is() {
+			extensions = p.fragment.header(next)
+			next = layers.IPProtocolIPv6Fragment
+		}
+		if p.options != nil {
+			extensions = slices.Concat([]byte{byte(next), byte((len(p.options)+2)/8 - 1)}, p.options, extensions)
+			next = layers.IPProtocolIPv6HopByHop
+		}
+		if extensions != nil {
+			ip.NextHeader = next
+			below = append(below, gopacket.Payload(extensions))
+		}
+	}
+	for _, l := range p.l4.layers(t, network) {
+		below = append(below, l)
+	}
+	buf := gopacket.NewSerializeBuffer()
+	options := gopacket.SerializeOptions{FixLengths: true, ComputeChecksums: true}
+	if err := gopacket.SerializeLayers(buf, options, append(below, gopacket.Payload(p.payload))...); err != nil {
+		t.Fatal(err)
+	}
+	out := slices.Clone(buf.Bytes())
+	if p.l4.noChecksum {
+		out = patch(out, atL4+6, 0, 0)
+	}
+	return out
+}
+
+func (f fragment) header(next layers.IPProtocol) []byte {
+	offset := f.offset << 3
+	if f.more {
+		offset |= 1
+	}
+	b := binary.BigEndian.AppendUint16([]byte{byte(next), 0}, offset)
+	return binary.BigEndian.AppendUint32(b, f.id)
+}
+
+func (l transport) layers(t testing.TB, network gopacket.NetworkLayer) []gopacket.SerializableLayer {
+	t.Helper()
+	checksummed := func(err error) {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	has := func(flag byte) bool { return slices.Contains([]byte(l.flags), flag) }
+	switch l.protocol {
+	case layers.IPProtocolTCP:
+		tcp := &layers.TCP{SrcPort: layers.TCPPort(l.sport), DstPort: layers.TCPPort(l.dport), Seq: 1, Window: 64000,
+			SYN: has('S'), ACK: has('A'), FIN: has('F'), RST: has('R')}
+		checksummed(tcp.SetNetworkLayerForChecksum(network))
+		return []gopacket.SerializableLayer{tcp}
+	case layers.IPProtocolUDP:
+		udp := &layers.UDP{SrcPort: layers.UDPPort(l.sport), DstPort: layers.UDPPort(l.dport)}
+		checksummed(udp.SetNetworkLayerForChecksum(network))
+		return []gopacket.SerializableLayer{udp}
+	case layers.IPProtocolICMPv6:
+		icmp := &layers.ICMPv6{TypeCode: layers.CreateICMPv6TypeCode(l.icmp, 0)}
+		checksummed(icmp.SetNetworkLayerForChecksum(network))
+		return []gopacket.SerializableLayer{icmp, gopacket.Payload(l.body)}
+	case layers.IPProtocolICMPv4:
+		body := []byte(l.body)
+		return []gopacket.SerializableLayer{&layers.ICMPv4{
+			TypeCode: layers.CreateICMPv4TypeCode(l.icmp, 0),
+			Id:       binary.BigEndian.Uint16(body),
+			Seq:      binary.BigEndian.Uint16(body[2:]),
+		}}
+	}
+	return nil
+}
+
+// arp is an ARP packet; the Ethernet header is said apart.
+func arp(t testing.TB, from, to mac, operation uint16, sender mac, senderIP netip.Addr, target mac, targetIP netip.Addr) []byte {
+	t.Helper()
+	return testutil.Frame(t,
+		&layers.Ethernet{SrcMAC: from[:], DstMAC: to[:], EthernetType: layers.EthernetTypeARP},
+		&layers.ARP{AddrType: layers.LinkTypeEthernet, Protocol: layers.EthernetTypeIPv4, HwAddressSize: 6, ProtAddressSize: 4,
+			Operation: operation, SourceHwAddress: sender[:], SourceProtAddress: senderIP.AsSlice(),
+			DstHwAddress: target[:], DstProtAddress: targetIP.AsSlice()})
+}
+
+func arpRequest(t testing.TB, sender mac, senderIP, targetIP netip.Addr) []byte {
+	t.Helper()
+	return arp(t, sender, broadcastMAC, layers.ARPRequest, sender, senderIP, mac{}, targetIP)
+}
+
+// gre wraps an inner frame as it looks on the underlay.
+func gre(t testing.TB, from, to mac, src, dst netip.Addr, key uint32, inner []byte) []byte {
+	t.Helper()
+	return testutil.Frame(t,
+		&layers.Ethernet{SrcMAC: from[:], DstMAC: to[:], EthernetType: layers.EthernetTypeIPv4},
+		&layers.IPv4{Version: 4, TTL: 64, Flags: layers.IPv4DontFragment, Protocol: layers.IPProtocolGRE, SrcIP: src.AsSlice(), DstIP: dst.AsSlice()},
+		&layers.GRE{KeyPresent: true, Key: key, Protocol: layers.EthernetTypeTransparentEthernetBridging},
+		gopacket.Payload(inner))
+}
+
+// patch overwrites bytes of a copy of a frame.
+func patch(frame []byte, offset int, with ...byte) []byte {
+	out := slices.Clone(frame)
+	copy(out[offset:], with)
+	return out
+}
+
+// Offsets into frames without options.
+const (
+	atEthertype = 12
+	atIP        = 14
+	atIPLength  = atIP + 2
+	atL4        = atIP + 20
+	atIP6Length = atIP + 4
+	atIP6Source = atIP + 8
+	atL4v6      = atIP + 40
+)
+
+func hardware(m mac) net.HardwareAddr { return m[:] }

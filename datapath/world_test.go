@@ -1,0 +1,389 @@
+package datapath
+
+import (
+	"encoding/binary"
+	"fmt"
+	"maps"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/ebpnet/ebpnet/bpf"
+	"github.com/ebpnet/ebpnet/internal/testutil"
+	"github.com/ebpnet/ebpnet/loader"
+)
+
+// host is one end of a conversation.
+type host struct {
+	id       uint32 // of an endpoint
+	network  uint32
+	device   string // host-side veth of a local endpoint
+	mac      mac
+	ip4, ip6 netip.Addr
+}
+
+func (h host) ip(v6 bool) netip.Addr {
+	if v6 {
+		return h.ip6
+	}
+	return h.ip4
+}
+
+// Ids of the networks.
+const (
+	openNet     = 1 // ICC, with a tunnel
+	closedNet   = 2 // no ICC, with a tunnel
+	internalNet = 3
+	plainNet    = 4 // not masqueraded
+)
+
+// The world's constants; see newWorld.
+const (
+	openKey     = 0x01020304
+	closedKey   = 0x05060708
+	strangeKey  = 0x0a0b0c0d
+	theTunnel   = 1
+	firstRemote = 16384 // ids of remote endpoints
+	uplinkMTU   = 1500
+)
+
+var (
+	gatewayMAC = mac{0x02, 0xeb, 0, 0, 0, 1}
+	uplinkMAC  = mac{0x02, 0xeb, 0, 0, 0, 2}
+	routerMAC  = mac{0x02, 0xeb, 0, 0, 0, 3}
+
+	// Endpoints: on a network with ICC, one without, an internal one and one
+	// without masquerade.
+	alice   = local(openNet, 1, "alice")
+	bob     = local(openNet, 2, "bob")
+	client  = local(closedNet, 3, "client")
+	server  = local(closedNet, 4, "server")
+	insider = local(internalNet, 5, "insider")
+	plain   = local(plainNet, 6, "plain")
+	nobody  = local(openNet, 99, "") // in the subnet, unknown to the tables
+
+	remote       = remoteEndpoint(openNet, 50)
+	remoteClient = remoteEndpoint(closedNet, 51)
+
+	outside = host{mac: routerMAC, ip4: netip.MustParseAddr("198.18.0.9"), ip6: netip.MustParseAddr("2001:db8:9::9")}
+	uplink  = host{mac: uplinkMAC, ip4: netip.MustParseAddr("192.0.2.1"), ip6: netip.MustParseAddr("2001:db8:1::1")}
+	peer    = host{mac: routerMAC, ip4: netip.MustParseAddr("192.0.2.2"), ip6: netip.MustParseAddr("2001:db8:1::2")}
+	// Where the routing table says no, and where it says a device that is no
+	// uplink.
+	refused  = host{ip4: netip.MustParseAddr("203.0.113.9"), ip6: netip.MustParseAddr("2001:db8:dead::9")}
+	sideways = host{ip4: netip.MustParseAddr("198.51.100.9"), ip6: netip.MustParseAddr("2001:db8:51::9")}
+)
+
+func address4(network, n uint32) netip.Addr {
+	return netip.AddrFrom4([4]byte{172, 30, byte(network), byte(n)})
+}
+
+func address6(network, n uint32) netip.Addr {
+	return netip.MustParseAddr(fmt.Sprintf("fd00:30:%d::%x", network, n))
+}
+
+func local(network, id uint32, device string) host {
+	n := 10 + id
+	return host{id: id, network: network, device: device, mac: mac{0x02, 0xeb, 172, 30, byte(network), byte(n)},
+		ip4: address4(network, n), ip6: address6(network, n)}
+}
+
+func remoteEndpoint(network, n uint32) host {
+	h := local(network, n, "")
+	h.id = firstRemote + n
+	return h
+}
+
+func gatewayOf(network uint32) host {
+	return host{network: network, mac: gatewayMAC, ip4: address4(network, 1), ip6: address6(network, 1)}
+}
+
+func locals() []host { return []host{alice, bob, client, server, insider, plain} }
+
+// world is a host with the programs loaded, and what is around it: a device
+// to each endpoint, two uplinks' worth of routes. Nothing is attached: packets
+// come in by Program.Run.
+type world struct {
+	*Tables
+	ns         *testutil.Netns
+	containers *testutil.Netns
+	ifindex    map[string]uint32
+	wanted     Wanted
+}
+
+// newWorld makes a world whose tables are opened by load.
+func newWorld(t testing.TB, load func(testing.TB, loader.Config) *Tables) *world {
+	t.Helper()
+	w := &world{ns: testutil.NewNetns(t, "host"), containers: testutil.NewNetns(t, "containers"), ifindex: map[string]uint32{}}
+	for _, n := range []*testutil.Netns{w.ns, w.containers} {
+		n.SetSysctl(t, "ipv6/conf/all/accept_dad", "0")
+		n.SetSysctl(t, "ipv6/conf/default/accept_dad", "0")
+	}
+	w.containers.SetSysctl(t, "ipv6/conf/default/disable_ipv6", "1")
+	batch := "link set lo up\n" +
+		"link add ebpnet0 address " + hardware(gatewayMAC).String() + " type veth peer name ebpnet1\n" +
+		"link add up0 address " + hardware(uplinkMAC).String() + " type veth peer name up0peer\n" +
+		"link add side0 type veth peer name side0peer\n"
+	for _, e := range locals() {
+		batch += fmt.Sprintf("link add %s type veth peer name c-%s netns %s\n", e.device, e.device, w.containers.Name)
+		batch += fmt.Sprintf("link set %s up addrgenmode none\n", e.device)
+	}
+	for _, device := range []string{"ebpnet0", "ebpnet1", "up0", "up0peer", "side0", "side0peer"} {
+		batch += "link set " + device + " up addrgenmode none\n"
+	}
+	for network := range uint32(plainNet) {
+		g := gatewayOf(network + 1)
+		batch += fmt.Sprintf("addr add %s/24 dev ebpnet0\naddr add %s/64 dev ebpnet0 nodad\n", g.ip4, g.ip6)
+	}
+	batch += "addr add 192.0.2.1/24 dev up0\naddr add 2001:db8:1::1/64 dev up0 nodad\n" +
+		"route add default via 192.0.2.254\nroute add default via 2001:db8:1::fe\n" +
+		"route add unreachable 203.0.113.0/24\nroute add unreachable 2001:db8:dead::/48\n" +
+		"route add 198.51.100.0/24 dev side0\nroute add 2001:db8:51::/64 dev side0\n"
+	w.ip(t, w.ns, batch)
+	batch = "link set lo up\n"
+	for _, e := range locals() {
+		batch += "link set c-" + e.device + " up\n"
+	}
+	w.ip(t, w.containers, batch)
+	w.ns.SetSysctl(t, "ipv4/conf/ebpnet0/forwarding", "1")
+	w.ns.SetSysctl(t, "ipv6/conf/ebpnet0/forwarding", "1")
+
+	var devices []net.Interface
+	var err error
+	w.ns.Do(func() { devices, err = net.Interfaces() })
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range devices {
+		w.ifindex[d.Name] = uint32(d.Index)
+	}
+	w.Tables = load(t, loader.Config{GatewayIfindex: w.ifindex["ebpnet0"], GatewayMAC: gatewayMAC})
+	w.wanted = w.population()
+	if err := w.Replace(w.wanted); err != nil {
+		t.Fatal(err)
+	}
+	return w
+}
+
+// ip runs `ip -batch`, one process for all of it.
+func (w *world) ip(t testing.TB, n *testutil.Netns, batch string) {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "batch")
+	if err := os.WriteFile(file, []byte(batch), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	n.Run(t, "ip", "-batch", file)
+}
+
+func key(k uint32) *uint32 { return &k }
+
+func (w *world) population() Wanted {
+	gateways := func(network uint32) []netip.Addr { g := gatewayOf(network); return []netip.Addr{g.ip4, g.ip6} }
+	wanted := Wanted{
+		Networks: []Network{
+			{ID: openNet, ICC: true, Masquerade: true, Key: key(openKey)},
+			{ID: closedNet, Masquerade: true, Key: key(closedKey)},
+			{ID: internalNet, ICC: true, Masquerade: true, Internal: true},
+			{ID: plainNet, ICC: true},
+		},
+		Links: []Link{
+			{Client: client.id, Server: server.id, Protocol: protocolTCP, First: 6379, Last: 6380},
+			{Client: client.id, Server: server.id, Protocol: protocolUDP, First: 53, Last: 53},
+			{Client: remoteClient.id, Server: server.id, Protocol: protocolTCP, First: 6379, Last: 6379},
+		},
+		Tunnels: []Tunnel{{ID: theTunnel, Local: uplink.ip4, Remote: peer.ip4}},
+		Uplinks: []Uplink{{Ifindex: int(w.ifindex["up0"]), IPv4: uplink.ip4, IPv6: uplink.ip6, Default: true}},
+	}
+	for i := range wanted.Networks {
+		n := &wanted.Networks[i]
+		n.Gateways, n.GatewayMAC = gateways(n.ID), gatewayMAC
+	}
+	for _, e := range locals() {
+		wanted.Endpoints = append(wanted.Endpoints, Endpoint{ID: e.id, Network: e.network, MAC: e.mac,
+			Addresses: []netip.Addr{e.ip4, e.ip6}, Ifindex: int(w.ifindex[e.device])})
+	}
+	for _, e := range []host{remote, remoteClient} {
+		wanted.Endpoints = append(wanted.Endpoints, Endpoint{ID: e.id, Network: e.network, MAC: e.mac,
+			Addresses: []netip.Addr{e.ip4, e.ip6}, Tunnel: theTunnel})
+	}
+	return wanted
+}
+
+const (
+	protocolTCP = 6
+	protocolUDP = 17
+)
+
+// loadPinned loads the datapath as `ebpnet load` does.
+func loadPinned(t testing.TB, c loader.Config) *Tables {
+	t.Helper()
+	if err := loader.MountBPFFS("/sys/fs/bpf"); err != nil {
+		t.Fatal(err)
+	}
+	dir, err := os.MkdirTemp("/sys/fs/bpf", testutil.Prefix()+"datapath-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	tables, err := Load(dir, c)
+	if err != nil {
+		t.Fatalf("%+v", err)
+	}
+	t.Cleanup(func() {
+		if err := tables.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return tables
+}
+
+// loadChanged gives a function that loads the programs without pins, with
+// their maps and constants as changed.
+func loadChanged(change func(*ebpf.CollectionSpec) error) func(testing.TB, loader.Config) *Tables {
+	return func(t testing.TB, c loader.Config) *Tables {
+		t.Helper()
+		spec, err := bpf.LoadEbpnet()
+		if err != nil {
+			t.Fatal(err)
+		}
+		// The flags of a kernel that has them all; see loader.Probe.
+		for name, value := range map[string]any{
+			bpf.EbpnetVarGatewayIfindex: c.GatewayIfindex,
+			bpf.EbpnetVarGatewayMac:     c.GatewayMAC,
+			bpf.EbpnetVarFibFlags:       uint32(1<<2 | 1<<4),
+			bpf.EbpnetVarDecapIpv4Flags: uint32(1 << 7),
+			bpf.EbpnetVarDecapIpv6Flags: uint32(1 << 8),
+		} {
+			if err := setConstant(spec, name, value); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := change(spec); err != nil {
+			t.Fatal(err)
+		}
+		var objects loader.Objects
+		collection, err := ebpf.NewCollection(spec)
+		if err != nil {
+			t.Fatalf("%+v", err)
+		}
+		defer collection.Close()
+		for _, into := range []any{&objects.Maps, &objects.Programs} {
+			if err := collection.Assign(into); err != nil {
+				t.Fatal(err)
+			}
+		}
+		t.Cleanup(func() {
+			if err := objects.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+		return &Tables{&objects}
+	}
+}
+
+func setConstant(spec *ebpf.CollectionSpec, name string, value any) error {
+	v, ok := spec.Variables[name]
+	if !ok {
+		return fmt.Errorf("no constant %s", name)
+	}
+	return v.Set(value)
+}
+
+// Offsets into struct __sk_buff, and its size, as a test run takes it:
+// include/uapi/linux/bpf.h.
+const (
+	skbSize       = 192
+	skbIfindex    = 40
+	skbGSOSegs    = 164
+	skbGSOSize    = 176
+	extraData     = 256 // more than any program adds
+	verdictPass   = -1
+	verdictShot   = 2
+	verdictDirect = 7 // TC_ACT_REDIRECT
+)
+
+// superframe makes a test run's packet one.
+type superframe struct{ segments, size uint32 }
+
+// run sends a frame in by a device, and gives the verdict and what the
+// program made of the frame.
+func (w *world) run(t testing.TB, p *ebpf.Program, device string, frame []byte, super superframe) (int, []byte) {
+	t.Helper()
+	context := make([]byte, skbSize)
+	binary.NativeEndian.PutUint32(context[skbIfindex:], w.ifindex[device])
+	binary.NativeEndian.PutUint32(context[skbGSOSegs:], super.segments)
+	binary.NativeEndian.PutUint32(context[skbGSOSize:], super.size)
+	options := &ebpf.RunOptions{Data: frame, DataOut: make([]byte, len(frame)+extraData), Context: context}
+	var verdict uint32
+	var err error
+	w.ns.Do(func() { verdict, err = p.Run(options) })
+	if err != nil {
+		t.Fatalf("run with %x: %v", frame, err)
+	}
+	return int(int32(verdict)), options.DataOut
+}
+
+// counters is everything that the programs count.
+type counters struct {
+	Drops     map[string]Counter
+	Endpoints map[string]Traffic
+	Networks  map[uint32]Traffic
+	Tunnel    Traffic
+}
+
+func (w *world) counters(t testing.TB) counters {
+	t.Helper()
+	c := counters{map[string]Counter{}, map[string]Traffic{}, map[uint32]Traffic{}, Traffic{}}
+	check := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	drops, err := w.Drops()
+	check(err)
+	for _, d := range drops {
+		c.Drops[d.Reason] = d.Counter
+	}
+	for _, e := range locals() {
+		c.Endpoints[e.device], err = w.EndpointTraffic(e.id)
+		check(err)
+	}
+	for id := range uint32(plainNet) + 1 {
+		c.Networks[id], err = w.NetworkTraffic(id)
+		check(err)
+	}
+	c.Tunnel, err = w.TunnelTraffic(theTunnel)
+	check(err)
+	return c
+}
+
+func (c Counter) minus(o Counter) Counter { return Counter{c.Packets - o.Packets, c.Bytes - o.Bytes} }
+
+func (t Traffic) minus(o Traffic) Traffic { return Traffic{t.Tx.minus(o.Tx), t.Rx.minus(o.Rx)} }
+
+// since gives what was counted since before, without what was not.
+func (c counters) since(before counters) counters {
+	d := counters{map[string]Counter{}, map[string]Traffic{}, map[uint32]Traffic{}, c.Tunnel.minus(before.Tunnel)}
+	for reason := range c.Drops {
+		d.Drops[reason] = c.Drops[reason].minus(before.Drops[reason])
+	}
+	for name := range c.Endpoints {
+		d.Endpoints[name] = c.Endpoints[name].minus(before.Endpoints[name])
+	}
+	for id := range c.Networks {
+		d.Networks[id] = c.Networks[id].minus(before.Networks[id])
+	}
+	maps.DeleteFunc(d.Drops, func(_ string, c Counter) bool { return c == Counter{} })
+	maps.DeleteFunc(d.Endpoints, func(_ string, t Traffic) bool { return t == Traffic{} })
+	maps.DeleteFunc(d.Networks, func(_ uint32, t Traffic) bool { return t == Traffic{} })
+	return d
+}
