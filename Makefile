@@ -29,7 +29,7 @@ export BPF_CLANG := clang-19
 export BPF_STRIP := llvm-strip-19
 # -mcpu=v3 (Linux 5.1) has 32-bit and all conditional jumps. The include is
 # where Debian keeps asm/. The prefix map keeps the clone's path out of them.
-export BPF_CFLAGS := -O2 -g -mcpu=v3 -std=gnu11 -Wall -Wextra -Werror \
+export BPF_CFLAGS := -O2 -g -mcpu=v3 -std=gnu11 -Wall -Wextra -Wno-unused-parameter -Werror \
 	-I/usr/include/$(shell uname -m)-linux-gnu -ffile-prefix-map=$(CURDIR)/=
 C_FILES = $(wildcard bpf/*.c bpf/*.h bpf/headers/*.h)
 

@@ -248,7 +248,7 @@ int from_uplink(struct __sk_buff *skb)
 	flow = nat_find_answered(&pkt);
 	if (!flow)
 		return VERDICT_PASS;
-	network = flow->other.network;
+	network = flow->opener.network;
 	if (network != NETWORK_OUTSIDE) {
 		reason = route_decrement_ttl(skb, &pkt);
 		if (reason)
@@ -301,6 +301,13 @@ int to_uplink(struct __sk_buff *skb)
 	if (reason)
 		return verdict_drop(skb, reason);
 	return VERDICT_PASS;
+}
+
+/* Not attached: the loader runs it once, to start the sweep of the flows. */
+SEC("tc")
+int sweep_flows(struct __sk_buff *skb)
+{
+	return flow_start_sweep();
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

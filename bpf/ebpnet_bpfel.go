@@ -42,15 +42,13 @@ type EbpnetFdbKey struct {
 }
 
 type EbpnetFlow struct {
-	_     structs.HostLayout
-	Timer struct {
-		_ structs.HostLayout
-		_ [16]byte
-	}
+	_      structs.HostLayout
+	Opener EbpnetFlowKey
+	Answer EbpnetFlowKey
 	Opened uint64
 	Seen   uint64
-	Other  EbpnetFlowKey
 	Flags  EbpnetFlowFlag
+	State  EbpnetFlowState
 }
 
 type EbpnetFlowFlag uint32
@@ -59,7 +57,6 @@ const (
 	EbpnetFlowFlagFLOW_ANSWERED EbpnetFlowFlag = 1
 	EbpnetFlowFlagFLOW_FIN      EbpnetFlowFlag = 2
 	EbpnetFlowFlagFLOW_RST      EbpnetFlowFlag = 4
-	EbpnetFlowFlagFLOW_OUTSIDE  EbpnetFlowFlag = 8
 )
 
 type EbpnetFlowKey struct {
@@ -72,6 +69,28 @@ type EbpnetFlowKey struct {
 	Protocol uint8
 	Pad      [3]uint8
 }
+
+type EbpnetFlowRef struct {
+	_    structs.HostLayout
+	Slot uint32
+	Side EbpnetFlowSide
+}
+
+type EbpnetFlowSide uint32
+
+const (
+	EbpnetFlowSideFLOW_OPENER EbpnetFlowSide = 0
+	EbpnetFlowSideFLOW_ANSWER EbpnetFlowSide = 1
+)
+
+type EbpnetFlowState uint32
+
+const (
+	EbpnetFlowStateFLOW_FREE    EbpnetFlowState = 0
+	EbpnetFlowStateFLOW_CLAIMED EbpnetFlowState = 1
+	EbpnetFlowStateFLOW_LIVE    EbpnetFlowState = 2
+	EbpnetFlowStateFLOW_DEAD    EbpnetFlowState = 3
+)
 
 type EbpnetLinkKey struct {
 	_        structs.HostLayout
@@ -187,6 +206,7 @@ const (
 	EbpnetMapDrops                 = "drops"
 	EbpnetMapEndpointStats         = "endpoint_stats"
 	EbpnetMapFdb                   = "fdb"
+	EbpnetMapFlowIndex             = "flow_index"
 	EbpnetMapFlows                 = "flows"
 	EbpnetMapLinks                 = "links"
 	EbpnetMapMembers               = "members"
@@ -194,6 +214,7 @@ const (
 	EbpnetMapNetworkKeys           = "network_keys"
 	EbpnetMapNetworkStats          = "network_stats"
 	EbpnetMapNetworks              = "networks"
+	EbpnetMapSweepers              = "sweepers"
 	EbpnetMapTunnelIds             = "tunnel_ids"
 	EbpnetMapTunnelStats           = "tunnel_stats"
 	EbpnetMapTunnels               = "tunnels"
@@ -201,6 +222,7 @@ const (
 	EbpnetProgFromEndpoint         = "from_endpoint"
 	EbpnetProgFromHost             = "from_host"
 	EbpnetProgFromUplink           = "from_uplink"
+	EbpnetProgSweepFlows           = "sweep_flows"
 	EbpnetProgToUplink             = "to_uplink"
 	EbpnetVarDecapIpv4Flags        = "decap_ipv4_flags"
 	EbpnetVarDecapIpv6Flags        = "decap_ipv6_flags"
@@ -259,6 +281,7 @@ type EbpnetProgramSpecs struct {
 	FromEndpoint *ebpf.ProgramSpec `ebpf:"from_endpoint"`
 	FromHost     *ebpf.ProgramSpec `ebpf:"from_host"`
 	FromUplink   *ebpf.ProgramSpec `ebpf:"from_uplink"`
+	SweepFlows   *ebpf.ProgramSpec `ebpf:"sweep_flows"`
 	ToUplink     *ebpf.ProgramSpec `ebpf:"to_uplink"`
 }
 
@@ -270,6 +293,7 @@ type EbpnetMapSpecs struct {
 	Drops         *ebpf.MapSpec `ebpf:"drops"`
 	EndpointStats *ebpf.MapSpec `ebpf:"endpoint_stats"`
 	Fdb           *ebpf.MapSpec `ebpf:"fdb"`
+	FlowIndex     *ebpf.MapSpec `ebpf:"flow_index"`
 	Flows         *ebpf.MapSpec `ebpf:"flows"`
 	Links         *ebpf.MapSpec `ebpf:"links"`
 	Members       *ebpf.MapSpec `ebpf:"members"`
@@ -277,6 +301,7 @@ type EbpnetMapSpecs struct {
 	NetworkKeys   *ebpf.MapSpec `ebpf:"network_keys"`
 	NetworkStats  *ebpf.MapSpec `ebpf:"network_stats"`
 	Networks      *ebpf.MapSpec `ebpf:"networks"`
+	Sweepers      *ebpf.MapSpec `ebpf:"sweepers"`
 	TunnelIds     *ebpf.MapSpec `ebpf:"tunnel_ids"`
 	TunnelStats   *ebpf.MapSpec `ebpf:"tunnel_stats"`
 	Tunnels       *ebpf.MapSpec `ebpf:"tunnels"`
@@ -323,6 +348,7 @@ type EbpnetMaps struct {
 	Drops         *ebpf.Map `ebpf:"drops"`
 	EndpointStats *ebpf.Map `ebpf:"endpoint_stats"`
 	Fdb           *ebpf.Map `ebpf:"fdb"`
+	FlowIndex     *ebpf.Map `ebpf:"flow_index"`
 	Flows         *ebpf.Map `ebpf:"flows"`
 	Links         *ebpf.Map `ebpf:"links"`
 	Members       *ebpf.Map `ebpf:"members"`
@@ -330,6 +356,7 @@ type EbpnetMaps struct {
 	NetworkKeys   *ebpf.Map `ebpf:"network_keys"`
 	NetworkStats  *ebpf.Map `ebpf:"network_stats"`
 	Networks      *ebpf.Map `ebpf:"networks"`
+	Sweepers      *ebpf.Map `ebpf:"sweepers"`
 	TunnelIds     *ebpf.Map `ebpf:"tunnel_ids"`
 	TunnelStats   *ebpf.Map `ebpf:"tunnel_stats"`
 	Tunnels       *ebpf.Map `ebpf:"tunnels"`
@@ -342,6 +369,7 @@ func (m *EbpnetMaps) Close() error {
 		m.Drops,
 		m.EndpointStats,
 		m.Fdb,
+		m.FlowIndex,
 		m.Flows,
 		m.Links,
 		m.Members,
@@ -349,6 +377,7 @@ func (m *EbpnetMaps) Close() error {
 		m.NetworkKeys,
 		m.NetworkStats,
 		m.Networks,
+		m.Sweepers,
 		m.TunnelIds,
 		m.TunnelStats,
 		m.Tunnels,
@@ -379,6 +408,7 @@ type EbpnetPrograms struct {
 	FromEndpoint *ebpf.Program `ebpf:"from_endpoint"`
 	FromHost     *ebpf.Program `ebpf:"from_host"`
 	FromUplink   *ebpf.Program `ebpf:"from_uplink"`
+	SweepFlows   *ebpf.Program `ebpf:"sweep_flows"`
 	ToUplink     *ebpf.Program `ebpf:"to_uplink"`
 }
 
@@ -387,6 +417,7 @@ func (p *EbpnetPrograms) Close() error {
 		p.FromEndpoint,
 		p.FromHost,
 		p.FromUplink,
+		p.SweepFlows,
 		p.ToUplink,
 	)
 }

@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * Flows: what is remembered of a connection, and for how long. Each entry
- * keyed as the inside sends holds a timer, so that flows end without any
- * process outside the kernel, and a live one is never evicted for another.
+ * Flows: what is remembered of a connection, and for how long. A timer sweeps
+ * the table, so that flows end without any process outside the kernel; a live
+ * one is never evicted for another. (A timer for each flow would need memory
+ * for each, which the kernel now and then has not got at hand: since 6.18
+ * bpf_timer_init() fails for about one flow in a hundred.)
  */
 #ifndef EBPNET_FLOW_H
 #define EBPNET_FLOW_H
@@ -13,7 +15,8 @@
 
 #define CLOCK_MONOTONIC 1
 
-#define ENOMEM 12
+#define ENOENT 2
+#define EBUSY  16
 #define EEXIST 17
 
 static __always_inline struct flow_key
@@ -57,43 +60,89 @@ static __always_inline __u64 flow_timeout(__u8 protocol, __u32 flags)
 	return icmp_timeout;
 }
 
-/* The timer of a flow: ends it if it was idle for too long in both
- * directions, else comes back when that may next be so. */
-static int flow_expire(void *map, struct flow_key *key, struct flow *flow)
+/* Ends a flow: its packets are not known any more. */
+static __always_inline void flow_end(struct flow *flow)
 {
-	struct flow_key other = flow->other;
-	__u32 flags = flow->flags;
-	__u64 seen = flow->seen;
-	struct flow *partner;
-	__u64 timeout, idle, now;
+	bpf_map_delete_elem(&flow_index, &flow->opener);
+	bpf_map_delete_elem(&flow_index, &flow->answer);
+	flow->state = FLOW_DEAD;
+}
 
-	if (other.protocol) {
-		partner = bpf_map_lookup_elem(&flows, &other);
-		if (partner) {
-			flags |= partner->flags;
-			if (partner->seen > seen)
-				seen = partner->seen;
-		}
-	}
-	timeout = flow_timeout(key->protocol, flags);
-	/* Read last, so that it is never before what another CPU has seen. */
-	now = bpf_ktime_get_coarse_ns();
-	idle = now - seen;
-	if (idle < timeout) {
-		bpf_timer_start(&flow->timer, timeout - idle, 0);
+static int flow_sweep_slot(__u32 i, void *context)
+{
+	__u32 slot = (*(__u32 *)context + i) % MAX_FLOWS;
+	struct flow *flow = bpf_map_lookup_elem(&flows, &slot);
+	__u64 seen, timeout;
+
+	if (!flow || flow->state == FLOW_FREE || flow->state == FLOW_CLAIMED)
+		return 0;
+	if (flow->state == FLOW_DEAD) {
+		flow->state = FLOW_FREE;
 		return 0;
 	}
-	if (other.protocol)
-		bpf_map_delete_elem(&flows, &other);
-	bpf_map_delete_elem(map, key);
+	seen = flow->seen;
+	timeout = flow_timeout(flow->opener.protocol, flow->flags);
+	/* The clock is read last, so that it is never before what another CPU
+	 * has seen. */
+	if (bpf_ktime_get_coarse_ns() - seen >= timeout)
+		flow_end(flow);
 	return 0;
+}
+
+/* The sweep goes round the table in SWEEP_PERIOD * MAX_FLOWS / SWEEP_SLOTS,
+ * which is 6.4 seconds, in steps too short to hold up packets. */
+#define SWEEP_PERIOD (SECONDS / 10)
+#define SWEEP_SLOTS  4096
+
+static int flow_sweep(void *map, __u32 *key, struct sweeper *sweeper)
+{
+	__u32 hand = sweeper->hand;
+
+	bpf_loop(SWEEP_SLOTS, flow_sweep_slot, &hand, 0);
+	sweeper->hand = (hand + SWEEP_SLOTS) % MAX_FLOWS;
+	bpf_timer_start(&sweeper->timer, SWEEP_PERIOD, 0);
+	return 0;
+}
+
+/* Starts the sweep, or goes on with it by this version of the program. */
+static __always_inline long flow_start_sweep(void)
+{
+	__u32 key = 0;
+	struct sweeper *sweeper = bpf_map_lookup_elem(&sweepers, &key);
+	long err;
+
+	if (!sweeper)
+		return -ENOENT;
+	err = bpf_timer_init(&sweeper->timer, &sweepers, CLOCK_MONOTONIC);
+	if (err && err != -EBUSY)
+		return err;
+	err = bpf_timer_set_callback(&sweeper->timer, flow_sweep);
+	if (err)
+		return err;
+	return bpf_timer_start(&sweeper->timer, SWEEP_PERIOD, 0);
+}
+
+/* The flow of packets with @key, and the side they are from; NULL if there is
+ * none. */
+static __always_inline struct flow *
+flow_find(const struct flow_key *key, enum flow_side *side)
+{
+	const struct flow_ref *ref = bpf_map_lookup_elem(&flow_index, key);
+	__u32 slot;
+
+	if (!ref)
+		return NULL;
+	*side = ref->side;
+	slot = ref->slot;
+	return bpf_map_lookup_elem(&flows, &slot);
 }
 
 /* Notes that a packet of the flow went by. Writes only what has changed, so
  * that the two ends of a busy flow do not fight over its cache line. */
 static __always_inline void
-flow_touch(struct flow *flow, const struct packet *pkt, __u32 flags)
+flow_touch(struct flow *flow, const struct packet *pkt, enum flow_side side)
 {
+	enum flow_flag flags = side == FLOW_ANSWER ? FLOW_ANSWERED : 0;
 	__u64 now = bpf_ktime_get_coarse_ns();
 
 	if (pkt->tcp_flags & TCP_FIN)
@@ -102,63 +151,113 @@ flow_touch(struct flow *flow, const struct packet *pkt, __u32 flags)
 		flags |= FLOW_RST;
 	/* The ports are in use anew. */
 	if (pkt->tcp_flags & TCP_SYN && flow->flags & (FLOW_FIN | FLOW_RST))
-		flow->flags &= FLOW_OUTSIDE;
+		flow->flags = 0;
 	if (flags & ~flow->flags)
 		flow->flags |= flags;
 	if (now - flow->seen > SECONDS)
 		flow->seen = now;
 }
 
-/* Adds one entry; -EEXIST if there is one, another error if there is no
- * room. */
+/* Slots looked at for a free one. The chance to miss one in a table that is
+ * nine tenths full is one in a million. */
+#define SLOT_ATTEMPTS 128
+
+struct flow_claim {
+	__u32 slot;
+	__u32 found; /* bool */
+};
+
+static int flow_try_slot(__u32 i, void *context)
+{
+	struct flow_claim *claim = context;
+	__u32 slot = (claim->slot + i) % MAX_FLOWS;
+	struct flow *flow = bpf_map_lookup_elem(&flows, &slot);
+
+	if (!flow || flow->state != FLOW_FREE ||
+	    __sync_val_compare_and_swap(&flow->state, FLOW_FREE,
+					FLOW_CLAIMED) != FLOW_FREE)
+		return 0;
+	claim->slot = slot;
+	claim->found = 1;
+	return 1;
+}
+
+/* Claims a free slot; false if there is none. */
+static __always_inline bool flow_claim_slot(__u32 *slot)
+{
+	struct flow_claim claim = { .slot = bpf_get_prandom_u32() };
+
+	bpf_loop(SLOT_ATTEMPTS, flow_try_slot, &claim, 0);
+	*slot = claim.slot;
+	return claim.found;
+}
+
+static __always_inline void flow_release_slot(__u32 slot)
+{
+	struct flow *flow = bpf_map_lookup_elem(&flows, &slot);
+
+	if (flow)
+		flow->state = FLOW_FREE;
+}
+
+/* Makes packets with @key known as those of the flow in @slot; -EEXIST if they
+ * are another's. */
 static __always_inline long
-flow_insert(const struct flow_key *key, const struct flow_key *other,
-	    enum flow_flag flags)
+flow_index_add(const struct flow_key *key, __u32 slot, enum flow_side side)
 {
-	__u64 now = bpf_ktime_get_coarse_ns();
-	struct flow flow = {
-		.opened = now,
-		.seen = flags & FLOW_OUTSIDE ? 0 : now,
-		.flags = flags,
-	};
+	struct flow_ref ref = { .slot = slot, .side = side };
 
-	if (other)
-		flow.other = *other;
-	return bpf_map_update_elem(&flows, key, &flow, BPF_NOEXIST);
+	return bpf_map_update_elem(&flow_index, key, &ref, BPF_NOEXIST);
 }
 
-/* Starts the life of the entry just inserted under @key. */
-static __always_inline long flow_start(const struct flow_key *key)
+/* Opens a flow in the claimed @slot, whose @answer is in the index already;
+ * takes both back if that fails. */
+static __always_inline enum reason
+flow_open(__u32 slot, const struct flow_key *opener,
+	  const struct flow_key *answer)
 {
-	struct flow *flow = bpf_map_lookup_elem(&flows, key);
+	struct flow *flow = bpf_map_lookup_elem(&flows, &slot);
+	long err;
 
-	if (!flow || bpf_timer_init(&flow->timer, &flows, CLOCK_MONOTONIC) ||
-	    bpf_timer_set_callback(&flow->timer, flow_expire))
-		return -1;
-	return bpf_timer_start(&flow->timer, flow_timeout(key->protocol, 0), 0);
+	if (!flow)
+		return REASON_KERNEL_ERROR;
+	flow->opener = *opener;
+	flow->answer = *answer;
+	flow->opened = flow->seen = bpf_ktime_get_coarse_ns();
+	flow->flags = 0;
+	err = flow_index_add(opener, slot, FLOW_OPENER);
+	if (!err) {
+		flow->state = FLOW_LIVE;
+		return REASON_NONE;
+	}
+	bpf_map_delete_elem(&flow_index, answer);
+	flow->state = FLOW_FREE;
+	/* Where another CPU was faster, its flow is as good. */
+	return err == -EEXIST ? REASON_NONE : REASON_FLOW_TABLE_FULL;
 }
 
-/* Opens a flow without translation, or notes that a packet of it went by. */
+/* Opens a flow inside a network, or notes that a packet of it went by. */
 static __always_inline enum reason
 flow_track(const struct flow_key *key, const struct packet *pkt)
 {
-	struct flow *flow = bpf_map_lookup_elem(&flows, key);
-	long err;
+	struct flow_key answer;
+	enum flow_side side;
+	struct flow *flow;
+	__u32 slot;
 
+	flow = flow_find(key, &side);
 	if (flow) {
-		flow_touch(flow, pkt, 0);
+		flow_touch(flow, pkt, side);
 		return REASON_NONE;
 	}
-	err = flow_insert(key, NULL, 0);
-	if (err == -EEXIST) /* another CPU was faster */
-		return REASON_NONE;
-	if (err)
+	if (!flow_claim_slot(&slot))
 		return REASON_FLOW_TABLE_FULL;
-	if (flow_start(key)) {
-		bpf_map_delete_elem(&flows, key);
+	answer = flow_key_reverse(key, key->network);
+	if (flow_index_add(&answer, slot, FLOW_ANSWER)) {
+		flow_release_slot(slot);
 		return REASON_FLOW_TABLE_FULL;
 	}
-	return REASON_NONE;
+	return flow_open(slot, key, &answer);
 }
 
 #endif

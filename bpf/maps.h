@@ -116,16 +116,34 @@ struct {
 	__type(value, struct uplink);
 } uplinks SEC(".maps");
 
-/* Flows of links and of address translation. Written and read by the
- * datapath; an entry lives until its timer finds it idle for too long, or its
- * endpoint goes. Full: a new flow is refused, no old one is touched. */
+/* Flows of links and of address translation, one a slot. Written and read by
+ * the datapath; a slot is used until the sweep finds its flow idle for too
+ * long, or its endpoint goes. Full: a new flow is refused, no old one is
+ * touched. */
 struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, MAX_FLOWS);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, struct flow_key);
+	__type(key, __u32);
 	__type(value, struct flow);
 } flows SEC(".maps");
+
+/* What a packet says of its flow -> the flow. Two entries a flow, that live as
+ * long as it does. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 2 * MAX_FLOWS);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct flow_key);
+	__type(value, struct flow_ref);
+} flow_index SEC(".maps");
+
+/* The one sweeper of `flows`. Started at load, runs as long as it is pinned. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct sweeper);
+} sweepers SEC(".maps");
 
 /* enum reason -> what was dropped for it. Written by the datapath, read by
  * stats and metrics. */

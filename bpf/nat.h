@@ -142,8 +142,9 @@ nat_is_hosts_own(struct __sk_buff *skb, const struct flow_key *answer)
 
 struct nat_search {
 	struct __sk_buff *skb;
-	const struct flow_key *inside; /* the flow as the inside sends it */
-	struct flow_key answer; /* as the outside answers; dport is sought */
+	const struct flow_key *opener;
+	struct flow_key answer; /* its dport is sought */
+	__u32 slot;
 	__u32 start;
 	enum reason reason;
 };
@@ -152,7 +153,7 @@ struct nat_search {
 static int nat_try_port(__u32 attempt, void *context)
 {
 	struct nat_search *search = context;
-	bool own = search->inside->network == NETWORK_OUTSIDE && !attempt;
+	bool own = search->opener->network == NETWORK_OUTSIDE && !attempt;
 	long err;
 
 	if (attempt)
@@ -160,41 +161,36 @@ static int nat_try_port(__u32 attempt, void *context)
 			PORT_FIRST + (search->start + attempt) % PORT_COUNT);
 	if (!own && nat_is_hosts_own(search->skb, &search->answer))
 		return 0;
-	err = flow_insert(&search->answer, search->inside, FLOW_OUTSIDE);
+	err = flow_index_add(&search->answer, search->slot, FLOW_ANSWER);
 	if (err == -EEXIST)
 		return 0;
 	search->reason = err ? REASON_FLOW_TABLE_FULL : REASON_NONE;
 	return 1;
 }
 
-/* Opens the flow @inside towards the outside, as from @source. */
+/* Opens the flow of packets with @opener towards the outside, as from
+ * @source. */
 static __noinline enum reason
-nat_open(struct __sk_buff *skb, const struct flow_key *inside,
+nat_open(struct __sk_buff *skb, const struct flow_key *opener,
 	 const struct address *source)
 {
 	struct nat_search search = {
 		.skb = skb,
-		.inside = inside,
-		.answer = flow_key_reverse(inside, NETWORK_OUTSIDE),
+		.opener = opener,
+		.answer = flow_key_reverse(opener, NETWORK_OUTSIDE),
 		.start = bpf_get_prandom_u32(),
 		.reason = REASON_PORTS_EXHAUSTED,
 	};
-	long err;
 
+	if (!flow_claim_slot(&search.slot))
+		return REASON_FLOW_TABLE_FULL;
 	search.answer.dst = *source;
 	bpf_loop(PORT_ATTEMPTS, nat_try_port, &search, 0);
-	if (search.reason)
+	if (search.reason) {
+		flow_release_slot(search.slot);
 		return search.reason;
-	err = flow_insert(inside, &search.answer, 0);
-	if (!err && flow_start(inside)) {
-		bpf_map_delete_elem(&flows, inside);
-		err = -ENOMEM;
 	}
-	if (!err)
-		return REASON_NONE;
-	bpf_map_delete_elem(&flows, &search.answer);
-	/* Where another CPU was faster, its flow is as good. */
-	return err == -EEXIST ? REASON_NONE : REASON_FLOW_TABLE_FULL;
+	return flow_open(search.slot, opener, &search.answer);
 }
 
 /* Translates a packet that leaves @network by @route: its source becomes
@@ -204,6 +200,7 @@ nat_leave(struct __sk_buff *skb, struct packet *pkt, __u32 network,
 	  const struct address *source)
 {
 	struct flow_key key;
+	enum flow_side side;
 	enum reason reason;
 	struct flow *flow;
 
@@ -216,7 +213,7 @@ nat_leave(struct __sk_buff *skb, struct packet *pkt, __u32 network,
 		return REASON_UNTRANSLATABLE;
 
 	key = flow_key_of(pkt, network);
-	flow = bpf_map_lookup_elem(&flows, &key);
+	flow = flow_find(&key, &side);
 	if (!flow) {
 		/* Nobody outside has asked for this. */
 		if (pkt->echo == ECHO_REPLY)
@@ -224,13 +221,13 @@ nat_leave(struct __sk_buff *skb, struct packet *pkt, __u32 network,
 		reason = nat_open(skb, &key, source);
 		if (reason)
 			return reason;
-		flow = bpf_map_lookup_elem(&flows, &key);
+		flow = flow_find(&key, &side);
 		if (!flow)
 			return REASON_FLOW_TABLE_FULL;
 	}
-	flow_touch(flow, pkt, 0);
-	return nat_write(skb, pkt, NAT_SOURCE, &flow->other.dst,
-			 flow->other.dport);
+	flow_touch(flow, pkt, side);
+	return nat_write(skb, pkt, NAT_SOURCE, &flow->answer.dst,
+			 flow->answer.dport);
 }
 
 /* Whether @pkt of the host itself is of a translated flow, or has to open one
@@ -240,10 +237,10 @@ static __noinline bool nat_is_needed(const struct packet *pkt)
 {
 	struct flow_key key = flow_key_of(pkt, NETWORK_OUTSIDE);
 
-	if (bpf_map_lookup_elem(&flows, &key))
+	if (bpf_map_lookup_elem(&flow_index, &key))
 		return true;
 	key = flow_key_reverse(&key, NETWORK_OUTSIDE);
-	return bpf_map_lookup_elem(&flows, &key);
+	return bpf_map_lookup_elem(&flow_index, &key);
 }
 
 /* The flow that a packet from the outside answers; NULL if it is none of
@@ -251,22 +248,23 @@ static __noinline bool nat_is_needed(const struct packet *pkt)
 static __always_inline struct flow *nat_find_answered(const struct packet *pkt)
 {
 	struct flow_key key = flow_key_of(pkt, NETWORK_OUTSIDE);
+	enum flow_side side;
 	struct flow *flow;
 
 	/* With identifier 0 its key would be that of an echo reply. */
 	if (pkt->echo == ECHO_REQUEST)
 		return NULL;
-	flow = bpf_map_lookup_elem(&flows, &key);
-	return flow && flow->flags & FLOW_OUTSIDE ? flow : NULL;
+	flow = flow_find(&key, &side);
+	return flow && side == FLOW_ANSWER ? flow : NULL;
 }
 
 /* Translates a packet from the outside back to who opened @flow. */
 static __always_inline enum reason
 nat_return(struct __sk_buff *skb, struct packet *pkt, struct flow *flow)
 {
-	flow_touch(flow, pkt, FLOW_ANSWERED);
-	return nat_write(skb, pkt, NAT_DESTINATION, &flow->other.src,
-			 flow->other.sport);
+	flow_touch(flow, pkt, FLOW_ANSWER);
+	return nat_write(skb, pkt, NAT_DESTINATION, &flow->opener.src,
+			 flow->opener.sport);
 }
 
 #endif

@@ -30,7 +30,8 @@ static __noinline enum reason
 policy_links(struct __sk_buff *skb, struct packet *pkt, __u32 id, __u32 from,
 	     __u32 to)
 {
-	struct flow_key key, reverse;
+	struct flow_key key;
+	enum flow_side side;
 	enum reason reason;
 	struct flow *flow;
 
@@ -47,11 +48,10 @@ policy_links(struct __sk_buff *skb, struct packet *pkt, __u32 id, __u32 from,
 		return flow_track(&key, pkt);
 	if (!policy_has_link(to, from, pkt->sport, pkt->protocol))
 		return REASON_POLICY;
-	reverse = flow_key_reverse(&key, id);
-	flow = bpf_map_lookup_elem(&flows, &reverse);
-	if (!flow)
+	flow = flow_find(&key, &side);
+	if (!flow || side != FLOW_ANSWER)
 		return REASON_POLICY;
-	flow_touch(flow, pkt, FLOW_ANSWERED);
+	flow_touch(flow, pkt, side);
 	return REASON_NONE;
 }
 

@@ -19,7 +19,7 @@ enum {
 	MAX_LINKS = 131072,
 	MAX_TUNNELS = 1024,
 	MAX_UPLINKS = 64,
-	MAX_FLOWS = 524288,
+	MAX_FLOWS = 262144, /* a power of two */
 };
 
 /*
@@ -160,8 +160,8 @@ struct uplink {
 _Static_assert(sizeof(struct uplink) == 48, "struct uplink");
 
 /*
- * A flow in one direction, as its packets look where they come in. `network`
- * is that of the endpoint that sends them, or NETWORK_OUTSIDE. For an ICMP
+ * What a packet says of its flow, where it comes in. `network` is that of the
+ * endpoint that sends it, or NETWORK_OUTSIDE. For an ICMP
  * echo the identifier stands for the port of the one who asks.
  */
 enum {
@@ -183,21 +183,47 @@ enum flow_flag {
 	FLOW_ANSWERED = 1,
 	FLOW_FIN = 2,
 	FLOW_RST = 4,
-	FLOW_OUTSIDE = 8, /* keyed as the outside answers */
 };
 
-/*
- * A link's flow is one entry, keyed as the client sends. A translated flow is
- * two that name each other in `other`: one keyed as the inside sends, which
- * holds the timer, and one keyed as the outside answers.
- */
-struct flow {
-	struct bpf_timer timer;
-	__u64 opened; /* bpf_ktime_get_coarse_ns() */
-	__u64 seen; /* the same clock, a second's precision; 0: never */
-	struct flow_key other; /* protocol 0: none */
-	enum flow_flag flags;
+/* How far a place in `flows` is. A dead one is left alone for a round of the
+ * sweep, for programs that have just found it. */
+enum flow_state {
+	FLOW_FREE,
+	FLOW_CLAIMED, /* by a program that is about to fill it */
+	FLOW_LIVE,
+	FLOW_DEAD,
 };
-_Static_assert(sizeof(struct flow) == 80, "struct flow");
+
+/* A connection: its packets as they look where they come in, from the side
+ * that opened it and from the side that answers. */
+struct flow {
+	struct flow_key opener;
+	struct flow_key answer;
+	__u64 opened; /* bpf_ktime_get_coarse_ns() */
+	__u64 seen; /* the same clock, a second's precision */
+	enum flow_flag flags;
+	enum flow_state state;
+};
+_Static_assert(sizeof(struct flow) == 112, "struct flow");
+
+enum flow_side {
+	FLOW_OPENER,
+	FLOW_ANSWER,
+};
+
+/* Which flow a packet is of, and of which side. */
+struct flow_ref {
+	__u32 slot; /* index into `flows` */
+	enum flow_side side;
+};
+_Static_assert(sizeof(struct flow_ref) == 8, "struct flow_ref");
+
+/* Goes round `flows` and ends those that have been idle for too long. */
+struct sweeper {
+	struct bpf_timer timer;
+	__u32 hand; /* the next slot to look at */
+	__u32 pad;
+};
+_Static_assert(sizeof(struct sweeper) == 24, "struct sweeper");
 
 #endif

@@ -33,48 +33,40 @@ const (
 	FlowClosing     FlowState = "closing"     // FIN or RST seen
 )
 
-// Flows lists every flow, once.
+// Flows lists every flow.
 func (t *Tables) Flows() ([]Flow, error) {
-	entries, err := t.flowEntries()
-	if err != nil {
-		return nil, err
-	}
 	now, err := coarseNow()
 	if err != nil {
 		return nil, err
 	}
-	flows := make([]Flow, 0, len(entries))
-	for key, entry := range entries {
-		if entry.Flags&bpf.EbpnetFlowFlagFLOW_OUTSIDE != 0 {
-			continue
-		}
-		seen, flags := entry.Seen, entry.Flags
+	var flows []Flow
+	err = t.eachFlow(func(_ uint32, entry bpf.EbpnetFlow) error {
 		flow := Flow{
-			Protocol: key.Protocol,
-			Network:  key.Network,
-			From:     addrPort(key.Src, key.Sport),
-			To:       addrPort(key.Dst, key.Dport),
+			Protocol: entry.Opener.Protocol,
+			Network:  entry.Opener.Network,
+			From:     addrPort(entry.Opener.Src, entry.Opener.Sport),
+			To:       addrPort(entry.Opener.Dst, entry.Opener.Dport),
+			State:    flowState(entry.Flags),
+			Age:      max(0, now-time.Duration(entry.Opened)),
+			Idle:     max(0, now-time.Duration(entry.Seen)),
 		}
-		if entry.Other.Protocol != 0 {
-			flow.Translated = addrPort(entry.Other.Dst, entry.Other.Dport)
-			if answer, ok := entries[entry.Other]; ok {
-				seen = max(seen, answer.Seen)
-				flags |= answer.Flags
-			}
+		if entry.Answer.Network == outside {
+			flow.Translated = addrPort(entry.Answer.Dst, entry.Answer.Dport)
 		}
-		flow.State = flowState(flags)
-		flow.Age = now - time.Duration(entry.Opened)
-		flow.Idle = now - time.Duration(seen)
 		flows = append(flows, flow)
-	}
+		return nil
+	})
 	slices.SortFunc(flows, func(a, b Flow) int {
 		if order := a.From.Compare(b.From); order != 0 {
 			return order
 		}
 		return a.To.Compare(b.To)
 	})
-	return flows, nil
+	return flows, err
 }
+
+// outside is NETWORK_OUTSIDE of bpf/types.h.
+const outside = 0
 
 func flowState(flags bpf.EbpnetFlowFlag) FlowState {
 	switch {
@@ -90,17 +82,32 @@ func addrPort(a bpf.EbpnetAddress, port uint16) netip.AddrPort {
 	return netip.AddrPortFrom(addrOf(a), networkOrder16(port))
 }
 
-func (t *Tables) flowEntries() (map[bpf.EbpnetFlowKey]bpf.EbpnetFlow, error) {
-	entries := map[bpf.EbpnetFlowKey]bpf.EbpnetFlow{}
-	err := eachBatch(t.Maps.Flows, func(keys []bpf.EbpnetFlowKey, values []bpf.EbpnetFlow) {
-		for i, key := range keys {
-			entries[key] = values[i]
+// eachFlow gives f every live flow and its slot.
+func (t *Tables) eachFlow(f func(slot uint32, entry bpf.EbpnetFlow) error) error {
+	var slots []uint32
+	err := eachBatch(t.Maps.FlowIndex, func(_ []bpf.EbpnetFlowKey, refs []bpf.EbpnetFlowRef) {
+		for _, ref := range refs {
+			if ref.Side == bpf.EbpnetFlowSideFLOW_OPENER {
+				slots = append(slots, ref.Slot)
+			}
 		}
 	})
 	if err != nil {
-		return nil, fmt.Errorf("read flows: %w", err)
+		return fmt.Errorf("read flows: %w", err)
 	}
-	return entries, nil
+	for _, slot := range slots {
+		var entry bpf.EbpnetFlow
+		if err := t.Maps.Flows.Lookup(slot, &entry); err != nil {
+			return fmt.Errorf("read flow %d: %w", slot, err)
+		}
+		if entry.State != bpf.EbpnetFlowStateFLOW_LIVE {
+			continue // ended since
+		}
+		if err := f(slot, entry); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // coarseNow reads the clock that the programs stamp flows with.
@@ -119,33 +126,28 @@ func (t *Tables) FlushFlows(network uint32, addresses []netip.Addr) error {
 	for _, a := range addresses {
 		inside[addressOf(a)] = true
 	}
-	touches := func(key bpf.EbpnetFlowKey) bool {
-		return key.Network == network && (inside[key.Src] || inside[key.Dst])
-	}
-	return t.flushWhere(func(key bpf.EbpnetFlowKey, entry bpf.EbpnetFlow) bool {
-		return touches(key) || touches(entry.Other)
+	return t.eachFlow(func(slot uint32, entry bpf.EbpnetFlow) error {
+		key := entry.Opener
+		if key.Network != network || !inside[key.Src] && !inside[key.Dst] {
+			return nil
+		}
+		return t.endFlow(slot, entry)
 	})
 }
 
 // FlushAllFlows ends every flow.
-func (t *Tables) FlushAllFlows() error {
-	return t.flushWhere(func(bpf.EbpnetFlowKey, bpf.EbpnetFlow) bool { return true })
-}
+func (t *Tables) FlushAllFlows() error { return t.eachFlow(t.endFlow) }
 
-func (t *Tables) flushWhere(match func(bpf.EbpnetFlowKey, bpf.EbpnetFlow) bool) error {
-	entries, err := t.flowEntries()
-	if err != nil {
+// endFlow does what the sweep does with a flow that was idle for too long.
+func (t *Tables) endFlow(slot uint32, entry bpf.EbpnetFlow) error {
+	if err := remove(t.Maps.FlowIndex, entry.Opener); err != nil {
 		return err
 	}
-	for key, entry := range entries {
-		if !match(key, entry) {
-			continue
-		}
-		if err := remove(t.Maps.Flows, key); err != nil {
-			return err
-		}
+	if err := remove(t.Maps.FlowIndex, entry.Answer); err != nil {
+		return err
 	}
-	return nil
+	entry.State = bpf.EbpnetFlowStateFLOW_DEAD
+	return put(t.Maps.Flows, slot, entry)
 }
 
 // ProtocolName gives the common name of an IP protocol.

@@ -139,8 +139,8 @@ type MapUsage struct {
 	Capacity uint32 `json:"capacity"`
 }
 
-// Usage counts the entries of every hash table; an array always holds all of
-// its entries.
+// Usage counts the entries of every hash table and the flows; any other array
+// always holds all of its entries.
 func (t *Tables) Usage() ([]MapUsage, error) {
 	maps := []struct {
 		name  string
@@ -151,13 +151,15 @@ func (t *Tables) Usage() ([]MapUsage, error) {
 		{"drops", t.Maps.Drops, countAll},
 		{"endpoint_stats", t.Maps.EndpointStats, countAll},
 		{"fdb", t.Maps.Fdb, countEntries[bpf.EbpnetFdbKey, bpf.EbpnetStation]},
-		{"flows", t.Maps.Flows, countEntries[bpf.EbpnetFlowKey, bpf.EbpnetFlow]},
+		{"flow_index", t.Maps.FlowIndex, countEntries[bpf.EbpnetFlowKey, bpf.EbpnetFlowRef]},
+		{"flows", t.Maps.Flows, t.countFlows},
 		{"links", t.Maps.Links, countEntries[bpf.EbpnetLinkKey, uint32]},
 		{"members", t.Maps.Members, countEntries[bpf.EbpnetMemberKey, bpf.EbpnetStation]},
 		{"neighbors", t.Maps.Neighbors, countEntries[bpf.EbpnetAddress, bpf.EbpnetStation]},
 		{"network_keys", t.Maps.NetworkKeys, countEntries[uint32, uint32]},
 		{"network_stats", t.Maps.NetworkStats, countAll},
 		{"networks", t.Maps.Networks, countAll},
+		{"sweepers", t.Maps.Sweepers, countAll},
 		{"tunnel_ids", t.Maps.TunnelIds, countEntries[bpf.EbpnetTunnel, uint32]},
 		{"tunnel_stats", t.Maps.TunnelStats, countAll},
 		{"tunnels", t.Maps.Tunnels, countAll},
@@ -175,6 +177,12 @@ func (t *Tables) Usage() ([]MapUsage, error) {
 }
 
 func countAll(m *ebpf.Map) (int, error) { return int(m.MaxEntries()), nil }
+
+// countFlows goes by the index, which names each flow twice.
+func (t *Tables) countFlows(*ebpf.Map) (int, error) {
+	n, err := countEntries[bpf.EbpnetFlowKey, bpf.EbpnetFlowRef](t.Maps.FlowIndex)
+	return n / 2, err
+}
 
 func countEntries[K, V any](m *ebpf.Map) (total int, err error) {
 	err = eachBatch(m, func(keys []K, _ []V) { total += len(keys) })

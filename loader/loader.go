@@ -15,6 +15,7 @@ import (
 	"strings"
 
 	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
 
 	"github.com/ebpnet/ebpnet/bpf"
 )
@@ -82,7 +83,36 @@ func Load(dir string, c Config) (*Objects, error) {
 	if err := pin(dir, collection, kept); err != nil {
 		return nil, err
 	}
-	return assign(dir, collection)
+	o, err := assign(dir, collection)
+	if err != nil {
+		return nil, err
+	}
+	if err := o.startSweep(); err != nil {
+		return nil, errors.Join(err, o.Close())
+	}
+	return o, nil
+}
+
+// startAttempts is how often the start of the sweep is tried: the kernel takes
+// the memory for a timer only from where it has some at hand.
+const startAttempts = 16
+
+// startSweep starts the sweep that ends idle flows, or goes on with it by the
+// new program.
+func (o *Objects) startSweep() error {
+	const shortestFrame = 14
+	var status uint32
+	for range startAttempts {
+		var err error
+		status, _, err = o.Programs.SweepFlows.Test(make([]byte, shortestFrame))
+		if err != nil {
+			return fmt.Errorf("start the sweep of flows: %w", err)
+		}
+		if status == 0 {
+			return nil
+		}
+	}
+	return fmt.Errorf("start the sweep of flows: %w", unix.Errno(-int32(status)))
 }
 
 // Open opens what Load has pinned under dir: ErrNotLoaded if that is nothing,
