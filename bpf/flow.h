@@ -158,8 +158,8 @@ flow_touch(struct flow *flow, const struct packet *pkt, enum flow_side side)
 		flow->seen = now;
 }
 
-/* Slots looked at for a free one. The chance to miss one in a table that is
- * nine tenths full is one in a million. */
+/* Slots looked at, at random, for a free one. The chance to miss one in a
+ * table that is nine tenths full is one in a million. */
 #define SLOT_ATTEMPTS 128
 
 struct flow_claim {
@@ -170,7 +170,7 @@ struct flow_claim {
 static int flow_try_slot(__u32 i, void *context)
 {
 	struct flow_claim *claim = context;
-	__u32 slot = (claim->slot + i) % MAX_FLOWS;
+	__u32 slot = bpf_get_prandom_u32() % MAX_FLOWS;
 	struct flow *flow = bpf_map_lookup_elem(&flows, &slot);
 
 	if (!flow || flow->state != FLOW_FREE ||
@@ -185,7 +185,7 @@ static int flow_try_slot(__u32 i, void *context)
 /* Claims a free slot; false if there is none. */
 static __always_inline bool flow_claim_slot(__u32 *slot)
 {
-	struct flow_claim claim = { .slot = bpf_get_prandom_u32() };
+	struct flow_claim claim = {};
 
 	bpf_loop(SLOT_ATTEMPTS, flow_try_slot, &claim, 0);
 	*slot = claim.slot;

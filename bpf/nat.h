@@ -10,7 +10,8 @@
 #include "flow.h"
 #include "route.h"
 
-/* Where a port is looked for when the packet's own is taken. */
+/* Where a port is looked for when the packet's own is taken: at random, as
+ * those that are taken stand in rows. */
 #define PORT_FIRST    1024
 #define PORT_COUNT    (65536 - PORT_FIRST)
 #define PORT_ATTEMPTS 128
@@ -145,7 +146,6 @@ struct nat_search {
 	const struct flow_key *opener;
 	struct flow_key answer; /* its dport is sought */
 	__u32 slot;
-	__u32 start;
 	enum reason reason;
 };
 
@@ -158,7 +158,7 @@ static int nat_try_port(__u32 attempt, void *context)
 
 	if (attempt)
 		search->answer.dport = bpf_htons(
-			PORT_FIRST + (search->start + attempt) % PORT_COUNT);
+			PORT_FIRST + bpf_get_prandom_u32() % PORT_COUNT);
 	if (!own && nat_is_hosts_own(search->skb, &search->answer))
 		return 0;
 	err = flow_index_add(&search->answer, search->slot, FLOW_ANSWER);
@@ -178,7 +178,6 @@ nat_open(struct __sk_buff *skb, const struct flow_key *opener,
 		.skb = skb,
 		.opener = opener,
 		.answer = flow_key_reverse(opener, NETWORK_OUTSIDE),
-		.start = bpf_get_prandom_u32(),
 		.reason = REASON_PORTS_EXHAUSTED,
 	};
 

@@ -120,8 +120,10 @@ func neighborRows(t testing.TB) []row {
 		fromHost("ARP announcement", arp(t, gatewayMAC, broadcastMAC, layers.ARPReply, gatewayMAC, gw.ip4, broadcastMAC, gw.ip4)).
 			dropped("unknown_destination"),
 		fromHost("NS", ask(gatewayMAC, gw.ip6, alice.ip6, withMAC(gatewayMAC)).frame(t)).redirected(solicited(alice, gw)),
-		fromHost("NS to a MAC", packet{from: gatewayMAC, to: alice.mac, src: linkLocal(gatewayMAC), dst: alice.ip6, ttl: 255,
-			l4: icmp6(neighborAsk, ndBody(0, alice.ip6, withMAC(gatewayMAC)))}.frame(t)).
+		fromHost("NS to a MAC", packet{
+			from: gatewayMAC, to: alice.mac, src: linkLocal(gatewayMAC), dst: alice.ip6, ttl: 255,
+			l4: icmp6(neighborAsk, ndBody(0, alice.ip6, withMAC(gatewayMAC))),
+		}.frame(t)).
 			redirected(tell(alice.mac, gatewayMAC, alice.ip6, linkLocal(gatewayMAC), ndSolicited|ndOverride).frame(t)),
 		fromHost("NS for nobody", ask(gatewayMAC, gw.ip6, nobody.ip6, "").frame(t)).dropped("unknown_destination"),
 	}

@@ -127,8 +127,10 @@ func exhaustPorts(v6 bool) func(testing.TB, *world) {
 		const ports = 1 << 16
 		keys, entries := make([]bpf.EbpnetFlowKey, ports), make([]bpf.EbpnetFlow, ports)
 		for port := range keys {
-			keys[port] = bpf.EbpnetFlowKey{Src: addressOf(outside.ip(v6)), Dst: addressOf(uplink.ip(v6)),
-				Sport: networkOrder16(53), Dport: networkOrder16(uint16(port)), Protocol: protocolUDP}
+			keys[port] = bpf.EbpnetFlowKey{
+				Src: addressOf(outside.ip(v6)), Dst: addressOf(uplink.ip(v6)),
+				Sport: networkOrder16(53), Dport: networkOrder16(uint16(port)), Protocol: protocolUDP,
+			}
 			entries[port].Flags = bpf.EbpnetFlowFlagFLOW_OUTSIDE
 		}
 		if _, err := w.Maps.Flows.BatchUpdate(keys, entries, nil); err != nil {

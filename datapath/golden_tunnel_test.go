@@ -153,8 +153,10 @@ func tunnelRows(t testing.TB) []row {
 	keyless.KeyPresent, sequenced.SeqPresent, routed.Protocol = false, true, layers.EthernetTypeIPv4
 	fragment := patch(good, atIP+6, 0x20, 0)
 	options := testutil.Frame(t, &layers.Ethernet{SrcMAC: routerMAC[:], DstMAC: uplinkMAC[:], EthernetType: layers.EthernetTypeIPv4},
-		&layers.IPv4{Version: 4, TTL: 64, Protocol: layers.IPProtocolGRE, SrcIP: peer.ip4.AsSlice(), DstIP: uplink.ip4.AsSlice(),
-			Options: []layers.IPv4Option{{OptionType: 0x94, OptionLength: 4, OptionData: []byte{0, 0}}}},
+		&layers.IPv4{
+			Version: 4, TTL: 64, Protocol: layers.IPProtocolGRE, SrcIP: peer.ip4.AsSlice(), DstIP: uplink.ip4.AsSlice(),
+			Options: []layers.IPv4Option{{OptionType: 0x94, OptionLength: 4, OptionData: []byte{0, 0}}},
+		},
 		teb(), gopacket.Payload(inner))
 	six := packet{from: routerMAC, to: uplinkMAC, src: peer.ip6, dst: uplink.ip6, l4: transport{protocol: layers.IPProtocolGRE}, payload: string(good[atGRE:])}
 	elsewhere := netip.MustParseAddr("192.0.2.99")

@@ -133,8 +133,10 @@ func ndBody(flags byte, target netip.Addr, options string) string {
 // ask is a neighbor solicitation to the target's group.
 func ask(from mac, src, target netip.Addr, options string) packet {
 	group := solicitedNode(target)
-	return packet{from: from, to: multicastMAC(group), src: src, dst: group, ttl: 255,
-		l4: icmp6(neighborAsk, ndBody(0, target, options))}
+	return packet{
+		from: from, to: multicastMAC(group), src: src, dst: group, ttl: 255,
+		l4: icmp6(neighborAsk, ndBody(0, target, options)),
+	}
 }
 
 const (
@@ -144,8 +146,10 @@ const (
 
 // tell is the advertisement that the owner of target gives.
 func tell(owner, to mac, target, dst netip.Addr, flags byte) packet {
-	return packet{from: owner, to: to, src: target, dst: dst, ttl: 255,
-		l4: icmp6(neighborAnswer, ndBody(flags, target, ndOption(optionTargetMAC, owner)))}
+	return packet{
+		from: owner, to: to, src: target, dst: dst, ttl: 255,
+		l4: icmp6(neighborAnswer, ndBody(flags, target, ndOption(optionTargetMAC, owner))),
+	}
 }
 
 // frame builds the packet with right lengths and checksums, padded to the 60
@@ -160,8 +164,10 @@ func (p packet) frame(t testing.TB) []byte {
 	below := []gopacket.SerializableLayer{eth}
 	var network gopacket.NetworkLayer
 	if p.dst.Is4() {
-		ip := &layers.IPv4{Version: 4, TTL: ttl, Protocol: p.l4.protocol, SrcIP: p.src.AsSlice(), DstIP: p.dst.AsSlice(),
-			Id: uint16(p.fragment.id), FragOffset: p.fragment.offset}
+		ip := &layers.IPv4{
+			Version: 4, TTL: ttl, Protocol: p.l4.protocol, SrcIP: p.src.AsSlice(), DstIP: p.dst.AsSlice(),
+			Id: uint16(p.fragment.id), FragOffset: p.fragment.offset,
+		}
 		if p.fragment.more {
 			ip.Flags = layers.IPv4MoreFragments
 		}
@@ -222,8 +228,10 @@ func (l transport) layers(t testing.TB, network gopacket.NetworkLayer) []gopacke
 	has := func(flag byte) bool { return slices.Contains([]byte(l.flags), flag) }
 	switch l.protocol {
 	case layers.IPProtocolTCP:
-		tcp := &layers.TCP{SrcPort: layers.TCPPort(l.sport), DstPort: layers.TCPPort(l.dport), Seq: 1, Window: 64000,
-			SYN: has('S'), ACK: has('A'), FIN: has('F'), RST: has('R')}
+		tcp := &layers.TCP{
+			SrcPort: layers.TCPPort(l.sport), DstPort: layers.TCPPort(l.dport), Seq: 1, Window: 64000,
+			SYN: has('S'), ACK: has('A'), FIN: has('F'), RST: has('R'),
+		}
 		checksummed(tcp.SetNetworkLayerForChecksum(network))
 		return []gopacket.SerializableLayer{tcp}
 	case layers.IPProtocolUDP:
@@ -250,9 +258,11 @@ func arp(t testing.TB, from, to mac, operation uint16, sender mac, senderIP neti
 	t.Helper()
 	return testutil.Frame(t,
 		&layers.Ethernet{SrcMAC: from[:], DstMAC: to[:], EthernetType: layers.EthernetTypeARP},
-		&layers.ARP{AddrType: layers.LinkTypeEthernet, Protocol: layers.EthernetTypeIPv4, HwAddressSize: 6, ProtAddressSize: 4,
+		&layers.ARP{
+			AddrType: layers.LinkTypeEthernet, Protocol: layers.EthernetTypeIPv4, HwAddressSize: 6, ProtAddressSize: 4,
 			Operation: operation, SourceHwAddress: sender[:], SourceProtAddress: senderIP.AsSlice(),
-			DstHwAddress: target[:], DstProtAddress: targetIP.AsSlice()})
+			DstHwAddress: target[:], DstProtAddress: targetIP.AsSlice(),
+		})
 }
 
 func arpRequest(t testing.TB, sender mac, senderIP, targetIP netip.Addr) []byte {

@@ -88,8 +88,10 @@ func address6(network, n uint32) netip.Addr {
 
 func local(network, id uint32, device string) host {
 	n := 10 + id
-	return host{id: id, network: network, device: device, mac: mac{0x02, 0xeb, 172, 30, byte(network), byte(n)},
-		ip4: address4(network, n), ip6: address6(network, n)}
+	return host{
+		id: id, network: network, device: device, mac: mac{0x02, 0xeb, 172, 30, byte(network), byte(n)},
+		ip4: address4(network, n), ip6: address6(network, n),
+	}
 }
 
 func remoteEndpoint(network, n uint32) host {
@@ -203,12 +205,16 @@ func (w *world) population() Wanted {
 		n.Gateways, n.GatewayMAC = gateways(n.ID), gatewayMAC
 	}
 	for _, e := range locals() {
-		wanted.Endpoints = append(wanted.Endpoints, Endpoint{ID: e.id, Network: e.network, MAC: e.mac,
-			Addresses: []netip.Addr{e.ip4, e.ip6}, Ifindex: int(w.ifindex[e.device])})
+		wanted.Endpoints = append(wanted.Endpoints, Endpoint{
+			ID: e.id, Network: e.network, MAC: e.mac,
+			Addresses: []netip.Addr{e.ip4, e.ip6}, Ifindex: int(w.ifindex[e.device]),
+		})
 	}
 	for _, e := range []host{remote, remoteClient} {
-		wanted.Endpoints = append(wanted.Endpoints, Endpoint{ID: e.id, Network: e.network, MAC: e.mac,
-			Addresses: []netip.Addr{e.ip4, e.ip6}, Tunnel: theTunnel})
+		wanted.Endpoints = append(wanted.Endpoints, Endpoint{
+			ID: e.id, Network: e.network, MAC: e.mac,
+			Addresses: []netip.Addr{e.ip4, e.ip6}, Tunnel: theTunnel,
+		})
 	}
 	return wanted
 }

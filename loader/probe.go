@@ -61,12 +61,18 @@ func Probe() []Feature {
 		{Feature{Name: "timers in maps", Since: "5.15", Needed: true}, helper(asm.FnTimerInit)},
 		{Feature{Name: "bounded loops by callback", Since: "5.17", Needed: true}, helper(asm.FnLoop)},
 		{Feature{Name: featureTCX, Since: "6.6", Fallback: "clsact filters, replaced in place"}, haveTCX},
-		{Feature{Name: featureSkipNeigh, Since: "6.3", Fallback: "a neighbor lookup more per routed packet"},
-			func() error { return haveFIBFlags(fibLookupSkipNeigh) }},
-		{Feature{Name: featureRouteSrc, Since: "6.7", Fallback: "the uplink's first address masquerades"},
-			func() error { return haveFIBFlags(fibLookupSrc) }},
-		{Feature{Name: featureDecapL3, Since: "6.3", Fallback: "IPv6 inside of tunnels does not work"},
-			func() error { return haveAdjustRoomFlags(adjRoomDecapIPv6) }},
+		{
+			Feature{Name: featureSkipNeigh, Since: "6.3", Fallback: "a neighbor lookup more per routed packet"},
+			func() error { return haveFIBFlags(fibLookupSkipNeigh) },
+		},
+		{
+			Feature{Name: featureRouteSrc, Since: "6.7", Fallback: "the uplink's first address masquerades"},
+			func() error { return haveFIBFlags(fibLookupSrc) },
+		},
+		{
+			Feature{Name: featureDecapL3, Since: "6.3", Fallback: "IPv6 inside of tunnels does not work"},
+			func() error { return haveAdjustRoomFlags(adjRoomDecapIPv6) },
+		},
 	}
 	found := make([]Feature, 0, len(probes))
 	for _, p := range probes {

@@ -197,6 +197,30 @@ func TestPacketsToTheOutsideAreRouted(t *testing.T) {
 	}
 }
 
+// Each flow needs its room in the tables at once, whatever the kernel's memory
+// allocator is doing.
+func TestManyFlowsOpen(t *testing.T) {
+	const flows = 2000
+	h, u := newOutside(t)
+	createNet(t, h)
+	a := h.NewContainer(t, "a", "net")
+	serve(t, u.Outside, service)
+	refused := 0
+	for range flows {
+		c := a.MustDial(t, "udp", at(u.IP4, service))
+		if _, err := c.Ask(aMoment); err != nil {
+			refused++
+		}
+		c.Close()
+		if refused > 10 {
+			break
+		}
+	}
+	if dropped := h.Drops(t, "flow_table_full"); refused > 0 || dropped > 0 {
+		t.Errorf("%d flows of %d are not answered, %d packets are dropped for a full table", refused, flows, dropped)
+	}
+}
+
 func TestFlowsAreListedAndFlushed(t *testing.T) {
 	h, u := newOutside(t)
 	createNet(t, h)

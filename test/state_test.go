@@ -103,9 +103,10 @@ func TestLoadRebuildsEverything(t *testing.T) {
 			before := endpoints(t, h)
 
 			wipe.do(t, h)
-			if _, err := web.Dial(t, "tcp", at(u.IP4, service)); err == nil {
-				t.Error("packets pass without ebpnet")
-			}
+			testutil.Eventually(t, "nothing passes without ebpnet", func() bool {
+				_, err := web.Dial(t, "tcp", at(u.IP4, service))
+				return err != nil
+			})
 			vanishing.Remove(t)
 			h.Ebpnet(t, "load") // uplinks and all from the store
 			works()

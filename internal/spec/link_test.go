@@ -109,7 +109,8 @@ func TestEnv(t *testing.T) {
 				"R_PORT_443_TCP_PORT=443",
 				"R_PORT_443_TCP_PROTO=tcp",
 				"R_NAME=/web/r",
-			}},
+			},
+		},
 		"a range": {"r", addresses("10.0.0.2"), ports(t, "6379-6381"), []string{
 			"R_PORT=tcp://10.0.0.2:6379",
 			"R_PORT_6379_TCP_START=tcp://10.0.0.2:6379",

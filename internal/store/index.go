@@ -34,8 +34,10 @@ func endpointEntries(e spec.Endpoint) []entry {
 		entries = append(entries, entry{addressBucket, addressKey(a), e.Name, "address " + a.String()})
 	}
 	if !e.MAC.IsZero() {
-		entries = append(entries, entry{macBucket, macKey(e.Network, e.MAC), e.Name,
-			fmt.Sprintf("MAC %s on network %q", e.MAC, e.Network)})
+		entries = append(entries, entry{
+			macBucket, macKey(e.Network, e.MAC), e.Name,
+			fmt.Sprintf("MAC %s on network %q", e.MAC, e.Network),
+		})
 	}
 	return entries
 }

@@ -61,8 +61,10 @@ func TestRecordsOutliveTheStore(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "state", "deep")
 	key := uint32(7)
 	host := spec.Host{Uplinks: []string{"up0"}, TunnelAddress: netip.MustParseAddr("192.0.2.1"), GatewayMAC: spec.MAC{2, 1}}
-	network := spec.Network{Name: "front", ID: 3, Subnets: []netip.Prefix{netip.MustParsePrefix("10.88.0.0/16")},
-		Gateways: []netip.Addr{netip.MustParseAddr("10.88.0.1")}, ICC: true, Key: &key, MTU: 1400}
+	network := spec.Network{
+		Name: "front", ID: 3, Subnets: []netip.Prefix{netip.MustParsePrefix("10.88.0.0/16")},
+		Gateways: []netip.Addr{netip.MustParseAddr("10.88.0.1")}, ICC: true, Key: &key, MTU: 1400,
+	}
 	tunnel := spec.Tunnel{Name: "b", ID: 1, Remote: netip.MustParseAddr("192.0.2.2"), Local: netip.MustParseAddr("192.0.2.1")}
 	link := spec.Link{Client: "web", Server: "redis1", Alias: "redis", Ports: []spec.Ports{{Protocol: spec.TCP, First: 6379, Last: 6379}}}
 
