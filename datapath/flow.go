@@ -50,7 +50,7 @@ func (t *Tables) Flows() ([]Flow, error) {
 			Age:      max(0, now-time.Duration(entry.Opened)),
 			Idle:     max(0, now-time.Duration(entry.Seen)),
 		}
-		if entry.Answer.Network == outside {
+		if entry.Answer.Network == networkOutside {
 			flow.Translated = addrPort(entry.Answer.Dst, entry.Answer.Dport)
 		}
 		flows = append(flows, flow)
@@ -65,8 +65,8 @@ func (t *Tables) Flows() ([]Flow, error) {
 	return flows, err
 }
 
-// outside is NETWORK_OUTSIDE of bpf/types.h.
-const outside = 0
+// networkOutside is NETWORK_OUTSIDE of bpf/types.h.
+const networkOutside = 0
 
 func flowState(flags bpf.EbpnetFlowFlag) FlowState {
 	switch {

@@ -23,7 +23,7 @@ func guardRows(t testing.TB) []row {
 			fromEndpoint("gateway's MAC", alice, spoofed(alice, func(p *packet) { p.from = gatewayMAC })).dropped("spoofed_mac"),
 			fromEndpoint("neighbor's address", alice, spoofed(alice, func(p *packet) { p.src = bob.ip(v6) })).dropped("spoofed_address"),
 			fromEndpoint("gateway's address", alice, spoofed(alice, func(p *packet) { p.src = gatewayOf(openNet).ip(v6) })).dropped("spoofed_address"),
-			fromEndpoint("outside address", alice, spoofed(alice, func(p *packet) { p.src = outside.ip(v6); p.to = gatewayMAC })).dropped("spoofed_address"),
+			fromEndpoint("outside address", alice, spoofed(alice, func(p *packet) { p.src = website.ip(v6); p.to = gatewayMAC })).dropped("spoofed_address"),
 			fromEndpoint("no address", alice, spoofed(alice, func(p *packet) { p.src = map[bool]netip.Addr{false: zero4, true: zero6}[v6] })).dropped("spoofed_address"),
 		}
 	})

@@ -11,7 +11,7 @@ import (
 
 // outgoing is a packet to the outside as an endpoint sends it.
 func outgoing(from host, v6 bool, l4 transport) packet {
-	return packet{from: from.mac, to: gatewayMAC, src: from.ip(v6), dst: outside.ip(v6), l4: l4, payload: "hello"}
+	return packet{from: from.mac, to: gatewayMAC, src: from.ip(v6), dst: website.ip(v6), l4: l4, payload: "hello"}
 }
 
 // masqueraded is the same as it leaves.
@@ -23,7 +23,7 @@ func masqueraded(p packet) packet {
 // incoming is a packet from the outside to the host, and translated what the
 // endpoint gets of it.
 func incoming(v6 bool, l4 transport) packet {
-	return packet{from: routerMAC, to: uplinkMAC, src: outside.ip(v6), dst: uplink.ip(v6), l4: l4, payload: "hello"}
+	return packet{from: routerMAC, to: uplinkMAC, src: website.ip(v6), dst: uplink.ip(v6), l4: l4, payload: "hello"}
 }
 
 func translated(p packet, to host) packet {
@@ -109,7 +109,7 @@ func masqueradeRows(t testing.TB) []row {
 			leave("same port to another host", alice, twin).
 				after(leave("", alice, outgoing(alice, v6, udp(40000, 53)))).redirected(masqueraded(twin).frame(t)),
 			super,
-			refusedHere("ports exhausted", outgoing(alice, v6, udp(40000, 53)), "ports_exhausted").given(exhaustPorts(v6), nil),
+			refusedHere("ports exhausted", outgoing(alice, v6, udp(40000, 53)), "ports_exhausted").given(exhaustPorts(v6), freePorts),
 			hostHasPort(t, v6),
 		)
 		if !v6 {
@@ -125,17 +125,24 @@ func masqueradeRows(t testing.TB) []row {
 func exhaustPorts(v6 bool) func(testing.TB, *world) {
 	return func(t testing.TB, w *world) {
 		const ports = 1 << 16
-		keys, entries := make([]bpf.EbpnetFlowKey, ports), make([]bpf.EbpnetFlow, ports)
+		keys, refs := make([]bpf.EbpnetFlowKey, ports), make([]bpf.EbpnetFlowRef, ports)
 		for port := range keys {
 			keys[port] = bpf.EbpnetFlowKey{
-				Src: addressOf(outside.ip(v6)), Dst: addressOf(uplink.ip(v6)),
+				Src: addressOf(website.ip(v6)), Dst: addressOf(uplink.ip(v6)),
 				Sport: networkOrder16(53), Dport: networkOrder16(uint16(port)), Protocol: protocolUDP,
 			}
-			entries[port].Flags = bpf.EbpnetFlowFlagFLOW_OUTSIDE
+			refs[port].Side = bpf.EbpnetFlowSideFLOW_ANSWER
 		}
-		if _, err := w.Maps.Flows.BatchUpdate(keys, entries, nil); err != nil {
+		if _, err := w.Maps.FlowIndex.BatchUpdate(keys, refs, nil); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// freePorts undoes exhaustPorts.
+func freePorts(t testing.TB, w *world) {
+	if err := replace(w.Maps.FlowIndex, map[bpf.EbpnetFlowKey]bpf.EbpnetFlowRef{}); err != nil {
+		t.Error(err)
 	}
 }
 
@@ -146,7 +153,7 @@ func hostHasPort(t testing.TB, v6 bool) row {
 		var err error
 		w.ns.Do(func() {
 			d := net.Dialer{LocalAddr: net.UDPAddrFromAddrPort(netip.AddrPortFrom(uplink.ip(v6), 40000))}
-			socket, err = d.Dial("udp", netip.AddrPortFrom(outside.ip(v6), 53).String())
+			socket, err = d.Dial("udp", netip.AddrPortFrom(website.ip(v6), 53).String())
 		})
 		if err != nil {
 			t.Fatal(err)

@@ -3,6 +3,8 @@ package datapath
 import (
 	"net/netip"
 	"testing"
+
+	"github.com/ebpnet/ebpnet/bpf"
 )
 
 func policyRows(t testing.TB) []row {
@@ -121,15 +123,15 @@ func gatewayRows(t testing.TB) []row {
 		to := func(name string, from host, dst netip.Addr) row {
 			return fromEndpoint(name, from, leaving(from, dst).frame(t))
 		}
-		masqueraded := leaving(alice, outside.ip(v6))
+		masqueraded := leaving(alice, website.ip(v6))
 		masqueraded.src, masqueraded.ttl = uplink.ip(v6), 63
-		old, dying := leaving(alice, outside.ip(v6)), leaving(alice, outside.ip(v6))
+		old, dying := leaving(alice, website.ip(v6)), leaving(alice, website.ip(v6))
 		old.ttl, dying.ttl = 1, 2
 		last := masqueraded
 		last.ttl = 1
-		big := leaving(alice, outside.ip(v6))
+		big := leaving(alice, website.ip(v6))
 		big.payload = string(make([]byte, uplinkMTU))
-		fits := leaving(alice, outside.ip(v6))
+		fits := leaving(alice, website.ip(v6))
 		fits.payload = string(make([]byte, uplinkMTU-map[bool]int{false: 28, true: 48}[v6]))
 		fitted := fits
 		fitted.src, fitted.ttl = uplink.ip(v6), 63
@@ -150,27 +152,27 @@ func gatewayRows(t testing.TB) []row {
 			to("another address of the host", alice, uplink.ip(v6)).redirected(nil),
 			to("another address of the host, internal", insider, uplink.ip(v6)).dropped("internal"),
 			to("another network's gateway, internal", insider, gatewayOf(openNet).ip(v6)).dropped("internal"),
-			to("outside, internal", insider, outside.ip(v6)).dropped("internal"),
+			to("outside, internal", insider, website.ip(v6)).dropped("internal"),
 			to("another network, internal", insider, alice.ip(v6)).dropped("isolated"),
 			to("loopback", alice, loopback).dropped("no_route"),
 			to("multicast group by the gateway's MAC", alice, group).dropped("no_route"),
 			to("no address", alice, none).dropped("no_route"),
 			to("unreachable", alice, refused.ip(v6)).dropped("no_route"),
 			to("by a device that is no uplink", alice, sideways.ip(v6)).dropped("not_uplink"),
-			to("no route: the host says so", alice, outside.ip(v6)).given(cutOff, reconnected).redirected(nil),
+			to("no route: the host says so", alice, website.ip(v6)).given(cutOff, reconnected).redirected(nil),
 			fromEndpoint("TTL 1", alice, old.frame(t)).dropped("ttl_exceeded"),
 			fromEndpoint("TTL 2", alice, dying.frame(t)).redirected(last.frame(t)),
 			fromEndpoint("as large as the uplink's MTU", alice, fits.frame(t)).redirected(fitted.frame(t)),
 			fromEndpoint("larger than the uplink's MTU", alice, tooBig.frame(t)).dropped("too_big"),
 			super,
-			to("outside, forwarding off", alice, outside.ip(v6)).given(off, on).redirected(masqueraded.frame(t)),
+			to("outside, forwarding off", alice, website.ip(v6)).given(off, on).redirected(masqueraded.frame(t)),
 			to("host, forwarding off", alice, uplink.ip(v6)).given(off, on).redirected(nil),
 			to("gateway, forwarding off", alice, gatewayOf(openNet).ip(v6)).given(off, on).redirected(nil),
 			to("another network, forwarding off", alice, client.ip(v6)).given(off, on).dropped("isolated"),
-			to("outside, forwarding off and no uplink", alice, outside.ip(v6)).given(stranded, rescued).dropped("no_route"),
+			to("outside, forwarding off and no uplink", alice, website.ip(v6)).given(stranded, rescued).dropped("no_route"),
 		}
 		if v6 {
-			own := leaving(alice, outside.ip6)
+			own := leaving(alice, website.ip6)
 			own.src = linkLocal(alice.mac)
 			rows = append(rows,
 				to("link-local address by the gateway's MAC", alice, linkLocal(gatewayMAC)).dropped("no_route"),
@@ -183,7 +185,7 @@ func gatewayRows(t testing.TB) []row {
 func fullRows(t testing.TB) []row {
 	return bothFamilies(func(v6 bool) []row {
 		flow := func(name string, port uint16) row {
-			p := packet{from: alice.mac, to: gatewayMAC, src: alice.ip(v6), dst: outside.ip(v6), l4: udp(port, 53)}
+			p := packet{from: alice.mac, to: gatewayMAC, src: alice.ip(v6), dst: website.ip(v6), l4: udp(port, 53)}
 			out := p
 			out.src, out.ttl = uplink.ip(v6), 63
 			return fromEndpoint(name, alice, p.frame(t)).redirected(out.frame(t))
@@ -191,28 +193,67 @@ func fullRows(t testing.TB) []row {
 		linked := func(name string, port uint16) row {
 			return fromEndpoint(name, client, between(client, server, v6, udp(port, 53)).frame(t))
 		}
-		first, second := flow("first", 1001), flow("second", 1002)
-		reply := packet{from: routerMAC, to: uplinkMAC, src: outside.ip(v6), dst: uplink.ip(v6), l4: udp(53, 1001)}
-		in := reply
-		in.from, in.to, in.dst, in.ttl = gatewayMAC, alice.mac, alice.ip(v6), 63
-		refusal := flow("translated flow into a full table", 1003)
-		halfway := flow("translated flow into a table with room for half", 1003)
-		refusal.out, halfway.out = nil, nil
-		ttl := func(r row) []byte { return decremented(t, r.in) }
+		first, second, third := flow("first", 1001), flow("second", 1002), flow("", 1003)
+		reply := incoming(v6, udp(53, 1001))
+		refused := func(name string) row {
+			return withOutput(fromEndpoint(name, alice, third.in).dropped("flow_table_full"), decremented(t, third.in))
+		}
 		return []row{
-			withOutput(refusal.after(first, second).dropped("flow_table_full"), ttl(refusal)),
-			withOutput(halfway.after(first, linked("", 1)).dropped("flow_table_full"), ttl(halfway)),
-			linked("what failed halfway takes no room", 2).after(first, linked("", 1), halfway).delivered(server, nil),
-			linked("link's flow into a full table", 1).after(first, second).dropped("flow_table_full"),
-			flow("established flow in a full table", 1001).after(first, second),
-			fromUplink("answer in a full table", reply.frame(t)).after(first, second).delivered(alice, in.frame(t)),
-			linked("established link's flow in a full table", 1).after(linked("", 1), linked("", 2), first).delivered(server, nil),
+			refused("translated flow").after(first, second),
+			refused("translated flow again").after(first, second, third, third),
+			linked("link's flow", 1).after(first, second).dropped("flow_table_full"),
+			linked("what was refused takes no room", 1).after(first, third, linked("", 2)).dropped("flow_table_full"),
+			flow("established flow", 1001).after(first, second),
+			fromUplink("answer", reply.frame(t)).after(first, second).delivered(alice, translated(reply, alice).frame(t)),
+			linked("established link's flow", 1).after(linked("", 1), linked("", 2), first).delivered(server, nil),
 		}
 	})
 }
 
-// smallFlows is room for two translated flows.
-const smallFlows = 4
+// noSlotRows are of a table whose slots are all taken.
+func noSlotRows(t testing.TB) []row {
+	return bothFamilies(func(v6 bool) []row {
+		leaving := outgoing(alice, v6, udp(1001, 53))
+		first := fromEndpoint("", alice, leaving.frame(t))
+		linked := fromEndpoint("link's flow", client, between(client, server, v6, udp(1, 53)).frame(t))
+		refused := fromEndpoint("translated flow", alice, first.in).given(takeSlots, freeSlots).dropped("flow_table_full")
+		again := fromEndpoint("established flow", alice, first.in).after(first).given(takeSlots, freeSlots)
+		return []row{
+			withOutput(refused, decremented(t, first.in)),
+			linked.given(takeSlots, freeSlots).dropped("flow_table_full"),
+			again.redirected(masqueraded(leaving).frame(t)),
+		}
+	})
+}
+
+// takeSlots claims every slot that is free, and freeSlots frees them again.
+func takeSlots(t testing.TB, w *world) {
+	changeSlots(t, w, bpf.EbpnetFlowStateFLOW_FREE, bpf.EbpnetFlowStateFLOW_CLAIMED)
+}
+
+func freeSlots(t testing.TB, w *world) {
+	changeSlots(t, w, bpf.EbpnetFlowStateFLOW_CLAIMED, bpf.EbpnetFlowStateFLOW_FREE)
+}
+
+func changeSlots(t testing.TB, w *world, from, to bpf.EbpnetFlowState) {
+	t.Helper()
+	err := eachBatch(w.Maps.Flows, func(slots []uint32, flows []bpf.EbpnetFlow) {
+		for i := range flows {
+			if flows[i].State == from {
+				flows[i].State = to
+			}
+		}
+		if _, err := w.Maps.Flows.BatchUpdate(slots, flows, nil); err != nil {
+			t.Fatal(err)
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// smallIndex is room for two flows and a half.
+const smallIndex = 5
 
 func withOutput(r row, out []byte) row {
 	r.out = out

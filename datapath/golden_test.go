@@ -228,7 +228,7 @@ type group struct {
 
 func groups() []group {
 	small := loadChanged(func(spec *ebpf.CollectionSpec) error {
-		spec.Maps[bpf.EbpnetMapFlows].MaxEntries = smallFlows
+		spec.Maps[bpf.EbpnetMapFlowIndex].MaxEntries = smallIndex
 		return nil
 	})
 	return []group{
@@ -243,6 +243,7 @@ func groups() []group {
 		{"tunnel", loadPinned, tunnelRows},
 		{"uplink", loadPinned, uplinkRows},
 		{"full", small, fullRows},
+		{"no slots", loadPinned, noSlotRows},
 	}
 }
 

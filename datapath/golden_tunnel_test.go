@@ -39,8 +39,8 @@ func hostRows(t testing.TB) []row {
 			fromHost("to a network without ICC", to(gatewayOf(closedNet).ip(v6), server).frame(t)).delivered(server, nil),
 			fromHost("to an internal network", to(gatewayOf(internalNet).ip(v6), insider).frame(t)).delivered(insider, nil),
 			fromHost("with a stale MAC", astray.frame(t)).delivered(alice, to(gw, alice).frame(t)),
-			fromHost("forwarded from outside", to(outside.ip(v6), alice).frame(t)).dropped("not_from_host"),
-			fromHost("forwarded from outside, forwarding off", to(outside.ip(v6), alice).frame(t)).
+			fromHost("forwarded from outside", to(website.ip(v6), alice).frame(t)).dropped("not_from_host"),
+			fromHost("forwarded from outside, forwarding off", to(website.ip(v6), alice).frame(t)).
 				given(sysctl("0"), sysctl("1")).dropped("not_from_host"),
 			fromHost("forwarded from the uplink's subnet", to(peer.ip(v6), alice).frame(t)).dropped("not_from_host"),
 			fromHost("forwarded from another network", to(client.ip(v6), alice).frame(t)).dropped("not_from_host"),
@@ -91,7 +91,7 @@ func tunnelRows(t testing.TB) []row {
 		wrongIP.src = bob.ip(v6)
 		goodLL.src, badLL.src = linkLocal(remote.mac), linkLocal(bob.mac)
 		strangeIP, fromOutside := in, in
-		strangeIP.src, fromOutside.src = remoteClient.ip(v6), outside.ip(v6)
+		strangeIP.src, fromOutside.src = remoteClient.ip(v6), website.ip(v6)
 		toGateway, toRemote, toGroup, toOther := in, in, in, in
 		toGateway.to, toRemote.to, toGroup.to, toOther.to = gatewayMAC, remote.mac, broadcastMAC, client.mac
 		spoofed := func(name string, p packet) row {

@@ -69,7 +69,7 @@ var (
 	remote       = remoteEndpoint(openNet, 50)
 	remoteClient = remoteEndpoint(closedNet, 51)
 
-	outside = host{mac: routerMAC, ip4: netip.MustParseAddr("198.18.0.9"), ip6: netip.MustParseAddr("2001:db8:9::9")}
+	website = host{mac: routerMAC, ip4: netip.MustParseAddr("198.18.0.9"), ip6: netip.MustParseAddr("2001:db8:9::9")}
 	uplink  = host{mac: uplinkMAC, ip4: netip.MustParseAddr("192.0.2.1"), ip6: netip.MustParseAddr("2001:db8:1::1")}
 	peer    = host{mac: routerMAC, ip4: netip.MustParseAddr("192.0.2.2"), ip6: netip.MustParseAddr("2001:db8:1::2")}
 	// Where the routing table says no, and where it says a device that is no
@@ -291,8 +291,21 @@ func loadChanged(change func(*ebpf.CollectionSpec) error) func(testing.TB, loade
 				t.Error(err)
 			}
 		})
+		startSweep(t, objects.Programs.SweepFlows)
 		return &Tables{&objects}
 	}
+}
+
+// startSweep does as loader.Load does.
+func startSweep(t testing.TB, p *ebpf.Program) {
+	t.Helper()
+	testutil.Eventually(t, "the start of the sweep", func() bool {
+		status, _, err := p.Test(make([]byte, skbSize))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return status == 0
+	})
 }
 
 func setConstant(spec *ebpf.CollectionSpec, name string, value any) error {
