@@ -63,17 +63,14 @@ bridge_tunnel(struct __sk_buff *skb, struct packet *pkt,
 {
 	__u32 id = station->tunnel, length = 0;
 	const struct tunnel *tunnel = bpf_map_lookup_elem(&tunnels, &id);
-	struct packet outer = { .protocol = IPPROTO_GRE };
 	struct route route = {};
 	enum reason reason;
 
 	if (!tunnel || address_is_zero(&tunnel->remote))
 		return verdict_drop(skb, REASON_UNKNOWN_TUNNEL);
-	outer.src = tunnel->local;
-	outer.dst = tunnel->remote;
 	if (!skb->gso_size)
 		length = skb->len + sizeof(struct gre_headers);
-	reason = route_find(skb, &outer, length, &route);
+	reason = route_find(skb, &tunnel->local, &tunnel->remote, length, &route);
 	if (!reason && !route.ifindex)
 		reason = REASON_NO_ROUTE;
 	if (!reason)

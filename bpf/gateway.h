@@ -77,7 +77,7 @@ gateway_forward(struct __sk_buff *skb, struct packet *pkt,
 	    gateway_is_unroutable(&pkt->src))
 		return verdict_drop(skb, REASON_NO_ROUTE);
 
-	reason = route_find(skb, pkt, skb->gso_size ? 0 : skb->len - pkt->l3,
+	reason = route_find(skb, &pkt->src, &pkt->dst, skb->gso_size ? 0 : skb->len - pkt->l3,
 			    &route);
 	if (reason)
 		return verdict_drop(skb, reason);
@@ -92,16 +92,11 @@ gateway_is_hosts(struct __sk_buff *skb, const struct packet *pkt)
 {
 	const struct station *station =
 		bpf_map_lookup_elem(&neighbors, &pkt->src);
-	struct packet back = {
-		.src = pkt->dst,
-		.dst = pkt->src,
-		.protocol = pkt->protocol,
-	};
 	struct route route = {};
 
 	if (station)
 		return station->kind == STATION_GATEWAY;
-	return !route_find(skb, &back, 0, &route) && !route.ifindex;
+	return !route_find(skb, &pkt->dst, &pkt->src, 0, &route) && !route.ifindex;
 }
 
 #endif

@@ -21,7 +21,7 @@ struct route {
 /* Without a route lookup (see route_find()) everything takes the uplink of
  * the default route, whose next hop the kernel still finds by itself. */
 static __always_inline enum reason
-route_by_default(const struct packet *pkt, struct route *route)
+route_by_default(const struct address *dst, struct route *route)
 {
 	__u32 key = 0;
 	const struct uplink *uplink = bpf_map_lookup_elem(&uplinks, &key);
@@ -29,39 +29,38 @@ route_by_default(const struct packet *pkt, struct route *route)
 
 	if (!uplink)
 		return REASON_NO_ROUTE;
-	own = address_is_ipv4(&pkt->dst) ? &uplink->ipv4 : &uplink->ipv6;
+	own = address_is_ipv4(dst) ? &uplink->ipv4 : &uplink->ipv6;
 	route->source = *own;
-	route->ifindex = address_equal(own, &pkt->dst) ? 0 : uplink->ifindex;
+	route->ifindex = address_equal(own, dst) ? 0 : uplink->ifindex;
 	return REASON_NONE;
 }
 
 /*
- * Finds the way to pkt->dst. @length is that of the IP packet, or 0 where it
- * need not fit (a superframe is cut to size by the device).
+ * Finds the way from @src to @dst. @length is that of the IP packet, or 0
+ * where it need not fit (a superframe is cut to size by the device).
  *
  * bpf_fib_lookup() answers only while forwarding is on for the device it is
  * asked about. That is ebpnet's own, but a change of the host's ip_forward
  * sweeps over every device; hence route_by_default().
  */
 static __noinline enum reason
-route_find(struct __sk_buff *skb, const struct packet *pkt, __u32 length,
-	   struct route *route)
+route_find(struct __sk_buff *skb, const struct address *src,
+	   const struct address *dst, __u32 length, struct route *route)
 {
-	bool ipv4 = address_is_ipv4(&pkt->dst);
+	bool ipv4 = address_is_ipv4(dst);
 	struct bpf_fib_lookup fib = {
 		.family = ipv4 ? AF_INET : AF_INET6,
-		.l4_protocol = pkt->protocol,
 		.tot_len = length,
 		.ifindex = gateway_ifindex,
 	};
 	const struct uplink *uplink;
 
 	if (ipv4) {
-		fib.ipv4_src = pkt->src.word[3];
-		fib.ipv4_dst = pkt->dst.word[3];
+		fib.ipv4_src = src->word[3];
+		fib.ipv4_dst = dst->word[3];
 	} else {
-		__builtin_memcpy(fib.ipv6_src, &pkt->src, sizeof(pkt->src));
-		__builtin_memcpy(fib.ipv6_dst, &pkt->dst, sizeof(pkt->dst));
+		__builtin_memcpy(fib.ipv6_src, src, sizeof(*src));
+		__builtin_memcpy(fib.ipv6_dst, dst, sizeof(*dst));
 	}
 	__builtin_memset(&route->next, 0, sizeof(route->next));
 
@@ -73,7 +72,7 @@ route_find(struct __sk_buff *skb, const struct packet *pkt, __u32 length,
 		route->ifindex = 0;
 		return REASON_NONE;
 	case BPF_FIB_LKUP_RET_FWD_DISABLED:
-		return route_by_default(pkt, route);
+		return route_by_default(dst, route);
 	case BPF_FIB_LKUP_RET_FRAG_NEEDED:
 		return REASON_TOO_BIG;
 	default:
