@@ -216,6 +216,9 @@ from_tunnel(struct __sk_buff *skb, const struct gre_origin *origin)
 		reason = gre_decap(skb, &pkt, origin->inner);
 	if (reason)
 		return verdict_drop(skb, reason);
+	/* The kernel still takes it for IPv4, as the outer packet was. */
+	if (pkt.ethertype == bpf_htons(ETH_P_IPV6) && !decap_ipv6_flags)
+		return bridge_deliver_anew(skb, station);
 	return bridge_deliver(skb, station);
 }
 

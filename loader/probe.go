@@ -70,7 +70,7 @@ func Probe() []Feature {
 			func() error { return haveFIBFlags(fibLookupSrc) },
 		},
 		{
-			Feature{Name: featureDecapL3, Since: "6.3", Fallback: "IPv6 inside of tunnels does not work"},
+			Feature{Name: featureDecapL3, Since: "6.3", Fallback: "IPv6 out of a tunnel takes a slower way"},
 			func() error { return haveAdjustRoomFlags(adjRoomDecapIPv6) },
 		},
 	}
