@@ -1,9 +1,12 @@
 package datapath
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/ebpnet/ebpnet/loader"
 )
 
 // Names are the nouns by their names, for the labels of metrics; the datapath
@@ -106,8 +109,12 @@ func (c Collector) Describe(to chan<- *prometheus.Desc) {
 func (c Collector) Collect(to chan<- prometheus.Metric) {
 	m := newMetrics()
 	tables, err := c.open()
-	if err != nil {
+	if errors.Is(err, loader.ErrNotLoaded) {
 		to <- prometheus.MustNewConstMetric(m.loaded, prometheus.GaugeValue, 0)
+		return
+	}
+	if err != nil {
+		to <- prometheus.NewInvalidMetric(m.loaded, err)
 		return
 	}
 	defer tables.Close()

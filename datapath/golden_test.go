@@ -125,8 +125,6 @@ func (r row) floodedTo(receivers ...host) row {
 	return r
 }
 
-func (r row) consumed() row { return r.floodedTo() }
-
 // counted is what the counters should say.
 func (r row) counted(out []byte) counters {
 	c := counters{Drops: map[string]Counter{}, Endpoints: map[string]Traffic{}, Networks: map[uint32]Traffic{}}

@@ -194,9 +194,7 @@ func (p packet) frame(t testing.TB) []byte {
 			below = append(below, gopacket.Payload(extensions))
 		}
 	}
-	for _, l := range p.l4.layers(t, network) {
-		below = append(below, l)
-	}
+	below = append(below, p.l4.layers(t, network)...)
 	buf := gopacket.NewSerializeBuffer()
 	options := gopacket.SerializeOptions{FixLengths: true, ComputeChecksums: true}
 	if err := gopacket.SerializeLayers(buf, options, append(below, gopacket.Payload(p.payload))...); err != nil {

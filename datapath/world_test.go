@@ -1,9 +1,7 @@
 package datapath
 
 import (
-	"encoding/binary"
 	"fmt"
-	"maps"
 	"net"
 	"net/netip"
 	"os"
@@ -224,8 +222,8 @@ const (
 	protocolUDP = 17
 )
 
-// loadPinned loads the datapath as `ebpnet load` does.
-func loadPinned(t testing.TB, c loader.Config) *Tables {
+// pinDirectory makes a directory on bpffs for the length of the test.
+func pinDirectory(t testing.TB) string {
 	t.Helper()
 	if err := loader.MountBPFFS("/sys/fs/bpf"); err != nil {
 		t.Fatal(err)
@@ -239,16 +237,29 @@ func loadPinned(t testing.TB, c loader.Config) *Tables {
 			t.Error(err)
 		}
 	})
-	tables, err := Load(dir, c)
-	if err != nil {
-		t.Fatalf("%+v", err)
-	}
-	t.Cleanup(func() {
-		if err := tables.Close(); err != nil {
-			t.Error(err)
+	return dir
+}
+
+// loadPinned loads the datapath as `ebpnet load` does.
+func loadPinned(t testing.TB, c loader.Config) *Tables {
+	t.Helper()
+	return loadAt(pinDirectory(t))(t, c)
+}
+
+func loadAt(dir string) func(testing.TB, loader.Config) *Tables {
+	return func(t testing.TB, c loader.Config) *Tables {
+		t.Helper()
+		tables, err := Load(dir, c)
+		if err != nil {
+			t.Fatalf("%+v", err)
 		}
-	})
-	return tables
+		t.Cleanup(func() {
+			if err := tables.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+		return tables
+	}
 }
 
 // loadChanged gives a function that loads the programs without pins, with
@@ -314,95 +325,4 @@ func setConstant(spec *ebpf.CollectionSpec, name string, value any) error {
 		return fmt.Errorf("no constant %s", name)
 	}
 	return v.Set(value)
-}
-
-// Offsets into struct __sk_buff, and its size, as a test run takes it:
-// include/uapi/linux/bpf.h.
-const (
-	skbSize       = 192
-	skbIfindex    = 40
-	skbGSOSegs    = 164
-	skbGSOSize    = 176
-	extraData     = 256 // more than any program adds
-	verdictPass   = -1
-	verdictShot   = 2
-	verdictDirect = 7 // TC_ACT_REDIRECT
-)
-
-// superframe makes a test run's packet one.
-type superframe struct{ segments, size uint32 }
-
-// run sends a frame in by a device, and gives the verdict and what the
-// program made of the frame.
-func (w *world) run(t testing.TB, p *ebpf.Program, device string, frame []byte, super superframe) (int, []byte) {
-	t.Helper()
-	context := make([]byte, skbSize)
-	binary.NativeEndian.PutUint32(context[skbIfindex:], w.ifindex[device])
-	binary.NativeEndian.PutUint32(context[skbGSOSegs:], super.segments)
-	binary.NativeEndian.PutUint32(context[skbGSOSize:], super.size)
-	options := &ebpf.RunOptions{Data: frame, DataOut: make([]byte, len(frame)+extraData), Context: context}
-	var verdict uint32
-	var err error
-	w.ns.Do(func() { verdict, err = p.Run(options) })
-	if err != nil {
-		t.Fatalf("run with %x: %v", frame, err)
-	}
-	return int(int32(verdict)), options.DataOut
-}
-
-// counters is everything that the programs count.
-type counters struct {
-	Drops     map[string]Counter
-	Endpoints map[string]Traffic
-	Networks  map[uint32]Traffic
-	Tunnel    Traffic
-}
-
-func (w *world) counters(t testing.TB) counters {
-	t.Helper()
-	c := counters{map[string]Counter{}, map[string]Traffic{}, map[uint32]Traffic{}, Traffic{}}
-	check := func(err error) {
-		t.Helper()
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	drops, err := w.Drops()
-	check(err)
-	for _, d := range drops {
-		c.Drops[d.Reason] = d.Counter
-	}
-	for _, e := range locals() {
-		c.Endpoints[e.device], err = w.EndpointTraffic(e.id)
-		check(err)
-	}
-	for id := range uint32(plainNet) + 1 {
-		c.Networks[id], err = w.NetworkTraffic(id)
-		check(err)
-	}
-	c.Tunnel, err = w.TunnelTraffic(theTunnel)
-	check(err)
-	return c
-}
-
-func (c Counter) minus(o Counter) Counter { return Counter{c.Packets - o.Packets, c.Bytes - o.Bytes} }
-
-func (t Traffic) minus(o Traffic) Traffic { return Traffic{t.Tx.minus(o.Tx), t.Rx.minus(o.Rx)} }
-
-// since gives what was counted since before, without what was not.
-func (c counters) since(before counters) counters {
-	d := counters{map[string]Counter{}, map[string]Traffic{}, map[uint32]Traffic{}, c.Tunnel.minus(before.Tunnel)}
-	for reason := range c.Drops {
-		d.Drops[reason] = c.Drops[reason].minus(before.Drops[reason])
-	}
-	for name := range c.Endpoints {
-		d.Endpoints[name] = c.Endpoints[name].minus(before.Endpoints[name])
-	}
-	for id := range c.Networks {
-		d.Networks[id] = c.Networks[id].minus(before.Networks[id])
-	}
-	maps.DeleteFunc(d.Drops, func(_ string, c Counter) bool { return c == Counter{} })
-	maps.DeleteFunc(d.Endpoints, func(_ string, t Traffic) bool { return t == Traffic{} })
-	maps.DeleteFunc(d.Networks, func(_ uint32, t Traffic) bool { return t == Traffic{} })
-	return d
 }

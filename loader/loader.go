@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
@@ -93,9 +94,12 @@ func Load(dir string, c Config) (*Objects, error) {
 	return o, nil
 }
 
-// startAttempts is how often the start of the sweep is tried: the kernel takes
-// the memory for a timer only from where it has some at hand.
-const startAttempts = 16
+// How often the start of the sweep is tried, and how long to wait in between:
+// the kernel takes the memory for a timer only from where it has some at hand.
+const (
+	startAttempts = 16
+	startPause    = 10 * time.Millisecond
+)
 
 // startSweep starts the sweep that ends idle flows, or goes on with it by the
 // new program.
@@ -111,6 +115,7 @@ func (o *Objects) startSweep() error {
 		if status == 0 {
 			return nil
 		}
+		time.Sleep(startPause)
 	}
 	return fmt.Errorf("start the sweep of flows: %w", unix.Errno(-int32(status)))
 }

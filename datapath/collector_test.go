@@ -1,0 +1,166 @@
+package datapath
+
+import (
+	"errors"
+	"maps"
+	"strings"
+	"testing"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
+
+	"github.com/ebpnet/ebpnet/bpf"
+	"github.com/ebpnet/ebpnet/internal/testutil"
+	"github.com/ebpnet/ebpnet/loader"
+)
+
+func TestTrafficIsReset(t *testing.T) {
+	t.Parallel()
+	testutil.RequireRoot(t)
+	w := newWorld(t, loadPinned)
+	w.send(t, fromEndpoint("", alice, between(alice, remote, false, udp(1, 2)).frame(t)))
+	for _, noun := range []struct {
+		name  string
+		read  func(uint32) (Traffic, error)
+		reset func(uint32) error
+		id    uint32
+	}{
+		{"endpoint", w.EndpointTraffic, w.ResetEndpointTraffic, alice.id},
+		{"network", w.NetworkTraffic, w.ResetNetworkTraffic, openNet},
+		{"tunnel", w.TunnelTraffic, w.ResetTunnelTraffic, theTunnel},
+	} {
+		before, err := noun.read(noun.id)
+		if err != nil || before.Tx.Packets != 1 {
+			t.Errorf("%s: %+v, %v, want one packet", noun.name, before, err)
+		}
+		if err := noun.reset(noun.id); err != nil {
+			t.Fatal(err)
+		}
+		if after, err := noun.read(noun.id); err != nil || after != (Traffic{}) {
+			t.Errorf("%s after the reset: %+v, %v", noun.name, after, err)
+		}
+	}
+	if _, err := w.EndpointTraffic(firstRemote); err == nil {
+		t.Error("a remote endpoint is counted")
+	}
+}
+
+func TestUsageNamesEveryMap(t *testing.T) {
+	t.Parallel()
+	tables := emptyTables(t)
+	if err := tables.Replace(example()); err != nil {
+		t.Fatal(err)
+	}
+	collection, err := bpf.LoadEbpnet()
+	if err != nil {
+		t.Fatal(err)
+	}
+	usage, err := tables.Usage()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]MapUsage{}
+	for _, u := range usage {
+		got[u.Name] = u
+		if u.Entries > int(u.Capacity) || u.Capacity == 0 {
+			t.Errorf("%+v", u)
+		}
+	}
+	for name := range collection.Maps {
+		if _, ok := got[name]; !ok && !strings.HasPrefix(name, ".") {
+			t.Errorf("no usage of map %s", name)
+		}
+	}
+	for name, want := range map[string]int{
+		bpf.EbpnetMapDevices: len(locals()), bpf.EbpnetMapFdb: 12, bpf.EbpnetMapLinks: 4, bpf.EbpnetMapFlowIndex: 0, bpf.EbpnetMapUplinks: 2,
+	} {
+		if got[name].Entries != want {
+			t.Errorf("%d entries in %s, want %d", got[name].Entries, name, want)
+		}
+	}
+}
+
+func TestCollector(t *testing.T) {
+	t.Parallel()
+	testutil.RequireRoot(t)
+	dir := pinDirectory(t)
+	w := newWorld(t, loadAt(dir))
+	w.send(t, fromEndpoint("", alice, between(alice, remote, false, udp(1, 2)).frame(t)))
+	w.send(t, fromEndpoint("", alice, between(alice, nobody, false, udp(1, 2)).frame(t)))
+	names := Names{
+		Endpoints: []NamedEndpoint{{Name: "web", Network: "front", ID: alice.id}},
+		Networks:  map[string]uint32{"front": openNet, "back": closedNet},
+		Tunnels:   map[string]uint32{"hB": theTunnel},
+	}
+	// The collector closes what it is given.
+	open := func() (*Tables, error) { return Open(dir) }
+	metrics := gather(t, NewCollector(open, func() (Names, error) { return names, nil }))
+	for want, value := range map[string]float64{
+		"ebpnet_loaded": 1,
+		"ebpnet_endpoint_transmit_packets_total endpoint=web network=front": 2,
+		"ebpnet_endpoint_receive_packets_total endpoint=web network=front":  0,
+		"ebpnet_network_transmit_packets_total network=front":               2,
+		"ebpnet_network_transmit_packets_total network=back":                0,
+		"ebpnet_tunnel_transmit_packets_total tunnel=hB":                    1,
+		"ebpnet_tunnel_transmit_bytes_total tunnel=hB":                      60 + 42,
+		"ebpnet_dropped_packets_total reason=unknown_destination":           1,
+		"ebpnet_dropped_bytes_total reason=unknown_destination":             60,
+		"ebpnet_dropped_packets_total reason=policy":                        0,
+		"ebpnet_map_entries map=devices":                                    float64(len(locals())),
+	} {
+		if got, ok := metrics[want]; !ok || got != value {
+			t.Errorf("%s is %v (%v), want %v", want, got, ok, value)
+		}
+	}
+
+	unloaded := func() (*Tables, error) { return nil, loader.ErrNotLoaded }
+	if got := gather(t, NewCollector(unloaded, nil)); !maps.Equal(got, map[string]float64{"ebpnet_loaded": 0}) {
+		t.Errorf("without a datapath: %v", got)
+	}
+	for what, c := range map[string]Collector{
+		"the tables": NewCollector(func() (*Tables, error) { return nil, errors.New("no leave") }, nil),
+		"the store":  NewCollector(open, func() (Names, error) { return Names{}, errors.New("no leave") }),
+	} {
+		registry := prometheus.NewPedanticRegistry()
+		if err := registry.Register(c); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := registry.Gather(); err == nil || !strings.Contains(err.Error(), "no leave") {
+			t.Errorf("without leave to read %s: %v", what, err)
+		}
+	}
+}
+
+// gather scrapes a collector, and gives the metrics by name and labels.
+func gather(t *testing.T, c Collector) map[string]float64 {
+	t.Helper()
+	registry := prometheus.NewPedanticRegistry()
+	if err := registry.Register(c); err != nil {
+		t.Fatal(err)
+	}
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	problems, err := promlint.NewWithMetricFamilies(families).Lint()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range problems {
+		t.Errorf("%s: %s", p.Metric, p.Text)
+	}
+	found := map[string]float64{}
+	for _, f := range families {
+		if !strings.HasPrefix(f.GetName(), "ebpnet_") {
+			t.Errorf("metric %s", f.GetName())
+		}
+		for _, m := range f.GetMetric() {
+			name := f.GetName()
+			for _, l := range m.GetLabel() {
+				name += " " + l.GetName() + "=" + l.GetValue()
+			}
+			found[name] = m.GetCounter().GetValue() + m.GetGauge().GetValue()
+		}
+	}
+	return found
+}

@@ -1,0 +1,260 @@
+package datapath
+
+import (
+	"encoding/binary"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/ebpnet/ebpnet/bpf"
+	"github.com/ebpnet/ebpnet/internal/testutil"
+)
+
+// send runs a row's packet, and gives what became of it.
+func (w *world) send(t testing.TB, r row) (int, []byte) {
+	t.Helper()
+	return w.run(t, w.program(r.hook), r.device, r.in, r.super)
+}
+
+// TestFlowsExpire shows that the kernel ends idle flows by itself: nothing of
+// this process touches the table meanwhile but to look at it.
+func TestFlowsExpire(t *testing.T) {
+	t.Parallel()
+	testutil.RequireRoot(t)
+	// Twice the precision with which the programs note that a flow is used.
+	const timeout = 2 * time.Second
+	w := newWorld(t, loadChanged(func(spec *ebpf.CollectionSpec) error {
+		return setConstant(spec, bpf.EbpnetVarUdpUnansweredTimeout, uint64(timeout.Nanoseconds()))
+	}))
+	idle := fromEndpoint("", alice, outgoing(alice, false, udp(1, 53)).frame(t))
+	linked := fromEndpoint("", client, between(client, server, false, udp(1, 53)).frame(t))
+	used := fromEndpoint("", bob, outgoing(bob, true, udp(2, 53)).frame(t))
+	answered := fromEndpoint("", alice, outgoing(alice, true, udp(3, 53)).frame(t))
+	answer := fromUplink("", incoming(true, udp(53, 3)).frame(t))
+	tcpFlow := fromEndpoint("", alice, outgoing(alice, true, tcp(4, 80, "S")).frame(t))
+	began := time.Now()
+	for _, r := range []row{idle, linked, used, answered, answer, tcpFlow} {
+		w.send(t, r)
+	}
+	if n := len(w.flows(t)); n != 5 {
+		t.Fatalf("%d flows, want 5", n)
+	}
+	testutil.Eventually(t, "the end of the idle flows, for twice their time", func() bool {
+		w.send(t, used)
+		return time.Since(began) > 2*timeout && len(w.flows(t)) == 3
+	})
+	if left := w.indexed(t); left != 6 {
+		t.Errorf("%d entries in the index for 3 flows, want 6", left)
+	}
+	for _, f := range w.flows(t) {
+		if f.From.Port() == 1 {
+			t.Errorf("an idle flow is still there: %+v", f)
+		}
+	}
+}
+
+func (w *world) flows(t testing.TB) []Flow {
+	t.Helper()
+	flows, err := w.Flows()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return flows
+}
+
+// indexed counts the entries of the index: a flow has two.
+func (w *world) indexed(t testing.TB) int {
+	t.Helper()
+	n, err := countEntries[bpf.EbpnetFlowKey, bpf.EbpnetFlowRef](w.Maps.FlowIndex)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// TestBurstOfFlows opens many flows as fast as it can. None may be refused,
+// and all end, also after nobody holds the programs any more.
+func TestBurstOfFlows(t *testing.T) {
+	t.Parallel()
+	testutil.RequireRoot(t)
+	const timeout, burst = 500 * time.Millisecond, 5000
+	w := newWorld(t, loadChanged(func(spec *ebpf.CollectionSpec) error {
+		return setConstant(spec, bpf.EbpnetVarUdpUnansweredTimeout, uint64(timeout.Nanoseconds()))
+	}))
+	for i := range uint16(burst) {
+		// From the same ports: half of the flows need another.
+		for _, from := range []host{alice, bob} {
+			verdict, _ := w.send(t, fromEndpoint("", from, outgoing(from, false, udp(1024+i, 53)).frame(t)))
+			if verdict != verdictDirect {
+				t.Fatalf("verdict %d for flow %d: %v", verdict, i, w.counters(t).since(counters{}).Drops)
+			}
+		}
+	}
+	if err := w.Programs.Close(); err != nil {
+		t.Fatal(err)
+	}
+	testutil.Eventually(t, "the end of all flows of the burst", func() bool { return w.indexed(t) == 0 })
+}
+
+func TestAnswersFollowTheChosenPort(t *testing.T) {
+	t.Parallel()
+	testutil.RequireRoot(t)
+	w := newWorld(t, loadPinned)
+	for _, v6 := range []bool{false, true} {
+		for _, l4 := range []transport{tcp(40000, 80, "S"), udp(40000, 53), echo(v6, false, 40000)} {
+			first, second := outgoing(alice, v6, l4), outgoing(bob, v6, l4)
+			w.send(t, fromEndpoint("", alice, first.frame(t)))
+			_, out := w.send(t, fromEndpoint("", bob, second.frame(t)))
+			chosen := binary.BigEndian.Uint16(out[identifierAt(second):])
+			back := transport{protocol: l4.protocol, sport: l4.dport, dport: chosen, flags: "A"}
+			own := transport{protocol: l4.protocol, sport: l4.dport, dport: 40000, flags: "A"}
+			if l4.body != "" {
+				back, own = echo(v6, true, chosen), echo(v6, true, 40000)
+			}
+			want := incoming(v6, own)
+			answer := fromUplink("", incoming(v6, back).frame(t)).delivered(bob, translated(want, bob).frame(t))
+			t.Run(l4.protocol.String()+second.dst.String(), func(t *testing.T) {
+				answer.checkOnly(t, w)
+				fromUplink("", want.frame(t)).delivered(alice, translated(want, alice).frame(t)).checkOnly(t, w)
+			})
+		}
+	}
+}
+
+// checkOnly compares a row's verdict and packet, with the flows as they are.
+func (r row) checkOnly(t *testing.T, w *world) {
+	t.Helper()
+	verdict, out := w.send(t, r)
+	if verdict != r.verdict || string(out) != string(r.out) {
+		t.Errorf("verdict %d, packet %x\nwant    %d, packet %x", verdict, out, r.verdict, r.out)
+	}
+}
+
+// TestHostKeepsItsPort shows that a connection of the host that was given
+// another port keeps it, also when its own is free again.
+func TestHostKeepsItsPort(t *testing.T) {
+	t.Parallel()
+	testutil.RequireRoot(t)
+	w := newWorld(t, loadPinned)
+	for _, v6 := range []bool{false, true} {
+		theirs := fromEndpoint("", alice, outgoing(alice, v6, tcp(40000, 80, "S")).frame(t))
+		own := outgoing(uplink, v6, tcp(40000, 80, "S"))
+		own.to = routerMAC
+		w.send(t, theirs)
+		_, out := w.send(t, toUplink("", own.frame(t)))
+		chosen := binary.BigEndian.Uint16(out[identifierAt(own):])
+		if chosen == 40000 {
+			t.Fatal("the host was left on an endpoint's port")
+		}
+		if err := w.FlushFlows(openNet, []netip.Addr{alice.ip(v6)}); err != nil {
+			t.Fatal(err)
+		}
+		own.l4.flags = "A"
+		moved := own
+		moved.l4.sport = chosen
+		toUplink("", own.frame(t)).rewritten(moved.frame(t)).checkOnly(t, w)
+
+		back := incoming(v6, tcp(80, chosen, "A"))
+		restored := back
+		restored.l4.dport = 40000
+		fromUplink("", back.frame(t)).rewritten(restored.frame(t)).checkOnly(t, w)
+		// An endpoint that asks for the host's new port is given another.
+		taken := outgoing(bob, v6, tcp(chosen, 80, "S"))
+		_, out = w.send(t, fromEndpoint("", bob, taken.frame(t)))
+		if want := onAnotherPort(t, masqueraded(taken))(out); string(out) != string(want) {
+			t.Errorf("packet %x\nwant %x", out, want)
+		}
+	}
+}
+
+func TestListFlows(t *testing.T) {
+	t.Parallel()
+	testutil.RequireRoot(t)
+	w := newWorld(t, loadPinned)
+	at := func(h host, v6 bool, port uint16) netip.AddrPort { return netip.AddrPortFrom(h.ip(v6), port) }
+	opened := fromEndpoint("", alice, outgoing(alice, false, tcp(40000, 80, "S")).frame(t))
+	answered := fromUplink("", incoming(false, tcp(80, 40000, "SA")).frame(t))
+	closing := fromEndpoint("", alice, outgoing(alice, false, tcp(40000, 80, "FA")).frame(t))
+	reopened := opened
+	linked := fromEndpoint("", client, between(client, server, true, udp(1000, 53)).frame(t))
+	ping := fromEndpoint("", bob, outgoing(bob, true, echo(true, false, 7)).frame(t))
+	kept := fromEndpoint("", plain, outgoing(plain, false, udp(5, 53)).frame(t))
+	translated := Flow{
+		Protocol: protocolTCP, Network: openNet, From: at(alice, false, 40000), To: at(website, false, 80),
+		Translated: at(uplink, false, 40000),
+	}
+	state := func(s FlowState) Flow { f := translated; f.State = s; return f }
+	for _, step := range []struct {
+		send row
+		want []Flow
+	}{
+		{opened, []Flow{state(FlowNew)}},
+		{answered, []Flow{state(FlowEstablished)}},
+		{closing, []Flow{state(FlowClosing)}},
+		{fromUplink("", incoming(false, tcp(80, 40000, "FA")).frame(t)), []Flow{state(FlowClosing)}},
+		{reopened, []Flow{state(FlowNew)}},
+		{answered, []Flow{state(FlowEstablished)}},
+		{kept, []Flow{state(FlowEstablished), {
+			Protocol: protocolUDP, Network: plainNet, From: at(plain, false, 5), To: at(website, false, 53),
+			Translated: at(plain, false, 5), State: FlowNew,
+		}}},
+		{linked, nil},
+		{ping, []Flow{
+			state(FlowEstablished),
+			{Protocol: protocolUDP, Network: plainNet, From: at(plain, false, 5), To: at(website, false, 53), Translated: at(plain, false, 5), State: FlowNew},
+			{Protocol: 58, Network: openNet, From: at(bob, true, 7), To: at(website, true, 0), Translated: at(uplink, true, 7), State: FlowNew},
+			{Protocol: protocolUDP, Network: closedNet, From: at(client, true, 1000), To: at(server, true, 53), State: FlowNew},
+		}},
+	} {
+		w.send(t, step.send)
+		if step.want == nil {
+			continue
+		}
+		flows, err := w.Flows()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range flows {
+			if age := flows[i].Age; age < 0 || age > time.Minute || flows[i].Idle < 0 || flows[i].Idle > age {
+				t.Errorf("age %v, idle %v", age, flows[i].Idle)
+			}
+			flows[i].Age, flows[i].Idle = 0, 0
+		}
+		if !equalFlows(flows, step.want) {
+			t.Errorf("after %s:\ngot  %+v\nwant %+v", step.send.name, flows, step.want)
+		}
+	}
+
+	if err := w.FlushFlows(openNet, []netip.Addr{alice.ip4}); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(w.flows(t)); n != 3 {
+		t.Errorf("%d flows without alice's, want 3", n)
+	}
+	if err := w.FlushFlows(closedNet, []netip.Addr{server.ip6}); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(w.flows(t)); n != 2 {
+		t.Errorf("%d flows without those to server, want 2", n)
+	}
+	if err := w.FlushAllFlows(); err != nil {
+		t.Fatal(err)
+	}
+	if n := w.indexed(t); n != 0 {
+		t.Errorf("%d entries after a flush of all", n)
+	}
+}
+
+func equalFlows(a, b []Flow) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	for i := range a {
+		if a[i] != b[i] {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,131 @@
+package datapath
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"slices"
+	"testing"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+
+	"github.com/ebpnet/ebpnet/bpf"
+	"github.com/ebpnet/ebpnet/loader"
+)
+
+// entrance is where the fuzzer's packets come in, and what may become of them.
+type entrance struct {
+	hook     loader.Hook
+	device   string
+	verdicts []int
+}
+
+var entrances = []entrance{
+	{loader.FromEndpoint, alice.device, []int{verdictShot, verdictDirect}},
+	{loader.FromEndpoint, client.device, []int{verdictShot, verdictDirect}},
+	{loader.FromEndpoint, insider.device, []int{verdictShot, verdictDirect}},
+	{loader.FromHost, "ebpnet1", []int{verdictShot, verdictDirect}},
+	{loader.FromUplink, "up0", []int{verdictPass, verdictShot, verdictDirect}},
+	{loader.ToUplink, "up0", []int{verdictPass, verdictShot}},
+}
+
+// What a program may add to a frame: the headers of GRE; or it makes a
+// neighbor's answer of a shorter question.
+const (
+	mostAdded    = 42
+	answerLength = atL4v6 + 32
+	fuzzIndex    = 256
+	// The largest frame that a test run takes for sure: a page without what
+	// the kernel puts around it.
+	mostData = 3000
+)
+
+// FuzzPrograms holds every program against arbitrary frames, the golden ones
+// first: a run ends with one of the program's verdicts, the frame is still
+// one, and the flows stay in their bounds.
+func FuzzPrograms(f *testing.F) {
+	w := newWorld(f, loadChanged(func(spec *ebpf.CollectionSpec) error {
+		spec.Maps[bpf.EbpnetMapFlowIndex].MaxEntries = fuzzIndex
+		return nil
+	}))
+	for _, g := range groups() {
+		for _, r := range g.rows(f) {
+			f.Add(uint8(slices.IndexFunc(entrances, r.entersBy)), uint16(r.super.segments), r.in)
+		}
+	}
+	f.Fuzz(func(t *testing.T, by uint8, segments uint16, frame []byte) {
+		e := entrances[int(by)%len(entrances)]
+		if len(frame) > mostData {
+			t.Skip("larger than a test run takes")
+		}
+		verdict, out, err := w.try(w.program(e.hook), e.device, frame, superframe{uint32(segments), uint32(min(segments, 1))})
+		if errors.Is(err, unix.EINVAL) && tooShort(frame) {
+			t.Skip("shorter than a test run takes")
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !slices.Contains(e.verdicts, verdict) {
+			t.Errorf("verdict %d, want one of %v", verdict, e.verdicts)
+		}
+		if len(out) < atIP || len(out) > max(len(frame)+mostAdded, answerLength) {
+			t.Errorf("a frame of %d bytes became %d", len(frame), len(out))
+		}
+		if verdict == verdictDirect {
+			if err := wellFormed(out, segments > 0); err != nil {
+				t.Errorf("%v: %x", err, out)
+			}
+		}
+		if n := w.indexed(t); n > fuzzIndex {
+			t.Errorf("%d entries in an index for %d", n, fuzzIndex)
+		}
+	})
+}
+
+func (r row) entersBy(e entrance) bool {
+	return e.hook == r.hook && (e.device == r.device || r.hook == loader.FromEndpoint)
+}
+
+// tooShort tells whether the kernel wants more of a frame before it runs any
+// program on it: net/bpf/test_run.c.
+func tooShort(frame []byte) bool {
+	if len(frame) <= atIP {
+		return true
+	}
+	switch binary.BigEndian.Uint16(frame[atEthertype:]) {
+	case unix.ETH_P_IP:
+		return len(frame) < atL4
+	case unix.ETH_P_IPV6:
+		return len(frame) < atL4v6
+	}
+	return false
+}
+
+// wellFormed tells what is wrong with a frame that is sent on.
+func wellFormed(frame []byte, super bool) error {
+	payload := frame[atIP:]
+	switch ethertype := binary.BigEndian.Uint16(frame[atEthertype:]); ethertype {
+	case unix.ETH_P_ARP:
+		if len(payload) < 28 {
+			return errors.New("ARP cut short")
+		}
+	case unix.ETH_P_IP:
+		if len(payload) < 20 || payload[0]>>4 != 4 || payload[0]&0xf < 5 {
+			return errors.New("bad IPv4 header")
+		}
+		if length := binary.BigEndian.Uint16(payload[2:]); !super && int(length) > len(payload) {
+			return fmt.Errorf("IPv4 length %d, have %d", length, len(payload))
+		}
+	case unix.ETH_P_IPV6:
+		if len(payload) < 40 || payload[0]>>4 != 6 {
+			return errors.New("bad IPv6 header")
+		}
+		if length := binary.BigEndian.Uint16(payload[4:]); !super && int(length)+40 > len(payload) {
+			return fmt.Errorf("IPv6 length %d, have %d", length, len(payload)-40)
+		}
+	default:
+		return fmt.Errorf("ethertype %#04x sent on", ethertype)
+	}
+	return nil
+}

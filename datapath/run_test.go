@@ -1,0 +1,106 @@
+package datapath
+
+import (
+	"encoding/binary"
+	"maps"
+	"testing"
+
+	"github.com/cilium/ebpf"
+)
+
+// Offsets into struct __sk_buff, and its size, as a test run takes it:
+// include/uapi/linux/bpf.h.
+const (
+	skbSize       = 192
+	skbIfindex    = 40
+	skbGSOSegs    = 164
+	skbGSOSize    = 176
+	extraData     = 256 // more than any program adds
+	verdictPass   = -1
+	verdictShot   = 2
+	verdictDirect = 7 // TC_ACT_REDIRECT
+)
+
+// superframe makes a test run's packet one.
+type superframe struct{ segments, size uint32 }
+
+// try sends a frame in by a device, and gives the verdict and what the program
+// made of the frame, or why the kernel did not take it.
+func (w *world) try(p *ebpf.Program, device string, frame []byte, super superframe) (int, []byte, error) {
+	context := make([]byte, skbSize)
+	binary.NativeEndian.PutUint32(context[skbIfindex:], w.ifindex[device])
+	binary.NativeEndian.PutUint32(context[skbGSOSegs:], super.segments)
+	binary.NativeEndian.PutUint32(context[skbGSOSize:], super.size)
+	options := &ebpf.RunOptions{Data: frame, DataOut: make([]byte, len(frame)+extraData), Context: context}
+	var verdict uint32
+	var err error
+	w.ns.Do(func() { verdict, err = p.Run(options) })
+	return int(int32(verdict)), options.DataOut, err
+}
+
+// run is try for frames that the kernel takes.
+func (w *world) run(t testing.TB, p *ebpf.Program, device string, frame []byte, super superframe) (int, []byte) {
+	t.Helper()
+	verdict, out, err := w.try(p, device, frame, super)
+	if err != nil {
+		t.Fatalf("run with %x: %v", frame, err)
+	}
+	return verdict, out
+}
+
+// counters is everything that the programs count.
+type counters struct {
+	Drops     map[string]Counter
+	Endpoints map[string]Traffic
+	Networks  map[uint32]Traffic
+	Tunnel    Traffic
+}
+
+func (w *world) counters(t testing.TB) counters {
+	t.Helper()
+	c := counters{map[string]Counter{}, map[string]Traffic{}, map[uint32]Traffic{}, Traffic{}}
+	check := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	drops, err := w.Drops()
+	check(err)
+	for _, d := range drops {
+		c.Drops[d.Reason] = d.Counter
+	}
+	for _, e := range locals() {
+		c.Endpoints[e.device], err = w.EndpointTraffic(e.id)
+		check(err)
+	}
+	for id := range uint32(plainNet) + 1 {
+		c.Networks[id], err = w.NetworkTraffic(id)
+		check(err)
+	}
+	c.Tunnel, err = w.TunnelTraffic(theTunnel)
+	check(err)
+	return c
+}
+
+func (c Counter) minus(o Counter) Counter { return Counter{c.Packets - o.Packets, c.Bytes - o.Bytes} }
+
+func (t Traffic) minus(o Traffic) Traffic { return Traffic{t.Tx.minus(o.Tx), t.Rx.minus(o.Rx)} }
+
+// since gives what was counted since before, without what was not.
+func (c counters) since(before counters) counters {
+	d := counters{map[string]Counter{}, map[string]Traffic{}, map[uint32]Traffic{}, c.Tunnel.minus(before.Tunnel)}
+	for reason := range c.Drops {
+		d.Drops[reason] = c.Drops[reason].minus(before.Drops[reason])
+	}
+	for name := range c.Endpoints {
+		d.Endpoints[name] = c.Endpoints[name].minus(before.Endpoints[name])
+	}
+	for id := range c.Networks {
+		d.Networks[id] = c.Networks[id].minus(before.Networks[id])
+	}
+	maps.DeleteFunc(d.Drops, func(_ string, c Counter) bool { return c == Counter{} })
+	maps.DeleteFunc(d.Endpoints, func(_ string, t Traffic) bool { return t == Traffic{} })
+	maps.DeleteFunc(d.Networks, func(_ uint32, t Traffic) bool { return t == Traffic{} })
+	return d
+}

@@ -1,0 +1,312 @@
+package datapath
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/cilium/ebpf"
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/ebpnet/ebpnet/bpf"
+	"github.com/ebpnet/ebpnet/internal/spec"
+	"github.com/ebpnet/ebpnet/internal/testutil"
+	"github.com/ebpnet/ebpnet/loader"
+)
+
+func emptyTables(t testing.TB) *Tables {
+	t.Helper()
+	testutil.RequireRoot(t)
+	return loadPinned(t, loader.Config{GatewayIfindex: 1})
+}
+
+// dump is all that the agent writes, in words; members without their order.
+func (t *Tables) dump(tb testing.TB) []string {
+	tb.Helper()
+	var lines []string
+	note := func(table string, key, value any) {
+		lines = append(lines, fmt.Sprintf("%s %v = %v", table, key, value))
+	}
+	var err error
+	err = errors.Join(err, dumpTable(t.Maps.Devices, func(k uint32, v bpf.EbpnetDevice) { note("devices", k, v) }))
+	err = errors.Join(err, dumpTable(t.Maps.Fdb, func(k bpf.EbpnetFdbKey, v bpf.EbpnetStation) { note("fdb", k, v) }))
+	err = errors.Join(err, dumpTable(t.Maps.Neighbors, func(k bpf.EbpnetAddress, v bpf.EbpnetStation) { note("neighbors", k, v) }))
+	err = errors.Join(err, dumpTable(t.Maps.Members, func(k bpf.EbpnetMemberKey, v bpf.EbpnetStation) { note("members", k.Network, v) }))
+	err = errors.Join(err, dumpTable(t.Maps.NetworkKeys, func(k, v uint32) { note("network_keys", k, v) }))
+	err = errors.Join(err, dumpTable(t.Maps.Links, func(k bpf.EbpnetLinkKey, v uint32) { note("links", k, v) }))
+	err = errors.Join(err, dumpTable(t.Maps.TunnelIds, func(k bpf.EbpnetTunnel, v uint32) { note("tunnel_ids", k, v) }))
+	err = errors.Join(err, dumpTable(t.Maps.Uplinks, func(k uint32, v bpf.EbpnetUplink) { note("uplinks", k, v) }))
+	err = errors.Join(err, dumpTable(t.Maps.Networks, func(k uint32, v bpf.EbpnetNetwork) {
+		if v != (bpf.EbpnetNetwork{}) {
+			note("networks", k, v)
+		}
+	}))
+	err = errors.Join(err, dumpTable(t.Maps.Tunnels, func(k uint32, v bpf.EbpnetTunnel) {
+		if v != (bpf.EbpnetTunnel{}) {
+			note("tunnels", k, v)
+		}
+	}))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	slices.Sort(lines)
+	return lines
+}
+
+func dumpTable[K, V any](m *ebpf.Map, f func(K, V)) error {
+	var key K
+	var value V
+	entries := m.Iterate()
+	for entries.Next(&key, &value) {
+		f(key, value)
+	}
+	return entries.Err()
+}
+
+// checkDense fails unless the members of every network stand at 0 to one less
+// than their number.
+func (t *Tables) checkDense(tb testing.TB) {
+	tb.Helper()
+	places := map[uint32]map[uint32]bool{}
+	err := dumpTable(t.Maps.Members, func(k bpf.EbpnetMemberKey, _ bpf.EbpnetStation) {
+		if places[k.Network] == nil {
+			places[k.Network] = map[uint32]bool{}
+		}
+		places[k.Network][k.Index] = true
+	})
+	err = errors.Join(err, dumpTable(t.Maps.Networks, func(id uint32, n bpf.EbpnetNetwork) {
+		if len(places[id]) != int(n.Members) {
+			tb.Errorf("network %d counts %d members, and has %d", id, n.Members, len(places[id]))
+		}
+		for i := range n.Members {
+			if !places[id][i] {
+				tb.Errorf("network %d has no member %d", id, i)
+			}
+		}
+	}))
+	if err != nil {
+		tb.Fatal(err)
+	}
+}
+
+// example is something of every noun.
+func example() Wanted {
+	w := &world{ifindex: map[string]uint32{"up0": 100}}
+	for i, e := range locals() {
+		w.ifindex[e.device] = uint32(200 + i)
+	}
+	return w.population()
+}
+
+func TestReplaceIsExact(t *testing.T) {
+	t.Parallel()
+	tables := emptyTables(t)
+	nothing := tables.dump(t)
+	if len(nothing) != 0 {
+		t.Fatalf("new tables hold %s", nothing)
+	}
+	wanted := example()
+	less := wanted
+	less.Endpoints, less.Links, less.Tunnels = wanted.Endpoints[1:4], wanted.Links[1:], nil
+	less.Networks = slices.Clone(wanted.Networks[:3])
+	less.Networks[1].ICC = true
+	less.Networks[0].Key = nil
+	dumps := map[string][]string{}
+	for _, step := range []struct {
+		name   string
+		wanted Wanted
+	}{{"all", wanted}, {"all", wanted}, {"less", less}, {"all", wanted}, {"less", less}, {"nothing", Wanted{}}} {
+		if err := tables.Replace(step.wanted); err != nil {
+			t.Fatal(err)
+		}
+		got := tables.dump(t)
+		if before, ok := dumps[step.name]; ok {
+			if diff := cmp.Diff(before, got); diff != "" {
+				t.Errorf("%s again (-before +now):\n%s", step.name, diff)
+			}
+		}
+		dumps[step.name] = got
+		tables.checkDense(t)
+	}
+	if len(dumps["nothing"]) != 0 {
+		t.Errorf("left behind: %s", dumps["nothing"])
+	}
+	if len(dumps["less"]) >= len(dumps["all"]) {
+		t.Error("taking things away takes nothing away")
+	}
+}
+
+// putAll writes what is wanted noun by noun.
+func (t *Tables) putAll(w Wanted) error {
+	var err error
+	for _, n := range w.Networks {
+		err = errors.Join(err, t.PutNetwork(n))
+	}
+	for _, tunnel := range w.Tunnels {
+		err = errors.Join(err, t.PutTunnel(tunnel))
+	}
+	for _, e := range w.Endpoints {
+		err = errors.Join(err, t.PutEndpoint(e))
+	}
+	for _, l := range w.Links {
+		err = errors.Join(err, t.PutLink(l))
+	}
+	return errors.Join(err, t.ReplaceUplinks(w.Uplinks))
+}
+
+func TestPutAndDeleteEqualReplace(t *testing.T) {
+	t.Parallel()
+	put, replaced := emptyTables(t), emptyTables(t)
+	wanted := example()
+	wanted.Tunnels = append(wanted.Tunnels, Tunnel{ID: 2, Local: uplink.ip4, Remote: netip.MustParseAddr("192.0.2.3")})
+	same := func(what string, w Wanted) {
+		t.Helper()
+		if err := replaced.Replace(w); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(replaced.dump(t), put.dump(t)); diff != "" {
+			t.Errorf("%s (-replaced +put):\n%s", what, diff)
+		}
+		put.checkDense(t)
+	}
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	must(put.putAll(wanted))
+	same("put", wanted)
+	must(put.putAll(wanted))
+	same("put twice", wanted)
+
+	link := wanted.Links[0]
+	must(put.DeleteLink(link))
+	must(put.DeleteLink(link))
+	wanted.Links = wanted.Links[1:]
+	same("link deleted", wanted)
+	must(put.DeleteTunnel(wanted.Tunnels[1], true))
+	wanted.Tunnels = wanted.Tunnels[:1]
+	same("one of two tunnels deleted", wanted)
+
+	wanted.Networks[closedNet-1].ICC = true
+	must(put.PutNetwork(wanted.Networks[closedNet-1]))
+	same("ICC switched on", wanted)
+
+	must(put.DeleteLink(wanted.Links[0]))
+	must(put.DeleteLink(wanted.Links[1]))
+	wanted.Links = nil
+	for len(wanted.Endpoints) > 0 {
+		e := wanted.Endpoints[0]
+		must(put.DeleteEndpoint(e))
+		must(put.DeleteEndpoint(e))
+		wanted.Endpoints = wanted.Endpoints[1:]
+		same("endpoint deleted", wanted)
+	}
+	must(put.DeleteTunnel(wanted.Tunnels[0], false))
+	wanted.Tunnels = nil
+	for len(wanted.Networks) > 0 {
+		must(put.DeleteNetwork(wanted.Networks[0]))
+		wanted.Networks = wanted.Networks[1:]
+		same("network deleted", wanted)
+	}
+	must(put.ReplaceUplinks(nil))
+	same("nothing", Wanted{})
+}
+
+func TestMembersStayDense(t *testing.T) {
+	t.Parallel()
+	tables := emptyTables(t)
+	for id := range uint32(2) {
+		if err := tables.PutNetwork(Network{ID: id + 1, ICC: true}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	random := rand.New(rand.NewPCG(1, 2))
+	in := map[uint32]Endpoint{}
+	for range 400 {
+		id := 1 + random.Uint32N(40)
+		e := Endpoint{
+			ID: id, Network: 1 + id%2, MAC: mac{2, 5: byte(id)}, Ifindex: int(1000 + id),
+			Addresses: []netip.Addr{address4(1+id%2, id)},
+		}
+		if _, ok := in[id]; ok {
+			delete(in, id)
+			if err := tables.DeleteEndpoint(e); err != nil {
+				t.Fatal(err)
+			}
+		} else {
+			in[id] = e
+			if err := tables.PutEndpoint(e); err != nil {
+				t.Fatal(err)
+			}
+		}
+		tables.checkDense(t)
+	}
+	var got []uint32
+	if err := dumpTable(tables.Maps.Members, func(_ bpf.EbpnetMemberKey, s bpf.EbpnetStation) { got = append(got, s.Endpoint) }); err != nil {
+		t.Fatal(err)
+	}
+	if want := slices.Sorted(maps.Keys(in)); !slices.Equal(slices.Sorted(slices.Values(got)), want) {
+		t.Errorf("members %v, want %v", got, want)
+	}
+}
+
+// TestLimits holds the limits of the nouns against the sizes of the tables.
+func TestLimits(t *testing.T) {
+	t.Parallel()
+	collection, err := bpf.LoadEbpnet()
+	if err != nil {
+		t.Fatal(err)
+	}
+	size := func(name string) int { return int(collection.Maps[name].MaxEntries) }
+	// Id 0 is none.
+	if got, want := spec.MaxNetworks, size(bpf.EbpnetMapNetworks)-1; got != want {
+		t.Errorf("spec.MaxNetworks is %d, the table has room for %d", got, want)
+	}
+	for of, room := range map[string]string{
+		bpf.EbpnetMapNetworks: bpf.EbpnetMapNetworkStats,
+		bpf.EbpnetMapTunnels:  bpf.EbpnetMapTunnelStats,
+		bpf.EbpnetMapDevices:  bpf.EbpnetMapEndpointStats,
+		bpf.EbpnetMapMembers:  bpf.EbpnetMapDevices,
+	} {
+		if size(of) > size(room) {
+			t.Errorf("%s has room for %d, %s for %d only", of, size(of), room, size(room))
+		}
+	}
+	if size(bpf.EbpnetMapFlowIndex) != 2*size(bpf.EbpnetMapFlows) {
+		t.Error("the index has not room for two entries a flow")
+	}
+	if firstRemote != size(bpf.EbpnetMapEndpointStats) {
+		t.Errorf("remote endpoints are numbered from %d, and %d are counted", firstRemote, size(bpf.EbpnetMapEndpointStats))
+	}
+}
+
+func TestFullTableSaysSo(t *testing.T) {
+	t.Parallel()
+	testutil.RequireRoot(t)
+	tables := loadChanged(func(spec *ebpf.CollectionSpec) error {
+		spec.Maps[bpf.EbpnetMapLinks].MaxEntries = 2
+		return nil
+	})(t, loader.Config{})
+	link := Link{Client: 1, Server: 2, Protocol: protocolTCP, First: 1, Last: 3}
+	err := tables.PutLink(link)
+	if !errors.Is(err, ErrFull) || !strings.Contains(err.Error(), "links") || !strings.Contains(err.Error(), "2 entries") {
+		t.Errorf("got %v, want ErrFull with the table's name and size", err)
+	}
+	if strings.Contains(err.Error(), "\n") {
+		t.Errorf("more than one line: %q", err)
+	}
+	if err := tables.DeleteLink(link); err != nil {
+		t.Fatal(err)
+	}
+	link.Last = 2
+	if err := tables.PutLink(link); err != nil {
+		t.Errorf("a link that fits: %v", err)
+	}
+}
