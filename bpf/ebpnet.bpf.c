@@ -121,6 +121,17 @@ int from_endpoint(struct __sk_buff *skb)
 			      device->endpoint, station);
 }
 
+/* What goes from the host to containers, while it can still be told where it
+ * is from: TC egress of the near end of the host's veth. The host may speak
+ * from any of its addresses, but forwards nothing in. */
+SEC("tc")
+int to_gateway(struct __sk_buff *skb)
+{
+	if (skb->ingress_ifindex)
+		return verdict_drop(skb, REASON_NOT_FROM_HOST);
+	return VERDICT_PASS;
+}
+
 /* What the host sends to containers: TC ingress of the far end of its veth. */
 SEC("tc")
 int from_host(struct __sk_buff *skb)
@@ -164,8 +175,6 @@ int from_host(struct __sk_buff *skb)
 	station = bpf_map_lookup_elem(&neighbors, &pkt.dst);
 	if (!station || station->kind != STATION_LOCAL)
 		return verdict_drop(skb, REASON_UNKNOWN_DESTINATION);
-	if (!gateway_is_hosts(skb, &pkt))
-		return verdict_drop(skb, REASON_NOT_FROM_HOST);
 	if (!mac_equal(&pkt.dst_mac, &station->mac)) {
 		reason = bridge_readdress(skb, &pkt, station, bridge_gateway());
 		if (reason)

@@ -223,6 +223,7 @@ const (
 	EbpnetProgFromHost             = "from_host"
 	EbpnetProgFromUplink           = "from_uplink"
 	EbpnetProgSweepFlows           = "sweep_flows"
+	EbpnetProgToGateway            = "to_gateway"
 	EbpnetProgToUplink             = "to_uplink"
 	EbpnetVarDecapIpv4Flags        = "decap_ipv4_flags"
 	EbpnetVarDecapIpv6Flags        = "decap_ipv6_flags"
@@ -282,6 +283,7 @@ type EbpnetProgramSpecs struct {
 	FromHost     *ebpf.ProgramSpec `ebpf:"from_host"`
 	FromUplink   *ebpf.ProgramSpec `ebpf:"from_uplink"`
 	SweepFlows   *ebpf.ProgramSpec `ebpf:"sweep_flows"`
+	ToGateway    *ebpf.ProgramSpec `ebpf:"to_gateway"`
 	ToUplink     *ebpf.ProgramSpec `ebpf:"to_uplink"`
 }
 
@@ -409,6 +411,7 @@ type EbpnetPrograms struct {
 	FromHost     *ebpf.Program `ebpf:"from_host"`
 	FromUplink   *ebpf.Program `ebpf:"from_uplink"`
 	SweepFlows   *ebpf.Program `ebpf:"sweep_flows"`
+	ToGateway    *ebpf.Program `ebpf:"to_gateway"`
 	ToUplink     *ebpf.Program `ebpf:"to_uplink"`
 }
 
@@ -418,6 +421,7 @@ func (p *EbpnetPrograms) Close() error {
 		p.FromHost,
 		p.FromUplink,
 		p.SweepFlows,
+		p.ToGateway,
 		p.ToUplink,
 	)
 }

@@ -86,17 +86,4 @@ gateway_forward(struct __sk_buff *skb, struct packet *pkt,
 	return gateway_to_outside(skb, pkt, device->network, network, &route);
 }
 
-/* The host may speak from any of its addresses, but forwards nothing in. */
-static __always_inline bool
-gateway_is_hosts(struct __sk_buff *skb, const struct packet *pkt)
-{
-	const struct station *station =
-		bpf_map_lookup_elem(&neighbors, &pkt->src);
-	struct route route = {};
-
-	if (station)
-		return station->kind == STATION_GATEWAY;
-	return !route_find(skb, &pkt->dst, &pkt->src, 0, &route) && !route.ifindex;
-}
-
 #endif

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * Every map. "agent" is whichever ebpnet command reconciles this host. Maps
- * are pinned and outlive programs; entries are made when needed
+ * are pinned and outlive programs. Hashes make entries when needed
  * (BPF_F_NO_PREALLOC), so that room nobody uses costs next to nothing.
  */
 #ifndef EBPNET_MAPS_H

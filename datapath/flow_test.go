@@ -15,7 +15,7 @@ import (
 // send runs a row's packet, and gives what became of it.
 func (w *world) send(t testing.TB, r row) (int, []byte) {
 	t.Helper()
-	return w.run(t, w.program(r.hook), r.device, r.in, r.super)
+	return w.run(t, w.program(r.hook), r.device, r.in, r.skb)
 }
 
 // TestFlowsExpire shows that the kernel ends idle flows by itself: nothing of

@@ -27,6 +27,7 @@ var entrances = []entrance{
 	{loader.FromEndpoint, insider.device, []int{verdictShot, verdictDirect}},
 	{loader.FromHost, "ebpnet1", []int{verdictShot, verdictDirect}},
 	{loader.FromUplink, "up0", []int{verdictPass, verdictShot, verdictDirect}},
+	{loader.ToGateway, "ebpnet0", []int{verdictPass, verdictShot}},
 	{loader.ToUplink, "up0", []int{verdictPass, verdictShot}},
 }
 
@@ -51,7 +52,7 @@ func FuzzPrograms(f *testing.F) {
 	}))
 	for _, g := range groups() {
 		for _, r := range g.rows(f) {
-			f.Add(uint8(slices.IndexFunc(entrances, r.entersBy)), uint16(r.super.segments), r.in)
+			f.Add(uint8(slices.IndexFunc(entrances, r.entersBy)), uint16(r.skb.segments), r.in)
 		}
 	}
 	f.Fuzz(func(t *testing.T, by uint8, segments uint16, frame []byte) {
@@ -59,7 +60,7 @@ func FuzzPrograms(f *testing.F) {
 		if len(frame) > mostData {
 			t.Skip("larger than a test run takes")
 		}
-		verdict, out, err := w.try(w.program(e.hook), e.device, frame, superframe{uint32(segments), uint32(min(segments, 1))})
+		verdict, out, err := w.try(w.program(e.hook), e.device, frame, skbContext{segments: uint32(segments), size: uint32(min(segments, 1))})
 		if errors.Is(err, unix.EINVAL) && tooShort(frame) {
 			t.Skip("shorter than a test run takes")
 		}

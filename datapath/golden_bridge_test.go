@@ -23,7 +23,7 @@ func bridgeRows(t testing.TB) []row {
 	rows := bothFamilies(func(v6 bool) []row {
 		known := between(alice, bob, v6, udp(1000, 2000)).frame(t)
 		super := fromEndpoint("superframe", alice, between(alice, bob, v6, tcp(1000, 2000, "A")).frame(t)).delivered(bob, nil)
-		super.super = superframe{segments: 3, size: 1}
+		super.skb = skbContext{segments: 3, size: 1}
 		fragment := between(alice, bob, v6, udp(1000, 2000))
 		fragment.fragment.more = true
 		viaGateway := between(alice, bob, v6, udp(1000, 2000))

@@ -98,7 +98,7 @@ func masqueradeRows(t testing.TB) []row {
 		}
 		super := leave("superframe", alice, outgoing(alice, v6, tcp(40000, 80, "A"))).
 			redirected(masqueraded(outgoing(alice, v6, tcp(40000, 80, "A"))).frame(t))
-		super.super = superframe{segments: 3, size: 2}
+		super.skb = skbContext{segments: 3, size: 2}
 		rows = append(rows,
 			refusedHere("SCTP", sctp, "untranslatable"),
 			refusedHere("echo reply", answer, "untranslatable"),
@@ -189,7 +189,7 @@ func uplinkRows(t testing.TB) []row {
 		goneOut := translated(gone, alice)
 		goneOut.from, goneOut.to = gone.from, gone.to
 		super := answer("superframe", tcp(80, 40000, "A"), syn)
-		super.super = superframe{segments: 2, size: 3}
+		super.skb = skbContext{segments: 2, size: 3}
 
 		sent := func(name string, p packet) row {
 			p.from, p.to, p.src = uplinkMAC, routerMAC, uplink.ip(v6)

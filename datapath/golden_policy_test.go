@@ -140,7 +140,7 @@ func gatewayRows(t testing.TB) []row {
 		bigMasqueraded := big
 		bigMasqueraded.src, bigMasqueraded.ttl = uplink.ip(v6), 63
 		super := fromEndpoint("superframe larger than the uplink's MTU", alice, big.frame(t)).redirected(bigMasqueraded.frame(t))
-		super.super = superframe{segments: 2, size: 1000}
+		super.skb = skbContext{segments: 2, size: 1000}
 		ping := leaving(alice, gatewayOf(openNet).ip(v6))
 		ping.l4 = echo(v6, false, 1)
 		rows := []row{

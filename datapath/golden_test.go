@@ -27,7 +27,7 @@ type row struct {
 	setup  func(testing.TB, *world)
 	undo   func(testing.TB, *world)
 	in     []byte
-	super  superframe
+	skb    skbContext
 
 	verdict    int
 	out        []byte              // nil: as it went in
@@ -55,6 +55,12 @@ func fromEndpoint(name string, from host, in []byte) row {
 
 func fromHost(name string, in []byte) row {
 	return row{name: name, hook: loader.FromHost, device: "ebpnet1", in: in}
+}
+
+// toGateway is a frame that the host sends to containers, or forwards to them
+// if it arrived by a device.
+func toGateway(name string, arrived uint32, in []byte) row {
+	return row{name: name, hook: loader.ToGateway, device: "ebpnet0", in: in, skb: skbContext{arrived: arrived}}
 }
 
 func fromUplink(name string, in []byte) row {
@@ -129,7 +135,7 @@ func (r row) floodedTo(receivers ...host) row {
 func (r row) counted(out []byte) counters {
 	c := counters{Drops: map[string]Counter{}, Endpoints: map[string]Traffic{}, Networks: map[uint32]Traffic{}}
 	count := func(into *Counter, frame []byte) {
-		into.Packets += uint64(max(r.super.segments, 1))
+		into.Packets += uint64(max(r.skb.segments, 1))
 		into.Bytes += uint64(len(frame))
 	}
 	if r.reason != "" {
@@ -163,6 +169,7 @@ func (w *world) program(h loader.Hook) *ebpf.Program {
 		loader.FromEndpoint: w.Programs.FromEndpoint,
 		loader.FromHost:     w.Programs.FromHost,
 		loader.FromUplink:   w.Programs.FromUplink,
+		loader.ToGateway:    w.Programs.ToGateway,
 		loader.ToUplink:     w.Programs.ToUplink,
 	}[h]
 }
@@ -172,7 +179,7 @@ func (r row) check(t *testing.T, w *world, taps map[string]*testutil.Tap) {
 		t.Fatal(err)
 	}
 	for _, s := range r.before {
-		w.run(t, w.program(s.hook), s.device, s.frame, superframe{})
+		w.run(t, w.program(s.hook), s.device, s.frame, skbContext{})
 	}
 	if r.undo != nil {
 		defer r.undo(t, w)
@@ -181,7 +188,7 @@ func (r row) check(t *testing.T, w *world, taps map[string]*testutil.Tap) {
 		r.setup(t, w)
 	}
 	before := w.counters(t)
-	verdict, out := w.run(t, w.program(r.hook), r.device, r.in, r.super)
+	verdict, out := w.run(t, w.program(r.hook), r.device, r.in, r.skb)
 	counted := w.counters(t).since(before)
 
 	want := r.in

@@ -22,6 +22,7 @@ func hostRows(t testing.TB) []row {
 			return packet{from: gatewayMAC, to: dst.mac, src: src, dst: dst.ip(v6), l4: udp(1, 2), payload: "hello"}
 		}
 		gw := gatewayOf(openNet).ip(v6)
+		const anyDevice = 1
 		group := to(gw, alice)
 		group.dst, group.to = netip.MustParseAddr("224.0.0.251"), mac{1, 0, 0x5e, 0, 0, 0xfb}
 		if v6 {
@@ -39,12 +40,9 @@ func hostRows(t testing.TB) []row {
 			fromHost("to a network without ICC", to(gatewayOf(closedNet).ip(v6), server).frame(t)).delivered(server, nil),
 			fromHost("to an internal network", to(gatewayOf(internalNet).ip(v6), insider).frame(t)).delivered(insider, nil),
 			fromHost("with a stale MAC", astray.frame(t)).delivered(alice, to(gw, alice).frame(t)),
-			fromHost("forwarded from outside", to(website.ip(v6), alice).frame(t)).dropped("not_from_host"),
-			fromHost("forwarded from outside, forwarding off", to(website.ip(v6), alice).frame(t)).
-				given(sysctl("0"), sysctl("1")).dropped("not_from_host"),
-			fromHost("forwarded from the uplink's subnet", to(peer.ip(v6), alice).frame(t)).dropped("not_from_host"),
-			fromHost("forwarded from another network", to(client.ip(v6), alice).frame(t)).dropped("not_from_host"),
-			fromHost("from an unreachable address", to(refused.ip(v6), alice).frame(t)).dropped("not_from_host"),
+			toGateway("of the host's own", 0, to(gw, alice).frame(t)).passed(),
+			toGateway("forwarded", anyDevice, to(website.ip(v6), alice).frame(t)).dropped("not_from_host"),
+			toGateway("forwarded as from the gateway", anyDevice, to(gw, alice).frame(t)).dropped("not_from_host"),
 			fromHost("to nobody", to(gw, nobody).frame(t)).dropped("unknown_destination"),
 			fromHost("to one behind a tunnel", to(gw, remote).frame(t)).dropped("unknown_destination"),
 			fromHost("to a group", group.frame(t)).dropped("unknown_destination"),
@@ -83,9 +81,9 @@ func tunnelRows(t testing.TB) []row {
 		// A test run's superframe is of no protocol, and the kernel resizes
 		// only TCP's and UDP's.
 		super := fromEndpoint("superframe of neither TCP nor UDP", alice, big.frame(t)).dropped("kernel_error")
-		super.super = superframe{segments: 2, size: 1000}
+		super.skb = skbContext{segments: 2, size: 1000}
 		superIn := outOfTunnel("superframe of neither TCP nor UDP", wrapped(openKey, in.frame(t))).dropped("kernel_error")
-		superIn.super = superframe{segments: 2, size: 3}
+		superIn.skb = skbContext{segments: 2, size: 3}
 		wrongMAC, localMAC, wrongIP, goodLL, badLL := in, in, in, in, in
 		wrongMAC.from, localMAC.from = nobody.mac, bob.mac
 		wrongIP.src = bob.ip(v6)

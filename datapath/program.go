@@ -24,6 +24,7 @@ func (t *Tables) ProgramTimes() ([]ProgramTime, error) {
 		{"from_endpoint", t.Programs.FromEndpoint},
 		{"from_host", t.Programs.FromHost},
 		{"from_uplink", t.Programs.FromUplink},
+		{"to_gateway", t.Programs.ToGateway},
 		{"sweep_flows", t.Programs.SweepFlows},
 		{"to_uplink", t.Programs.ToUplink},
 	}

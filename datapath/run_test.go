@@ -12,6 +12,7 @@ import (
 // include/uapi/linux/bpf.h.
 const (
 	skbSize       = 192
+	skbArrived    = 36
 	skbIfindex    = 40
 	skbGSOSegs    = 164
 	skbGSOSize    = 176
@@ -21,16 +22,20 @@ const (
 	verdictDirect = 7 // TC_ACT_REDIRECT
 )
 
-// superframe makes a test run's packet one.
-type superframe struct{ segments, size uint32 }
+// skbContext is what a test run is told of a packet besides its bytes.
+type skbContext struct {
+	segments, size uint32 // of a superframe
+	arrived        uint32 // the device by which the host got what it forwards
+}
 
 // try sends a frame in by a device, and gives the verdict and what the program
 // made of the frame, or why the kernel did not take it.
-func (w *world) try(p *ebpf.Program, device string, frame []byte, super superframe) (int, []byte, error) {
+func (w *world) try(p *ebpf.Program, device string, frame []byte, c skbContext) (int, []byte, error) {
 	context := make([]byte, skbSize)
 	binary.NativeEndian.PutUint32(context[skbIfindex:], w.ifindex[device])
-	binary.NativeEndian.PutUint32(context[skbGSOSegs:], super.segments)
-	binary.NativeEndian.PutUint32(context[skbGSOSize:], super.size)
+	binary.NativeEndian.PutUint32(context[skbGSOSegs:], c.segments)
+	binary.NativeEndian.PutUint32(context[skbGSOSize:], c.size)
+	binary.NativeEndian.PutUint32(context[skbArrived:], c.arrived)
 	options := &ebpf.RunOptions{Data: frame, DataOut: make([]byte, len(frame)+extraData), Context: context}
 	var verdict uint32
 	var err error
@@ -39,9 +44,9 @@ func (w *world) try(p *ebpf.Program, device string, frame []byte, super superfra
 }
 
 // run is try for frames that the kernel takes.
-func (w *world) run(t testing.TB, p *ebpf.Program, device string, frame []byte, super superframe) (int, []byte) {
+func (w *world) run(t testing.TB, p *ebpf.Program, device string, frame []byte, c skbContext) (int, []byte) {
 	t.Helper()
-	verdict, out, err := w.try(p, device, frame, super)
+	verdict, out, err := w.try(p, device, frame, c)
 	if err != nil {
 		t.Fatalf("run with %x: %v", frame, err)
 	}

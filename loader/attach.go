@@ -23,6 +23,7 @@ var (
 	FromEndpoint = Hook{name: "from_endpoint"}
 	FromHost     = Hook{name: "from_host"}
 	FromUplink   = Hook{name: "from_uplink"}
+	ToGateway    = Hook{name: "to_gateway", egress: true}
 	ToUplink     = Hook{name: "to_uplink", egress: true}
 )
 
@@ -36,6 +37,8 @@ func (o *Objects) program(h Hook) *ebpf.Program {
 		return o.Programs.FromHost
 	case FromUplink:
 		return o.Programs.FromUplink
+	case ToGateway:
+		return o.Programs.ToGateway
 	default:
 		return o.Programs.ToUplink
 	}
@@ -203,7 +206,7 @@ func Unload(dir string) error {
 		return fmt.Errorf("list devices: %w", err)
 	}
 	for _, device := range devices {
-		for _, h := range []Hook{FromEndpoint, FromHost, FromUplink, ToUplink} {
+		for _, h := range []Hook{FromEndpoint, FromHost, FromUplink, ToGateway, ToUplink} {
 			if err := detachClsact(h, device.Attrs().Index); err != nil {
 				return err
 			}

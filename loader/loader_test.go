@@ -32,7 +32,7 @@ func TestLoadKeepsWhatTheMapsHold(t *testing.T) {
 	opened, err := Open(dir)
 	must(t, err)
 	defer func() { must(t, opened.Close()) }()
-	for _, h := range []Hook{FromEndpoint, FromHost, FromUplink, ToUplink} {
+	for _, h := range []Hook{FromEndpoint, FromHost, FromUplink, ToGateway, ToUplink} {
 		older, newer, pinned := programID(t, first.program(h)), programID(t, second.program(h)), programID(t, opened.program(h))
 		if older == newer || newer != pinned {
 			t.Errorf("%s: was %d, loaded %d, pinned %d; want the pin to be the new one", h, older, newer, pinned)

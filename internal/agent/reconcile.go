@@ -230,6 +230,7 @@ func deleteEndpoint(tx *store.Tx, name string) error {
 func (a *Agent) attachAll(gateway host.Gateway, uplinks []host.Uplink, endpoints map[string]int) error {
 	wanted := map[loader.Hook]map[int]bool{
 		loader.FromHost:     {gateway.Far: true},
+		loader.ToGateway:    {gateway.Near: true},
 		loader.FromEndpoint: {},
 		loader.FromUplink:   {},
 		loader.ToUplink:     {},
