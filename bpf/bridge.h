@@ -80,7 +80,8 @@ bridge_tunnel(struct __sk_buff *skb, struct packet *pkt,
 		return verdict_drop(skb, REASON_UNKNOWN_TUNNEL);
 	if (!skb->gso_size)
 		length = skb->len + sizeof(struct gre_headers);
-	reason = route_find(skb, &tunnel->local, &tunnel->remote, length, &route);
+	reason = route_find(skb, &tunnel->local, &tunnel->remote, length,
+			    &route);
 	if (!reason && !route.ifindex)
 		reason = REASON_NO_ROUTE;
 	if (!reason)

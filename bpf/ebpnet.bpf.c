@@ -215,6 +215,9 @@ from_tunnel(struct __sk_buff *skb, const struct gre_origin *origin)
 		if (!owner || owner->endpoint != source->endpoint)
 			return verdict_drop(skb, REASON_SPOOFED_OVERLAY);
 	}
+	reason = guard_tunnelled(skb, &pkt);
+	if (reason)
+		return verdict_drop(skb, reason);
 
 	station = bridge_lookup(origin->network, &pkt.dst_mac);
 	if (!station || station->kind != STATION_LOCAL)
@@ -240,10 +243,14 @@ int from_uplink(struct __sk_buff *skb)
 	const struct station *station;
 	struct packet pkt = {};
 	enum reason reason;
+	const struct network *policy;
 	struct flow *flow;
 	__u32 network;
 
-	/* What is malformed is the host's to refuse. */
+	/* What is for others, or of a VLAN on this device, is no business of
+	 * ours; what is malformed is the host's to refuse. */
+	if (skb->pkt_type != PACKET_HOST || skb->vlan_present)
+		return VERDICT_PASS;
 	if (parse_l3(skb, &pkt, 0) || (pkt.ethertype != bpf_htons(ETH_P_IP) &&
 				       pkt.ethertype != bpf_htons(ETH_P_IPV6)))
 		return VERDICT_PASS;
@@ -264,6 +271,9 @@ int from_uplink(struct __sk_buff *skb)
 		return VERDICT_PASS;
 	network = flow->opener.network;
 	if (network != NETWORK_OUTSIDE) {
+		policy = bpf_map_lookup_elem(&networks, &network);
+		if (!policy || policy->flags & NETWORK_INTERNAL)
+			return verdict_drop(skb, REASON_INTERNAL);
 		reason = route_decrement_ttl(skb, &pkt);
 		if (reason)
 			return verdict_drop(skb, reason);
@@ -284,6 +294,18 @@ int from_uplink(struct __sk_buff *skb)
 	return bridge_deliver(skb, station);
 }
 
+/* A socket of the host can be looked up when an endpoint wants its port. What
+ * has none that is found there is remembered as a flow: echoes, what the host
+ * forwards for others, and sockets bound to a device. */
+static __always_inline bool
+is_to_be_remembered(struct __sk_buff *skb, const struct packet *pkt)
+{
+	struct bpf_sock *sk = skb->sk;
+
+	return pkt->echo != ECHO_NONE || skb->ingress_ifindex ||
+	       (sk && sk->bound_dev_if);
+}
+
 /*
  * What leaves by an uplink: TC egress. Only the host's own packets are looked
  * at, not those that the datapath sends: where one would carry the ports of a
@@ -295,6 +317,7 @@ int to_uplink(struct __sk_buff *skb)
 {
 	struct packet pkt = {};
 	enum reason reason;
+	bool needed;
 
 	if (skb->tc_index == ROUTE_SENT) {
 		skb->tc_index = 0;
@@ -307,12 +330,12 @@ int to_uplink(struct __sk_buff *skb)
 	    pkt.echo == ECHO_REPLY)
 		return VERDICT_PASS;
 
-	/* A socket can be looked up when an endpoint wants its port. An echo's
-	 * identifier cannot, so echoes are remembered. */
-	if (pkt.echo == ECHO_NONE && !nat_is_needed(&pkt))
+	needed = nat_is_needed(&pkt);
+	if (!needed && !is_to_be_remembered(skb, &pkt))
 		return VERDICT_PASS;
 	reason = nat_leave(skb, &pkt, NETWORK_OUTSIDE, &pkt.src);
-	if (reason)
+	/* Where there is no room to remember it, it goes as it is. */
+	if (reason && needed)
 		return verdict_drop(skb, reason);
 	return VERDICT_PASS;
 }

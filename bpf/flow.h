@@ -16,6 +16,7 @@
 #define CLOCK_MONOTONIC 1
 
 #define ENOENT 2
+#define E2BIG  7
 #define EBUSY  16
 #define EEXIST 17
 
@@ -60,11 +61,22 @@ static __always_inline __u64 flow_timeout(__u8 protocol, __u32 flags)
 	return icmp_timeout;
 }
 
-/* Ends a flow: its packets are not known any more. */
-static __always_inline void flow_end(struct flow *flow)
+/* Forgets that packets with @key are of the flow in @slot. They may be of a
+ * younger one, if the agent was killed while it ended that in @slot. */
+static __always_inline void
+flow_index_remove(const struct flow_key *key, __u32 slot)
 {
-	bpf_map_delete_elem(&flow_index, &flow->opener);
-	bpf_map_delete_elem(&flow_index, &flow->answer);
+	const struct flow_ref *ref = bpf_map_lookup_elem(&flow_index, key);
+
+	if (ref && ref->slot == slot)
+		bpf_map_delete_elem(&flow_index, key);
+}
+
+/* Ends the flow in @slot: its packets are not known any more. */
+static __always_inline void flow_end(struct flow *flow, __u32 slot)
+{
+	flow_index_remove(&flow->opener, slot);
+	flow_index_remove(&flow->answer, slot);
 	flow->state = FLOW_DEAD;
 }
 
@@ -85,7 +97,7 @@ static int flow_sweep_slot(__u32 i, void *context)
 	/* The clock is read last, so that it is never before what another CPU
 	 * has seen. */
 	if (bpf_ktime_get_coarse_ns() - seen >= timeout)
-		flow_end(flow);
+		flow_end(flow, slot);
 	return 0;
 }
 
@@ -128,13 +140,16 @@ static __always_inline struct flow *
 flow_find(const struct flow_key *key, enum flow_side *side)
 {
 	const struct flow_ref *ref = bpf_map_lookup_elem(&flow_index, key);
+	struct flow *flow;
 	__u32 slot;
 
 	if (!ref)
 		return NULL;
 	*side = ref->side;
 	slot = ref->slot;
-	return bpf_map_lookup_elem(&flows, &slot);
+	flow = bpf_map_lookup_elem(&flows, &slot);
+	/* One that is only claimed still says what its slot held before. */
+	return flow && flow->state == FLOW_LIVE ? flow : NULL;
 }
 
 /* Notes that a packet of the flow went by. Writes only what has changed, so
@@ -153,7 +168,7 @@ flow_touch(struct flow *flow, const struct packet *pkt, enum flow_side side)
 	if (pkt->tcp_flags & TCP_SYN && flow->flags & (FLOW_FIN | FLOW_RST))
 		flow->flags = 0;
 	if (flags & ~flow->flags)
-		flow->flags |= flags;
+		__sync_fetch_and_or(&flow->flags, flags);
 	if (now - flow->seen > SECONDS)
 		flow->seen = now;
 }
@@ -210,6 +225,15 @@ flow_index_add(const struct flow_key *key, __u32 slot, enum flow_side side)
 	return bpf_map_update_elem(&flow_index, key, &ref, BPF_NOEXIST);
 }
 
+/* What a failure of flow_index_add() means. Where another CPU was faster to
+ * open the flow, its flow is as good. */
+static __always_inline enum reason flow_index_reason(long err)
+{
+	if (!err || err == -EEXIST)
+		return REASON_NONE;
+	return err == -E2BIG ? REASON_FLOW_TABLE_FULL : REASON_KERNEL_ERROR;
+}
+
 /* Opens a flow in the claimed @slot, whose @answer is in the index already;
  * takes both back if that fails. */
 static __always_inline enum reason
@@ -232,8 +256,7 @@ flow_open(__u32 slot, const struct flow_key *opener,
 	}
 	bpf_map_delete_elem(&flow_index, answer);
 	flow->state = FLOW_FREE;
-	/* Where another CPU was faster, its flow is as good. */
-	return err == -EEXIST ? REASON_NONE : REASON_FLOW_TABLE_FULL;
+	return flow_index_reason(err);
 }
 
 /* Opens a flow inside a network, or notes that a packet of it went by. */
@@ -244,6 +267,7 @@ flow_track(const struct flow_key *key, const struct packet *pkt)
 	enum flow_side side;
 	struct flow *flow;
 	__u32 slot;
+	long err;
 
 	flow = flow_find(key, &side);
 	if (flow) {
@@ -253,9 +277,10 @@ flow_track(const struct flow_key *key, const struct packet *pkt)
 	if (!flow_claim_slot(&slot))
 		return REASON_FLOW_TABLE_FULL;
 	answer = flow_key_reverse(key, key->network);
-	if (flow_index_add(&answer, slot, FLOW_ANSWER)) {
+	err = flow_index_add(&answer, slot, FLOW_ANSWER);
+	if (err) {
 		flow_release_slot(slot);
-		return REASON_FLOW_TABLE_FULL;
+		return flow_index_reason(err);
 	}
 	return flow_open(slot, key, &answer);
 }

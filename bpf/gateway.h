@@ -73,12 +73,14 @@ gateway_forward(struct __sk_buff *skb, struct packet *pkt,
 		return verdict_drop(skb, REASON_ISOLATED);
 	if (internal)
 		return verdict_drop(skb, REASON_INTERNAL);
+	if (station) /* the host, as another network's gateway */
+		return gateway_to_host();
 	if (gateway_is_unroutable(&pkt->dst) ||
 	    gateway_is_unroutable(&pkt->src))
 		return verdict_drop(skb, REASON_NO_ROUTE);
 
-	reason = route_find(skb, &pkt->src, &pkt->dst, skb->gso_size ? 0 : skb->len - pkt->l3,
-			    &route);
+	reason = route_find(skb, &pkt->src, &pkt->dst,
+			    skb->gso_size ? 0 : skb->len - pkt->l3, &route);
 	if (reason)
 		return verdict_drop(skb, reason);
 	if (!route.ifindex)

@@ -26,6 +26,8 @@ enum icmpv6_type {
 #define ARP_REQUEST  1
 #define ARP_REPLY    2
 
+#define ND_HOP_LIMIT 255 /* RFC 4861: from the same link */
+
 #define DHCP_SERVER_PORT 67
 #define DHCP_CLIENT_PORT 68
 
@@ -126,6 +128,27 @@ guard_nd(struct __sk_buff *skb, const struct device *device,
 	return REASON_NONE;
 }
 
+/* ND has no place in a tunnel: each host answers for all addresses itself. */
+static __always_inline enum reason
+guard_tunnelled(struct __sk_buff *skb, struct packet *pkt)
+{
+	enum reason reason;
+
+	if (pkt->ethertype != bpf_htons(ETH_P_IPV6) ||
+	    pkt->protocol == IPPROTO_TCP || pkt->protocol == IPPROTO_UDP)
+		return REASON_NONE;
+	reason = parse_l4(skb, pkt);
+	if (reason || pkt->protocol != IPPROTO_ICMPV6)
+		return reason;
+	if (pkt->fragment)
+		return pkt->ttl == ND_HOP_LIMIT ? REASON_FRAGMENT : REASON_NONE;
+	if (pkt->icmp_type == MLD_QUERY ||
+	    (pkt->icmp_type >= ND_ROUTER_SOLICIT &&
+	     pkt->icmp_type <= ND_REDIRECT))
+		return REASON_SPOOFED_OVERLAY;
+	return REASON_NONE;
+}
+
 static __always_inline bool guard_may_be_unspecified(const struct packet *pkt)
 {
 	switch (pkt->icmp_type) {
@@ -149,9 +172,9 @@ guard_ipv6(struct __sk_buff *skb, const struct device *device,
 	if (pkt->protocol != IPPROTO_TCP && pkt->protocol != IPPROTO_UDP) {
 		reason = parse_l4(skb, pkt);
 		if (!reason && pkt->protocol == IPPROTO_ICMPV6) {
-			/* Such a fragment may hide what guard_nd() looks for
-			 * (RFC 6980), unless it is to an ordinary address. */
-			if (pkt->fragment && mac_is_multicast(&pkt->dst_mac))
+			/* Such a fragment may hide what guard_nd() looks for:
+			 * RFC 6980. */
+			if (pkt->fragment && pkt->ttl == ND_HOP_LIMIT)
 				return REASON_FRAGMENT;
 			reason = guard_nd(skb, device, pkt);
 		}

@@ -149,7 +149,7 @@ struct {
  * stats and metrics. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, REASON_COUNT);
+	__uint(max_entries, MAX_REASONS);
 	__type(key, enum reason);
 	__type(value, struct counter);
 } drops SEC(".maps");

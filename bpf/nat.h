@@ -149,6 +149,25 @@ struct nat_search {
 	enum reason reason;
 };
 
+/* Ends the flow of packets with @key; one that has been answered only if
+ * @answered_too. False if it goes on. */
+static __always_inline bool
+nat_end(const struct flow_key *key, bool answered_too)
+{
+	const struct flow_ref *ref = bpf_map_lookup_elem(&flow_index, key);
+	struct flow *flow;
+	__u32 slot;
+
+	if (!ref)
+		return true;
+	slot = ref->slot;
+	flow = bpf_map_lookup_elem(&flows, &slot);
+	if (!flow || (flow->flags & FLOW_ANSWERED && !answered_too))
+		return false;
+	flow_end(flow, slot);
+	return true;
+}
+
 /* Claims a port, first the packet's own. Returns 1 when the search is over. */
 static int nat_try_port(__u32 attempt, void *context)
 {
@@ -162,9 +181,13 @@ static int nat_try_port(__u32 attempt, void *context)
 	if (!own && nat_is_hosts_own(search->skb, &search->answer))
 		return 0;
 	err = flow_index_add(&search->answer, search->slot, FLOW_ANSWER);
+	/* The host goes before an endpoint whom nobody has answered yet. */
+	if (err == -EEXIST && own && nat_end(&search->answer, false))
+		err = flow_index_add(&search->answer, search->slot,
+				     FLOW_ANSWER);
 	if (err == -EEXIST)
 		return 0;
-	search->reason = err ? REASON_FLOW_TABLE_FULL : REASON_NONE;
+	search->reason = flow_index_reason(err);
 	return 1;
 }
 
@@ -213,6 +236,11 @@ nat_leave(struct __sk_buff *skb, struct packet *pkt, __u32 network,
 
 	key = flow_key_of(pkt, network);
 	flow = flow_find(&key, &side);
+	/* It was opened by way of an address that is not the right one now. */
+	if (flow && !address_equal(&flow->answer.dst, source)) {
+		nat_end(&key, true);
+		flow = NULL;
+	}
 	if (!flow) {
 		/* Nobody outside has asked for this. */
 		if (pkt->echo == ECHO_REPLY)

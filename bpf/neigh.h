@@ -15,7 +15,6 @@
 #define ND_FLAG_SOLICITED    0x40
 #define ND_FLAG_OVERRIDE     0x20
 #define ND_OPTION_TARGET_MAC 2
-#define ND_HOP_LIMIT	     255
 
 struct nd_advert {
 	__u8 type;

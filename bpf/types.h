@@ -55,6 +55,12 @@ enum reason {
 	REASON_COUNT,
 };
 
+/* Room for reasons to come, so that they do not change the shape of a map. */
+enum {
+	MAX_REASONS = 64,
+};
+_Static_assert((int)REASON_COUNT <= (int)MAX_REASONS, "enum reason");
+
 /* An IPv6 address, or an IPv4 address as ::ffff:a.b.c.d. */
 struct address {
 	__be32 word[4];

@@ -11,12 +11,15 @@
  * value -1 hands a packet on. */
 #define VERDICT_PASS TC_ACT_UNSPEC
 
-/* A superframe counts as the packets it stands for. */
+/* A superframe counts as the packets it stands for; the kernel forgets how many
+ * these are when its headers change in number. */
 static __always_inline void
 counter_add(struct counter *counter, struct __sk_buff *skb)
 {
-	__u32 segments = skb->gso_segs;
+	__u32 segments = skb->gso_segs, size = skb->gso_size;
 
+	if (!segments && size)
+		segments = (skb->len + size - 1) / size;
 	counter->packets += segments ? segments : 1;
 	counter->bytes += skb->len;
 }

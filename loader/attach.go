@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -49,9 +50,6 @@ func (o *Objects) program(h Hook) *ebpf.Program {
 // (before 6.6), and takes away what was attached by the other way.
 func (o *Objects) Attach(h Hook, ifindex int) error {
 	err := o.attachTCX(h, ifindex)
-	if err == nil {
-		return detachClsact(h, ifindex)
-	}
 	if errors.Is(err, ebpf.ErrNotSupported) {
 		err = o.attachClsact(h, ifindex)
 	}
@@ -63,6 +61,9 @@ func (o *Objects) Attach(h Hook, ifindex int) error {
 
 // Detach undoes Attach, also for a device that has gone.
 func (o *Objects) Detach(h Hook, ifindex int) error {
+	if ifindex <= 0 {
+		return nil // no device at all
+	}
 	err := os.Remove(o.linkPath(h, ifindex))
 	if errors.Is(err, os.ErrNotExist) {
 		err = nil
@@ -100,7 +101,10 @@ func (o *Objects) attachTCX(h Hook, ifindex int) error {
 		return err
 	}
 	defer fresh.Close()
-	return fresh.Pin(path)
+	if err := fresh.Pin(path); err != nil {
+		return err
+	}
+	return detachClsact(h, ifindex)
 }
 
 // linkedTo tells whether a link still holds the device.
@@ -113,18 +117,40 @@ func linkedTo(l link.Link, ifindex int) bool {
 	return tcx != nil && tcx.Ifindex == uint32(ifindex)
 }
 
-// Linked lists the devices that hold a link of the hook, those that have gone
-// included, by number.
+// Linked lists the devices that the hook's program is attached to, by number;
+// with TCX also those that have gone since.
 func (o *Objects) Linked(h Hook) ([]int, error) {
 	entries, err := os.ReadDir(filepath.Join(o.dir, linksDirectory))
 	if err != nil {
 		return nil, fmt.Errorf("list links: %w", err)
+	}
+	if len(entries) == 0 {
+		return filtered(h)
 	}
 	var found []int
 	for _, e := range entries {
 		var ifindex int
 		if _, err := fmt.Sscanf(e.Name(), h.name+"-%d", &ifindex); err == nil {
 			found = append(found, ifindex)
+		}
+	}
+	return found, nil
+}
+
+// filtered lists the devices that have the hook's filter.
+func filtered(h Hook) ([]int, error) {
+	devices, err := netlink.LinkList()
+	if err != nil {
+		return nil, fmt.Errorf("list devices: %w", err)
+	}
+	var found []int
+	for _, device := range devices {
+		ours, err := filtersOf(h, device)
+		if err != nil {
+			return nil, err
+		}
+		if len(ours) > 0 {
+			found = append(found, device.Attrs().Index)
 		}
 	}
 	return found, nil
@@ -183,19 +209,32 @@ func detachClsact(h Hook, ifindex int) error {
 	if err != nil {
 		return fmt.Errorf("find device %d: %w", ifindex, err)
 	}
-	want := h.filter(ifindex)
-	filters, err := netlink.FilterList(device, want.Parent)
+	ours, err := filtersOf(h, device)
 	if err != nil {
-		return fmt.Errorf("list filters of %s: %w", device.Attrs().Name, err)
+		return err
 	}
-	for _, f := range filters {
-		if b, ok := f.(*netlink.BpfFilter); ok && b.Name == want.Name {
-			if err := netlink.FilterDel(b); err != nil {
-				return fmt.Errorf("remove filter of %s: %w", device.Attrs().Name, err)
-			}
+	for _, f := range ours {
+		if err := netlink.FilterDel(f); err != nil {
+			return fmt.Errorf("remove filter of %s: %w", device.Attrs().Name, err)
 		}
 	}
 	return nil
+}
+
+// filtersOf lists the hook's filters on a device.
+func filtersOf(h Hook, device netlink.Link) ([]netlink.Filter, error) {
+	want := h.filter(device.Attrs().Index)
+	filters, err := netlink.FilterList(device, want.Parent)
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENODEV) {
+		return nil, nil // it has no clsact, or has just gone
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list filters of %s: %w", device.Attrs().Name, err)
+	}
+	return slices.DeleteFunc(filters, func(f netlink.Filter) bool {
+		b, ok := f.(*netlink.BpfFilter)
+		return !ok || b.Name != want.Name
+	}), nil
 }
 
 // Unload detaches everything that was attached from the pins under dir, on

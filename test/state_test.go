@@ -250,3 +250,28 @@ func TestKilledCommandsAreMended(t *testing.T) {
 		}
 	}
 }
+
+// TestOwnVethComesBack removes the host's own veth: the next load makes it
+// again, and so does serve.
+func TestOwnVethComesBack(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	createNet(t, h)
+	a := h.NewContainer(t, "a", "net")
+	h.Run(t, "ip", "link", "del", "ebpnet0")
+	h.Ebpnet(t, "load")
+	for _, address := range a.Addresses() {
+		ping(t, h.Netns, address)
+	}
+	command := h.Command("serve", "--listen", "127.0.0.1:9469")
+	h.Start(t, command[0], command[1:]...)
+	testutil.Eventually(t, "serve answers", func() bool {
+		_, err := h.Try("curl", "-sf", "http://127.0.0.1:9469/metrics")
+		return err == nil
+	})
+	h.Run(t, "ip", "link", "del", "ebpnet0")
+	testutil.Eventually(t, "the gateway answers", func() bool {
+		_, err := a.Try("ping", "-n", "-c", "1", "-W", "1", gateway4.String())
+		return err == nil
+	})
+}

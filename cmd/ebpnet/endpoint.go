@@ -10,8 +10,9 @@ import (
 
 func endpointCommand() *cli.Command {
 	return &cli.Command{
-		Name:  "endpoint",
-		Usage: "interfaces on a network, of containers here or behind a tunnel",
+		Name:        "endpoint",
+		Usage:       "interfaces on a network, of containers here or behind a tunnel",
+		Description: "Example: ebpnet endpoint add c1 --network web --netns c1",
 		Subcommands: []*cli.Command{
 			{
 				Name:    "add",

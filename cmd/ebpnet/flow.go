@@ -13,8 +13,9 @@ import (
 
 func flowCommand() *cli.Command {
 	return &cli.Command{
-		Name:  "flow",
-		Usage: "tracked connections: those of links, and those to the outside",
+		Name:        "flow",
+		Usage:       "tracked connections: those of links, and those to the outside",
+		Description: "Example: ebpnet flow ls",
 		Subcommands: []*cli.Command{
 			{
 				Name:        "ls",

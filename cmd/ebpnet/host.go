@@ -139,14 +139,17 @@ func readStatus(c *cli.Context) (status, error) {
 			s.Uplinks = host.Uplinks
 		}
 		s.TunnelAddress = host.TunnelAddress
-		for _, count := range []func() (int, error){
-			func() (n int, err error) { s.Networks, err = length(tx.Networks()); return n, err },
-			func() (n int, err error) { s.Endpoints, err = length(tx.Endpoints()); return n, err },
-			func() (n int, err error) { s.Links, err = length(tx.Links()); return n, err },
-			func() (n int, err error) { s.Tunnels, err = length(tx.Tunnels()); return n, err },
-			func() (n int, err error) { s.Pending, err = length(tx.Pending()); return n, err },
+		for _, count := range []struct {
+			to   *int
+			list func(*store.Tx) (int, error)
+		}{
+			{&s.Networks, func(tx *store.Tx) (int, error) { return length(tx.Networks()) }},
+			{&s.Endpoints, func(tx *store.Tx) (int, error) { return length(tx.Endpoints()) }},
+			{&s.Links, func(tx *store.Tx) (int, error) { return length(tx.Links()) }},
+			{&s.Tunnels, func(tx *store.Tx) (int, error) { return length(tx.Tunnels()) }},
+			{&s.Pending, func(tx *store.Tx) (int, error) { return length(tx.Pending()) }},
 		} {
-			if _, err := count(); err != nil {
+			if *count.to, err = count.list(tx); err != nil {
 				return err
 			}
 		}

@@ -4,17 +4,15 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"os"
-	"os/signal"
 	"strings"
 
 	"github.com/cilium/ebpf"
 	"github.com/urfave/cli/v2"
-	"golang.org/x/sys/unix"
 
+	"github.com/ebpnet/ebpnet/internal/agent"
 	"github.com/ebpnet/ebpnet/internal/spec"
 )
 
@@ -28,12 +26,10 @@ const (
 )
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM)
-	defer stop()
 	app := newApp()
-	if err := app.RunContext(ctx, interspersed(app, os.Args)); err != nil {
+	if err := app.Run(interspersed(app, os.Args)); err != nil {
 		fmt.Fprintln(os.Stderr, "ebpnet: "+oneLine(err))
-		os.Exit(exitCode(err)) //nolint:gocritic // stop only restores the signals
+		os.Exit(exitCode(err))
 	}
 }
 
@@ -101,9 +97,22 @@ func complete(c *cli.Command) {
 	c.OnUsageError = badUsage
 	if c.Action == nil {
 		c.Action = group
+	} else {
+		c.Action = asRoot(c.Action)
 	}
 	for _, sub := range c.Subcommands {
 		complete(sub)
+	}
+}
+
+// asRoot has a command say first that it needs privileges, before it stumbles
+// over one of them.
+func asRoot(action cli.ActionFunc) cli.ActionFunc {
+	return func(c *cli.Context) error {
+		if err := agent.CheckRoot(); err != nil {
+			return err
+		}
+		return action(c)
 	}
 }
 
@@ -143,12 +152,16 @@ func checkGlobals(c *cli.Context) error {
 func arguments(c *cli.Context, names ...string) ([]string, error) {
 	given := c.Args().Slice()
 	if len(given) < len(names) {
-		return nil, usagef("%s is missing; want %s %s", names[len(given)], c.Command.HelpName, strings.Join(names, " "))
+		return nil, usagef("%s is missing; want %s", names[len(given)], synopsis(c, names))
 	}
 	if len(given) > len(names) {
-		return nil, usagef("%q is one argument too many; want %s %s", given[len(names)], c.Command.HelpName, strings.Join(names, " "))
+		return nil, usagef("%q is one argument too many; want %s", given[len(names)], synopsis(c, names))
 	}
 	return given, nil
+}
+
+func synopsis(c *cli.Context, names []string) string {
+	return strings.Join(append([]string{c.Command.HelpName}, names...), " ")
 }
 
 // required fails if a flag was not given.

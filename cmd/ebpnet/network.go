@@ -17,8 +17,9 @@ func networkCommand() *cli.Command {
 		&cli.BoolFlag{Name: "internal", Usage: "no way out of the host"},
 	}
 	return &cli.Command{
-		Name:  "network",
-		Usage: "layer-2 segments: subnets, gateway, policy",
+		Name:        "network",
+		Usage:       "layer-2 segments: subnets, gateway, policy",
+		Description: "Example: ebpnet network create web --subnet 10.1.0.0/24",
 		Subcommands: []*cli.Command{
 			{
 				Name:    "create",

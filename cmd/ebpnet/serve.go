@@ -6,13 +6,17 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"os"
+	"os/signal"
 	"runtime"
+	"strconv"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/urfave/cli/v2"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 
 	"github.com/ebpnet/ebpnet/datapath"
 	"github.com/ebpnet/ebpnet/internal/agent"
@@ -38,8 +42,12 @@ func serveCommand() *cli.Command {
 			if _, err := arguments(c); err != nil {
 				return err
 			}
-			if _, _, err := net.SplitHostPort(c.String("listen")); err != nil {
-				return usagef("--listen %q: %v; want ADDRESS:PORT", c.String("listen"), err)
+			_, port, err := net.SplitHostPort(c.String("listen"))
+			if err == nil {
+				_, err = strconv.ParseUint(port, 10, 16)
+			}
+			if err != nil {
+				return usagef("--listen %q: want ADDRESS:PORT", c.String("listen"))
 			}
 			return serve(c)
 		},
@@ -66,7 +74,10 @@ func serve(c *cli.Context) error {
 	if err != nil {
 		return fmt.Errorf("serve metrics: %w", err)
 	}
-	group, ctx := errgroup.WithContext(c.Context)
+	signalled, stop := signal.NotifyContext(c.Context, os.Interrupt, unix.SIGTERM)
+	defer stop()
+	context.AfterFunc(signalled, stop) // a second signal ends it at once
+	group, ctx := errgroup.WithContext(signalled)
 	group.Go(func() error { return agent.Serve(ctx, place(c), logger()) })
 	group.Go(func() error {
 		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {

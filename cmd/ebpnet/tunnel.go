@@ -10,8 +10,9 @@ import (
 
 func tunnelCommand() *cli.Command {
 	return &cli.Command{
-		Name:  "tunnel",
-		Usage: "GRE to other hosts",
+		Name:        "tunnel",
+		Usage:       "GRE to other hosts",
+		Description: "Example: ebpnet tunnel add hostB --remote 192.0.2.2",
 		Subcommands: []*cli.Command{
 			{
 				Name:        "add",

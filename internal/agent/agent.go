@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"time"
 
 	"github.com/ebpnet/ebpnet/datapath"
 	"github.com/ebpnet/ebpnet/internal/host"
@@ -65,7 +66,7 @@ func Open(p Place, log *slog.Logger) (*Agent, error) {
 
 // open opens all but the datapath.
 func open(p Place, log *slog.Logger) (*Agent, error) {
-	if err := checkRoot(); err != nil {
+	if err := CheckRoot(); err != nil {
 		return nil, err
 	}
 	s, err := store.Open(p.State)
@@ -79,7 +80,8 @@ func open(p Place, log *slog.Logger) (*Agent, error) {
 	return &Agent{place: p, log: log, store: s, host: h}, nil
 }
 
-func checkRoot() error {
+// CheckRoot gives ErrNotRoot to whoever lacks the privileges.
+func CheckRoot() error {
 	if os.Geteuid() != 0 {
 		return ErrNotRoot
 	}
@@ -106,7 +108,8 @@ func (a *Agent) Close() error {
 }
 
 // mend finishes what other commands left unfinished, and forgets endpoints
-// whose namespaces have gone.
+// whose namespaces have gone. What cannot be mended is told of and keeps
+// nobody from changing something else.
 func (a *Agent) mend() error {
 	var pending []store.Change
 	err := a.store.View(func(tx *store.Tx) (err error) {
@@ -123,12 +126,26 @@ func (a *Agent) mend() error {
 	if len(pending) == 0 && !gone {
 		return nil
 	}
-	return a.Reconcile()
+	if err := a.Reconcile(); err != nil {
+		a.log.Error("could not mend everything", "error", err)
+	}
+	return nil
 }
 
-// vanished tells whether a local endpoint's veth has gone, as it does with
-// its namespace. It compares what the kernel holds by itself, which is quick.
+// vanished tells whether the host's own veth has gone, or a local endpoint's,
+// as that does with its namespace. It compares what the kernel holds by
+// itself, which is quick.
 func (a *Agent) vanished() (bool, error) {
+	gateway, err := a.host.FindGateway()
+	if isGone(err) {
+		return true, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	if renew, err := a.isNew(gateway); err != nil || renew {
+		return renew, err
+	}
 	there, err := a.host.Veths()
 	if err != nil {
 		return false, err
@@ -180,29 +197,55 @@ func (a *Agent) takeBack(c change) error {
 	return nil
 }
 
+// How long Serve waits: at most until it looks again, as for a change that the
+// kernel does not tell of (forwarding switched off); and after a failure.
+const (
+	refresh = 10 * time.Second
+	backOff = 5 * time.Second
+)
+
+// settle is how long Serve lets changes gather before it looks at them: the
+// kernel tells of a new endpoint in a dozen messages.
+const settle = 200 * time.Millisecond
+
 // Serve keeps this host as wanted while devices, addresses and routes change,
 // until ctx ends. The store is locked only while it works.
 func Serve(ctx context.Context, p Place, log *slog.Logger) error {
-	changed, err := host.Watch(ctx)
-	if err != nil {
-		return err
-	}
-	for {
-		if err := reconcileOnce(p, log); err != nil {
-			log.Error("reconcile", "error", err)
+	follow := (*Agent).Reconcile
+	for ctx.Err() == nil {
+		changed, err := host.Watch(ctx)
+		if err != nil {
+			return err
 		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case _, open := <-changed:
-			if !open && ctx.Err() == nil {
-				return errors.New("the kernel stopped telling of changes of devices; start serve again")
+		for open := true; open && ctx.Err() == nil; {
+			wait := settle
+			if err := openOnce(p, log, follow); err != nil {
+				log.Error("cannot follow changes of this host", "error", err)
+				wait = backOff
+			} else {
+				follow = (*Agent).followUplinks
+			}
+			pause(ctx, wait)
+			select {
+			case <-ctx.Done():
+			case <-time.After(refresh):
+			case _, open = <-changed:
 			}
 		}
+		follow = (*Agent).Reconcile // some changes may not have been told of
+	}
+	return nil
+}
+
+func pause(ctx context.Context, d time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
 	}
 }
 
-func reconcileOnce(p Place, log *slog.Logger) error {
+// openOnce opens the host, which mends what needs mending, and does f.
+func openOnce(p Place, log *slog.Logger, f func(*Agent) error) error {
 	a, err := Open(p, log)
 	if errors.Is(err, loader.ErrNotLoaded) {
 		return nil
@@ -210,7 +253,23 @@ func reconcileOnce(p Place, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(a.Reconcile(), a.Close())
+	return errors.Join(f(a), a.Close())
+}
+
+// loadPrograms loads the programs for the host's own veth as it is now.
+func (a *Agent) loadPrograms(gateway host.Gateway, wanted spec.Host) error {
+	tables, err := datapath.Load(a.place.Pins, loader.Config{
+		GatewayIfindex: uint32(gateway.Near),
+		GatewayMAC:     wanted.GatewayMAC,
+	})
+	if err != nil {
+		return err
+	}
+	if a.tables != nil {
+		err = a.tables.Close()
+	}
+	a.tables = tables
+	return err
 }
 
 // Unload detaches and removes everything of ebpnet's but the store.
@@ -222,10 +281,8 @@ func Unload(p Place, log *slog.Logger) error {
 	return errors.Join(a.unload(), a.Close())
 }
 
+// unload takes the veths away first: while one is up its program is needed.
 func (a *Agent) unload() error {
-	if err := loader.Unload(a.place.Pins); err != nil {
-		return err
-	}
 	there, err := a.host.Veths()
 	if err != nil {
 		return err
@@ -235,6 +292,9 @@ func (a *Agent) unload() error {
 			return err
 		}
 	}
+	if err := loader.Unload(a.place.Pins); err != nil {
+		return err
+	}
 	return a.host.RemoveGateway()
 }
 
@@ -242,7 +302,7 @@ func (a *Agent) unload() error {
 // store wants. uplinks and tunnel address that are not given stay what they
 // were; at first the uplinks are those that default routes lead to.
 func Load(p Place, log *slog.Logger, given spec.Host) (err error) {
-	if err := checkRoot(); err != nil {
+	if err := CheckRoot(); err != nil {
 		return err
 	}
 	if err := loader.CheckFeatures(loader.Probe()); err != nil {
@@ -257,7 +317,15 @@ func Load(p Place, log *slog.Logger, given spec.Host) (err error) {
 	}
 	defer func() { err = errors.Join(err, a.Close()) }()
 
-	wanted, err := a.wantedHost(given)
+	wanted, known, err := a.wantedHost(given)
+	if err != nil {
+		return err
+	}
+	if err := a.checkLoaded(known); err != nil {
+		return err
+	}
+	noun := store.Change{Kind: store.KindHost}
+	err = a.store.Update(func(tx *store.Tx) error { return tx.MarkPending(noun.Kind, noun.Key) })
 	if err != nil {
 		return err
 	}
@@ -265,17 +333,32 @@ func Load(p Place, log *slog.Logger, given spec.Host) (err error) {
 	if err != nil {
 		return err
 	}
-	a.tables, err = datapath.Load(p.Pins, loader.Config{
-		GatewayIfindex: uint32(gateway.Near),
-		GatewayMAC:     wanted.GatewayMAC,
-	})
-	if err != nil {
-		return err
+	if err := a.loadPrograms(gateway, wanted); err != nil {
+		return errors.Join(err, a.store.Update(func(tx *store.Tx) error { return tx.ClearPending(noun) }))
 	}
 	if err := a.store.Update(func(tx *store.Tx) error { return tx.PutHost(wanted) }); err != nil {
 		return err
 	}
 	return a.Reconcile()
+}
+
+// checkLoaded looks at what is loaded already, before anything is changed: it
+// must be of this version, and of this store unless it is empty.
+func (a *Agent) checkLoaded(known bool) (err error) {
+	tables, err := datapath.Open(a.place.Pins)
+	if errors.Is(err, loader.ErrNotLoaded) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, tables.Close()) }()
+	endpoints, err := tables.LocalEndpoints()
+	if err == nil && !known && len(endpoints) > 0 {
+		err = fmt.Errorf("%s is loaded with %d endpoints that the store in %s knows nothing of: "+
+			"name the right --state, or 'ebpnet unload' first", a.place.Pins, len(endpoints), a.place.State)
+	}
+	return err
 }
 
 // FlushFlows forgets every flow.

@@ -30,7 +30,11 @@ func (a *Agent) AddEndpoint(e spec.Endpoint) (spec.Endpoint, error) {
 		if err != nil {
 			return e, fmt.Errorf("endpoint %q: %w", e.Name, err)
 		}
-		e.Netns.Inode = inode
+		boot, err := host.BootID()
+		if err != nil {
+			return e, err
+		}
+		e.Netns.Inode, e.Netns.Boot = inode, boot
 	}
 	var (
 		network spec.Network
@@ -141,7 +145,7 @@ func (a *Agent) startEndpoint(e spec.Endpoint, n spec.Network, t spec.Tunnel, mt
 	if err := a.tables.ResetEndpointTraffic(e.ID); err != nil {
 		return err
 	}
-	ifindex, err := a.createVeth(e, n, mtu)
+	ifindex, err := a.host.CreateVeth(vethOf(e, n, mtu))
 	if err != nil {
 		return err
 	}
@@ -204,10 +208,11 @@ func (a *Agent) stopEndpoint(e spec.Endpoint, n spec.Network, t spec.Tunnel, lin
 	}
 	ifindex := 0
 	if !e.Remote() {
-		var err error
-		if ifindex, _, err = a.host.FindVeth(e.ID); err != nil && !isGone(err) {
+		device, err := a.host.FindVeth(e.ID)
+		if err != nil && !isGone(err) {
 			return err
 		}
+		ifindex = device.Ifindex
 	}
 	if err := a.tables.DeleteEndpoint(endpointEntry(e, n, ifindex, t)); err != nil || e.Remote() {
 		return err

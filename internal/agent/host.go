@@ -11,25 +11,21 @@ import (
 )
 
 // wantedHost completes what `load` was told by what is known of old, and
-// checks it.
-func (a *Agent) wantedHost(given spec.Host) (spec.Host, error) {
-	var (
-		wanted spec.Host
-		known  bool
-	)
-	err := a.store.View(func(tx *store.Tx) (err error) {
+// checks it. known tells whether the store knew of a load before.
+func (a *Agent) wantedHost(given spec.Host) (wanted spec.Host, known bool, err error) {
+	err = a.store.View(func(tx *store.Tx) (err error) {
 		wanted, known, err = tx.Host()
 		return err
 	})
 	if err != nil {
-		return wanted, err
+		return wanted, known, err
 	}
 	if !known {
 		// A MAC of the locally administered, unicast range.
 		rand.Read(wanted.GatewayMAC[:]) // never fails: see crypto/rand
 		wanted.GatewayMAC[0] = wanted.GatewayMAC[0]&^0x03 | 0x02
 		if wanted.Uplinks, err = a.host.DefaultUplinks(); err != nil {
-			return wanted, err
+			return wanted, known, err
 		}
 	}
 	if len(given.Uplinks) > 0 {
@@ -38,21 +34,18 @@ func (a *Agent) wantedHost(given spec.Host) (spec.Host, error) {
 	slices.Sort(wanted.Uplinks)
 	wanted.Uplinks = slices.Compact(wanted.Uplinks)
 	if len(wanted.Uplinks) > maxUplinks {
-		return wanted, fmt.Errorf("%d uplinks: %w, a host has at most %d", len(wanted.Uplinks), ErrUnfit, maxUplinks)
+		return wanted, known, fmt.Errorf("%d uplinks: %w, a host has at most %d", len(wanted.Uplinks), ErrUnfit, maxUplinks)
 	}
 	for _, name := range given.Uplinks {
-		if name == host.GatewayDevice || name == host.DatapathDevice {
-			return wanted, fmt.Errorf("%w uplink %q: it is ebpnet's own", spec.ErrInvalid, name)
-		}
 		if _, err := a.host.Uplink(name); err != nil {
-			return wanted, fmt.Errorf("uplink: %w", err)
+			return wanted, known, fmt.Errorf("uplink: %w", err)
 		}
 	}
-	if !given.TunnelAddress.IsValid() {
-		return wanted, nil
+	if given.TunnelAddress.IsValid() {
+		wanted.TunnelAddress = given.TunnelAddress
+		err = a.checkTunnelEnd("tunnel address", given.TunnelAddress)
 	}
-	wanted.TunnelAddress = given.TunnelAddress
-	return wanted, a.checkLocal("tunnel address", given.TunnelAddress)
+	return wanted, known, err
 }
 
 // maxUplinks leaves room for the default uplink's second entry (MAX_UPLINKS in

@@ -58,7 +58,7 @@ func (a *Agent) AddLink(l spec.Link) (spec.Link, error) {
 		apply: func() error {
 			for _, entry := range linkEntries(full.Link, full.client, full.server) {
 				if err := a.tables.PutLink(entry); err != nil {
-					return err
+					return fmt.Errorf("link from %q to %q, ports %d to %d: %w", l.Client, l.Server, entry.First, entry.Last, err)
 				}
 			}
 			return nil

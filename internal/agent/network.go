@@ -13,6 +13,9 @@ import (
 
 // CreateNetwork makes a network, and gives it back with its id.
 func (a *Agent) CreateNetwork(n spec.Network) (spec.Network, error) {
+	if err := a.checkForeign(n); err != nil {
+		return n, err
+	}
 	err := a.do(change{
 		noun: store.Change{Kind: store.KindNetwork, Key: n.Name},
 		write: func(tx *store.Tx) (err error) {
@@ -33,6 +36,23 @@ func (a *Agent) CreateNetwork(n spec.Network) (spec.Network, error) {
 		revert: func(tx *store.Tx) error { return tx.DeleteNetwork(n.Name) },
 	})
 	return n, err
+}
+
+// checkForeign checks that a network's subnets are not those of the host's
+// other devices, whose traffic would then go astray.
+func (a *Agent) checkForeign(n spec.Network) error {
+	own, err := a.host.Addresses()
+	if err != nil {
+		return err
+	}
+	for _, p := range own {
+		for _, subnet := range n.Subnets {
+			if subnet.Overlaps(p.Masked()) {
+				return fmt.Errorf("network %q %w: %s overlaps %s, where the host has %s; choose another", n.Name, ErrUnfit, subnet, p.Masked(), p.Addr())
+			}
+		}
+	}
+	return nil
 }
 
 func checkNewNetwork(tx *store.Tx, n spec.Network) error {

@@ -3,7 +3,9 @@ package agent
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
+	"slices"
 
 	"github.com/ebpnet/ebpnet/datapath"
 	"github.com/ebpnet/ebpnet/internal/host"
@@ -12,67 +14,23 @@ import (
 	"github.com/ebpnet/ebpnet/loader"
 )
 
-// everything is what the store wants of this host.
-type everything struct {
-	host      spec.Host
-	networks  map[string]spec.Network
-	endpoints map[string]spec.Endpoint
-	tunnels   map[string]spec.Tunnel
-	links     []spec.Link
-	pending   []store.Change
-}
-
-func (a *Agent) everything() (w everything, err error) {
-	w.networks = map[string]spec.Network{}
-	w.endpoints = map[string]spec.Endpoint{}
-	w.tunnels = map[string]spec.Tunnel{}
-	err = a.store.View(func(tx *store.Tx) (err error) {
-		var known bool
-		if w.host, known, err = tx.Host(); err != nil {
-			return err
-		}
-		if !known {
-			return loader.ErrNotLoaded
-		}
-		networks, err := tx.Networks()
-		if err != nil {
-			return err
-		}
-		for _, n := range networks {
-			w.networks[n.Name] = n
-		}
-		endpoints, err := tx.Endpoints()
-		if err != nil {
-			return err
-		}
-		for _, e := range endpoints {
-			w.endpoints[e.Name] = e
-		}
-		tunnels, err := tx.Tunnels()
-		if err != nil {
-			return err
-		}
-		for _, t := range tunnels {
-			w.tunnels[t.Name] = t
-		}
-		if w.links, err = tx.Links(); err != nil {
-			return err
-		}
-		w.pending, err = tx.Pending()
-		return err
-	})
-	return w, err
-}
-
 // Reconcile brings the devices and tables of this host to what the store
 // wants, whatever they were. Nothing is changed that is right already. An
-// endpoint whose namespace has gone is forgotten, with its links.
+// endpoint whose namespace has gone is forgotten, with its links. One that
+// cannot be made keeps nothing else from being done; it stays pending.
 func (a *Agent) Reconcile() error {
 	w, err := a.everything()
 	if err != nil {
 		return err
 	}
 	gateway, err := a.host.EnsureGateway(w.host.GatewayMAC)
+	if err != nil {
+		return err
+	}
+	renew, err := a.isNew(gateway)
+	if err == nil && renew {
+		err = a.loadPrograms(gateway, w.host)
+	}
 	if err != nil {
 		return err
 	}
@@ -83,20 +41,29 @@ func (a *Agent) Reconcile() error {
 	if err != nil {
 		return err
 	}
-	ifindexes, unfinished, err := a.reconcileVeths(&w, uplinks)
+	veths, failed, err := a.reconcileVeths(&w, uplinks)
 	if err != nil {
 		return err
 	}
-	if err := a.tables.Replace(w.tablesFor(ifindexes, uplinks)); err != nil {
+	if err := a.tables.Replace(w.tablesFor(veths, uplinks)); err != nil {
 		return err
 	}
-	if err := a.attachAll(gateway, uplinks, ifindexes); err != nil {
+	// What keeps packets out comes before what lets them in.
+	hooks := []attachment{
+		{loader.ToGateway, []int{gateway.Near}},
+		{loader.FromHost, []int{gateway.Far}},
+		{loader.FromEndpoint, slices.Collect(maps.Values(veths))},
+	}
+	if err := a.attach(append(hooks, uplinkHooks(uplinks)...)); err != nil {
 		return err
 	}
-	for _, ifindex := range unfinished {
+	for _, ifindex := range veths {
 		if err := a.host.SetUp(ifindex); err != nil {
 			return err
 		}
+	}
+	if failed != nil {
+		return failed
 	}
 	return a.store.Update(func(tx *store.Tx) error {
 		for _, c := range w.pending {
@@ -108,74 +75,94 @@ func (a *Agent) Reconcile() error {
 	})
 }
 
-func gatewayPrefixes(networks map[string]spec.Network) []netip.Prefix {
-	var prefixes []netip.Prefix
-	for _, n := range networks {
-		for i, g := range n.Gateways {
-			prefixes = append(prefixes, netip.PrefixFrom(g, n.Subnets[i].Bits()))
-		}
-	}
-	return prefixes
-}
-
 // reconcileVeths sees to it that every local endpoint has its veth and nobody
-// else has one. It gives their ifindexes by the endpoints' names, and those
-// that are still to be set up.
-func (a *Agent) reconcileVeths(w *everything, uplinks []host.Uplink) (
-	ifindexes map[string]int, unfinished []int, err error,
-) {
+// else has one. It gives the ifindexes of their host's ends, by the endpoints'
+// names, and leaves out of w who could not be given one: failed says why.
+func (a *Agent) reconcileVeths(w *everything, uplinks []host.Uplink) (veths map[string]int, failed, err error) {
 	stray, err := a.host.Veths()
 	if err != nil {
 		return nil, nil, err
 	}
-	ifindexes = map[string]int{}
-	for name, e := range w.endpoints {
+	boot, err := host.BootID()
+	if err != nil {
+		return nil, nil, err
+	}
+	veths = map[string]int{}
+	for _, name := range slices.Sorted(maps.Keys(w.endpoints)) {
+		e := w.endpoints[name]
 		if e.Remote() {
 			continue
 		}
-		ifindex, up, err := a.host.FindVeth(e.ID)
-		if err == nil && !up {
-			err = errors.Join(a.host.RemoveVeth(e.ID), host.ErrNoDevice)
-		}
-		if isGone(err) {
-			n := w.networks[e.Network]
-			if ifindex, err = a.createVeth(e, n, mtu(n, uplinks)); err == nil {
-				unfinished = append(unfinished, ifindex)
-			}
-		}
-		if errors.Is(err, host.ErrNoNamespace) {
+		n := w.networks[e.Network]
+		ifindex, err := a.reconcileVeth(e, n, mtu(n, uplinks), boot)
+		switch {
+		case err == nil:
+			delete(stray, e.ID)
+			veths[name] = ifindex
+			continue
+		case !errors.Is(err, host.ErrNoNamespace):
+			failed = errors.Join(failed, fmt.Errorf("endpoint %q: %w", name, err))
+		case e.Netns.Boot != boot && !e.Netns.Ephemeral():
+			a.log.Warn("endpoint waits for its namespace, which is not there since the reboot: load again when it is",
+				"endpoint", name, "namespace", e.Netns.Path)
+		default:
 			a.log.Warn("endpoint removed: its namespace has gone", "endpoint", name, "namespace", e.Netns.Path)
 			if err := a.forget(w, e); err != nil {
 				return nil, nil, err
 			}
-			continue
 		}
-		if err != nil {
-			return nil, nil, fmt.Errorf("endpoint %q: %w", name, err)
-		}
-		delete(stray, e.ID)
-		ifindexes[name] = ifindex
+		w.drop(name)
 	}
 	for id := range stray {
 		if err := a.host.RemoveVeth(id); err != nil {
 			return nil, nil, err
 		}
 	}
-	return ifindexes, unfinished, nil
+	return veths, failed, nil
+}
+
+// reconcileVeth sees to it that a local endpoint has its veth.
+func (a *Agent) reconcileVeth(e spec.Endpoint, n spec.Network, mtu int, boot string) (ifindex int, err error) {
+	device, err := a.host.FindVeth(e.ID)
+	switch {
+	case err == nil && device.Up:
+		if device.MTU != mtu {
+			err = a.host.SetMTU(vethOf(e, n, mtu))
+		}
+		return device.Ifindex, err
+	case err == nil:
+		err = a.host.RemoveVeth(e.ID)
+	case isGone(err):
+		err = nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	inode, err := namespaceOf(e)
+	if err != nil {
+		return 0, err
+	}
+	e.Netns.Inode, e.Netns.Boot = inode, boot
+	if err := a.store.Update(func(tx *store.Tx) error { return tx.PutEndpoint(e) }); err != nil {
+		return 0, err
+	}
+	return a.host.CreateVeth(vethOf(e, n, mtu))
 }
 
 func isGone(err error) bool { return errors.Is(err, host.ErrNoDevice) }
 
-// createVeth makes an endpoint's veth. A namespace that is found by a process
+// namespaceOf looks an endpoint's namespace up. One that is found by a process
 // id must still be the one it was.
-func (a *Agent) createVeth(e spec.Endpoint, n spec.Network, mtu int) (ifindex int, err error) {
-	inode, err := host.Namespace(e.Netns.Path)
-	if err != nil {
-		return 0, err
+func namespaceOf(e spec.Endpoint) (inode uint64, err error) {
+	inode, err = host.Namespace(e.Netns.Path)
+	if err == nil && e.Netns.Ephemeral() && inode != e.Netns.Inode {
+		err = fmt.Errorf("%w at %s: another one is", host.ErrNoNamespace, e.Netns.Path)
 	}
-	if e.Netns.Ephemeral() && inode != e.Netns.Inode {
-		return 0, fmt.Errorf("%w at %s: another one is", host.ErrNoNamespace, e.Netns.Path)
-	}
+	return inode, err
+}
+
+// vethOf is what an endpoint's veth should be.
+func vethOf(e spec.Endpoint, n spec.Network, mtu int) host.Veth {
 	v := host.Veth{
 		ID:       e.ID,
 		Alias:    e.Name,
@@ -192,19 +179,11 @@ func (a *Agent) createVeth(e spec.Endpoint, n spec.Network, mtu int) (ifindex in
 			}
 		}
 	}
-	return a.host.CreateVeth(v)
+	return v
 }
 
-// forget takes an endpoint out of the store and out of w, with its links.
+// forget takes an endpoint out of the store, with its links and flows.
 func (a *Agent) forget(w *everything, e spec.Endpoint) error {
-	delete(w.endpoints, e.Name)
-	kept := w.links[:0]
-	for _, l := range w.links {
-		if l.Client != e.Name && l.Server != e.Name {
-			kept = append(kept, l)
-		}
-	}
-	w.links = kept
 	if err := a.store.Update(func(tx *store.Tx) error { return deleteEndpoint(tx, e.Name) }); err != nil {
 		return err
 	}
@@ -225,38 +204,45 @@ func deleteEndpoint(tx *store.Tx, name string) error {
 	return tx.DeleteEndpoint(name)
 }
 
-// attachAll attaches the current programs to every device that is to have
-// them, and detaches them from every other.
-func (a *Agent) attachAll(gateway host.Gateway, uplinks []host.Uplink, endpoints map[string]int) error {
-	wanted := map[loader.Hook]map[int]bool{
-		loader.FromHost:     {gateway.Far: true},
-		loader.ToGateway:    {gateway.Near: true},
-		loader.FromEndpoint: {},
-		loader.FromUplink:   {},
-		loader.ToUplink:     {},
+// isNew tells whether the host's own veth is not the one that the programs
+// were loaded for, as when somebody has removed it.
+func (a *Agent) isNew(gateway host.Gateway) (bool, error) {
+	linked, err := a.tables.Linked(loader.FromHost)
+	return len(linked) > 0 && !slices.Contains(linked, gateway.Far), err
+}
+
+// attachment says which devices, by ifindex, are to have a hook's program.
+type attachment struct {
+	hook    loader.Hook
+	devices []int
+}
+
+func uplinkHooks(uplinks []host.Uplink) []attachment {
+	devices := make([]int, len(uplinks))
+	for i, u := range uplinks {
+		devices[i] = u.Ifindex
 	}
-	for _, u := range uplinks {
-		wanted[loader.FromUplink][u.Ifindex] = true
-		wanted[loader.ToUplink][u.Ifindex] = true
-	}
-	for _, ifindex := range endpoints {
-		wanted[loader.FromEndpoint][ifindex] = true
-	}
-	for hook, devices := range wanted {
-		linked, err := a.tables.Linked(hook)
+	return []attachment{{loader.ToUplink, devices}, {loader.FromUplink, devices}}
+}
+
+// attach attaches the current programs to the devices that are to have them,
+// and detaches them from all others.
+func (a *Agent) attach(wanted []attachment) error {
+	for _, w := range wanted {
+		linked, err := a.tables.Linked(w.hook)
 		if err != nil {
 			return err
 		}
 		for _, ifindex := range linked {
-			if devices[ifindex] {
+			if slices.Contains(w.devices, ifindex) {
 				continue
 			}
-			if err := a.tables.Detach(hook, ifindex); err != nil {
+			if err := a.tables.Detach(w.hook, ifindex); err != nil {
 				return err
 			}
 		}
-		for ifindex := range devices {
-			if err := a.tables.Attach(hook, ifindex); err != nil {
+		for _, ifindex := range w.devices {
+			if err := a.tables.Attach(w.hook, ifindex); err != nil {
 				return err
 			}
 		}
@@ -264,65 +250,37 @@ func (a *Agent) attachAll(gateway host.Gateway, uplinks []host.Uplink, endpoints
 	return nil
 }
 
-// tablesFor puts everything into the tables' terms. ifindexes are those of
-// the local endpoints, by name.
-func (w everything) tablesFor(ifindexes map[string]int, uplinks []host.Uplink) datapath.Wanted {
-	var d datapath.Wanted
-	for _, n := range w.networks {
-		d.Networks = append(d.Networks, networkEntry(n, w.host))
+// followUplinks brings what is kept of the uplinks to what they are now.
+func (a *Agent) followUplinks() error {
+	var wanted spec.Host
+	err := a.store.View(func(tx *store.Tx) (err error) {
+		wanted, _, err = tx.Host()
+		return err
+	})
+	if err != nil {
+		return err
 	}
-	for name, e := range w.endpoints {
-		d.Endpoints = append(d.Endpoints, endpointEntry(e, w.networks[e.Network], ifindexes[name], w.tunnels[e.Tunnel]))
+	gateway, err := a.host.EnsureGateway(wanted.GatewayMAC)
+	if err != nil {
+		return err
 	}
-	for _, l := range w.links {
-		d.Links = append(d.Links, linkEntries(l, w.endpoints[l.Client], w.endpoints[l.Server])...)
+	renew, err := a.isNew(gateway)
+	if err != nil {
+		return err
 	}
-	for _, t := range w.tunnels {
-		d.Tunnels = append(d.Tunnels, tunnelEntry(t))
+	if renew {
+		return a.Reconcile()
 	}
-	for _, u := range uplinks {
-		d.Uplinks = append(d.Uplinks, datapath.Uplink{Ifindex: u.Ifindex, IPv4: u.IPv4, IPv6: u.IPv6, Default: u.Default})
+	uplinks, err := a.uplinks(wanted)
+	if err != nil {
+		return err
 	}
-	return d
-}
-
-func networkEntry(n spec.Network, h spec.Host) datapath.Network {
-	return datapath.Network{
-		ID:         n.ID,
-		ICC:        n.ICC,
-		Masquerade: n.Masquerade,
-		Internal:   n.Internal,
-		Key:        n.Key,
-		Gateways:   n.Gateways,
-		GatewayMAC: h.GatewayMAC,
+	entries := make([]datapath.Uplink, len(uplinks))
+	for i, u := range uplinks {
+		entries[i] = uplinkEntry(u)
 	}
-}
-
-func endpointEntry(e spec.Endpoint, n spec.Network, ifindex int, t spec.Tunnel) datapath.Endpoint {
-	return datapath.Endpoint{
-		ID:        e.ID,
-		Network:   n.ID,
-		MAC:       e.MAC,
-		Addresses: e.Addresses,
-		Ifindex:   ifindex,
-		Tunnel:    t.ID,
+	if err := a.tables.ReplaceUplinks(entries); err != nil {
+		return err
 	}
-}
-
-func linkEntries(l spec.Link, client, server spec.Endpoint) []datapath.Link {
-	entries := make([]datapath.Link, len(l.Ports))
-	for i, p := range l.Ports {
-		entries[i] = datapath.Link{
-			Client:   client.ID,
-			Server:   server.ID,
-			Protocol: uint8(p.Protocol),
-			First:    p.First,
-			Last:     p.Last,
-		}
-	}
-	return entries
-}
-
-func tunnelEntry(t spec.Tunnel) datapath.Tunnel {
-	return datapath.Tunnel{ID: t.ID, Local: t.Local, Remote: t.Remote}
+	return a.attach(uplinkHooks(uplinks))
 }

@@ -3,6 +3,7 @@ package agent
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/ebpnet/ebpnet/internal/spec"
 	"github.com/ebpnet/ebpnet/internal/store"
@@ -53,29 +54,41 @@ func (a *Agent) completeTunnel(t *spec.Tunnel) error {
 	if !t.Remote.Is4() {
 		return fmt.Errorf("%w remote %s: tunnels run over IPv4; give the other host's IPv4 address", spec.ErrInvalid, t.Remote)
 	}
-	if t.Remote.IsUnspecified() || t.Remote.IsLoopback() || t.Remote.IsMulticast() {
+	if !t.Remote.IsGlobalUnicast() || t.Remote == netip.AddrFrom4([4]byte{255, 255, 255, 255}) {
 		return fmt.Errorf("%w remote %s: no other host has it", spec.ErrInvalid, t.Remote)
 	}
-	own, err := a.host.Owns(t.Remote)
+	own, err := a.isOwn(t.Remote)
 	if err != nil {
 		return err
 	}
 	if own {
 		return fmt.Errorf("%w remote %s: it is this host's own address; give the other host's", spec.ErrInvalid, t.Remote)
 	}
+	networks, err := a.networks()
+	if err != nil {
+		return err
+	}
+	for _, n := range networks {
+		for _, subnet := range n.Subnets {
+			if subnet.Contains(t.Remote) {
+				return fmt.Errorf("%w remote %s: it lies in network %q; give the other host's own address", spec.ErrInvalid, t.Remote, n.Name)
+			}
+		}
+	}
 	if !t.Local.IsValid() {
 		if t.Local, err = a.tunnelAddress(); err != nil {
 			return err
 		}
 	}
-	if !t.Local.Is4() {
-		return fmt.Errorf("%w local %s: tunnels run over IPv4; give an IPv4 address of this host", spec.ErrInvalid, t.Local)
-	}
-	return a.checkLocal("local", t.Local)
+	return a.checkTunnelEnd("local", t.Local)
 }
 
-func (a *Agent) checkLocal(what string, address netip.Addr) error {
-	own, err := a.host.Owns(address)
+// checkTunnelEnd checks that tunnels can end at an address of this host.
+func (a *Agent) checkTunnelEnd(what string, address netip.Addr) error {
+	if !address.Is4() {
+		return fmt.Errorf("%w %s %s: tunnels run over IPv4; give an IPv4 address of this host", spec.ErrInvalid, what, address)
+	}
+	own, err := a.isOwn(address)
 	if err != nil {
 		return err
 	}
@@ -83,6 +96,21 @@ func (a *Agent) checkLocal(what string, address netip.Addr) error {
 		return fmt.Errorf("%w %s %s: it is no address of this host that others can reach", spec.ErrInvalid, what, address)
 	}
 	return nil
+}
+
+// isOwn tells whether the host has the address on a device other than its own
+// veth.
+func (a *Agent) isOwn(address netip.Addr) (bool, error) {
+	own, err := a.host.Addresses()
+	return slices.ContainsFunc(own, func(p netip.Prefix) bool { return p.Addr() == address }), err
+}
+
+func (a *Agent) networks() (networks []spec.Network, err error) {
+	err = a.store.View(func(tx *store.Tx) (err error) {
+		networks, err = tx.Networks()
+		return err
+	})
+	return networks, err
 }
 
 // tunnelAddress is where this host's tunnels end unless they say otherwise.

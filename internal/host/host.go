@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -114,6 +115,19 @@ func (h *Host) EnsureGateway(mac [6]byte) (Gateway, error) {
 	return Gateway{near.Attrs().Index, far.Attrs().Index}, nil
 }
 
+// FindGateway finds the host's own veth, or gives ErrNoDevice.
+func (h *Host) FindGateway() (Gateway, error) {
+	near, err := h.find(GatewayDevice)
+	if err != nil {
+		return Gateway{}, err
+	}
+	far, err := h.find(DatapathDevice)
+	if err != nil {
+		return Gateway{}, err
+	}
+	return Gateway{near.Attrs().Index, far.Attrs().Index}, nil
+}
+
 // RemoveGateway removes the host's own veth.
 func (h *Host) RemoveGateway() error { return h.removeDevice(GatewayDevice) }
 
@@ -139,9 +153,9 @@ func (h *Host) SetGatewayAddresses(wanted []netip.Prefix) error {
 	if err != nil {
 		return err
 	}
-	has, err := h.handle.AddrList(device, netlink.FAMILY_ALL)
+	has, err := h.addresses(device)
 	if err != nil {
-		return fmt.Errorf("list the addresses of %s: %w", GatewayDevice, err)
+		return err
 	}
 	missing := make(map[netip.Prefix]bool, len(wanted))
 	for _, p := range wanted {
@@ -198,16 +212,55 @@ func setSysctl(family, device, name, value string) error {
 	return nil
 }
 
-// Owns tells whether the address is one of the host's own.
-func (h *Host) Owns(a netip.Addr) (bool, error) {
-	has, err := h.handle.AddrList(nil, netlink.FAMILY_ALL)
+// BootID tells this run of the kernel from all others: proc(5).
+func BootID() (string, error) {
+	id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
-		return false, fmt.Errorf("list addresses: %w", err)
+		return "", fmt.Errorf("read the boot id: %w", err)
 	}
-	for _, own := range has {
-		if p, ok := prefixOf(own.IPNet); ok && p.Addr() == a {
-			return true, nil
+	return strings.TrimSpace(string(id)), nil
+}
+
+// Addresses lists the host's addresses with their subnets, but for those of
+// its own veth.
+func (h *Host) Addresses() ([]netip.Prefix, error) {
+	gateway := 0
+	if device, err := h.find(GatewayDevice); err == nil {
+		gateway = device.Attrs().Index
+	} else if !errors.Is(err, ErrNoDevice) {
+		return nil, err
+	}
+	has, err := h.addresses(nil)
+	if err != nil {
+		return nil, err
+	}
+	var found []netip.Prefix
+	for _, a := range has {
+		if p, ok := prefixOf(a.IPNet); ok && a.LinkIndex != gateway {
+			found = append(found, p)
 		}
 	}
-	return a.IsLoopback(), nil
+	return found, nil
+}
+
+// addresses lists a device's addresses, or all for nil.
+func (h *Host) addresses(device netlink.Link) ([]netlink.Addr, error) {
+	found, err := whole(func() ([]netlink.Addr, error) { return h.handle.AddrList(device, netlink.FAMILY_ALL) })
+	if err != nil {
+		return nil, fmt.Errorf("list addresses: %w", err)
+	}
+	return found, nil
+}
+
+// dumpAttempts is how often a list is asked for that changes meanwhile.
+const dumpAttempts = 8
+
+// whole asks for a list until it did not change while the kernel gave it.
+func whole[T any](list func() ([]T, error)) (found []T, err error) {
+	for range dumpAttempts {
+		if found, err = list(); !errors.Is(err, netlink.ErrDumpInterrupted) {
+			return found, err
+		}
+	}
+	return found, err
 }

@@ -1,11 +1,16 @@
 package host
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
+	"strings"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 // Uplink is a device of the host that leads outside.
@@ -17,16 +22,27 @@ type Uplink struct {
 	Default    bool       // a default route leads there
 }
 
-// Uplink looks at a device; ErrNoDevice if there is none of the name.
+// ErrUnfitUplink says that a device cannot be an uplink.
+var ErrUnfitUplink = errors.New("cannot be an uplink")
+
+// Uplink looks at a device: ErrNoDevice if there is none of the name,
+// ErrUnfitUplink if it is ebpnet's own or carries no Ethernet.
 func (h *Host) Uplink(name string) (Uplink, error) {
+	if name == GatewayDevice || name == DatapathDevice || strings.HasPrefix(name, vethPrefix) {
+		return Uplink{}, fmt.Errorf("%s %w: it is ebpnet's own", name, ErrUnfitUplink)
+	}
 	device, err := h.find(name)
 	if err != nil {
 		return Uplink{}, err
 	}
-	u := Uplink{Name: name, Ifindex: device.Attrs().Index, MTU: device.Attrs().MTU}
-	addresses, err := h.handle.AddrList(device, netlink.FAMILY_ALL)
+	attrs := device.Attrs()
+	if attrs.EncapType != "ether" {
+		return Uplink{}, fmt.Errorf("%s %w: it is no Ethernet device but %s", name, ErrUnfitUplink, attrs.EncapType)
+	}
+	u := Uplink{Name: name, Ifindex: attrs.Index, MTU: attrs.MTU}
+	addresses, err := h.addresses(device)
 	if err != nil {
-		return Uplink{}, fmt.Errorf("list the addresses of %s: %w", name, err)
+		return Uplink{}, err
 	}
 	for _, a := range addresses {
 		p, ok := prefixOf(a.IPNet)
@@ -38,52 +54,68 @@ func (h *Host) Uplink(name string) (Uplink, error) {
 			u.IPv6 = p.Addr()
 		}
 	}
-	defaults, err := h.defaultRoutes()
+	defaults, err := h.defaultDevices()
 	if err != nil {
 		return Uplink{}, err
 	}
-	u.Default = defaults[u.Ifindex]
+	u.Default = len(defaults) > 0 && defaults[0] == u.Ifindex
 	return u, nil
 }
 
-// DefaultUplinks names the devices that a default route leads to.
+// DefaultUplinks names the Ethernet devices that default routes lead to.
 func (h *Host) DefaultUplinks() ([]string, error) {
-	defaults, err := h.defaultRoutes()
+	defaults, err := h.defaultDevices()
 	if err != nil {
 		return nil, err
 	}
 	var names []string
-	for ifindex := range defaults {
+	for _, ifindex := range defaults {
 		device, err := h.handle.LinkByIndex(ifindex)
 		if err != nil {
 			return nil, fmt.Errorf("find device %d: %w", ifindex, err)
 		}
-		names = append(names, device.Attrs().Name)
+		if device.Attrs().EncapType == "ether" {
+			names = append(names, device.Attrs().Name)
+		}
 	}
 	return names, nil
 }
 
-func (h *Host) defaultRoutes() (map[int]bool, error) {
-	routes, err := h.handle.RouteList(nil, netlink.FAMILY_ALL)
+// defaultDevices lists the devices that default routes lead to: IPv4 before
+// IPv6, and the lower metric first.
+func (h *Host) defaultDevices() ([]int, error) {
+	routes, err := whole(func() ([]netlink.Route, error) { return h.handle.RouteList(nil, netlink.FAMILY_ALL) })
 	if err != nil {
 		return nil, fmt.Errorf("list routes: %w", err)
 	}
-	found := map[int]bool{}
-	for _, r := range routes {
+	routes = slices.DeleteFunc(routes, func(r netlink.Route) bool {
+		ones := 0
 		if r.Dst != nil {
-			if ones, _ := r.Dst.Mask.Size(); ones != 0 {
-				continue
-			}
+			ones, _ = r.Dst.Mask.Size()
 		}
-		if r.LinkIndex != 0 {
-			found[r.LinkIndex] = true
+		return ones != 0 || r.Type != unix.RTN_UNICAST
+	})
+	slices.SortStableFunc(routes, func(a, b netlink.Route) int {
+		return cmp.Or(cmp.Compare(a.Family, b.Family), cmp.Compare(a.Priority, b.Priority))
+	})
+	var found []int
+	for _, r := range routes {
+		hops := []int{r.LinkIndex}
+		for _, hop := range r.MultiPath {
+			hops = append(hops, hop.LinkIndex)
+		}
+		for _, ifindex := range hops {
+			if ifindex != 0 && !slices.Contains(found, ifindex) {
+				found = append(found, ifindex)
+			}
 		}
 	}
 	return found, nil
 }
 
 // Watch sends whenever a device, an address or a route of this namespace has
-// changed, until ctx ends. Changes in quick succession may be told as one.
+// changed, until ctx ends, or the kernel could not keep up with telling: then
+// the channel is closed. Changes in quick succession may be told as one.
 func Watch(ctx context.Context) (<-chan struct{}, error) {
 	var (
 		changed   = make(chan struct{}, 1)

@@ -132,9 +132,13 @@ func (h *Host) CreateVeth(v Veth) (ifindex int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	// The host has no address here, and nothing to say.
+	// The host has no address here, and nothing to say: without a program it
+	// must not answer for the gateway, and forward what it then gets.
 	if err := setSysctl("ipv6", attrs.Name, "disable_ipv6", "1"); err != nil {
 		return 0, err
+	}
+	if err := h.handle.LinkSetARPOff(device); err != nil {
+		return 0, fmt.Errorf("switch ARP off on %s: %w", attrs.Name, err)
 	}
 	if err := inNamespace(ns, v.configure); err != nil {
 		return 0, fmt.Errorf("set up %s in namespace %s: %w", v.Ifname, v.Netns.Path, err)
@@ -214,14 +218,48 @@ func (h *Host) SetUp(ifindex int) error {
 	return nil
 }
 
-// FindVeth gives the ifindex of the host's end of an endpoint's veth, or
-// ErrNoDevice. One that is not up was never finished.
-func (h *Host) FindVeth(id uint32) (ifindex int, up bool, err error) {
+// Device is the host's end of an endpoint's veth.
+type Device struct {
+	Ifindex int
+	MTU     int
+	Up      bool // one that is not was never finished
+}
+
+// FindVeth finds an endpoint's veth, or gives ErrNoDevice.
+func (h *Host) FindVeth(id uint32) (Device, error) {
 	device, err := h.find(VethName(id))
 	if err != nil {
-		return 0, false, err
+		return Device{}, err
 	}
-	return device.Attrs().Index, device.Attrs().Flags&net.FlagUp != 0, nil
+	attrs := device.Attrs()
+	return Device{attrs.Index, attrs.MTU, attrs.Flags&net.FlagUp != 0}, nil
+}
+
+// SetMTU changes the MTU of an endpoint's veth, both ends.
+func (h *Host) SetMTU(v Veth) error {
+	device, err := h.find(VethName(v.ID))
+	if err != nil {
+		return err
+	}
+	ns, err := openNamespace(v.Netns.Path)
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	err = inNamespace(ns, func() error {
+		inside, err := netlink.LinkByName(v.Ifname)
+		if err != nil {
+			return err
+		}
+		return netlink.LinkSetMTU(inside, v.MTU)
+	})
+	if err != nil {
+		return fmt.Errorf("set the MTU of %s in namespace %s: %w", v.Ifname, v.Netns.Path, err)
+	}
+	if err := h.handle.LinkSetMTU(device, v.MTU); err != nil {
+		return fmt.Errorf("set the MTU of %s: %w", VethName(v.ID), err)
+	}
+	return nil
 }
 
 // RemoveVeth removes an endpoint's veth, both ends.

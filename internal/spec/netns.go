@@ -12,6 +12,7 @@ import (
 type Netns struct {
 	Path  string `json:"path"`
 	Inode uint64 `json:"inode,omitempty"`
+	Boot  string `json:"boot,omitempty"` // boot id of the kernel it was last seen on
 }
 
 // Directories in which namespaces are found by name and by process.

@@ -126,7 +126,8 @@ func (tx *Tx) MACOwner(network string, mac spec.MAC) (endpoint string, ok bool) 
 // if there is none. first is at least 1: a record with id 0 is not numbered.
 func (tx *Tx) NextID(kind Kind, first, last uint32) (uint32, error) {
 	start := first
-	if given := tx.get(lastIDBucket, string(kind)); given != nil {
+	lastKey := fmt.Sprintf("%s/%d", kind, first)
+	if given := tx.get(lastIDBucket, lastKey); given != nil {
 		if g := binary.BigEndian.Uint32(given); g >= first && g < last {
 			start = g + 1
 		}
@@ -138,7 +139,7 @@ func (tx *Tx) NextID(kind Kind, first, last uint32) (uint32, error) {
 	if !ok {
 		return 0, fmt.Errorf("%s ids %d to %d: %w, remove one first", kind, first, last, ErrExhausted)
 	}
-	return id, tx.put(lastIDBucket, string(kind), binary.BigEndian.AppendUint32(nil, id))
+	return id, tx.put(lastIDBucket, lastKey, binary.BigEndian.AppendUint32(nil, id))
 }
 
 // freeID finds the first gap in the ids in use. It goes through a run of used

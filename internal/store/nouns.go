@@ -29,7 +29,7 @@ func (m missing) Is(target error) bool { return target == ErrNotFound }
 func named[T any](tx *Tx, bucket string, kind Kind, name string) (T, error) {
 	record, found, err := getRecord[T](tx, bucket, name)
 	if err == nil && !found {
-		err = missing(fmt.Sprintf("no %s %q", kind, name))
+		err = missing(fmt.Sprintf("no %s %q: see 'ebpnet %s ls'", kind, name, kind))
 	}
 	return record, err
 }

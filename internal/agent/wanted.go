@@ -1,0 +1,151 @@
+package agent
+
+import (
+	"errors"
+	"net/netip"
+	"slices"
+
+	"github.com/ebpnet/ebpnet/datapath"
+	"github.com/ebpnet/ebpnet/internal/host"
+	"github.com/ebpnet/ebpnet/internal/spec"
+	"github.com/ebpnet/ebpnet/internal/store"
+)
+
+// errUnknownHost says that a loaded host is changed by another store than its
+// own, or that this has been lost.
+var errUnknownHost = errors.New("the store knows nothing of this host: is --state right? 'ebpnet load' begins anew")
+
+// everything is what the store wants of this host.
+type everything struct {
+	host      spec.Host
+	networks  map[string]spec.Network
+	endpoints map[string]spec.Endpoint
+	tunnels   map[string]spec.Tunnel
+	links     []spec.Link
+	pending   []store.Change
+}
+
+func (a *Agent) everything() (w everything, err error) {
+	w.networks = map[string]spec.Network{}
+	w.endpoints = map[string]spec.Endpoint{}
+	w.tunnels = map[string]spec.Tunnel{}
+	err = a.store.View(func(tx *store.Tx) (err error) {
+		var known bool
+		if w.host, known, err = tx.Host(); err != nil {
+			return err
+		}
+		if !known {
+			return errUnknownHost
+		}
+		networks, err := tx.Networks()
+		if err != nil {
+			return err
+		}
+		for _, n := range networks {
+			w.networks[n.Name] = n
+		}
+		endpoints, err := tx.Endpoints()
+		if err != nil {
+			return err
+		}
+		for _, e := range endpoints {
+			w.endpoints[e.Name] = e
+		}
+		tunnels, err := tx.Tunnels()
+		if err != nil {
+			return err
+		}
+		for _, t := range tunnels {
+			w.tunnels[t.Name] = t
+		}
+		if w.links, err = tx.Links(); err != nil {
+			return err
+		}
+		w.pending, err = tx.Pending()
+		return err
+	})
+	return w, err
+}
+
+// drop leaves an endpoint out, with its links.
+func (w *everything) drop(name string) {
+	delete(w.endpoints, name)
+	w.links = slices.DeleteFunc(w.links, func(l spec.Link) bool { return l.Client == name || l.Server == name })
+}
+
+func gatewayPrefixes(networks map[string]spec.Network) []netip.Prefix {
+	var prefixes []netip.Prefix
+	for _, n := range networks {
+		for i, g := range n.Gateways {
+			prefixes = append(prefixes, netip.PrefixFrom(g, n.Subnets[i].Bits()))
+		}
+	}
+	return prefixes
+}
+
+// tablesFor puts everything into the tables' terms. ifindexes are those of
+// the local endpoints, by name.
+func (w everything) tablesFor(ifindexes map[string]int, uplinks []host.Uplink) datapath.Wanted {
+	var d datapath.Wanted
+	for _, n := range w.networks {
+		d.Networks = append(d.Networks, networkEntry(n, w.host))
+	}
+	for name, e := range w.endpoints {
+		d.Endpoints = append(d.Endpoints, endpointEntry(e, w.networks[e.Network], ifindexes[name], w.tunnels[e.Tunnel]))
+	}
+	for _, l := range w.links {
+		d.Links = append(d.Links, linkEntries(l, w.endpoints[l.Client], w.endpoints[l.Server])...)
+	}
+	for _, t := range w.tunnels {
+		d.Tunnels = append(d.Tunnels, tunnelEntry(t))
+	}
+	for _, u := range uplinks {
+		d.Uplinks = append(d.Uplinks, uplinkEntry(u))
+	}
+	return d
+}
+
+func uplinkEntry(u host.Uplink) datapath.Uplink {
+	return datapath.Uplink{Ifindex: u.Ifindex, IPv4: u.IPv4, IPv6: u.IPv6, Default: u.Default}
+}
+
+func networkEntry(n spec.Network, h spec.Host) datapath.Network {
+	return datapath.Network{
+		ID:         n.ID,
+		ICC:        n.ICC,
+		Masquerade: n.Masquerade,
+		Internal:   n.Internal,
+		Key:        n.Key,
+		Gateways:   n.Gateways,
+		GatewayMAC: h.GatewayMAC,
+	}
+}
+
+func endpointEntry(e spec.Endpoint, n spec.Network, ifindex int, t spec.Tunnel) datapath.Endpoint {
+	return datapath.Endpoint{
+		ID:        e.ID,
+		Network:   n.ID,
+		MAC:       e.MAC,
+		Addresses: e.Addresses,
+		Ifindex:   ifindex,
+		Tunnel:    t.ID,
+	}
+}
+
+func linkEntries(l spec.Link, client, server spec.Endpoint) []datapath.Link {
+	entries := make([]datapath.Link, len(l.Ports))
+	for i, p := range l.Ports {
+		entries[i] = datapath.Link{
+			Client:   client.ID,
+			Server:   server.ID,
+			Protocol: uint8(p.Protocol),
+			First:    p.First,
+			Last:     p.Last,
+		}
+	}
+	return entries
+}
+
+func tunnelEntry(t spec.Tunnel) datapath.Tunnel {
+	return datapath.Tunnel{ID: t.ID, Local: t.Local, Remote: t.Remote}
+}
