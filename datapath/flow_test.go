@@ -143,6 +143,7 @@ func TestHostKeepsItsPort(t *testing.T) {
 		own := outgoing(uplink, v6, tcp(40000, 80, "S"))
 		own.to = routerMAC
 		w.send(t, theirs)
+		w.send(t, fromUplink("", incoming(v6, tcp(80, 40000, "SA")).frame(t)))
 		_, out := w.send(t, toUplink("", own.frame(t)))
 		chosen := binary.BigEndian.Uint16(out[identifierAt(own):])
 		if chosen == 40000 {
@@ -167,6 +168,45 @@ func TestHostKeepsItsPort(t *testing.T) {
 			t.Errorf("packet %x\nwant %x", out, want)
 		}
 	}
+}
+
+// TestHostGoesFirst shows that the host's own packet takes a port from an
+// endpoint whom nobody has answered: the endpoint's flow ends, and its next
+// packet is given another port.
+func TestHostGoesFirst(t *testing.T) {
+	t.Parallel()
+	testutil.RequireRoot(t)
+	w := newWorld(t, loadPinned)
+	for _, v6 := range []bool{false, true} {
+		for _, l4 := range []transport{tcp(40000, 80, "S"), udp(40000, 53), echo(v6, false, 40000)} {
+			t.Run(l4.protocol.String(), func(t *testing.T) {
+				if err := w.FlushAllFlows(); err != nil {
+					t.Fatal(err)
+				}
+				theirs, own := outgoing(alice, v6, l4), outgoing(uplink, v6, l4)
+				own.to = routerMAC
+				w.send(t, fromEndpoint("", alice, theirs.frame(t)))
+				for range 2 {
+					toUplink("", own.frame(t)).passed().checkUntouched(t, w)
+				}
+				flows := w.flows(t)
+				if len(flows) != 1 || flows[0].Network != networkOutside || flows[0].Translated != flows[0].From || w.indexed(t) != 2 {
+					t.Errorf("flows %+v, %d entries; want the host's alone", flows, w.indexed(t))
+				}
+				_, out := w.send(t, fromEndpoint("", alice, theirs.frame(t)))
+				if want := onAnotherPort(t, masqueraded(theirs))(out); string(out) != string(want) {
+					t.Errorf("packet %x\nwant   %x", out, want)
+				}
+				toUplink("", own.frame(t)).passed().checkUntouched(t, w)
+			})
+		}
+	}
+}
+
+// checkUntouched is checkOnly for a packet that is left as it is.
+func (r row) checkUntouched(t *testing.T, w *world) {
+	t.Helper()
+	withOutput(r, r.in).checkOnly(t, w)
 }
 
 func TestListFlows(t *testing.T) {

@@ -24,6 +24,9 @@ func bridgeRows(t testing.TB) []row {
 		known := between(alice, bob, v6, udp(1000, 2000)).frame(t)
 		super := fromEndpoint("superframe", alice, between(alice, bob, v6, tcp(1000, 2000, "A")).frame(t)).delivered(bob, nil)
 		super.skb = skbContext{segments: 3, size: 1}
+		// As it comes out of a tunnel: of how many packets is forgotten.
+		uncounted := super
+		uncounted.name, uncounted.skb = "superframe of who knows how many packets", skbContext{size: 20}
 		fragment := between(alice, bob, v6, udp(1000, 2000))
 		fragment.fragment.more = true
 		viaGateway := between(alice, bob, v6, udp(1000, 2000))
@@ -39,6 +42,7 @@ func bridgeRows(t testing.TB) []row {
 			fromEndpoint("echo", alice, between(alice, bob, v6, echo(v6, false, 1)).frame(t)).delivered(bob, nil),
 			fromEndpoint("fragment", alice, fragment.frame(t)).delivered(bob, nil),
 			super,
+			uncounted,
 			fromEndpoint("to itself", alice, between(alice, alice, v6, udp(1000, 2000)).frame(t)).delivered(alice, nil),
 			fromEndpoint("unknown unicast", alice, between(alice, nobody, v6, udp(1000, 2000)).frame(t)).dropped("unknown_destination"),
 			fromEndpoint("another network's MAC", alice, between(alice, client, v6, udp(1000, 2000)).frame(t)).dropped("unknown_destination"),

@@ -43,6 +43,11 @@ func guardRows(t testing.TB) []row {
 	unicast := func(p packet) packet { p.to, p.dst = bob.mac, bob.ip6; return p }
 	fragmented := nd(alice.ip6, allNodes, routerAdvert, "fragmented!!")
 	fragmented.fragment.more = true
+	fragmentTo := func(ttl uint8) packet {
+		p := unicast(nd(alice.ip6, allNodes, echoRequest6, "\x00\x01\x00\x01 in fragments"))
+		p.ttl, p.fragment.more = ttl, true
+		return p
+	}
 	hidden := nd(alice.ip6, allNodes, routerAdvert, "behind options")
 	hidden.options = []byte{1, 4, 0, 0, 0, 0} // PadN: RFC 8200, section 4.2
 	eui64 := packet{from: alice.mac, to: bob.mac, src: linkLocal(alice.mac), dst: bob.ip6, l4: udp(1, 2)}
@@ -77,6 +82,8 @@ func guardRows(t testing.TB) []row {
 		fromEndpoint("router advertisement to a MAC", alice, unicast(nd(alice.ip6, allNodes, routerAdvert, "0123456789")).frame(t)).dropped("rogue_router"),
 		fromEndpoint("router advertisement behind options", alice, hidden.frame(t)).dropped("rogue_router"),
 		fromEndpoint("router advertisement in fragments", alice, fragmented.frame(t)).dropped("fragment"),
+		fromEndpoint("ICMPv6 in fragments to a MAC, as from this link", alice, fragmentTo(255).frame(t)).dropped("fragment"),
+		fromEndpoint("ICMPv6 in fragments to a MAC", alice, fragmentTo(64).frame(t)).delivered(bob, nil),
 		fromEndpoint("redirect", alice, unicast(nd(linkLocal(alice.mac), allNodes, redirect6, "0123456789")).frame(t)).dropped("rogue_router"),
 		fromEndpoint("multicast query", alice, nd(linkLocal(alice.mac), allNodes, mldQuery, "0123456789abcdefghij").frame(t)).dropped("rogue_router"),
 	)

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"net"
 	"net/netip"
+	"slices"
 	"testing"
 
 	"github.com/ebpnet/ebpnet/bpf"
@@ -96,6 +97,9 @@ func masqueradeRows(t testing.TB) []row {
 		refusedHere := func(name string, p packet, reason string) row {
 			return withOutput(leave(name, alice, p).dropped(reason), decremented(t, p.frame(t)))
 		}
+		moving, plainOut := outgoing(alice, v6, udp(40000, 53)), outgoing(plain, v6, udp(40000, 53))
+		renumberedOut, bareOut := masqueraded(moving), masqueraded(moving)
+		renumberedOut.src, bareOut.src = newUplink.ip(v6), alice.ip(v6)
 		super := leave("superframe", alice, outgoing(alice, v6, tcp(40000, 80, "A"))).
 			redirected(masqueraded(outgoing(alice, v6, tcp(40000, 80, "A"))).frame(t))
 		super.skb = skbContext{segments: 3, size: 2}
@@ -109,6 +113,12 @@ func masqueradeRows(t testing.TB) []row {
 			leave("same port to another host", alice, twin).
 				after(leave("", alice, outgoing(alice, v6, udp(40000, 53)))).redirected(masqueraded(twin).frame(t)),
 			super,
+			leave("flow from before another address", alice, moving).after(leave("", alice, moving)).
+				given(renumbered, numbered).redirected(renumberedOut.frame(t)),
+			leave("flow from before masquerade was off", alice, moving).after(leave("", alice, moving)).
+				given(turned(openNet, func(n *Network) { n.Masquerade = false }), remember).redirected(bareOut.frame(t)),
+			leave("flow from before masquerade was on", plain, plainOut).after(leave("", plain, plainOut)).
+				given(turned(plainNet, func(n *Network) { n.Masquerade = true }), remember).redirected(masqueraded(plainOut).frame(t)),
 			refusedHere("ports exhausted", outgoing(alice, v6, udp(40000, 53)), "ports_exhausted").given(exhaustPorts(v6), freePorts),
 			hostHasPort(t, v6),
 		)
@@ -119,6 +129,21 @@ func masqueradeRows(t testing.TB) []row {
 		}
 		return rows
 	})
+}
+
+// newUplink is the uplink with the addresses that renumbered gives it.
+var newUplink = host{mac: uplinkMAC, ip4: netip.MustParseAddr("192.0.2.7"), ip6: netip.MustParseAddr("2001:db8:1::7")}
+
+// renumbered has the host speak to the outside from newUplink's addresses, and
+// numbered undoes it.
+func renumbered(t testing.TB, w *world) {
+	w.ip(t, w.ns, "addr add 192.0.2.7/24 dev up0\naddr add 2001:db8:1::7/64 dev up0 nodad\n"+
+		"route replace default via 192.0.2.254 src 192.0.2.7\nroute replace default via 2001:db8:1::fe src 2001:db8:1::7\n")
+}
+
+func numbered(t testing.TB, w *world) {
+	w.ip(t, w.ns, "route replace default via 192.0.2.254\nroute replace default via 2001:db8:1::fe\n"+
+		"addr del 192.0.2.7/24 dev up0\naddr del 2001:db8:1::7/64 dev up0\n")
 }
 
 // exhaustPorts takes every port towards the outside's port 53.
@@ -196,11 +221,23 @@ func uplinkRows(t testing.TB) []row {
 			return toUplink(name, p.frame(t))
 		}
 		own := func(l4 transport) packet { return outgoing(uplink, v6, l4) }
-		collision := func(name string, l4 transport, before row) row {
+		collision := func(name string, l4 transport, before ...row) row {
 			p := own(l4)
 			p.from, p.to = uplinkMAC, routerMAC
-			return toUplink(name, p.frame(t)).after(before).rewrittenAs(onAnotherPort(t, p))
+			return toUplink(name, p.frame(t)).after(before...).rewrittenAs(onAnotherPort(t, p))
 		}
+		accepted := answer("", tcp(80, 40000, "SA"), syn)
+		told := answer("", udp(53, 40000), query)
+		echoed := answer("", echo(v6, true, 7), ping)
+		astray, toAll := incoming(v6, udp(53, 40000)), incoming(v6, udp(53, 40000))
+		astray.to, toAll.to = alice.mac, broadcastMAC
+		tagged := incoming(v6, udp(53, 40000)).frame(t)
+		tagged = slices.Concat(tagged[:atEthertype], []byte{0x81, 0, 0, 5}, tagged[atEthertype:])
+		hostPing := sent("", own(echo(v6, false, 7)))
+		guest := sent("forwarded for a guest", own(tcp(40000, 80, "S")))
+		guest.skb = skbContext{arrived: 1}
+		asGuest := outgoing(bob, v6, tcp(40000, 80, "S"))
+		asHost := outgoing(bob, v6, echo(v6, false, 7))
 		ownFragment := own(udp(40000, 53))
 		ownFragment.fragment.more = true
 		return []row{
@@ -231,10 +268,24 @@ func uplinkRows(t testing.TB) []row {
 			sent("SCTP", own(transport{protocol: protocolSCTP})).passed(),
 			sent("fragment", ownFragment).after(query).passed(),
 			sent("other port than an endpoint's", own(udp(40001, 53))).after(query).passed(),
-			collision("TCP by an endpoint's port", tcp(40000, 80, "S"), syn),
-			collision("UDP by an endpoint's port", udp(40000, 53), query),
-			collision("echo by an endpoint's identifier", echo(v6, false, 7), ping),
-			collision("endpoint's echo by the host's identifier", echo(v6, false, 7), ping),
+			collision("TCP by an endpoint's port", tcp(40000, 80, "S"), syn, accepted),
+			collision("UDP by an endpoint's port", udp(40000, 53), query, told),
+			collision("echo by an endpoint's identifier", echo(v6, false, 7), ping, echoed),
+			sent("TCP by the port of an endpoint whom nobody answered", own(tcp(40000, 80, "S"))).after(syn).passed(),
+			sent("UDP by the port of an endpoint whom nobody answered", own(udp(40000, 53))).after(query).passed(),
+			sent("echo by the identifier of an endpoint whom nobody answered", own(echo(v6, false, 7))).after(ping).passed(),
+			fromEndpoint("echo by the host's identifier", bob, asHost.frame(t)).after(hostPing).
+				redirectedAs(onAnotherPort(t, masqueraded(asHost))),
+			guest.passed(),
+			fromEndpoint("port of one whom the host forwards for", bob, asGuest.frame(t)).after(guest).
+				redirectedAs(onAnotherPort(t, masqueraded(asGuest))),
+			fromUplink("answer to one whom the host forwards for", incoming(v6, tcp(80, 40000, "SA")).frame(t)).after(guest).passed(),
+
+			fromUplink("answer in a VLAN", tagged).after(query).passed(),
+			fromUplink("answer to another's MAC", astray.frame(t)).after(query).passed(),
+			fromUplink("answer to everybody's MAC", toAll.frame(t)).after(query).passed(),
+			fromUplink("network turned internal", incoming(v6, udp(53, 40000)).frame(t)).after(query).
+				given(turned(openNet, func(n *Network) { n.Internal = true }), remember).dropped("internal"),
 		}
 	})
 }
@@ -242,6 +293,17 @@ func uplinkRows(t testing.TB) []row {
 func (r row) rewrittenAs(outOf func([]byte) []byte) row {
 	r.verdict, r.outOf = verdictPass, outOf
 	return r
+}
+
+// turned changes a network's policy.
+func turned(network uint32, change func(*Network)) func(testing.TB, *world) {
+	return func(t testing.TB, w *world) {
+		n := w.wanted.Networks[network-1]
+		change(&n)
+		if err := w.PutNetwork(n); err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 // forget takes an address out of the tables, and remember puts all back.

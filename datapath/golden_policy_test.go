@@ -8,16 +8,7 @@ import (
 )
 
 func policyRows(t testing.TB) []row {
-	noNetwork := func(change func(*Network)) func(testing.TB, *world) {
-		return func(t testing.TB, w *world) {
-			n := w.wanted.Networks[closedNet-1]
-			change(&n)
-			if err := w.PutNetwork(n); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
-	open, shut := noNetwork(func(n *Network) { n.ICC = true }), noNetwork(func(*Network) {})
+	open, shut := turned(closedNet, func(n *Network) { n.ICC = true }), turned(closedNet, func(*Network) {})
 	unlink := func(t testing.TB, w *world) {
 		if err := w.DeleteLink(w.wanted.Links[0]); err != nil {
 			t.Fatal(err)
@@ -168,6 +159,8 @@ func gatewayRows(t testing.TB) []row {
 			to("outside, forwarding off", alice, website.ip(v6)).given(off, on).redirected(masqueraded.frame(t)),
 			to("host, forwarding off", alice, uplink.ip(v6)).given(off, on).redirected(nil),
 			to("gateway, forwarding off", alice, gatewayOf(openNet).ip(v6)).given(off, on).redirected(nil),
+			to("another network's gateway, forwarding off", alice, gatewayOf(closedNet).ip(v6)).given(off, on).redirected(nil),
+			to("another network's gateway, forwarding off and internal", insider, gatewayOf(openNet).ip(v6)).given(off, on).dropped("internal"),
 			to("another network, forwarding off", alice, client.ip(v6)).given(off, on).dropped("isolated"),
 			to("outside, forwarding off and no uplink", alice, website.ip(v6)).given(stranded, rescued).dropped("no_route"),
 		}
@@ -198,7 +191,17 @@ func fullRows(t testing.TB) []row {
 		refused := func(name string) row {
 			return withOutput(fromEndpoint(name, alice, third.in).dropped("flow_table_full"), decremented(t, third.in))
 		}
+		own := outgoing(uplink, v6, echo(v6, false, 7))
+		own.from, own.to = uplinkMAC, routerMAC
+		taken := own
+		taken.l4 = udp(1001, 53)
+		theirs := outgoing(alice, v6, echo(v6, false, 7)).frame(t)
 		return []row{
+			toUplink("the host's echo", own.frame(t)).after(first, second).passed(),
+			withOutput(fromEndpoint("endpoint's echo", alice, theirs).after(first, second).dropped("flow_table_full"), decremented(t, theirs)),
+			toUplink("the host by an endpoint's port", taken.frame(t)).
+				after(first, second, fromUplink("", reply.frame(t))).dropped("flow_table_full"),
+			toUplink("the host by the port of an endpoint whom nobody answered", taken.frame(t)).after(first, second).passed(),
 			refused("translated flow").after(first, second),
 			refused("translated flow again").after(first, second, third, third),
 			linked("link's flow", 1).after(first, second).dropped("flow_table_full"),
@@ -218,7 +221,10 @@ func noSlotRows(t testing.TB) []row {
 		linked := fromEndpoint("link's flow", client, between(client, server, v6, udp(1, 53)).frame(t))
 		refused := fromEndpoint("translated flow", alice, first.in).given(takeSlots, freeSlots).dropped("flow_table_full")
 		again := fromEndpoint("established flow", alice, first.in).after(first).given(takeSlots, freeSlots)
+		own := outgoing(uplink, v6, echo(v6, false, 7))
+		own.from, own.to = uplinkMAC, routerMAC
 		return []row{
+			toUplink("the host's echo", own.frame(t)).given(takeSlots, freeSlots).passed(),
 			withOutput(refused, decremented(t, first.in)),
 			linked.given(takeSlots, freeSlots).dropped("flow_table_full"),
 			again.redirected(masqueraded(leaving).frame(t)),

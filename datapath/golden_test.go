@@ -45,6 +45,7 @@ type step struct {
 	hook   loader.Hook
 	device string
 	frame  []byte
+	skb    skbContext
 }
 
 // Where a row's packet comes in. What becomes of it is said by one of the
@@ -80,7 +81,7 @@ func outOfTunnel(name string, in []byte) row {
 
 func (r row) after(steps ...row) row {
 	for _, s := range steps {
-		r.before = append(r.before, step{s.hook, s.device, s.in})
+		r.before = append(r.before, step{s.hook, s.device, s.in, s.skb})
 	}
 	return r
 }
@@ -135,7 +136,11 @@ func (r row) floodedTo(receivers ...host) row {
 func (r row) counted(out []byte) counters {
 	c := counters{Drops: map[string]Counter{}, Endpoints: map[string]Traffic{}, Networks: map[uint32]Traffic{}}
 	count := func(into *Counter, frame []byte) {
-		into.Packets += uint64(max(r.skb.segments, 1))
+		segments := r.skb.segments
+		if size := int(r.skb.size); segments == 0 && size > 0 {
+			segments = uint32((len(frame) + size - 1) / size)
+		}
+		into.Packets += uint64(max(segments, 1))
 		into.Bytes += uint64(len(frame))
 	}
 	if r.reason != "" {
@@ -179,7 +184,7 @@ func (r row) check(t *testing.T, w *world, taps map[string]*testutil.Tap) {
 		t.Fatal(err)
 	}
 	for _, s := range r.before {
-		w.run(t, w.program(s.hook), s.device, s.frame, skbContext{})
+		w.run(t, w.program(s.hook), s.device, s.frame, s.skb)
 	}
 	if r.undo != nil {
 		defer r.undo(t, w)

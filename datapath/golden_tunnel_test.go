@@ -2,6 +2,7 @@ package datapath
 
 import (
 	"net/netip"
+	"slices"
 	"testing"
 
 	"github.com/gopacket/gopacket"
@@ -128,6 +129,31 @@ func tunnelRows(t testing.TB) []row {
 			fromEndpoint("server opens into a tunnel", server, between(server, remoteClient, v6, tcp(1, 6379, "S")).frame(t)).dropped("policy"),
 		}
 		if v6 {
+			nd := func(kind uint8, body string) packet {
+				p := in
+				p.ttl, p.payload, p.l4 = 255, "", icmp6(kind, body)
+				return p
+			}
+			fragments, far, last := nd(neighborAnswer, ndBody(ndOverride, bob.ip6, "")), nd(echoRequest6, "\x00\x01\x00\x01 in fragments"), nd(neighborAnswer, "behind it")
+			fragments.fragment.more, far.fragment.more, far.ttl, last.fragment = true, true, 64, fragmentAt(2)
+			hidden := nd(routerAdvert, "behind options")
+			hidden.options = []byte{1, 4, 0, 0, 0, 0} // PadN: RFC 8200, section 4.2
+			ping := nd(echoRequest6, "\x00\x01\x00\x01")
+			short := nd(neighborAnswer, "")
+			rows = append(rows,
+				spoofed("neighbor solicitation", nd(neighborAsk, ndBody(0, alice.ip6, ndOption(optionSourceMAC, remote.mac)))),
+				spoofed("neighbor advertisement", nd(neighborAnswer, ndBody(ndOverride, remote.ip6, ndOption(optionTargetMAC, remote.mac)))),
+				outOfTunnel("neighbor advertisement cut short", wrapped(openKey, short.frame(t))).dropped("malformed"),
+				spoofed("router solicitation", nd(routerSolicit, "\x00\x00\x00\x00")),
+				spoofed("router advertisement", nd(routerAdvert, "0123456789")),
+				spoofed("router advertisement behind options", hidden),
+				spoofed("redirect", nd(redirect6, "0123456789")),
+				spoofed("multicast query", nd(mldQuery, "0123456789abcdefghij")),
+				outOfTunnel("ND in fragments", wrapped(openKey, fragments.frame(t))).dropped("fragment"),
+				outOfTunnel("later fragment of ND", wrapped(openKey, last.frame(t))).dropped("fragment"),
+				outOfTunnel("ICMPv6 in fragments", wrapped(openKey, far.frame(t))).delivered(alice, far.frame(t)),
+				outOfTunnel("ping as from this link", wrapped(openKey, ping.frame(t))).delivered(alice, ping.frame(t)),
+			)
 			rows = append(rows,
 				outOfTunnel("link-local address", wrapped(openKey, goodLL.frame(t))).delivered(alice, goodLL.frame(t)),
 				spoofed("another's link-local address", badLL))
@@ -159,6 +185,7 @@ func tunnelRows(t testing.TB) []row {
 	six := packet{from: routerMAC, to: uplinkMAC, src: peer.ip6, dst: uplink.ip6, l4: transport{protocol: layers.IPProtocolGRE}, payload: string(good[atGRE:])}
 	elsewhere := netip.MustParseAddr("192.0.2.99")
 	uncounted := func(name string, in []byte) row { return fromUplink(name, in) }
+	tagged := slices.Concat(good[:atEthertype], []byte{0x81, 0, 0, 5}, good[atEthertype:])
 	remoteARP := arpRequest(t, remote.mac, remote.ip4, alice.ip4)
 	return append(rows,
 		outOfTunnel("outer options", options).delivered(alice, inner),
@@ -172,6 +199,8 @@ func tunnelRows(t testing.TB) []row {
 		uncounted("in fragments", fragment).dropped("fragment"),
 		uncounted("unknown key", wrapped(strangeKey, inner)).dropped("unknown_key"),
 		uncounted("over IPv6", six.frame(t)).passed(),
+		uncounted("to another's MAC", patch(good, 0, alice.mac[:]...)).passed(),
+		uncounted("in a VLAN", tagged).passed(),
 		outOfTunnel("ARP", wrapped(openKey, remoteARP)).dropped("unknown_protocol"),
 		outOfTunnel("inner IPv4 header cut short", cutIPv4(t, good, ipHeaders+19)).dropped("malformed"),
 		outOfTunnel("inner IPv6 header cut short", cutIPv4(t, wrapped(openKey, inner6), ipHeaders+39)).dropped("malformed"),

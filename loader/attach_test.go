@@ -130,6 +130,13 @@ func TestClsact(t *testing.T) {
 	})
 	w.send(t)
 	testutil.Eventually(t, "a packet dropped by the filter", func() bool { return dropped(t, o) == 1 })
+	w.Do(func() {
+		for h, want := range map[Hook][]int{FromEndpoint: {w.ifindex}, ToUplink: {w.ifindex}, FromUplink: nil} {
+			if linked, err := o.Linked(h); err != nil || !slices.Equal(linked, want) {
+				t.Errorf("%s: linked %v, %v; want %v", h, linked, err, want)
+			}
+		}
+	})
 
 	// An upgrade replaces the filters.
 	next := mustLoad(t, dir)

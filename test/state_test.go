@@ -254,7 +254,6 @@ func TestKilledCommandsAreMended(t *testing.T) {
 // TestOwnVethComesBack removes the host's own veth: the next load makes it
 // again, and so does serve.
 func TestOwnVethComesBack(t *testing.T) {
-	t.Parallel()
 	h := newHost(t)
 	createNet(t, h)
 	a := h.NewContainer(t, "a", "net")

@@ -123,10 +123,10 @@ func TestNotFound(t *testing.T) {
 		_, tunnel := tx.Tunnel("x")
 		_, link := tx.Link("x", "y")
 		for want, errs := range map[string][]error{
-			`no network "x"`:          {network, tx.DeleteNetwork("x")},
-			`no endpoint "x"`:         {endpoint, tx.DeleteEndpoint("x")},
-			`no tunnel "x"`:           {tunnel, tx.DeleteTunnel("x")},
-			`no link from "x" to "y"`: {link, tx.DeleteLink("x", "y")},
+			`no network "x": see 'ebpnet network ls'`:   {network, tx.DeleteNetwork("x")},
+			`no endpoint "x": see 'ebpnet endpoint ls'`: {endpoint, tx.DeleteEndpoint("x")},
+			`no tunnel "x": see 'ebpnet tunnel ls'`:     {tunnel, tx.DeleteTunnel("x")},
+			`no link from "x" to "y"`:                   {link, tx.DeleteLink("x", "y")},
 		} {
 			for _, err := range errs {
 				if !errors.Is(err, ErrNotFound) || err.Error() != want {
