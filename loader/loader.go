@@ -225,6 +225,15 @@ func pin(dir string, collection *ebpf.Collection, kept map[string]*ebpf.Map) err
 	return nil
 }
 
+// VerifierLog gives what the kernel's verifier said of a program, beginning
+// with a new line, if that is what err is about.
+func VerifierLog(err error) string {
+	if verifier := (*ebpf.VerifierError)(nil); errors.As(err, &verifier) {
+		return fmt.Sprintf("\n%+v", verifier)
+	}
+	return ""
+}
+
 // configure sets the programs' constants.
 func configure(spec *ebpf.CollectionSpec, c Config) error {
 	var constants bpf.EbpnetVariableSpecs

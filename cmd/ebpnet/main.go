@@ -9,11 +9,11 @@ import (
 	"os"
 	"strings"
 
-	"github.com/cilium/ebpf"
 	"github.com/urfave/cli/v2"
 
 	"github.com/ebpnet/ebpnet/internal/agent"
 	"github.com/ebpnet/ebpnet/internal/spec"
+	"github.com/ebpnet/ebpnet/loader"
 )
 
 // version is set by the linker.
@@ -44,10 +44,7 @@ func exitCode(err error) int {
 // developers, may say more.
 func oneLine(err error) string {
 	text := strings.ReplaceAll(err.Error(), "\n", "; ")
-	if verifier := (*ebpf.VerifierError)(nil); errors.As(err, &verifier) {
-		text += fmt.Sprintf("\n%+v", verifier)
-	}
-	return text
+	return text + loader.VerifierLog(err)
 }
 
 var errUsage = errors.New("usage")

@@ -74,7 +74,7 @@ func TestDamageIsKept(t *testing.T) {
 	page := os.Getpagesize()
 	random := make([]byte, 40_000)
 	noise := rand.NewChaCha8([32]byte{1})
-	noise.Read(random)
+	_, _ = noise.Read(random) // it never fails
 	for name, data := range map[string][]byte{
 		"one byte":       {0},
 		"text":           []byte("not a store\n"),
@@ -296,7 +296,7 @@ func TestKilledWriters(t *testing.T) {
 		for lines.Scan() {
 			kept++
 		}
-		writer.Wait() // killed, as it says
+		_ = writer.Wait() // killed, as it says
 		s := open(t, dir)
 		update(t, s, func(tx *Tx) error {
 			all, err := tx.Endpoints()
