@@ -216,8 +216,9 @@ static __always_inline void flow_release_slot(__u32 slot)
 }
 
 /* Makes packets with @key known as those of the flow in @slot; -EEXIST if they
- * are another's. */
-static __always_inline long
+ * are another's. An int: before 6.4 the upper half of what an update returns
+ * is not defined. */
+static __always_inline int
 flow_index_add(const struct flow_key *key, __u32 slot, enum flow_side side)
 {
 	struct flow_ref ref = { .slot = slot, .side = side };
@@ -227,7 +228,7 @@ flow_index_add(const struct flow_key *key, __u32 slot, enum flow_side side)
 
 /* What a failure of flow_index_add() means. Where another CPU was faster to
  * open the flow, its flow is as good. */
-static __always_inline enum reason flow_index_reason(long err)
+static __always_inline enum reason flow_index_reason(int err)
 {
 	if (!err || err == -EEXIST)
 		return REASON_NONE;
@@ -241,7 +242,7 @@ flow_open(__u32 slot, const struct flow_key *opener,
 	  const struct flow_key *answer)
 {
 	struct flow *flow = bpf_map_lookup_elem(&flows, &slot);
-	long err;
+	int err;
 
 	if (!flow)
 		return REASON_KERNEL_ERROR;
@@ -267,7 +268,7 @@ flow_track(const struct flow_key *key, const struct packet *pkt)
 	enum flow_side side;
 	struct flow *flow;
 	__u32 slot;
-	long err;
+	int err;
 
 	flow = flow_find(key, &side);
 	if (flow) {

@@ -173,7 +173,7 @@ static int nat_try_port(__u32 attempt, void *context)
 {
 	struct nat_search *search = context;
 	bool own = search->opener->network == NETWORK_OUTSIDE && !attempt;
-	long err;
+	int err;
 
 	if (attempt)
 		search->answer.dport = bpf_htons(
