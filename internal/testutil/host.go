@@ -57,7 +57,17 @@ func (n *Netns) prepare(t testing.TB) {
 	n.Run(t, "ip", "link", "set", "lo", "up")
 }
 
+// mountBPFFS mounts a bpffs where there is none. Other test processes may be
+// about to do the same, or ebpnet itself: whoever has the lock does it.
 func mountBPFFS() error {
+	directory, err := os.Open(bpffsDirectory)
+	if err != nil {
+		return err
+	}
+	defer directory.Close()
+	if err := unix.Flock(int(directory.Fd()), unix.LOCK_EX); err != nil {
+		return err
+	}
 	var fs unix.Statfs_t
 	if err := unix.Statfs(bpffsDirectory, &fs); err != nil {
 		return err
