@@ -75,7 +75,7 @@ func loadCommand() *cli.Command {
 					return err
 				}
 			}
-			return agent.Load(place(c), logger(), given)
+			return agent.Load(c.Context, place(c), logger(), given)
 		},
 	}
 }
@@ -90,7 +90,7 @@ func unloadCommand() *cli.Command {
 			if _, err := arguments(c); err != nil {
 				return err
 			}
-			return agent.Unload(place(c), logger())
+			return agent.Unload(c.Context, place(c), logger())
 		},
 	}
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -81,7 +82,7 @@ func logger() *slog.Logger {
 
 // withAgent runs f on the opened host.
 func withAgent(c *cli.Context, f func(*agent.Agent) error) (err error) {
-	a, err := agent.Open(place(c), logger())
+	a, err := agent.Open(c.Context, place(c), logger())
 	if err != nil {
 		return err
 	}
@@ -93,8 +94,11 @@ func withAgent(c *cli.Context, f func(*agent.Agent) error) (err error) {
 }
 
 // read runs f on the store as it stands.
-func read(c *cli.Context, f func(*store.Tx) error) error {
-	s, err := store.OpenReadOnly(c.String("state"))
+func read(c *cli.Context, f func(*store.Tx) error) error { return readWithin(c.Context, c, f) }
+
+// readWithin is read that waits for the store as long as ctx lasts.
+func readWithin(ctx context.Context, c *cli.Context, f func(*store.Tx) error) error {
+	s, err := store.OpenReadOnly(ctx, c.String("state"))
 	if err != nil {
 		return err
 	}

@@ -10,6 +10,7 @@ import (
 	"os/signal"
 	"runtime"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -20,6 +21,8 @@ import (
 
 	"github.com/ebpnet/ebpnet/datapath"
 	"github.com/ebpnet/ebpnet/internal/agent"
+	"github.com/ebpnet/ebpnet/internal/spec"
+	"github.com/ebpnet/ebpnet/internal/store"
 )
 
 // Time-outs of the metrics server: a scrape is short, and so is a shutdown.
@@ -64,7 +67,7 @@ func serve(c *cli.Context) error {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(build, datapath.NewCollector(
 		func() (*datapath.Tables, error) { return datapath.Open(c.String("pin")) },
-		func() (datapath.Names, error) { return metricNames(c) },
+		(&names{c: c}).get,
 	))
 	routes := http.NewServeMux()
 	routes.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
@@ -92,4 +95,59 @@ func serve(c *cli.Context) error {
 		return server.Shutdown(ending)
 	})
 	return group.Wait()
+}
+
+// namesTimeout is how long a scrape waits for a command that changes the store.
+const namesTimeout = time.Second
+
+// names gives the nouns that metrics are labelled with: those of the store, or
+// while it is held for long those that it had last. One scrape at a time.
+type names struct {
+	c     *cli.Context
+	last  datapath.Names
+	mutex sync.Mutex
+}
+
+func (n *names) get() (datapath.Names, error) {
+	n.mutex.Lock()
+	defer n.mutex.Unlock()
+	ctx, cancel := context.WithTimeout(n.c.Context, namesTimeout)
+	defer cancel()
+	fresh, err := readNames(ctx, n.c)
+	if errors.Is(err, store.ErrBusy) {
+		return n.last, nil
+	}
+	if err == nil {
+		n.last = fresh
+	}
+	return fresh, err
+}
+
+func readNames(ctx context.Context, c *cli.Context) (datapath.Names, error) {
+	found := datapath.Names{Networks: map[string]uint32{}, Tunnels: map[string]uint32{}}
+	err := readWithin(ctx, c, func(tx *store.Tx) error {
+		endpoints, err := tx.Endpoints()
+		if err != nil {
+			return err
+		}
+		for _, e := range endpoints {
+			if !e.Remote() {
+				found.Endpoints = append(found.Endpoints, datapath.NamedEndpoint{Name: e.Name, Network: e.Network, ID: e.ID})
+			}
+		}
+		networks, err := tx.Networks()
+		for _, n := range networks {
+			found.Networks[n.Name] = n.ID
+		}
+		if err != nil {
+			return err
+		}
+		var tunnels []spec.Tunnel
+		tunnels, err = tx.Tunnels()
+		for _, t := range tunnels {
+			found.Tunnels[t.Name] = t.ID
+		}
+		return err
+	})
+	return found, err
 }

@@ -6,7 +6,6 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/ebpnet/ebpnet/datapath"
-	"github.com/ebpnet/ebpnet/internal/spec"
 	"github.com/ebpnet/ebpnet/internal/store"
 )
 
@@ -130,33 +129,3 @@ func (s stats) tables() []table {
 }
 
 func number(n uint64) string { return strconv.FormatUint(n, 10) }
-
-// metricNames reads the nouns that metrics are labelled with.
-func metricNames(c *cli.Context) (datapath.Names, error) {
-	names := datapath.Names{Networks: map[string]uint32{}, Tunnels: map[string]uint32{}}
-	err := read(c, func(tx *store.Tx) error {
-		endpoints, err := tx.Endpoints()
-		if err != nil {
-			return err
-		}
-		for _, e := range endpoints {
-			if !e.Remote() {
-				names.Endpoints = append(names.Endpoints, datapath.NamedEndpoint{Name: e.Name, Network: e.Network, ID: e.ID})
-			}
-		}
-		networks, err := tx.Networks()
-		for _, n := range networks {
-			names.Networks[n.Name] = n.ID
-		}
-		if err != nil {
-			return err
-		}
-		var tunnels []spec.Tunnel
-		tunnels, err = tx.Tunnels()
-		for _, t := range tunnels {
-			names.Tunnels[t.Name] = t.ID
-		}
-		return err
-	})
-	return names, err
-}

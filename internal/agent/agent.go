@@ -50,8 +50,8 @@ type Agent struct {
 
 // Open opens the host for changes and mends what an earlier command left
 // unfinished. loader.ErrNotLoaded if there is no datapath, which Load makes.
-func Open(p Place, log *slog.Logger) (*Agent, error) {
-	a, err := open(p, log)
+func Open(ctx context.Context, p Place, log *slog.Logger) (*Agent, error) {
+	a, err := open(ctx, p, log)
 	if err != nil {
 		return nil, err
 	}
@@ -65,11 +65,11 @@ func Open(p Place, log *slog.Logger) (*Agent, error) {
 }
 
 // open opens all but the datapath.
-func open(p Place, log *slog.Logger) (*Agent, error) {
+func open(ctx context.Context, p Place, log *slog.Logger) (*Agent, error) {
 	if err := CheckRoot(); err != nil {
 		return nil, err
 	}
-	s, err := store.Open(p.State)
+	s, err := store.Open(ctx, p.State)
 	if err != nil {
 		return nil, err
 	}
@@ -219,7 +219,7 @@ func Serve(ctx context.Context, p Place, log *slog.Logger) error {
 		}
 		for open := true; open && ctx.Err() == nil; {
 			wait := settle
-			if err := openOnce(p, log, follow); err != nil {
+			if err := openOnce(ctx, p, log, follow); err != nil && ctx.Err() == nil {
 				log.Error("cannot follow changes of this host", "error", err)
 				wait = backOff
 			} else {
@@ -245,8 +245,8 @@ func pause(ctx context.Context, d time.Duration) {
 }
 
 // openOnce opens the host, which mends what needs mending, and does f.
-func openOnce(p Place, log *slog.Logger, f func(*Agent) error) error {
-	a, err := Open(p, log)
+func openOnce(ctx context.Context, p Place, log *slog.Logger, f func(*Agent) error) error {
+	a, err := Open(ctx, p, log)
 	if errors.Is(err, loader.ErrNotLoaded) {
 		return nil
 	}
@@ -273,8 +273,8 @@ func (a *Agent) loadPrograms(gateway host.Gateway, wanted spec.Host) error {
 }
 
 // Unload detaches and removes everything of ebpnet's but the store.
-func Unload(p Place, log *slog.Logger) error {
-	a, err := open(p, log)
+func Unload(ctx context.Context, p Place, log *slog.Logger) error {
+	a, err := open(ctx, p, log)
 	if err != nil {
 		return err
 	}
@@ -301,7 +301,7 @@ func (a *Agent) unload() error {
 // Load loads or upgrades the datapath, and brings everything to what the
 // store wants. uplinks and tunnel address that are not given stay what they
 // were; at first the uplinks are those that default routes lead to.
-func Load(p Place, log *slog.Logger, given spec.Host) (err error) {
+func Load(ctx context.Context, p Place, log *slog.Logger, given spec.Host) (err error) {
 	if err := CheckRoot(); err != nil {
 		return err
 	}
@@ -311,7 +311,7 @@ func Load(p Place, log *slog.Logger, given spec.Host) (err error) {
 	if err := loader.MountBPFFS(p.Pins); err != nil {
 		return err
 	}
-	a, err := open(p, log)
+	a, err := open(ctx, p, log)
 	if err != nil {
 		return err
 	}

@@ -3,6 +3,7 @@ package store
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"maps"
@@ -52,7 +53,7 @@ func dirWith(t testing.TB, data []byte) string {
 
 // contents gives all entries of the store in dir.
 func contents(dir string) (map[string]string, error) {
-	s, err := OpenReadOnly(dir)
+	s, err := OpenReadOnly(context.Background(), dir)
 	if err != nil {
 		return nil, err
 	}
@@ -159,7 +160,7 @@ func FuzzCheck(f *testing.F) {
 		data := bytes.Clone(good)
 		copy(data[int(at)%len(data):], patch)
 		dir := dirWith(t, data)
-		s, err := Open(dir)
+		s, err := Open(context.Background(), dir)
 		if err != nil {
 			if got := readFile(t, filepath.Join(dir, File)); !bytes.Equal(got, data) {
 				t.Error("a refused file was changed")
@@ -250,7 +251,7 @@ func TestMain(m *testing.M) {
 // write adds endpoints, as many commands would, and says when each is kept.
 func write(dir string) error {
 	for n := 1; ; n++ {
-		s, err := Open(dir)
+		s, err := Open(context.Background(), dir)
 		if err != nil {
 			return err
 		}

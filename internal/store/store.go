@@ -5,6 +5,7 @@
 package store
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -43,10 +44,9 @@ type Store struct {
 
 // Open opens the store in dir for changes; both are made if missing. It waits
 // for other commands to close theirs; ErrBusy if that takes more than half a
-// minute. A file that is ErrDamaged or of another ErrVersion is left as it is.
-func Open(dir string) (*Store, error) { return openWithin(dir, lockTimeout) }
-
-func openWithin(dir string, timeout time.Duration) (*Store, error) {
+// minute, or than ctx lasts. A file that is ErrDamaged or of another
+// ErrVersion is left as it is.
+func Open(ctx context.Context, dir string) (*Store, error) {
 	s := &Store{path: filepath.Join(dir, File)}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make the state directory: %w", err)
@@ -55,7 +55,7 @@ func openWithin(dir string, timeout time.Duration) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the store: %w", err)
 	}
-	if err := s.start(f, unix.LOCK_EX, timeout); err != nil {
+	if err := s.start(ctx, f, unix.LOCK_EX); err != nil {
 		return nil, err
 	}
 	return s, nil
@@ -63,7 +63,7 @@ func openWithin(dir string, timeout time.Duration) (*Store, error) {
 
 // OpenReadOnly opens the store in dir beside other readers, and waits for
 // writers as Open does. It makes nothing: what is missing is an empty store.
-func OpenReadOnly(dir string) (*Store, error) {
+func OpenReadOnly(ctx context.Context, dir string) (*Store, error) {
 	s := &Store{path: filepath.Join(dir, File)}
 	f, err := os.Open(s.path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -72,16 +72,16 @@ func OpenReadOnly(dir string) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the store: %w", err)
 	}
-	if err := s.start(f, unix.LOCK_SH, lockTimeout); err != nil {
+	if err := s.start(ctx, f, unix.LOCK_SH); err != nil {
 		return nil, err
 	}
 	return s, nil
 }
 
 // start locks and checks f, and then lends it to bbolt.
-func (s *Store) start(f *os.File, lock int, timeout time.Duration) error {
+func (s *Store) start(ctx context.Context, f *os.File, lock int) error {
 	readOnly := lock == unix.LOCK_SH
-	if err := s.lock(f, lock, timeout); err != nil {
+	if err := s.lock(ctx, f, lock); err != nil {
 		return errors.Join(err, f.Close())
 	}
 	info, err := f.Stat()
@@ -125,17 +125,21 @@ func (s *Store) begin(readOnly bool) error {
 }
 
 // lock takes the lock that bbolt takes too, but before the file is checked.
-func (s *Store) lock(f *os.File, how int, timeout time.Duration) error {
-	for deadline := time.Now().Add(timeout); ; time.Sleep(lockRetry) {
+func (s *Store) lock(ctx context.Context, f *os.File, how int) error {
+	ctx, cancel := context.WithTimeout(ctx, lockTimeout)
+	defer cancel()
+	for {
 		err := unix.Flock(int(f.Fd()), how|unix.LOCK_NB)
-		switch {
-		case err == nil:
+		if err == nil {
 			return nil
-		case !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR):
+		}
+		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
 			return fmt.Errorf("lock the store %s: %w", s.path, err)
-		case time.Now().After(deadline):
-			return fmt.Errorf("store %s %w: another ebpnet command has held it for %v, try again when it is done",
-				s.path, ErrBusy, timeout)
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("store %s %w: another ebpnet command holds it, try again when it is done", s.path, ErrBusy)
+		case <-time.After(lockRetry):
 		}
 	}
 }

@@ -2,6 +2,7 @@ package store
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -20,7 +21,7 @@ import (
 
 func open(t testing.TB, dir string) *Store {
 	t.Helper()
-	s, err := Open(dir)
+	s, err := Open(context.Background(), dir)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -82,7 +83,7 @@ func TestRecordsOutliveTheStore(t *testing.T) {
 		}
 	}
 
-	s, err := OpenReadOnly(dir)
+	s, err := OpenReadOnly(context.Background(), dir)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -149,7 +150,7 @@ func TestReadOnlyMakesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, dir := range []string{missing, empty} {
-		s, err := OpenReadOnly(dir)
+		s, err := OpenReadOnly(context.Background(), dir)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -225,7 +226,7 @@ func TestTwoAtOnce(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	first := open(t, dir)
-	if _, err := openWithin(dir, time.Millisecond); !errors.Is(err, ErrBusy) || strings.Contains(err.Error(), "\n") {
+	if _, err := openBriefly(dir); !errors.Is(err, ErrBusy) || strings.Contains(err.Error(), "\n") {
 		t.Fatalf("beside a writer: %v", err)
 	}
 	// Each waits for those before it, and none loses another's change.
@@ -233,7 +234,7 @@ func TestTwoAtOnce(t *testing.T) {
 	done := make(chan error)
 	for n := range writers {
 		go func() {
-			s, err := Open(dir)
+			s, err := Open(context.Background(), dir)
 			if err == nil {
 				err = errors.Join(s.Update(func(tx *Tx) error { return tx.PutEndpoint(endpoint(n + 2)) }), s.Close())
 			}
@@ -251,7 +252,7 @@ func TestTwoAtOnce(t *testing.T) {
 	readers := make([]*Store, 2)
 	for i := range readers {
 		var err error
-		if readers[i], err = OpenReadOnly(dir); err != nil {
+		if readers[i], err = OpenReadOnly(context.Background(), dir); err != nil {
 			t.Fatal(err)
 		}
 		defer readers[i].Close()
@@ -299,8 +300,8 @@ func mustRefuse(t *testing.T, dir string, want error) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, open := range []func(string) (*Store, error){Open, OpenReadOnly} {
-		_, err := open(dir)
+	for _, open := range []func(context.Context, string) (*Store, error){Open, OpenReadOnly} {
+		_, err := open(context.Background(), dir)
 		if !errors.Is(err, want) || !strings.Contains(err.Error(), path) || strings.Contains(err.Error(), "\n") {
 			t.Errorf("got %v, want one line that %v", err, want)
 		}
@@ -308,4 +309,11 @@ func mustRefuse(t *testing.T, dir string, want error) {
 	if after, err := os.ReadFile(path); err != nil || !bytes.Equal(before, after) {
 		t.Errorf("the file was changed (%v)", err)
 	}
+}
+
+// openBriefly waits for the lock for hardly any time.
+func openBriefly(dir string) (*Store, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Millisecond)
+	defer cancel()
+	return Open(ctx, dir)
 }

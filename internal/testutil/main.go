@@ -30,6 +30,11 @@ func Main(m *testing.M) int {
 	if err != nil {
 		return fail(err)
 	}
+	// Go finds out once in a process whether it can listen by IPv6: here, and
+	// not in a namespace whose lo may be down.
+	if l, err := net.Listen("tcp", "[::1]:0"); err == nil {
+		l.Close()
+	}
 	remove, err := build()
 	if err != nil {
 		return fail(err)
