@@ -3,6 +3,7 @@ package testutil
 import (
 	"fmt"
 	"net/netip"
+	"strings"
 	"testing"
 )
 
@@ -60,7 +61,8 @@ func withBits(a netip.Addr) string {
 }
 
 // Wire joins two namespaces by a veth pair, with addresses (ADDRESS/BITS) on
-// its ends.
+// its ends. It waits until the kernel has found that both ends are up: a frame
+// sent before that is lost.
 func Wire(t testing.TB, a *Netns, aDevice string, aAddresses []string, b *Netns, bDevice string, bAddresses []string) {
 	t.Helper()
 	a.Run(t, "ip", "link", "add", aDevice, "type", "veth", "peer", "name", bDevice, "netns", b.Name)
@@ -78,4 +80,8 @@ func Wire(t testing.TB, a *Netns, aDevice string, aAddresses []string, b *Netns,
 			end.in.Run(t, "ip", add...)
 		}
 	}
+	Eventually(t, "both ends of the wire are up", func() bool {
+		return strings.Contains(a.Run(t, "ip", "-o", "link", "show", aDevice), "state UP") &&
+			strings.Contains(b.Run(t, "ip", "-o", "link", "show", bDevice), "state UP")
+	})
 }
