@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
@@ -206,14 +207,32 @@ func defaultRoute(family netip.Addr) *net.IPNet {
 	return &net.IPNet{IP: net.IPv6zero, Mask: net.CIDRMask(0, 128)}
 }
 
-// SetUp lets traffic through an endpoint's veth.
+// How long SetUp waits for a new veth, and how often it looks.
+const (
+	carrierTimeout = time.Second
+	carrierPoll    = time.Millisecond
+)
+
+// SetUp lets traffic through an endpoint's veth, and waits until the kernel has
+// found that both its ends are up: what is sent before that is lost.
 func (h *Host) SetUp(ifindex int) error {
 	device, err := h.handle.LinkByIndex(ifindex)
 	if err != nil {
 		return fmt.Errorf("find device %d: %w", ifindex, err)
 	}
+	if device.Attrs().Flags&net.FlagUp != 0 {
+		return nil
+	}
 	if err := h.handle.LinkSetUp(device); err != nil {
 		return fmt.Errorf("set %s up: %w", device.Attrs().Name, err)
+	}
+	for deadline := time.Now().Add(carrierTimeout); time.Now().Before(deadline); time.Sleep(carrierPoll) {
+		if device, err = h.handle.LinkByIndex(ifindex); err != nil {
+			return fmt.Errorf("find device %d: %w", ifindex, err)
+		}
+		if device.Attrs().OperState == netlink.OperUp {
+			break
+		}
 	}
 	return nil
 }
