@@ -26,10 +26,6 @@
 #define LINK_LOCAL_PREFIX 0xfe80
 #define MULTICAST_MAC	  0x01
 
-/* Headers that parse_l4() reads at most: Ethernet, IPv6, TCP. */
-#define HEADERS_LENGTH \
-	(sizeof(struct ethhdr) + sizeof(struct ipv6hdr) + sizeof(struct tcphdr))
-
 /* What may stand in front of a frame: Ethernet, IPv4 with options, GRE. */
 #define MAX_OUTER_LENGTH (sizeof(struct ethhdr) + 60 + 8)
 
@@ -138,6 +134,17 @@ static __always_inline struct address address_link_local(const struct mac *mac)
 	} };
 }
 
+/* Makes the first @length bytes of the packet, or all if it has less, readable
+ * in place. They mostly are: to move them there may mean to copy the packet. */
+static __always_inline bool parse_reach(struct __sk_buff *skb, __u32 length)
+{
+	if (length > skb->len)
+		length = skb->len;
+	return (void *)(long)skb->data + length <=
+		       (void *)(long)skb->data_end ||
+	       !bpf_skb_pull_data(skb, length);
+}
+
 /*
  * Reads Ethernet and the fixed IP header at offset @start. An ethertype other
  * than IPv4's or IPv6's is only noted: l3 is then where its header begins.
@@ -146,19 +153,17 @@ static __always_inline enum reason
 parse_l3(struct __sk_buff *skb, struct packet *pkt, __u32 start)
 {
 	void *data, *end;
-	__u32 want;
 	struct ethhdr *eth;
 	void *l3;
 
 	/* The compiler knows that this holds; the verifier has lost it. */
 	barrier_var(start);
-	if (start > MAX_OUTER_LENGTH)
+	if (start > MAX_OUTER_LENGTH ||
+	    !parse_reach(skb, start + sizeof(*eth) + sizeof(struct iphdr)))
 		return REASON_MALFORMED;
-	want = start + HEADERS_LENGTH;
-	if (want > skb->len)
-		want = skb->len;
-	if ((void *)(long)skb->data + want > (void *)(long)skb->data_end &&
-	    bpf_skb_pull_data(skb, want))
+	/* What the kernel says of the packet is not of an inner frame. */
+	if ((start || skb->protocol != bpf_htons(ETH_P_IP)) &&
+	    !parse_reach(skb, start + sizeof(*eth) + sizeof(struct ipv6hdr)))
 		return REASON_MALFORMED;
 
 	data = (void *)(long)skb->data;
