@@ -152,7 +152,8 @@ fmt: $(GOLANGCI_LINT) ## format Go and C in place
 	$(GOLANGCI_LINT) fmt
 	$(CLANG_FORMAT) -i $(C_FILES)
 
-install: build ## install the binary and shell completion under DESTDIR and PREFIX=/usr/local
+install: ## install what build made, and shell completion, under DESTDIR and PREFIX=/usr/local
+	@test -x bin/ebpnet || { echo "bin/ebpnet is missing: run 'make build' first" >&2; exit 1; }
 	install -D -m 0755 bin/ebpnet $(DESTDIR)$(PREFIX)/bin/ebpnet
 	install -D -m 0644 completion/ebpnet.bash \
 		$(DESTDIR)$(PREFIX)/share/bash-completion/completions/ebpnet

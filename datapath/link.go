@@ -2,7 +2,7 @@ package datapath
 
 import "github.com/ebpnet/ebpnet/bpf"
 
-// Link is leave for endpoint Client to open connections to the ports First to
+// Link is permission for endpoint Client to open connections to the ports First to
 // Last of endpoint Server.
 type Link struct {
 	Client, Server uint32 // endpoint ids

@@ -139,8 +139,8 @@ type MapUsage struct {
 	Capacity uint32 `json:"capacity"`
 }
 
-// Usage counts the entries of every hash table and the flows; any other array
-// always holds all of its entries.
+// Usage counts the entries of every table; of an array, those that stand for
+// something.
 func (t *Tables) Usage() ([]MapUsage, error) {
 	maps := []struct {
 		name  string
@@ -148,8 +148,8 @@ func (t *Tables) Usage() ([]MapUsage, error) {
 		count func(*ebpf.Map) (int, error)
 	}{
 		{"devices", t.Maps.Devices, countEntries[uint32, bpf.EbpnetDevice]},
-		{"drops", t.Maps.Drops, countAll},
-		{"endpoint_stats", t.Maps.EndpointStats, countAll},
+		{"drops", t.Maps.Drops, countReasons},
+		{"endpoint_stats", t.Maps.EndpointStats, t.countEndpoints},
 		{"fdb", t.Maps.Fdb, countEntries[bpf.EbpnetFdbKey, bpf.EbpnetStation]},
 		{"flow_index", t.Maps.FlowIndex, countEntries[bpf.EbpnetFlowKey, bpf.EbpnetFlowRef]},
 		{"flows", t.Maps.Flows, t.countFlows},
@@ -157,12 +157,12 @@ func (t *Tables) Usage() ([]MapUsage, error) {
 		{"members", t.Maps.Members, countEntries[bpf.EbpnetMemberKey, bpf.EbpnetStation]},
 		{"neighbors", t.Maps.Neighbors, countEntries[bpf.EbpnetAddress, bpf.EbpnetStation]},
 		{"network_keys", t.Maps.NetworkKeys, countEntries[uint32, uint32]},
-		{"network_stats", t.Maps.NetworkStats, countAll},
-		{"networks", t.Maps.Networks, countAll},
+		{"network_stats", t.Maps.NetworkStats, t.countNetworks},
+		{"networks", t.Maps.Networks, t.countNetworks},
 		{"sweepers", t.Maps.Sweepers, countAll},
 		{"tunnel_ids", t.Maps.TunnelIds, countEntries[bpf.EbpnetTunnel, uint32]},
-		{"tunnel_stats", t.Maps.TunnelStats, countAll},
-		{"tunnels", t.Maps.Tunnels, countAll},
+		{"tunnel_stats", t.Maps.TunnelStats, t.countTunnels},
+		{"tunnels", t.Maps.Tunnels, t.countTunnels},
 		{"uplinks", t.Maps.Uplinks, countEntries[uint32, bpf.EbpnetUplink]},
 	}
 	usage := make([]MapUsage, 0, len(maps))
@@ -177,6 +177,38 @@ func (t *Tables) Usage() ([]MapUsage, error) {
 }
 
 func countAll(m *ebpf.Map) (int, error) { return int(m.MaxEntries()), nil }
+
+func countReasons(*ebpf.Map) (int, error) {
+	names, err := Reasons()
+	return len(names), err
+}
+
+func (t *Tables) countEndpoints(*ebpf.Map) (int, error) {
+	return countEntries[uint32, bpf.EbpnetDevice](t.Maps.Devices)
+}
+
+// countNetworks counts the networks that have a gateway or members: a network
+// without any policy is all zero.
+func (t *Tables) countNetworks(*ebpf.Map) (int, error) {
+	found := map[uint32]bool{}
+	err := eachBatch(t.Maps.Fdb, func(keys []bpf.EbpnetFdbKey, _ []bpf.EbpnetStation) {
+		for _, key := range keys {
+			found[key.Network] = true
+		}
+	})
+	return len(found), err
+}
+
+func (t *Tables) countTunnels(*ebpf.Map) (used int, err error) {
+	err = eachBatch(t.Maps.Tunnels, func(_ []uint32, tunnels []bpf.EbpnetTunnel) {
+		for _, tunnel := range tunnels {
+			if tunnel != (bpf.EbpnetTunnel{}) {
+				used++
+			}
+		}
+	})
+	return used, err
+}
 
 // countFlows goes by the index, which names each flow twice.
 func (t *Tables) countFlows(*ebpf.Map) (int, error) {

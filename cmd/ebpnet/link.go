@@ -13,7 +13,7 @@ import (
 func linkCommand() *cli.Command {
 	return &cli.Command{
 		Name:        "link",
-		Usage:       "leave for one endpoint to open connections to another's ports",
+		Usage:       "permission for one endpoint to open connections to another's ports",
 		Description: "Example: ebpnet link add web redis1:redis --port 6379/tcp",
 		Subcommands: []*cli.Command{
 			{

@@ -11,10 +11,19 @@ import (
 )
 
 func networkCommand() *cli.Command {
-	policy := []cli.Flag{
-		&cli.BoolFlag{Name: "icc", Usage: "endpoints may talk to each other; with =false only by links", Value: true},
-		&cli.BoolFlag{Name: "masquerade", Usage: "the outside sees the host's address", Value: true},
-		&cli.BoolFlag{Name: "internal", Usage: "no way out of the host"},
+	// What is not given stays as it is where a network is changed.
+	policy := func(unsaid string) []cli.Flag {
+		flags := []*cli.BoolFlag{
+			{Name: "icc", Usage: "endpoints may talk to each other; with =false only by links", Value: true},
+			{Name: "masquerade", Usage: "the outside sees the host's address", Value: true},
+			{Name: "internal", Usage: "no way out of the host"},
+		}
+		all := make([]cli.Flag, len(flags))
+		for i, f := range flags {
+			f.DefaultText = unsaid
+			all[i] = f
+		}
+		return all
 	}
 	return &cli.Command{
 		Name:        "network",
@@ -32,8 +41,8 @@ func networkCommand() *cli.Command {
 					&cli.StringSliceFlag{Name: "subnet", Usage: "`CIDR`, at most one a family"},
 					&cli.StringFlag{Name: "gateway", Usage: "`IP` of the host on the network (default: a subnet's first)"},
 					&cli.StringFlag{Name: "key", Usage: "GRE key `N`, for tunnels to other hosts"},
-					&cli.IntFlag{Name: "mtu", Usage: "`N` bytes (default: what fits the uplinks and tunnels)"},
-				}, policy...),
+					&cli.IntFlag{Name: "mtu", Usage: "`N` bytes", DefaultText: "what fits the uplinks and tunnels"},
+				}, policy("")...),
 				Action: createNetwork,
 			},
 			{
@@ -41,7 +50,7 @@ func networkCommand() *cli.Command {
 				Usage:       "change a network's policy, with effect on the next packet",
 				UsageText:   "ebpnet network set NAME [--icc=true|false] [--masquerade=true|false] [--internal=true|false]",
 				Description: "Example: ebpnet network set web --icc=false",
-				Flags:       policy,
+				Flags:       policy("as it is"),
 				Action:      setNetwork,
 			},
 			{

@@ -22,7 +22,7 @@ func tunnelCommand() *cli.Command {
 				Description: "Example: ebpnet tunnel add hostB --remote 192.0.2.2",
 				Flags: []cli.Flag{
 					&cli.StringFlag{Name: "remote", Usage: "`IP` of the other host"},
-					&cli.StringFlag{Name: "local", Usage: "`IP` of this host (default: its tunnel address)"},
+					&cli.StringFlag{Name: "local", Usage: "`IP` of this host (default: its tunnel address, or its first uplink's)"},
 				},
 				Action: addTunnel,
 			},

@@ -60,7 +60,7 @@ type Endpoint struct {
 // Remote tells whether e lives on another host, behind a tunnel.
 func (e Endpoint) Remote() bool { return e.Tunnel != "" }
 
-// Link is leave for Client to open connections to Server's Ports.
+// Link is permission for Client to open connections to Server's Ports.
 type Link struct {
 	Client string  `json:"client"`
 	Server string  `json:"server"`
