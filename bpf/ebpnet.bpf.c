@@ -103,7 +103,7 @@ int from_endpoint(struct __sk_buff *skb)
 		return verdict_drop(skb, reason);
 
 	/* Also one to a neighbor's own MAC, which asks whether it is still
-	 * there: as with ARP, that needs no leave. */
+	 * there: as with ARP, that needs no link. */
 	if (pkt.icmp_type == ND_SOLICIT) {
 		enum neigh_result result = neigh_nd(skb, device->network, &pkt);
 

@@ -21,7 +21,6 @@
 #define IP_MF		0x2000
 #define IP_OFFSET_MASK	0x1fff
 #define IP6_OFFSET_MASK 0xfff8
-#define IP6_MF		0x0001
 
 #define LINK_LOCAL_PREFIX 0xfe80
 #define MULTICAST_MAC	  0x01

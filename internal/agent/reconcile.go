@@ -102,6 +102,7 @@ func (a *Agent) reconcileVeths(w *everything, uplinks []host.Uplink) (veths map[
 			continue
 		case !errors.Is(err, host.ErrNoNamespace):
 			failed = errors.Join(failed, fmt.Errorf("endpoint %q: %w", name, err))
+			delete(stray, e.ID) // what there is of it may yet do
 		case e.Netns.Boot != boot && !e.Netns.Ephemeral():
 			a.log.Warn("endpoint waits for its namespace, which is not there since the reboot: load again when it is",
 				"endpoint", name, "namespace", e.Netns.Path)
@@ -126,10 +127,13 @@ func (a *Agent) reconcileVeth(e spec.Endpoint, n spec.Network, mtu int, boot str
 	device, err := a.host.FindVeth(e.ID)
 	switch {
 	case err == nil && device.Up:
+		// One that works is not given up for its MTU.
 		if device.MTU != mtu {
-			err = a.host.SetMTU(vethOf(e, n, mtu))
+			if err := a.host.SetMTU(vethOf(e, n, mtu)); err != nil {
+				a.log.Warn("endpoint keeps its MTU", "endpoint", e.Name, "mtu", device.MTU, "error", err)
+			}
 		}
-		return device.Ifindex, err
+		return device.Ifindex, nil
 	case err == nil:
 		err = a.host.RemoveVeth(e.ID)
 	case isGone(err):
