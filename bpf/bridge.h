@@ -129,7 +129,7 @@ static int bridge_flood_one(__u32 index, void *context)
 }
 
 /* Copies the frame to every other local endpoint of its network. */
-static __always_inline int
+static __noinline int
 bridge_flood(struct __sk_buff *skb, __u32 id, const struct network *network)
 {
 	struct bridge_flood flood = {

@@ -26,4 +26,11 @@ const volatile __u64 udp_answered_timeout = 300 * SECONDS;
 const volatile __u64 udp_unanswered_timeout = 120 * SECONDS;
 const volatile __u64 icmp_timeout = 60 * SECONDS;
 
+/* How many entries `flows` has. */
+const volatile __u32 flow_slots = DEFAULT_FLOWS + MAX_HALF_OPEN;
+
+/* The host's ports that endpoints are masqueraded by, in host order. */
+const volatile __u16 first_port = 1;
+const volatile __u16 last_port = 65535;
+
 #endif

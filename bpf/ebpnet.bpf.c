@@ -25,10 +25,15 @@
 #include "neigh.h"
 #include "policy.h"
 #include "route.h"
-#include "nat.h"
 #include "gre.h"
 #include "bridge.h"
+#include "nat.h"
+#include "masquerade.h"
+#include "publish.h"
+#include "icmp.h"
+#include "forward.h"
 #include "gateway.h"
+#include "upkeep.h"
 
 /* An answer goes back to where its question came from. */
 static __always_inline int
@@ -39,7 +44,7 @@ answer(struct __sk_buff *skb, enum neigh_result result)
 	return bpf_redirect(skb->ifindex, 0);
 }
 
-static __always_inline int
+static __noinline int
 arp_from_endpoint(struct __sk_buff *skb, struct packet *pkt,
 		  const struct device *device, const struct network *network)
 {
@@ -185,51 +190,50 @@ int from_host(struct __sk_buff *skb)
 
 /* A frame out of a tunnel: only from stations known to be behind it, only to
  * local ones. */
-static __always_inline int
-from_tunnel(struct __sk_buff *skb, const struct gre_origin *origin)
+static __noinline int from_tunnel(struct __sk_buff *skb, struct packet *pkt,
+				  const struct gre_origin *origin)
 {
 	const struct station *source, *owner, *station;
 	const struct network *network;
 	struct address link_local;
-	struct packet pkt = {};
 	enum reason reason;
 
 	count_rx(&tunnel_stats, origin->tunnel, skb);
 	network = bpf_map_lookup_elem(&networks, &origin->network);
 	if (!network)
 		return verdict_drop(skb, REASON_UNKNOWN_KEY);
-	reason = parse_l3(skb, &pkt, origin->inner);
+	reason = parse_l3(skb, pkt, origin->inner);
 	if (reason)
 		return verdict_drop(skb, reason);
-	if (pkt.ethertype != bpf_htons(ETH_P_IP) &&
-	    pkt.ethertype != bpf_htons(ETH_P_IPV6))
+	if (pkt->ethertype != bpf_htons(ETH_P_IP) &&
+	    pkt->ethertype != bpf_htons(ETH_P_IPV6))
 		return verdict_drop(skb, REASON_UNKNOWN_PROTOCOL);
 
-	source = bridge_lookup(origin->network, &pkt.src_mac);
+	source = bridge_lookup(origin->network, &pkt->src_mac);
 	if (!source || source->kind != STATION_REMOTE ||
 	    source->tunnel != origin->tunnel)
 		return verdict_drop(skb, REASON_SPOOFED_OVERLAY);
-	link_local = address_link_local(&pkt.src_mac);
-	if (!address_equal(&pkt.src, &link_local)) {
-		owner = bpf_map_lookup_elem(&neighbors, &pkt.src);
+	link_local = address_link_local(&pkt->src_mac);
+	if (!address_equal(&pkt->src, &link_local)) {
+		owner = bpf_map_lookup_elem(&neighbors, &pkt->src);
 		if (!owner || owner->endpoint != source->endpoint)
 			return verdict_drop(skb, REASON_SPOOFED_OVERLAY);
 	}
-	reason = guard_tunnelled(skb, &pkt);
+	reason = guard_tunnelled(skb, pkt);
 	if (reason)
 		return verdict_drop(skb, reason);
 
-	station = bridge_lookup(origin->network, &pkt.dst_mac);
+	station = bridge_lookup(origin->network, &pkt->dst_mac);
 	if (!station || station->kind != STATION_LOCAL)
 		return verdict_drop(skb, REASON_UNKNOWN_DESTINATION);
-	reason = policy_check(skb, &pkt, origin->network, network,
+	reason = policy_check(skb, pkt, origin->network, network,
 			      source->endpoint, station->endpoint);
 	if (!reason)
-		reason = gre_decap(skb, &pkt, origin->inner);
+		reason = gre_decap(skb, pkt, origin->inner);
 	if (reason)
 		return verdict_drop(skb, reason);
 	/* The kernel still takes it for IPv4, as the outer packet was. */
-	if (pkt.ethertype == bpf_htons(ETH_P_IPV6) && !decap_ipv6_flags)
+	if (pkt->ethertype == bpf_htons(ETH_P_IPV6) && !decap_ipv6_flags)
 		return bridge_deliver_anew(skb, station);
 	return bridge_deliver(skb, station);
 }
@@ -240,12 +244,8 @@ SEC("tc")
 int from_uplink(struct __sk_buff *skb)
 {
 	struct gre_origin origin = {};
-	const struct station *station;
 	struct packet pkt = {};
 	enum reason reason;
-	const struct network *policy;
-	struct flow *flow;
-	__u32 network;
 
 	/* What is for others, or of a VLAN on this device, is no business of
 	 * ours; what is malformed is the host's to refuse. */
@@ -261,37 +261,35 @@ int from_uplink(struct __sk_buff *skb)
 			return verdict_drop(skb, reason);
 		if (!origin.tunnel)
 			return VERDICT_PASS;
-		return from_tunnel(skb, &origin);
+		return from_tunnel(skb, &pkt, &origin);
 	}
 
-	if (parse_l4(skb, &pkt) || !packet_has_ports(&pkt))
+	if (parse_l4(skb, &pkt))
 		return VERDICT_PASS;
-	flow = nat_find_answered(&pkt);
-	if (!flow)
+	if (packet_is_icmp_error(&pkt))
+		return forward_error_in(skb, &pkt, NETWORK_OUTSIDE);
+	if (!fragment_find_ports(&pkt, NETWORK_OUTSIDE))
 		return VERDICT_PASS;
-	network = flow->opener.network;
-	if (network != NETWORK_OUTSIDE) {
-		policy = bpf_map_lookup_elem(&networks, &network);
-		if (!policy || policy->flags & NETWORK_INTERNAL)
-			return verdict_drop(skb, REASON_INTERNAL);
-		reason = route_decrement_ttl(skb, &pkt);
-		if (reason)
-			return verdict_drop(skb, reason);
-	}
-	reason = nat_return(skb, &pkt, flow);
-	if (reason)
-		return verdict_drop(skb, reason);
-	if (network == NETWORK_OUTSIDE)
-		return VERDICT_PASS;
+	return forward_in(skb, &pkt, NETWORK_OUTSIDE);
+}
 
-	station = bpf_map_lookup_elem(&neighbors, &pkt.dst);
-	if (!station || station->network != network ||
-	    station->kind != STATION_LOCAL)
-		return verdict_drop(skb, REASON_UNKNOWN_DESTINATION);
-	reason = bridge_readdress(skb, &pkt, station, bridge_gateway());
-	if (reason)
-		return verdict_drop(skb, reason);
-	return bridge_deliver(skb, station);
+/* What the host sends to its own addresses: TC ingress of lo. Here while ports
+ * are published. */
+SEC("tc")
+int from_loopback(struct __sk_buff *skb)
+{
+	struct packet pkt = {};
+
+	if (parse_l3(skb, &pkt, 0) ||
+	    (pkt.ethertype != bpf_htons(ETH_P_IP) &&
+	     pkt.ethertype != bpf_htons(ETH_P_IPV6)) ||
+	    parse_l4(skb, &pkt))
+		return VERDICT_PASS;
+	if (packet_is_icmp_error(&pkt))
+		return forward_error_in(skb, &pkt, NETWORK_LOOPBACK);
+	if (!fragment_find_ports(&pkt, NETWORK_LOOPBACK))
+		return VERDICT_PASS;
+	return forward_in(skb, &pkt, NETWORK_LOOPBACK);
 }
 
 /* A socket of the host can be looked up when an endpoint wants its port. What
@@ -315,6 +313,7 @@ is_to_be_remembered(struct __sk_buff *skb, const struct packet *pkt)
 SEC("tc")
 int to_uplink(struct __sk_buff *skb)
 {
+	struct scratch *scratch;
 	struct packet pkt = {};
 	enum reason reason;
 	bool needed;
@@ -326,25 +325,63 @@ int to_uplink(struct __sk_buff *skb)
 	if (parse_l3(skb, &pkt, 0) ||
 	    (pkt.ethertype != bpf_htons(ETH_P_IP) &&
 	     pkt.ethertype != bpf_htons(ETH_P_IPV6)) ||
-	    parse_l4(skb, &pkt) || !packet_has_ports(&pkt) ||
+	    parse_l4(skb, &pkt) ||
+	    !fragment_find_ports(&pkt, NETWORK_OUTSIDE) ||
 	    pkt.echo == ECHO_REPLY)
 		return VERDICT_PASS;
 
-	needed = nat_is_needed(&pkt);
+	scratch = scratch_get();
+	if (!scratch)
+		return VERDICT_PASS;
+	flow_key_of(&scratch->key, &pkt, NETWORK_OUTSIDE);
+	needed = masquerade_is_needed(&scratch->key, &scratch->mapping);
 	if (!needed && !is_to_be_remembered(skb, &pkt))
 		return VERDICT_PASS;
-	reason = nat_leave(skb, &pkt, NETWORK_OUTSIDE, &pkt.src);
+	reason = masquerade_host(skb, &pkt, &scratch->key);
 	/* Where there is no room to remember it, it goes as it is. */
 	if (reason && needed)
 		return verdict_drop(skb, reason);
 	return VERDICT_PASS;
 }
 
-/* Not attached: the loader runs it once, to start the sweep of the flows. */
+/*
+ * The rest is not attached, but run by the loader and the agent: so that nobody
+ * but the datapath writes its flows.
+ */
+
+/* Starts the sweep of the flows. */
 SEC("tc")
 int sweep_flows(struct __sk_buff *skb)
 {
 	return flow_start_sweep();
+}
+
+/* Opens again a flow of another table: the struct flow behind an Ethernet
+ * header. 0, or the reason why not. */
+SEC("tc")
+int restore_flow(struct __sk_buff *skb)
+{
+	struct flow flow;
+
+	if (bpf_skb_load_bytes(skb, sizeof(struct ethhdr), &flow, sizeof(flow)))
+		return REASON_MALFORMED;
+	return upkeep_restore(&flow);
+}
+
+/* Of no use but to have the type told of in Go. */
+const struct flow_filter *flow_filter_type __attribute__((unused));
+
+/* Ends the flows that the struct flow_filter behind an Ethernet header tells. */
+SEC("tc")
+int end_flows(struct __sk_buff *skb)
+{
+	struct upkeep upkeep = { .skb = skb };
+
+	if (bpf_skb_load_bytes(skb, sizeof(struct ethhdr), &upkeep.filter,
+			       sizeof(upkeep.filter)))
+		return REASON_MALFORMED;
+	bpf_loop(flow_slots, upkeep_end_slot, &upkeep, 0);
+	return REASON_NONE;
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

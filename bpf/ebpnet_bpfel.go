@@ -24,6 +24,14 @@ type EbpnetCounter struct {
 	Bytes   uint64
 }
 
+type EbpnetDatagram struct {
+	_     structs.HostLayout
+	Seen  uint64
+	Sport uint16
+	Dport uint16
+	Pad   [4]uint8
+}
+
 type EbpnetDevice struct {
 	_        structs.HostLayout
 	Network  uint32
@@ -42,21 +50,44 @@ type EbpnetFdbKey struct {
 }
 
 type EbpnetFlow struct {
-	_      structs.HostLayout
-	Opener EbpnetFlowKey
-	Answer EbpnetFlowKey
-	Opened uint64
-	Seen   uint64
-	Flags  EbpnetFlowFlag
-	State  EbpnetFlowState
+	_       structs.HostLayout
+	Opener  EbpnetFlowKey
+	Answer  EbpnetFlowKey
+	Opened  uint64
+	Seen    uint64
+	Sent    [2]EbpnetCounter
+	Mapping uint32
+	Users   uint32
+	Turn    uint32
+	Flags   EbpnetFlowFlag
+	State   EbpnetFlowState
+	Pad     uint32
+}
+
+type EbpnetFlowChoice uint32
+
+const (
+	EbpnetFlowChoiceFLOWS_ALL          EbpnetFlowChoice = 0
+	EbpnetFlowChoiceFLOWS_OF_ADDRESSES EbpnetFlowChoice = 1
+	EbpnetFlowChoiceFLOWS_UNBACKED     EbpnetFlowChoice = 2
+)
+
+type EbpnetFlowFilter struct {
+	_       structs.HostLayout
+	Choice  EbpnetFlowChoice
+	Network uint32
+	Ipv4    EbpnetAddress
+	Ipv6    EbpnetAddress
 }
 
 type EbpnetFlowFlag uint32
 
 const (
-	EbpnetFlowFlagFLOW_ANSWERED EbpnetFlowFlag = 1
-	EbpnetFlowFlagFLOW_FIN      EbpnetFlowFlag = 2
-	EbpnetFlowFlagFLOW_RST      EbpnetFlowFlag = 4
+	EbpnetFlowFlagFLOW_OPENER_FIN EbpnetFlowFlag = 1
+	EbpnetFlowFlagFLOW_ANSWER_FIN EbpnetFlowFlag = 2
+	EbpnetFlowFlagFLOW_OPENER_RST EbpnetFlowFlag = 4
+	EbpnetFlowFlagFLOW_ANSWER_RST EbpnetFlowFlag = 8
+	EbpnetFlowFlagFLOW_HANDSHAKEN EbpnetFlowFlag = 16
 )
 
 type EbpnetFlowKey struct {
@@ -79,18 +110,31 @@ type EbpnetFlowRef struct {
 type EbpnetFlowSide uint32
 
 const (
-	EbpnetFlowSideFLOW_OPENER EbpnetFlowSide = 0
-	EbpnetFlowSideFLOW_ANSWER EbpnetFlowSide = 1
+	EbpnetFlowSideFLOW_OPENER  EbpnetFlowSide = 0
+	EbpnetFlowSideFLOW_ANSWER  EbpnetFlowSide = 1
+	EbpnetFlowSideFLOW_MAPPING EbpnetFlowSide = 2
 )
 
 type EbpnetFlowState uint32
 
 const (
-	EbpnetFlowStateFLOW_FREE    EbpnetFlowState = 0
-	EbpnetFlowStateFLOW_CLAIMED EbpnetFlowState = 1
-	EbpnetFlowStateFLOW_LIVE    EbpnetFlowState = 2
-	EbpnetFlowStateFLOW_DEAD    EbpnetFlowState = 3
+	EbpnetFlowStateFLOW_FREE      EbpnetFlowState = 0
+	EbpnetFlowStateFLOW_CLAIMED   EbpnetFlowState = 1
+	EbpnetFlowStateFLOW_HALF_OPEN EbpnetFlowState = 2
+	EbpnetFlowStateFLOW_ANSWERED  EbpnetFlowState = 3
+	EbpnetFlowStateFLOW_ENDED     EbpnetFlowState = 4
+	EbpnetFlowStateFLOW_DEAD      EbpnetFlowState = 5
 )
+
+type EbpnetFragmentKey struct {
+	_        structs.HostLayout
+	Src      EbpnetAddress
+	Dst      EbpnetAddress
+	Id       uint32
+	Network  uint32
+	Protocol uint8
+	Pad      [3]uint8
+}
 
 type EbpnetLinkKey struct {
 	_        structs.HostLayout
@@ -113,11 +157,13 @@ type EbpnetMemberKey struct {
 }
 
 type EbpnetNetwork struct {
-	_       structs.HostLayout
-	Flags   EbpnetNetworkFlag
-	Key     uint32
-	Members uint32
-	Pad     uint32
+	_        structs.HostLayout
+	Flags    EbpnetNetworkFlag
+	Key      uint32
+	Members  uint32
+	Pad      uint32
+	Gateway4 EbpnetAddress
+	Gateway6 EbpnetAddress
 }
 
 type EbpnetNetworkFlag uint32
@@ -126,7 +172,39 @@ const (
 	EbpnetNetworkFlagNETWORK_ICC        EbpnetNetworkFlag = 1
 	EbpnetNetworkFlagNETWORK_MASQUERADE EbpnetNetworkFlag = 2
 	EbpnetNetworkFlagNETWORK_INTERNAL   EbpnetNetworkFlag = 4
+	EbpnetNetworkFlagNETWORK_OPEN       EbpnetNetworkFlag = 8
 )
+
+type EbpnetPort struct {
+	_       structs.HostLayout
+	Address EbpnetAddress
+	Network uint32
+	Id      uint32
+	Flags   EbpnetPortFlag
+	Port    uint16
+	Pad     [2]uint8
+}
+
+type EbpnetPortFlag uint32
+
+const (
+	EbpnetPortFlagPORT_RESTRICTED EbpnetPortFlag = 1
+)
+
+type EbpnetPortKey struct {
+	_        structs.HostLayout
+	Address  EbpnetAddress
+	Port     uint16
+	Protocol uint8
+	Pad      uint8
+}
+
+type EbpnetPortSourceKey struct {
+	_      structs.HostLayout
+	Length uint32
+	Id     uint32
+	Prefix EbpnetAddress
+}
 
 type EbpnetReason uint32
 
@@ -156,7 +234,12 @@ const (
 	EbpnetReasonREASON_BAD_GRE             EbpnetReason = 22
 	EbpnetReasonREASON_SPOOFED_OVERLAY     EbpnetReason = 23
 	EbpnetReasonREASON_KERNEL_ERROR        EbpnetReason = 24
-	EbpnetReasonREASON_COUNT               EbpnetReason = 25
+	EbpnetReasonREASON_UNKNOWN_FLOW        EbpnetReason = 25
+	EbpnetReasonREASON_UNSOLICITED         EbpnetReason = 26
+	EbpnetReasonREASON_SOURCE_NOT_ALLOWED  EbpnetReason = 27
+	EbpnetReasonREASON_LOOPBACK_ONLY       EbpnetReason = 28
+	EbpnetReasonREASON_ADDRESS_LOST        EbpnetReason = 29
+	EbpnetReasonREASON_COUNT               EbpnetReason = 30
 )
 
 type EbpnetStation struct {
@@ -208,29 +291,44 @@ const (
 	EbpnetMapFdb                   = "fdb"
 	EbpnetMapFlowIndex             = "flow_index"
 	EbpnetMapFlows                 = "flows"
+	EbpnetMapFragmented            = "fragmented"
+	EbpnetMapHalfOpen              = "half_open"
+	EbpnetMapHalfOpenTurns         = "half_open_turns"
+	EbpnetMapIcmpBudgets           = "icmp_budgets"
 	EbpnetMapLinks                 = "links"
 	EbpnetMapMembers               = "members"
 	EbpnetMapNeighbors             = "neighbors"
 	EbpnetMapNetworkKeys           = "network_keys"
 	EbpnetMapNetworkStats          = "network_stats"
 	EbpnetMapNetworks              = "networks"
+	EbpnetMapPortSources           = "port_sources"
+	EbpnetMapPorts                 = "ports"
+	EbpnetMapPublishedPorts        = "published_ports"
+	EbpnetMapScratches             = "scratches"
 	EbpnetMapSweepers              = "sweepers"
 	EbpnetMapTunnelIds             = "tunnel_ids"
 	EbpnetMapTunnelStats           = "tunnel_stats"
 	EbpnetMapTunnels               = "tunnels"
 	EbpnetMapUplinks               = "uplinks"
+	EbpnetProgEndFlows             = "end_flows"
 	EbpnetProgFromEndpoint         = "from_endpoint"
 	EbpnetProgFromHost             = "from_host"
+	EbpnetProgFromLoopback         = "from_loopback"
 	EbpnetProgFromUplink           = "from_uplink"
+	EbpnetProgRestoreFlow          = "restore_flow"
 	EbpnetProgSweepFlows           = "sweep_flows"
 	EbpnetProgToGateway            = "to_gateway"
 	EbpnetProgToUplink             = "to_uplink"
 	EbpnetVarDecapIpv4Flags        = "decap_ipv4_flags"
 	EbpnetVarDecapIpv6Flags        = "decap_ipv6_flags"
 	EbpnetVarFibFlags              = "fib_flags"
+	EbpnetVarFirstPort             = "first_port"
+	EbpnetVarFlowFilterType        = "flow_filter_type"
+	EbpnetVarFlowSlots             = "flow_slots"
 	EbpnetVarGatewayIfindex        = "gateway_ifindex"
 	EbpnetVarGatewayMac            = "gateway_mac"
 	EbpnetVarIcmpTimeout           = "icmp_timeout"
+	EbpnetVarLastPort              = "last_port"
 	EbpnetVarTcpEstablishedTimeout = "tcp_established_timeout"
 	EbpnetVarTcpTransitoryTimeout  = "tcp_transitory_timeout"
 	EbpnetVarUdpAnsweredTimeout    = "udp_answered_timeout"
@@ -279,9 +377,12 @@ type EbpnetSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type EbpnetProgramSpecs struct {
+	EndFlows     *ebpf.ProgramSpec `ebpf:"end_flows"`
 	FromEndpoint *ebpf.ProgramSpec `ebpf:"from_endpoint"`
 	FromHost     *ebpf.ProgramSpec `ebpf:"from_host"`
+	FromLoopback *ebpf.ProgramSpec `ebpf:"from_loopback"`
 	FromUplink   *ebpf.ProgramSpec `ebpf:"from_uplink"`
+	RestoreFlow  *ebpf.ProgramSpec `ebpf:"restore_flow"`
 	SweepFlows   *ebpf.ProgramSpec `ebpf:"sweep_flows"`
 	ToGateway    *ebpf.ProgramSpec `ebpf:"to_gateway"`
 	ToUplink     *ebpf.ProgramSpec `ebpf:"to_uplink"`
@@ -291,23 +392,31 @@ type EbpnetProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type EbpnetMapSpecs struct {
-	Devices       *ebpf.MapSpec `ebpf:"devices"`
-	Drops         *ebpf.MapSpec `ebpf:"drops"`
-	EndpointStats *ebpf.MapSpec `ebpf:"endpoint_stats"`
-	Fdb           *ebpf.MapSpec `ebpf:"fdb"`
-	FlowIndex     *ebpf.MapSpec `ebpf:"flow_index"`
-	Flows         *ebpf.MapSpec `ebpf:"flows"`
-	Links         *ebpf.MapSpec `ebpf:"links"`
-	Members       *ebpf.MapSpec `ebpf:"members"`
-	Neighbors     *ebpf.MapSpec `ebpf:"neighbors"`
-	NetworkKeys   *ebpf.MapSpec `ebpf:"network_keys"`
-	NetworkStats  *ebpf.MapSpec `ebpf:"network_stats"`
-	Networks      *ebpf.MapSpec `ebpf:"networks"`
-	Sweepers      *ebpf.MapSpec `ebpf:"sweepers"`
-	TunnelIds     *ebpf.MapSpec `ebpf:"tunnel_ids"`
-	TunnelStats   *ebpf.MapSpec `ebpf:"tunnel_stats"`
-	Tunnels       *ebpf.MapSpec `ebpf:"tunnels"`
-	Uplinks       *ebpf.MapSpec `ebpf:"uplinks"`
+	Devices        *ebpf.MapSpec `ebpf:"devices"`
+	Drops          *ebpf.MapSpec `ebpf:"drops"`
+	EndpointStats  *ebpf.MapSpec `ebpf:"endpoint_stats"`
+	Fdb            *ebpf.MapSpec `ebpf:"fdb"`
+	FlowIndex      *ebpf.MapSpec `ebpf:"flow_index"`
+	Flows          *ebpf.MapSpec `ebpf:"flows"`
+	Fragmented     *ebpf.MapSpec `ebpf:"fragmented"`
+	HalfOpen       *ebpf.MapSpec `ebpf:"half_open"`
+	HalfOpenTurns  *ebpf.MapSpec `ebpf:"half_open_turns"`
+	IcmpBudgets    *ebpf.MapSpec `ebpf:"icmp_budgets"`
+	Links          *ebpf.MapSpec `ebpf:"links"`
+	Members        *ebpf.MapSpec `ebpf:"members"`
+	Neighbors      *ebpf.MapSpec `ebpf:"neighbors"`
+	NetworkKeys    *ebpf.MapSpec `ebpf:"network_keys"`
+	NetworkStats   *ebpf.MapSpec `ebpf:"network_stats"`
+	Networks       *ebpf.MapSpec `ebpf:"networks"`
+	PortSources    *ebpf.MapSpec `ebpf:"port_sources"`
+	Ports          *ebpf.MapSpec `ebpf:"ports"`
+	PublishedPorts *ebpf.MapSpec `ebpf:"published_ports"`
+	Scratches      *ebpf.MapSpec `ebpf:"scratches"`
+	Sweepers       *ebpf.MapSpec `ebpf:"sweepers"`
+	TunnelIds      *ebpf.MapSpec `ebpf:"tunnel_ids"`
+	TunnelStats    *ebpf.MapSpec `ebpf:"tunnel_stats"`
+	Tunnels        *ebpf.MapSpec `ebpf:"tunnels"`
+	Uplinks        *ebpf.MapSpec `ebpf:"uplinks"`
 }
 
 // EbpnetVariableSpecs contains global variables before they are loaded into the kernel.
@@ -317,9 +426,13 @@ type EbpnetVariableSpecs struct {
 	DecapIpv4Flags        *ebpf.VariableSpec `ebpf:"decap_ipv4_flags"`
 	DecapIpv6Flags        *ebpf.VariableSpec `ebpf:"decap_ipv6_flags"`
 	FibFlags              *ebpf.VariableSpec `ebpf:"fib_flags"`
+	FirstPort             *ebpf.VariableSpec `ebpf:"first_port"`
+	FlowFilterType        *ebpf.VariableSpec `ebpf:"flow_filter_type"`
+	FlowSlots             *ebpf.VariableSpec `ebpf:"flow_slots"`
 	GatewayIfindex        *ebpf.VariableSpec `ebpf:"gateway_ifindex"`
 	GatewayMac            *ebpf.VariableSpec `ebpf:"gateway_mac"`
 	IcmpTimeout           *ebpf.VariableSpec `ebpf:"icmp_timeout"`
+	LastPort              *ebpf.VariableSpec `ebpf:"last_port"`
 	TcpEstablishedTimeout *ebpf.VariableSpec `ebpf:"tcp_established_timeout"`
 	TcpTransitoryTimeout  *ebpf.VariableSpec `ebpf:"tcp_transitory_timeout"`
 	UdpAnsweredTimeout    *ebpf.VariableSpec `ebpf:"udp_answered_timeout"`
@@ -346,23 +459,31 @@ func (o *EbpnetObjects) Close() error {
 //
 // It can be passed to LoadEbpnetObjects or ebpf.CollectionSpec.LoadAndAssign.
 type EbpnetMaps struct {
-	Devices       *ebpf.Map `ebpf:"devices"`
-	Drops         *ebpf.Map `ebpf:"drops"`
-	EndpointStats *ebpf.Map `ebpf:"endpoint_stats"`
-	Fdb           *ebpf.Map `ebpf:"fdb"`
-	FlowIndex     *ebpf.Map `ebpf:"flow_index"`
-	Flows         *ebpf.Map `ebpf:"flows"`
-	Links         *ebpf.Map `ebpf:"links"`
-	Members       *ebpf.Map `ebpf:"members"`
-	Neighbors     *ebpf.Map `ebpf:"neighbors"`
-	NetworkKeys   *ebpf.Map `ebpf:"network_keys"`
-	NetworkStats  *ebpf.Map `ebpf:"network_stats"`
-	Networks      *ebpf.Map `ebpf:"networks"`
-	Sweepers      *ebpf.Map `ebpf:"sweepers"`
-	TunnelIds     *ebpf.Map `ebpf:"tunnel_ids"`
-	TunnelStats   *ebpf.Map `ebpf:"tunnel_stats"`
-	Tunnels       *ebpf.Map `ebpf:"tunnels"`
-	Uplinks       *ebpf.Map `ebpf:"uplinks"`
+	Devices        *ebpf.Map `ebpf:"devices"`
+	Drops          *ebpf.Map `ebpf:"drops"`
+	EndpointStats  *ebpf.Map `ebpf:"endpoint_stats"`
+	Fdb            *ebpf.Map `ebpf:"fdb"`
+	FlowIndex      *ebpf.Map `ebpf:"flow_index"`
+	Flows          *ebpf.Map `ebpf:"flows"`
+	Fragmented     *ebpf.Map `ebpf:"fragmented"`
+	HalfOpen       *ebpf.Map `ebpf:"half_open"`
+	HalfOpenTurns  *ebpf.Map `ebpf:"half_open_turns"`
+	IcmpBudgets    *ebpf.Map `ebpf:"icmp_budgets"`
+	Links          *ebpf.Map `ebpf:"links"`
+	Members        *ebpf.Map `ebpf:"members"`
+	Neighbors      *ebpf.Map `ebpf:"neighbors"`
+	NetworkKeys    *ebpf.Map `ebpf:"network_keys"`
+	NetworkStats   *ebpf.Map `ebpf:"network_stats"`
+	Networks       *ebpf.Map `ebpf:"networks"`
+	PortSources    *ebpf.Map `ebpf:"port_sources"`
+	Ports          *ebpf.Map `ebpf:"ports"`
+	PublishedPorts *ebpf.Map `ebpf:"published_ports"`
+	Scratches      *ebpf.Map `ebpf:"scratches"`
+	Sweepers       *ebpf.Map `ebpf:"sweepers"`
+	TunnelIds      *ebpf.Map `ebpf:"tunnel_ids"`
+	TunnelStats    *ebpf.Map `ebpf:"tunnel_stats"`
+	Tunnels        *ebpf.Map `ebpf:"tunnels"`
+	Uplinks        *ebpf.Map `ebpf:"uplinks"`
 }
 
 func (m *EbpnetMaps) Close() error {
@@ -373,12 +494,20 @@ func (m *EbpnetMaps) Close() error {
 		m.Fdb,
 		m.FlowIndex,
 		m.Flows,
+		m.Fragmented,
+		m.HalfOpen,
+		m.HalfOpenTurns,
+		m.IcmpBudgets,
 		m.Links,
 		m.Members,
 		m.Neighbors,
 		m.NetworkKeys,
 		m.NetworkStats,
 		m.Networks,
+		m.PortSources,
+		m.Ports,
+		m.PublishedPorts,
+		m.Scratches,
 		m.Sweepers,
 		m.TunnelIds,
 		m.TunnelStats,
@@ -394,9 +523,13 @@ type EbpnetVariables struct {
 	DecapIpv4Flags        *ebpf.Variable `ebpf:"decap_ipv4_flags"`
 	DecapIpv6Flags        *ebpf.Variable `ebpf:"decap_ipv6_flags"`
 	FibFlags              *ebpf.Variable `ebpf:"fib_flags"`
+	FirstPort             *ebpf.Variable `ebpf:"first_port"`
+	FlowFilterType        *ebpf.Variable `ebpf:"flow_filter_type"`
+	FlowSlots             *ebpf.Variable `ebpf:"flow_slots"`
 	GatewayIfindex        *ebpf.Variable `ebpf:"gateway_ifindex"`
 	GatewayMac            *ebpf.Variable `ebpf:"gateway_mac"`
 	IcmpTimeout           *ebpf.Variable `ebpf:"icmp_timeout"`
+	LastPort              *ebpf.Variable `ebpf:"last_port"`
 	TcpEstablishedTimeout *ebpf.Variable `ebpf:"tcp_established_timeout"`
 	TcpTransitoryTimeout  *ebpf.Variable `ebpf:"tcp_transitory_timeout"`
 	UdpAnsweredTimeout    *ebpf.Variable `ebpf:"udp_answered_timeout"`
@@ -407,9 +540,12 @@ type EbpnetVariables struct {
 //
 // It can be passed to LoadEbpnetObjects or ebpf.CollectionSpec.LoadAndAssign.
 type EbpnetPrograms struct {
+	EndFlows     *ebpf.Program `ebpf:"end_flows"`
 	FromEndpoint *ebpf.Program `ebpf:"from_endpoint"`
 	FromHost     *ebpf.Program `ebpf:"from_host"`
+	FromLoopback *ebpf.Program `ebpf:"from_loopback"`
 	FromUplink   *ebpf.Program `ebpf:"from_uplink"`
+	RestoreFlow  *ebpf.Program `ebpf:"restore_flow"`
 	SweepFlows   *ebpf.Program `ebpf:"sweep_flows"`
 	ToGateway    *ebpf.Program `ebpf:"to_gateway"`
 	ToUplink     *ebpf.Program `ebpf:"to_uplink"`
@@ -417,9 +553,12 @@ type EbpnetPrograms struct {
 
 func (p *EbpnetPrograms) Close() error {
 	return _EbpnetClose(
+		p.EndFlows,
 		p.FromEndpoint,
 		p.FromHost,
+		p.FromLoopback,
 		p.FromUplink,
+		p.RestoreFlow,
 		p.SweepFlows,
 		p.ToGateway,
 		p.ToUplink,

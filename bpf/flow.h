@@ -1,117 +1,127 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * Flows: what is remembered of a connection, and for how long. A timer sweeps
- * the table, so that flows end without any process outside the kernel; a live
- * one is never evicted for another. (A timer for each flow would need memory
- * for each, which the kernel now and then has not got at hand: since 6.18
- * bpf_timer_init() fails for about one flow in a hundred.)
+ * the table, so that flows end without any process outside the kernel. One that
+ * was answered is never ended for another; those that were not have a bounded
+ * share, in which the oldest makes room. (A timer for each flow would need
+ * memory for each, which the kernel now and then has not got at hand:
+ * since 6.18 bpf_timer_init() fails for about one flow in a hundred.)
  */
 #ifndef EBPNET_FLOW_H
 #define EBPNET_FLOW_H
 
-#include "config.h"
-#include "maps.h"
-#include "parse.h"
+#include "mapping.h"
+#include "verdict.h"
 
 #define CLOCK_MONOTONIC 1
 
-#define ENOENT 2
-#define E2BIG  7
-#define EBUSY  16
-#define EEXIST 17
-
-static __always_inline struct flow_key
-flow_key_of(const struct packet *pkt, __u32 network)
+static __always_inline __u64 flow_timeout(const struct flow *flow)
 {
-	return (struct flow_key){
-		.src = pkt->src,
-		.dst = pkt->dst,
-		.sport = pkt->sport,
-		.dport = pkt->dport,
-		.network = network,
-		.protocol = pkt->protocol,
-	};
-}
+	const __u32 closed = FLOW_OPENER_FIN | FLOW_ANSWER_FIN;
+	bool answered = flow->state == FLOW_ANSWERED;
+	__u32 flags = flow->flags;
 
-/* The key of packets that go the other way. */
-static __always_inline struct flow_key
-flow_key_reverse(const struct flow_key *key, __u32 network)
-{
-	return (struct flow_key){
-		.src = key->dst,
-		.dst = key->src,
-		.sport = key->dport,
-		.dport = key->sport,
-		.network = network,
-		.protocol = key->protocol,
-	};
-}
-
-static __always_inline __u64 flow_timeout(__u8 protocol, __u32 flags)
-{
-	switch (protocol) {
+	switch (flow->opener.protocol) {
 	case IPPROTO_TCP:
-		if ((flags & FLOW_ANSWERED) && !(flags & (FLOW_FIN | FLOW_RST)))
+		if (answered && flags & FLOW_HANDSHAKEN &&
+		    (flags & closed) != closed &&
+		    !(flags & (FLOW_OPENER_RST | FLOW_ANSWER_RST)))
 			return tcp_established_timeout;
 		return tcp_transitory_timeout;
 	case IPPROTO_UDP:
-		return flags & FLOW_ANSWERED ? udp_answered_timeout :
-					       udp_unanswered_timeout;
+	case IPPROTO_SCTP: /* whose ends say a word every 30 seconds */
+		return answered ? udp_answered_timeout : udp_unanswered_timeout;
 	}
 	return icmp_timeout;
 }
 
-/* Forgets that packets with @key are of the flow in @slot. They may be of a
- * younger one, if the agent was killed while it ended that in @slot. */
+/* Notes that a packet of the flow went by. */
 static __always_inline void
-flow_index_remove(const struct flow_key *key, __u32 slot)
+flow_touch(struct __sk_buff *skb, struct flow *flow, const struct packet *pkt,
+	   enum flow_side side)
 {
-	const struct flow_ref *ref = bpf_map_lookup_elem(&flow_index, key);
+	__u64 now = bpf_ktime_get_coarse_ns();
+	__u32 flags = flow->flags;
 
-	if (ref && ref->slot == slot)
-		bpf_map_delete_elem(&flow_index, key);
+	counter_add(&flow->sent[side == FLOW_ANSWER], skb);
+	if (now - flow->seen > SECONDS)
+		flow->seen = now;
+	if (pkt->protocol == IPPROTO_TCP && pkt->fragment != FRAGMENT_LATER) {
+		if (pkt->tcp_flags & TCP_FIN)
+			flags |= FLOW_OPENER_FIN << side;
+		if (pkt->tcp_flags & TCP_RST)
+			flags |= FLOW_OPENER_RST << side;
+		else /* an earlier reset was not this side's */
+			flags &= ~(FLOW_OPENER_RST << side);
+		if (side == FLOW_OPENER && flow->state == FLOW_ANSWERED &&
+		    pkt->tcp_flags & TCP_ACK)
+			flags |= FLOW_HANDSHAKEN;
+		/* The ports are in use anew. */
+		if ((pkt->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN &&
+		    side == FLOW_OPENER)
+			flags = 0;
+		if (flags != flow->flags)
+			flow->flags = flags;
+	}
+	/* Who is refused has not been answered. */
+	if (side == FLOW_ANSWER && flow->state == FLOW_HALF_OPEN &&
+	    !(pkt->tcp_flags & TCP_RST))
+		__sync_val_compare_and_swap(&flow->state, FLOW_HALF_OPEN,
+					    FLOW_ANSWERED);
 }
 
-/* Ends the flow in @slot: its packets are not known any more. */
-static __always_inline void flow_end(struct flow *flow, __u32 slot)
+/* Ends the flow in @slot if it is in @state: its packets are not known any
+ * more. False if it is not, or somebody else has just ended it. */
+static __always_inline bool
+flow_end(struct flow *flow, __u32 slot, enum flow_state state)
 {
+	__u32 mapping;
+
+	if (__sync_val_compare_and_swap(&flow->state, state, FLOW_ENDED) !=
+	    state)
+		return false;
 	flow_index_remove(&flow->opener, slot);
 	flow_index_remove(&flow->answer, slot);
-	flow->state = FLOW_DEAD;
+	mapping = flow->mapping;
+	if (mapping != slot)
+		flow_bury(flow);
+	if (mapping != NO_MAPPING)
+		mapping_leave(mapping);
+	return true;
 }
 
 static int flow_sweep_slot(__u32 i, void *context)
 {
-	__u32 slot = (*(__u32 *)context + i) % MAX_FLOWS;
-	struct flow *flow = bpf_map_lookup_elem(&flows, &slot);
+	__u32 slot = (*(__u32 *)context + i) % flow_slots;
+	struct flow *flow = flow_at(slot);
 	__u64 seen, timeout;
+	__u32 state;
 
-	if (!flow || flow->state == FLOW_FREE || flow->state == FLOW_CLAIMED)
+	if (!flow)
 		return 0;
-	if (flow->state == FLOW_DEAD) {
-		flow->state = FLOW_FREE;
+	state = flow->state;
+	if (state != FLOW_HALF_OPEN && state != FLOW_ANSWERED)
 		return 0;
-	}
 	seen = flow->seen;
-	timeout = flow_timeout(flow->opener.protocol, flow->flags);
+	timeout = flow_timeout(flow);
 	/* The clock is read last, so that it is never before what another CPU
 	 * has seen. */
 	if (bpf_ktime_get_coarse_ns() - seen >= timeout)
-		flow_end(flow, slot);
+		flow_end(flow, slot, state);
 	return 0;
 }
 
-/* The sweep goes round the table in SWEEP_PERIOD * MAX_FLOWS / SWEEP_SLOTS,
- * which is 6.4 seconds, in steps too short to hold up packets. */
+/* The sweep goes round the table in SWEEP_PERIOD * SWEEP_STEPS, which is 6.4
+ * seconds, in steps short enough not to hold up packets. */
 #define SWEEP_PERIOD (SECONDS / 10)
-#define SWEEP_SLOTS  4096
+#define SWEEP_STEPS  64
 
 static int flow_sweep(void *map, __u32 *key, struct sweeper *sweeper)
 {
-	__u32 hand = sweeper->hand;
+	__u32 hand = sweeper->hand, step = flow_slots / SWEEP_STEPS + 1;
 
-	bpf_loop(SWEEP_SLOTS, flow_sweep_slot, &hand, 0);
-	sweeper->hand = (hand + SWEEP_SLOTS) % MAX_FLOWS;
+	bpf_loop(step, flow_sweep_slot, &hand, 0);
+	sweeper->hand = (hand + step) % flow_slots;
 	bpf_timer_start(&sweeper->timer, SWEEP_PERIOD, 0);
 	return 0;
 }
@@ -134,45 +144,6 @@ static __always_inline long flow_start_sweep(void)
 	return bpf_timer_start(&sweeper->timer, SWEEP_PERIOD, 0);
 }
 
-/* The flow of packets with @key, and the side they are from; NULL if there is
- * none. */
-static __always_inline struct flow *
-flow_find(const struct flow_key *key, enum flow_side *side)
-{
-	const struct flow_ref *ref = bpf_map_lookup_elem(&flow_index, key);
-	struct flow *flow;
-	__u32 slot;
-
-	if (!ref)
-		return NULL;
-	*side = ref->side;
-	slot = ref->slot;
-	flow = bpf_map_lookup_elem(&flows, &slot);
-	/* One that is only claimed still says what its slot held before. */
-	return flow && flow->state == FLOW_LIVE ? flow : NULL;
-}
-
-/* Notes that a packet of the flow went by. Writes only what has changed, so
- * that the two ends of a busy flow do not fight over its cache line. */
-static __always_inline void
-flow_touch(struct flow *flow, const struct packet *pkt, enum flow_side side)
-{
-	enum flow_flag flags = side == FLOW_ANSWER ? FLOW_ANSWERED : 0;
-	__u64 now = bpf_ktime_get_coarse_ns();
-
-	if (pkt->tcp_flags & TCP_FIN)
-		flags |= FLOW_FIN;
-	if (pkt->tcp_flags & TCP_RST)
-		flags |= FLOW_RST;
-	/* The ports are in use anew. */
-	if (pkt->tcp_flags & TCP_SYN && flow->flags & (FLOW_FIN | FLOW_RST))
-		flow->flags = 0;
-	if (flags & ~flow->flags)
-		__sync_fetch_and_or(&flow->flags, flags);
-	if (now - flow->seen > SECONDS)
-		flow->seen = now;
-}
-
 /* Slots looked at, at random, for a free one. The chance to miss one in a
  * table that is nine tenths full is one in a million. */
 #define SLOT_ATTEMPTS 128
@@ -185,12 +156,18 @@ struct flow_claim {
 static int flow_try_slot(__u32 i, void *context)
 {
 	struct flow_claim *claim = context;
-	__u32 slot = bpf_get_prandom_u32() % MAX_FLOWS;
-	struct flow *flow = bpf_map_lookup_elem(&flows, &slot);
+	__u32 slot = bpf_get_prandom_u32() % flow_slots, state;
+	struct flow *flow = flow_at(slot);
 
-	if (!flow || flow->state != FLOW_FREE ||
-	    __sync_val_compare_and_swap(&flow->state, FLOW_FREE,
-					FLOW_CLAIMED) != FLOW_FREE)
+	if (!flow)
+		return 0;
+	state = flow->state;
+	if (state != FLOW_FREE &&
+	    (state != FLOW_DEAD ||
+	     bpf_ktime_get_coarse_ns() - flow->seen < FLOW_GRACE))
+		return 0;
+	if (__sync_val_compare_and_swap(&flow->state, state, FLOW_CLAIMED) !=
+	    state)
 		return 0;
 	claim->slot = slot;
 	claim->found = 1;
@@ -209,81 +186,104 @@ static __always_inline bool flow_claim_slot(__u32 *slot)
 
 static __always_inline void flow_release_slot(__u32 slot)
 {
-	struct flow *flow = bpf_map_lookup_elem(&flows, &slot);
+	struct flow *flow = flow_at(slot);
 
 	if (flow)
 		flow->state = FLOW_FREE;
 }
 
-/* Makes packets with @key known as those of the flow in @slot; -EEXIST if they
- * are another's. An int: before 6.4 the upper half of what an update returns
- * is not defined. */
+/* Lets the flow in @slot be half-open in place of the oldest of its part. The
+ * part follows from the source inside, or from whom it is for there, so that
+ * one endpoint's flood costs no other its place. */
+static __noinline void flow_take_turn(struct flow *flow, __u32 slot)
+{
+	bool out = flow->opener.network != NETWORK_OUTSIDE;
+	const struct address *inside =
+		out ? &flow->opener.src : &flow->answer.src;
+	__u32 part = (inside->word[0] ^ inside->word[1] ^ inside->word[2] ^
+		      inside->word[3]) *
+		     2654435761U; /* Knuth's multiplicative hash */
+	__u32 *turns, *turn, at, before;
+	struct flow *oldest;
+
+	part = (part >> 16) % (HALF_OPEN_PARTS / 2) * 2 + out;
+	turns = bpf_map_lookup_elem(&half_open_turns, &part);
+	if (!turns)
+		return;
+	at = part * HALF_OPEN_TURNS +
+	     __sync_fetch_and_add(turns, 1) % HALF_OPEN_TURNS;
+	turn = bpf_map_lookup_elem(&half_open, &at);
+	if (!turn)
+		return;
+	flow->turn = at;
+	before = __sync_lock_test_and_set(turn, slot + 1);
+	if (!before || before == slot + 1)
+		return;
+	before--;
+	oldest = flow_at(before);
+	if (oldest && oldest->turn == at)
+		flow_end(oldest, before, FLOW_HALF_OPEN);
+}
+
+/* Opens a flow in the claimed @slot, whose @answer is in the index already. If
+ * that fails, or another CPU was faster, slot and mapping are the caller's to
+ * take back. */
 static __always_inline int
-flow_index_add(const struct flow_key *key, __u32 slot, enum flow_side side)
-{
-	struct flow_ref ref = { .slot = slot, .side = side };
-
-	return bpf_map_update_elem(&flow_index, key, &ref, BPF_NOEXIST);
-}
-
-/* What a failure of flow_index_add() means. Where another CPU was faster to
- * open the flow, its flow is as good. */
-static __always_inline enum reason flow_index_reason(int err)
-{
-	if (!err || err == -EEXIST)
-		return REASON_NONE;
-	return err == -E2BIG ? REASON_FLOW_TABLE_FULL : REASON_KERNEL_ERROR;
-}
-
-/* Opens a flow in the claimed @slot, whose @answer is in the index already;
- * takes both back if that fails. */
-static __always_inline enum reason
 flow_open(__u32 slot, const struct flow_key *opener,
-	  const struct flow_key *answer)
+	  const struct flow_key *answer, __u32 mapping)
 {
-	struct flow *flow = bpf_map_lookup_elem(&flows, &slot);
+	struct flow *flow = flow_at(slot);
 	int err;
 
 	if (!flow)
-		return REASON_KERNEL_ERROR;
+		return -ENOENT;
 	flow->opener = *opener;
 	flow->answer = *answer;
 	flow->opened = flow->seen = bpf_ktime_get_coarse_ns();
+	__builtin_memset(flow->sent, 0, sizeof(flow->sent));
+	flow->mapping = mapping;
 	flow->flags = 0;
+	flow->state = FLOW_HALF_OPEN;
 	err = flow_index_add(opener, slot, FLOW_OPENER);
-	if (!err) {
-		flow->state = FLOW_LIVE;
-		return REASON_NONE;
+	if (err) {
+		flow->state = FLOW_CLAIMED;
+		flow_index_remove(answer, slot);
+		return err;
 	}
-	bpf_map_delete_elem(&flow_index, answer);
-	flow->state = FLOW_FREE;
-	return flow_index_reason(err);
+	flow_take_turn(flow, slot);
+	return 0;
 }
 
-/* Opens a flow inside a network, or notes that a packet of it went by. */
+/* Opens a flow inside a network, that of packets with scratch->key, or notes
+ * that a packet of it went by. */
 static __always_inline enum reason
-flow_track(const struct flow_key *key, const struct packet *pkt)
+flow_track(struct __sk_buff *skb, struct scratch *scratch,
+	   const struct packet *pkt)
 {
-	struct flow_key answer;
-	enum flow_side side;
+	const struct flow_key *key = &scratch->key;
+	enum flow_side side = FLOW_OPENER;
 	struct flow *flow;
 	__u32 slot;
 	int err;
 
-	flow = flow_find(key, &side);
-	if (flow) {
-		flow_touch(flow, pkt, side);
-		return REASON_NONE;
+	flow = flow_find(key, &side, &slot);
+	if (!flow) {
+		if (!flow_claim_slot(&slot))
+			return REASON_FLOW_TABLE_FULL;
+		flow_key_reverse(&scratch->answer, key, key->network);
+		err = flow_index_add(&scratch->answer, slot, FLOW_ANSWER);
+		if (!err)
+			err = flow_open(slot, key, &scratch->answer,
+					NO_MAPPING);
+		if (err) {
+			flow_release_slot(slot);
+			return flow_index_reason(err);
+		}
+		flow = flow_at(slot);
 	}
-	if (!flow_claim_slot(&slot))
-		return REASON_FLOW_TABLE_FULL;
-	answer = flow_key_reverse(key, key->network);
-	err = flow_index_add(&answer, slot, FLOW_ANSWER);
-	if (err) {
-		flow_release_slot(slot);
-		return flow_index_reason(err);
-	}
-	return flow_open(slot, key, &answer);
+	if (flow)
+		flow_touch(skb, flow, pkt, side);
+	return REASON_NONE;
 }
 
 #endif

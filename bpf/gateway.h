@@ -1,66 +1,85 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* What endpoints send to the gateway: to the host, or by it to the outside. */
+/* What endpoints send to the gateway: to the host, or by it to others. */
 #ifndef EBPNET_GATEWAY_H
 #define EBPNET_GATEWAY_H
 
-#include "bridge.h"
-#include "nat.h"
+#include "forward.h"
 
-/* RFC 1122, 3.2.1.3; RFC 4291, 2.4: addresses that no router forwards. */
-static __always_inline bool gateway_is_unroutable(const struct address *a)
+/* Drops a packet, and tells its sender why if that can help it. */
+static __noinline int
+gateway_refuse(struct __sk_buff *skb, const struct packet *pkt,
+	       const struct device *device, enum reason reason, __u32 mtu)
 {
-	if (address_is_ipv4(a)) {
-		__u32 ipv4 = bpf_ntohl(a->word[3]);
+	bool ipv4 = address_is_ipv4(&pkt->src);
+	struct icmp_error error = {};
+	const struct network *network;
+	__u32 id = device->network;
 
-		return ipv4 >> 24 == 127 || ipv4 >> 28 >= 14 || !ipv4;
+	verdict_count(skb, reason);
+	switch (reason) {
+	case REASON_TTL_EXCEEDED:
+		error.type = ipv4 ? ICMP_TIME_EXCEEDED : ICMP6_TIME_EXCEEDED;
+		break;
+	case REASON_TOO_BIG:
+		error.type = ipv4 ? ICMP_UNREACHABLE : ICMP6_TOO_BIG;
+		error.code = ipv4 ? ICMP_FRAG_NEEDED : 0;
+		error.mtu = bpf_htons(mtu);
+		break;
+	default:
+		return TC_ACT_SHOT;
 	}
-	return (!(a->word[0] | a->word[1] | a->word[2]) &&
-		bpf_ntohl(a->word[3]) <= 1) ||
-	       bpf_ntohl(a->word[0]) >> 24 == 0xff ||
-	       bpf_ntohl(a->word[0]) >> 22 == LINK_LOCAL_PREFIX >> 6;
+	network = bpf_map_lookup_elem(&networks, &id);
+	if (!network ||
+	    !icmp_reply(skb, pkt, device->endpoint,
+			ipv4 ? &network->gateway4 : &network->gateway6, &error))
+		return TC_ACT_SHOT;
+	return bpf_redirect(skb->ifindex, 0);
 }
 
-static __always_inline int gateway_to_host(void)
+/*
+ * Looks at a flow that goes out as from @source, while the host would now speak
+ * from another address. It may go on as long as the host has its own; the
+ * @route is then the one of that address.
+ */
+static __noinline enum reason
+gateway_check_source(struct __sk_buff *skb, const struct packet *pkt,
+		     const struct address *source, struct route *route)
 {
-	return bpf_redirect(gateway_ifindex, BPF_F_INGRESS);
+	if (!route_is_local(skb, source))
+		return REASON_ADDRESS_LOST;
+	return route_find(skb, source, &pkt->dst, packet_length(skb, pkt),
+			  route);
 }
 
-/* Out of an uplink, masqueraded where the network is. */
+/* Whether an endpoint is masqueraded by the destination of scratch->key. */
+static __always_inline bool gateway_is_mapped(struct scratch *scratch)
+{
+	mapping_key(&scratch->mapping, &scratch->key);
+	return bpf_map_lookup_elem(&flow_index, &scratch->mapping);
+}
+
+/* What gateway_open() and gateway_error() give where the packet is still to be
+ * taken somewhere. */
+#define GATEWAY_GO_ON -2
+
+/*
+ * Takes a packet of no flow to where it belongs, if that is on this host; else,
+ * or if it is for a published port, opens its flow and gives GATEWAY_GO_ON.
+ */
 static __always_inline int
-gateway_to_outside(struct __sk_buff *skb, struct packet *pkt, __u32 id,
-		   const struct network *network, struct route *route)
+gateway_open(struct __sk_buff *skb, struct packet *pkt,
+	     const struct device *device, const struct network *network,
+	     struct scratch *scratch, struct route *route, bool has_ports)
 {
+	const struct station *station =
+		bpf_map_lookup_elem(&neighbors, &pkt->dst);
 	const struct address *source = &pkt->src;
 	enum reason reason;
+	int refused;
 
-	if (network->flags & NETWORK_MASQUERADE) {
-		source = &route->source;
-		/* Zero, or ::ffff:0.0.0.0. */
-		if (!(source->word[0] | source->word[1] | source->word[3]))
-			return verdict_drop(skb, REASON_NO_ROUTE);
-	}
-	reason = route_decrement_ttl(skb, pkt);
-	if (!reason)
-		reason = nat_leave(skb, pkt, id, source);
-	if (reason)
-		return verdict_drop(skb, reason);
-	return route_send(skb, route);
-}
-
-/* Takes a packet that @device sent to the gateway's MAC. */
-static __always_inline int
-gateway_forward(struct __sk_buff *skb, struct packet *pkt,
-		const struct device *device, const struct network *network)
-{
-	bool internal = network->flags & NETWORK_INTERNAL;
-	const struct station *station;
-	struct route route = {};
-	enum reason reason;
-
-	station = bpf_map_lookup_elem(&neighbors, &pkt->dst);
-	if (station && station->network == device->network) {
-		if (station->kind == STATION_GATEWAY)
-			return gateway_to_host();
+	if (station && station->kind != STATION_GATEWAY) {
+		if (station->network != device->network)
+			return verdict_drop(skb, REASON_ISOLATED);
 		/* Still from the sender: a tunnel's other end knows no
 		 * gateway behind it. */
 		reason = bridge_readdress(skb, pkt, station, pkt->src_mac);
@@ -69,23 +88,182 @@ gateway_forward(struct __sk_buff *skb, struct packet *pkt,
 		return bridge_forward(skb, pkt, device->network, network,
 				      device->endpoint, station);
 	}
-	if (station && station->kind != STATION_GATEWAY)
-		return verdict_drop(skb, REASON_ISOLATED);
-	if (internal)
+	if (network->flags & NETWORK_INTERNAL) {
+		if (station && station->network == device->network)
+			return forward_to_host();
 		return verdict_drop(skb, REASON_INTERNAL);
-	if (station) /* the host, as another network's gateway */
-		return gateway_to_host();
-	if (gateway_is_unroutable(&pkt->dst) ||
-	    gateway_is_unroutable(&pkt->src))
-		return verdict_drop(skb, REASON_NO_ROUTE);
+	}
+	if (!station) {
+		if (route_is_unroutable(&pkt->dst) ||
+		    route_is_unroutable(&pkt->src))
+			return verdict_drop(skb, REASON_NO_ROUTE);
+		reason = route_find(skb, &pkt->src, &pkt->dst,
+				    packet_length(skb, pkt), route);
+		if (reason)
+			return gateway_refuse(skb, pkt, device, reason,
+					      route->mtu);
+	}
 
-	reason = route_find(skb, &pkt->src, &pkt->dst,
-			    skb->gso_size ? 0 : skb->len - pkt->l3, &route);
+	if (!route->ifindex) { /* to the host itself */
+		if (!has_ports || pkt->echo)
+			return forward_to_host();
+		refused = publish_open(skb, pkt, &scratch->key);
+		if (!refused)
+			return GATEWAY_GO_ON;
+		if (refused != PUBLISH_NOT_OURS)
+			return verdict_drop(skb, refused);
+		if (!gateway_is_mapped(scratch))
+			return forward_to_host();
+		/* Out and in again: RFC 4787 REQ-9. */
+		source = &pkt->dst;
+	} else if (pkt->fragment == FRAGMENT_LATER && !has_ports) {
+		return verdict_drop(skb, REASON_FRAGMENT);
+	} else if (packet_is_icmp_error(pkt)) {
+		return verdict_drop(skb, REASON_UNKNOWN_FLOW);
+	} else if (!has_ports) {
+		return verdict_drop(skb, REASON_UNTRANSLATABLE);
+	} else if (network->flags & NETWORK_MASQUERADE) {
+		source = &route->source;
+		/* Zero, or ::ffff:0.0.0.0. */
+		if (!(source->word[0] | source->word[1] | source->word[3]))
+			return verdict_drop(skb, REASON_NO_ROUTE);
+	}
+	if (!masquerade_may_open(pkt))
+		return verdict_drop(skb, REASON_UNKNOWN_FLOW);
+	if (pkt->ttl <= 1)
+		return gateway_refuse(skb, pkt, device, REASON_TTL_EXCEEDED, 0);
+	reason = masquerade_open(skb, source);
 	if (reason)
 		return verdict_drop(skb, reason);
-	if (!route.ifindex)
-		return gateway_to_host();
-	return gateway_to_outside(skb, pkt, device->network, network, &route);
+	return GATEWAY_GO_ON;
+}
+
+/* Takes an ICMP error to where the flow's other side is that it is about;
+ * GATEWAY_GO_ON if it is about none. */
+static __noinline int
+gateway_error(struct __sk_buff *skb, struct packet *pkt, __u32 from)
+{
+	struct scratch *scratch = scratch_get();
+	struct route *route;
+	enum reason reason;
+	__u32 network = 0;
+
+	if (!scratch)
+		return verdict_drop(skb, REASON_KERNEL_ERROR);
+	route = &scratch->route;
+	reason = icmp_translate(skb, pkt, from, &network);
+	if (reason == REASON_UNKNOWN_FLOW || reason == REASON_MALFORMED)
+		return GATEWAY_GO_ON;
+	if (!reason && network == NETWORK_LOOPBACK)
+		return forward_to_loopback(skb);
+	if (!reason && network == NETWORK_OUTSIDE) {
+		reason = route_find(skb, &pkt->src, &pkt->dst, 0, route);
+		if (!reason && !route->ifindex)
+			return forward_error_in(skb, pkt, NETWORK_OUTSIDE);
+	}
+	if (!reason)
+		reason = route_decrement_ttl(skb, pkt);
+	if (reason)
+		return verdict_drop(skb, reason);
+	if (network == NETWORK_OUTSIDE)
+		return route_send(skb, route);
+	return forward_to_endpoint(skb, pkt, network, false);
+}
+
+/* Takes a packet to where its flow goes, or to where it belongs by its
+ * destination. */
+static __noinline int
+gateway_route(struct __sk_buff *skb, struct packet *pkt,
+	      const struct device *device, const struct network *network)
+{
+	struct scratch *scratch = scratch_get();
+	const struct flow_key *to;
+	struct flow *flow = NULL;
+	enum reason reason = REASON_NONE;
+	struct route *route;
+	enum flow_side side;
+	bool has_ports;
+	int verdict;
+	__u32 slot;
+
+	if (!scratch)
+		return verdict_drop(skb, REASON_KERNEL_ERROR);
+	route = &scratch->route;
+	route->ifindex = 0;
+	has_ports = fragment_find_ports(pkt, device->network);
+	flow_key_of(&scratch->key, pkt, device->network);
+	if (has_ports)
+		flow = flow_find(&scratch->key, &side, &slot);
+	if (!flow) {
+		verdict = gateway_open(skb, pkt, device, network, scratch,
+				       route, has_ports);
+		if (verdict != GATEWAY_GO_ON)
+			return verdict;
+		flow = flow_find(&scratch->key, &side, &slot);
+		if (!flow)
+			return verdict_drop(skb, REASON_FLOW_TABLE_FULL);
+	}
+
+	to = flow_other(flow, side);
+	if (network->flags & NETWORK_INTERNAL)
+		return verdict_drop(skb, REASON_INTERNAL);
+	if (to->network == NETWORK_OUTSIDE) {
+		if (!route->ifindex)
+			reason = route_find(
+				skb, side == FLOW_OPENER ? &pkt->src : &to->dst,
+				&pkt->dst, packet_length(skb, pkt), route);
+		if (!reason && route->ifindex && side == FLOW_OPENER &&
+		    !address_equal(&to->dst,
+				   network->flags & NETWORK_MASQUERADE ?
+					   &route->source :
+					   &pkt->src))
+			reason =
+				gateway_check_source(skb, pkt, &to->dst, route);
+	}
+	if (!reason && to->network != NETWORK_LOOPBACK && pkt->ttl <= 1)
+		reason = REASON_TTL_EXCEEDED;
+	if (reason == REASON_ADDRESS_LOST)
+		flow_end(flow, slot, flow->state);
+	if (reason)
+		return gateway_refuse(skb, pkt, device, reason, route->mtu);
+
+	if (pkt->fragment == FRAGMENT_FIRST)
+		fragment_remember(pkt, device->network);
+	flow_touch(skb, flow, pkt, side);
+	if (to->network != NETWORK_LOOPBACK)
+		reason = route_decrement_ttl(skb, pkt);
+	if (!reason)
+		reason = nat_translate(skb, pkt, to);
+	if (reason)
+		return verdict_drop(skb, reason);
+	if (to->network == NETWORK_LOOPBACK)
+		return forward_to_loopback(skb);
+	if (to->network != NETWORK_OUTSIDE)
+		return forward_to_endpoint(skb, pkt, to->network, false);
+	if (route->ifindex)
+		return route_send(skb, route);
+	/* Back in, to where another endpoint is masqueraded. */
+	verdict = forward_in(skb, pkt, NETWORK_OUTSIDE);
+	return verdict == VERDICT_PASS ? verdict_drop(skb, REASON_UNSOLICITED) :
+					 verdict;
+}
+
+/* Takes a packet that @device sent to the gateway's MAC. */
+static __always_inline int
+gateway_forward(struct __sk_buff *skb, struct packet *pkt,
+		const struct device *device, const struct network *network)
+{
+	enum reason reason = parse_l4(skb, pkt);
+	int verdict;
+
+	if (reason)
+		return verdict_drop(skb, reason);
+	if (packet_is_icmp_error(pkt)) {
+		verdict = gateway_error(skb, pkt, device->network);
+		if (verdict != GATEWAY_GO_ON)
+			return verdict;
+	}
+	return gateway_route(skb, pkt, device, network);
 }
 
 #endif

@@ -92,7 +92,7 @@ struct gre_origin {
 };
 
 /* Reads the outer headers of a GRE packet to this host. */
-static __always_inline enum reason
+static __noinline enum reason
 gre_identify(struct __sk_buff *skb, const struct packet *pkt,
 	     struct gre_origin *origin)
 {

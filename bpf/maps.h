@@ -116,26 +116,76 @@ struct {
 	__type(value, struct uplink);
 } uplinks SEC(".maps");
 
-/* Flows of links and of address translation, one a slot. Written and read by
- * the datapath; a slot is used until the sweep finds its flow idle for too
- * long, or its endpoint goes. Full: a new flow is refused, no old one is
- * touched. */
+/* (host address, protocol, port) -> the endpoint's port that it is published
+ * for. Written by the agent, read for the first packet of a flow to the host;
+ * lives as long as the publication. Full: the port is refused. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_PORTS);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct port_key);
+	__type(value, struct port);
+} ports SEC(".maps");
+
+/* A bit for each port that has an entry in `ports`, whatever its address.
+ * Written by the agent; read for every packet to the host that is of no flow,
+ * and when an endpoint is given a port. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, MAX_FLOWS);
+	__uint(max_entries, PUBLISHED_PROTOCOLS *PUBLISHED_WORDS);
+	__type(key, __u32);
+	__type(value, __u64);
+} published_ports SEC(".maps");
+
+/* (publication, prefix) -> sources there may reach it. Written by the agent,
+ * read for the first packet of a flow to a restricted port; lives as long as
+ * the publication. Full: the port is refused. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(max_entries, MAX_PORT_SOURCES);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct port_source_key);
+	__type(value, __u32);
+} port_sources SEC(".maps");
+
+/* Flows of links and of address translation, one a slot. Written and read by
+ * the datapath; a slot is used until the sweep finds its flow idle for too
+ * long, its endpoint or port goes, or its turn in `half_open` is over. As many
+ * as `load` was told, and MAX_HALF_OPEN. Full: a new flow is refused. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, DEFAULT_FLOWS + MAX_HALF_OPEN);
 	__type(key, __u32);
 	__type(value, struct flow);
 } flows SEC(".maps");
 
 /* What a packet says of its flow -> the flow. Two entries a flow, that live as
- * long as it does. */
+ * long as it does, and two a mapping. Four times as large as `flows`. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 2 * MAX_FLOWS);
+	__uint(max_entries, 4 * (DEFAULT_FLOWS + MAX_HALF_OPEN));
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, struct flow_key);
 	__type(value, struct flow_ref);
 } flow_index SEC(".maps");
+
+/* The half-open flows, HALF_OPEN_TURNS for each part: slots in `flows` plus
+ * one. Written and read by the datapath when a flow opens: it takes the turn
+ * of the oldest of its part, which ends unless it has been answered. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, MAX_HALF_OPEN);
+	__type(key, __u32);
+	__type(value, __u32);
+} half_open SEC(".maps");
+
+/* Part of `half_open` -> turns taken so far. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, HALF_OPEN_PARTS);
+	__type(key, __u32);
+	__type(value, __u32);
+} half_open_turns SEC(".maps");
 
 /* The one sweeper of `flows`. Started at load, runs as long as it is pinned. */
 struct {
@@ -144,6 +194,31 @@ struct {
 	__type(key, __u32);
 	__type(value, struct sweeper);
 } sweepers SEC(".maps");
+
+/* Datagram -> its ports, from its first fragment. Written and read by the
+ * datapath; full, the least recently used make room. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, MAX_FRAGMENTED);
+	__type(key, struct fragment_key);
+	__type(value, struct datagram);
+} fragmented SEC(".maps");
+
+/* Endpoint id -> when its next ICMP error is due; see icmp_may_send(). */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, MAX_LOCAL_ENDPOINTS);
+	__type(key, __u32);
+	__type(value, __u64);
+} icmp_budgets SEC(".maps");
+
+/* What is too large for the stack: used by one run of a program at a time. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct scratch);
+} scratches SEC(".maps");
 
 /* enum reason -> what was dropped for it. Written by the datapath, read by
  * stats and metrics. */

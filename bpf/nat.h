@@ -1,158 +1,174 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * Address translation between endpoints and the outside. Every flow across an
- * uplink is here, also those of networks that are not masqueraded: these are
- * "translated" to what they are, so that only answers come in.
+ * Address translation: a packet that came in with the key of one side of its
+ * flow goes out with the other side's, turned round. How flows come to have
+ * two such keys is told in masquerade.h and publish.h.
  */
 #ifndef EBPNET_NAT_H
 #define EBPNET_NAT_H
 
+#include "csum.h"
 #include "flow.h"
-#include "route.h"
-
-/* Where a port is looked for when the packet's own is taken: at random, as
- * those that are taken stand in rows. */
-#define PORT_FIRST    1024
-#define PORT_COUNT    (65536 - PORT_FIRST)
-#define PORT_ATTEMPTS 128
 
 enum nat_side {
 	NAT_SOURCE,
 	NAT_DESTINATION,
 };
 
+/* Where a packet has one of its addresses. */
+static __always_inline __u32 nat_address_at(const struct packet *pkt,
+					    enum nat_side side)
+{
+	if (address_is_ipv4(&pkt->dst))
+		return pkt->l3 + (side == NAT_SOURCE ?
+					  offsetof(struct iphdr, saddr) :
+					  offsetof(struct iphdr, daddr));
+	return pkt->l3 + (side == NAT_SOURCE ? offsetof(struct ipv6hdr, saddr) :
+					       offsetof(struct ipv6hdr, daddr));
+}
+
+/*
+ * Writes another address over one of the packet's. @check_at is where the
+ * transport's checksum is, 0 if it has none that covers addresses, and @flags
+ * what bpf_l4_csum_replace() is to know of it.
+ */
+static __always_inline bool
+nat_write_address(struct __sk_buff *skb, const struct packet *pkt,
+		  enum nat_side side, const struct address *old,
+		  const struct address *new, __u32 check_at, __u64 flags)
+{
+	__u32 at = nat_address_at(pkt, side);
+	__s64 diff;
+
+	flags |= BPF_F_PSEUDO_HDR;
+	if (address_is_ipv4(old))
+		return (!check_at ||
+			!bpf_l4_csum_replace(skb, check_at, old->word[3],
+					     new->word[3],
+					     flags | sizeof(__be32))) &&
+		       !bpf_l3_csum_replace(
+			       skb, pkt->l3 + offsetof(struct iphdr, check),
+			       old->word[3], new->word[3], sizeof(__be32)) &&
+		       !bpf_skb_store_bytes(skb, at, &new->word[3],
+					    sizeof(__be32), 0);
+
+	if (!check_at)
+		return !bpf_skb_store_bytes(skb, at, new, sizeof(*new),
+					    BPF_F_RECOMPUTE_CSUM);
+	diff = bpf_csum_diff((__be32 *)old, sizeof(*old), (__be32 *)new,
+			     sizeof(*new), 0);
+	if (bpf_l4_csum_replace(skb, check_at, 0, diff, flags) ||
+	    bpf_skb_store_bytes(skb, at, new, sizeof(*new), 0))
+		return false;
+	/* A device's checksum of the whole packet, if there is one, stays as
+	 * it was: the two changes cancel out. bpf_l4_csum_replace() thinks of
+	 * IPv4, whose header's checksum changes too. Fails if there is none. */
+	bpf_csum_update(skb, diff);
+	return true;
+}
+
+/* Writes another port over one of an SCTP packet's, and mends its CRC32c. */
+static __noinline enum reason
+nat_write_sctp(struct __sk_buff *skb, const struct packet *pkt,
+	       enum nat_side side, __be16 port)
+{
+	__u32 before, after, crc, at = pkt->l4;
+	__u32 length = packet_said_length(skb, pkt) - (at - pkt->l3);
+
+	/* The CRC is that of the whole datagram, whose length only the last
+	 * fragment tells. */
+	if (pkt->fragment)
+		return REASON_FRAGMENT;
+	if (bpf_skb_load_bytes(skb, at, &before, sizeof(before)) ||
+	    bpf_skb_store_bytes(skb, at + (side == NAT_SOURCE ? 0 : 2), &port,
+				sizeof(port), BPF_F_RECOMPUTE_CSUM) ||
+	    bpf_skb_load_bytes(skb, at, &after, sizeof(after)) ||
+	    bpf_skb_load_bytes(skb, at + offsetof(struct sctp, checksum), &crc,
+			       sizeof(crc)))
+		return REASON_MALFORMED;
+	crc ^= crc32c_change(before ^ after, length);
+	if (bpf_skb_store_bytes(skb, at + offsetof(struct sctp, checksum), &crc,
+				sizeof(crc), BPF_F_RECOMPUTE_CSUM))
+		return REASON_KERNEL_ERROR;
+	return REASON_NONE;
+}
+
 /* Writes @address and @port over the packet's source or destination, and
- * mends the checksums. */
-static __always_inline enum reason
+ * mends the checksums. A later fragment has only the address. */
+__verified_once enum reason
 nat_write(struct __sk_buff *skb, struct packet *pkt, enum nat_side side,
 	  const struct address *address, __be16 port)
 {
-	bool ipv4 = address_is_ipv4(&pkt->dst);
-	struct address *old = side == NAT_SOURCE ? &pkt->src : &pkt->dst;
-	__be16 *old_port = side == NAT_SOURCE ? &pkt->sport : &pkt->dport;
-	__u32 port_at = pkt->l4 + (side == NAT_SOURCE ? 0 : 2);
-	__u64 flags = 0, pseudo = BPF_F_PSEUDO_HDR;
-	__u32 check_at;
-	bool ok = true;
+	__u32 check_at = 0, covers_address = 0, port_at;
+	enum reason reason = REASON_NONE;
+	struct address *old;
+	__be16 *old_port;
+	__u64 flags = 0;
 
+	if (!pkt || !address)
+		return REASON_KERNEL_ERROR;
+	old = side == NAT_SOURCE ? &pkt->src : &pkt->dst;
+	old_port = side == NAT_SOURCE ? &pkt->sport : &pkt->dport;
+	port_at = pkt->l4 + (side == NAT_SOURCE ? 0 : 2);
 	switch (pkt->protocol) {
 	case IPPROTO_TCP:
 		check_at = pkt->l4 + offsetof(struct tcphdr, check);
+		covers_address = check_at;
 		break;
 	case IPPROTO_UDP:
 		check_at = pkt->l4 + offsetof(struct udphdr, check);
+		covers_address = check_at;
 		flags = BPF_F_MARK_MANGLED_0;
 		break;
-	case IPPROTO_ICMP:
-		pseudo = 0; /* its checksum does not cover the addresses */
+	case IPPROTO_ICMPV6:
+		covers_address = pkt->l4 + offsetof(struct icmp, checksum);
 		/* fall through */
-	default:
+	case IPPROTO_ICMP:
 		check_at = pkt->l4 + offsetof(struct icmp, checksum);
 		port_at = pkt->l4 + offsetof(struct icmp, id);
 		break;
 	}
+	if (pkt->fragment == FRAGMENT_LATER)
+		covers_address = 0;
 
-	if (!address_equal(old, address)) {
-		if (ipv4) {
-			if (pseudo)
-				ok = !bpf_l4_csum_replace(skb, check_at,
-							  old->word[3],
-							  address->word[3],
-							  flags | pseudo | 4);
-			ok = ok &&
-			     !bpf_l3_csum_replace(
-				     skb,
-				     pkt->l3 + offsetof(struct iphdr, check),
-				     old->word[3], address->word[3], 4) &&
-			     !bpf_skb_store_bytes(
-				     skb,
-				     pkt->l3 + (side == NAT_SOURCE ?
-							offsetof(struct iphdr,
-								 saddr) :
-							offsetof(struct iphdr,
-								 daddr)),
-				     &address->word[3], 4, 0);
-		} else {
-			__s64 diff = bpf_csum_diff((__be32 *)old, sizeof(*old),
-						   (__be32 *)address,
-						   sizeof(*address), 0);
-
-			ok = !bpf_l4_csum_replace(skb, check_at, 0, diff,
-						  flags | pseudo) &&
-			     !bpf_skb_store_bytes(
-				     skb,
-				     pkt->l3 + (side == NAT_SOURCE ?
-							offsetof(struct ipv6hdr,
-								 saddr) :
-							offsetof(struct ipv6hdr,
-								 daddr)),
-				     address, sizeof(*address), 0);
-			/* A device's checksum of the whole packet, if there is
-			 * one, stays as it was: the two changes cancel out.
-			 * bpf_l4_csum_replace() thinks of IPv4, whose header's
-			 * checksum changes too. Fails if there is none. */
-			bpf_csum_update(skb, diff);
-		}
+	if (!address_equal(old, address) &&
+	    !nat_write_address(skb, pkt, side, old, address, covers_address,
+			       flags))
+		return REASON_KERNEL_ERROR;
+	if (*old_port != port && pkt->fragment != FRAGMENT_LATER) {
+		if (pkt->protocol == IPPROTO_SCTP)
+			reason = nat_write_sctp(skb, pkt, side, port);
+		else if (bpf_l4_csum_replace(skb, check_at, *old_port, port,
+					     flags | sizeof(port)) ||
+			 bpf_skb_store_bytes(skb, port_at, &port, sizeof(port),
+					     0))
+			reason = REASON_KERNEL_ERROR;
 	}
-	if (ok && *old_port != port)
-		ok = !bpf_l4_csum_replace(skb, check_at, *old_port, port,
-					  flags | sizeof(port)) &&
-		     !bpf_skb_store_bytes(skb, port_at, &port, sizeof(port), 0);
 	*old = *address;
 	*old_port = port;
-	return ok ? REASON_NONE : REASON_KERNEL_ERROR;
+	return reason;
 }
 
-/* Whether a socket of the host itself takes packets of @answer, a flow as the
- * outside answers it. */
-static __always_inline bool
-nat_is_hosts_own(struct __sk_buff *skb, const struct flow_key *answer)
+/* Turns the packet into one that goes to the side that sends with key @to. */
+static __always_inline enum reason
+nat_translate(struct __sk_buff *skb, struct packet *pkt,
+	      const struct flow_key *to)
 {
-	struct bpf_sock_tuple tuple = {};
-	struct bpf_sock *sk;
-	__u32 size;
+	enum reason reason = REASON_NONE;
 
-	if (answer->protocol != IPPROTO_TCP && answer->protocol != IPPROTO_UDP)
-		return false;
-	if (address_is_ipv4(&answer->src)) {
-		tuple.ipv4.saddr = answer->src.word[3];
-		tuple.ipv4.daddr = answer->dst.word[3];
-		tuple.ipv4.sport = answer->sport;
-		tuple.ipv4.dport = answer->dport;
-		size = sizeof(tuple.ipv4);
-	} else {
-		__builtin_memcpy(tuple.ipv6.saddr, &answer->src,
-				 sizeof(answer->src));
-		__builtin_memcpy(tuple.ipv6.daddr, &answer->dst,
-				 sizeof(answer->dst));
-		tuple.ipv6.sport = answer->sport;
-		tuple.ipv6.dport = answer->dport;
-		size = sizeof(tuple.ipv6);
-	}
-	if (answer->protocol == IPPROTO_TCP)
-		sk = bpf_skc_lookup_tcp(skb, &tuple, size, BPF_F_CURRENT_NETNS,
-					0);
-	else
-		sk = bpf_sk_lookup_udp(skb, &tuple, size, BPF_F_CURRENT_NETNS,
-				       0);
-	if (!sk)
-		return false;
-	bpf_sk_release(sk);
-	return true;
+	if (pkt->sport != to->dport || !address_equal(&pkt->src, &to->dst))
+		reason = nat_write(skb, pkt, NAT_SOURCE, &to->dst, to->dport);
+	if (!reason &&
+	    (pkt->dport != to->sport || !address_equal(&pkt->dst, &to->src)))
+		reason = nat_write(skb, pkt, NAT_DESTINATION, &to->src,
+				   to->sport);
+	return reason;
 }
 
-struct nat_search {
-	struct __sk_buff *skb;
-	const struct flow_key *opener;
-	struct flow_key answer; /* its dport is sought */
-	__u32 slot;
-	enum reason reason;
-};
-
-/* Ends the flow of packets with @key; one that has been answered only if
- * @answered_too. False if it goes on. */
+/* Ends the flow of packets with @key if it is in @state; false if that goes on
+ * and has @key still. */
 static __always_inline bool
-nat_end(const struct flow_key *key, bool answered_too)
+nat_end(const struct flow_key *key, enum flow_state state)
 {
 	const struct flow_ref *ref = bpf_map_lookup_elem(&flow_index, key);
 	struct flow *flow;
@@ -161,137 +177,8 @@ nat_end(const struct flow_key *key, bool answered_too)
 	if (!ref)
 		return true;
 	slot = ref->slot;
-	flow = bpf_map_lookup_elem(&flows, &slot);
-	if (!flow || (flow->flags & FLOW_ANSWERED && !answered_too))
-		return false;
-	flow_end(flow, slot);
-	return true;
-}
-
-/* Claims a port, first the packet's own. Returns 1 when the search is over. */
-static int nat_try_port(__u32 attempt, void *context)
-{
-	struct nat_search *search = context;
-	bool own = search->opener->network == NETWORK_OUTSIDE && !attempt;
-	int err;
-
-	if (attempt)
-		search->answer.dport = bpf_htons(
-			PORT_FIRST + bpf_get_prandom_u32() % PORT_COUNT);
-	if (!own && nat_is_hosts_own(search->skb, &search->answer))
-		return 0;
-	err = flow_index_add(&search->answer, search->slot, FLOW_ANSWER);
-	/* The host goes before an endpoint whom nobody has answered yet. */
-	if (err == -EEXIST && own && nat_end(&search->answer, false))
-		err = flow_index_add(&search->answer, search->slot,
-				     FLOW_ANSWER);
-	if (err == -EEXIST)
-		return 0;
-	search->reason = flow_index_reason(err);
-	return 1;
-}
-
-/* Opens the flow of packets with @opener towards the outside, as from
- * @source. */
-static __noinline enum reason
-nat_open(struct __sk_buff *skb, const struct flow_key *opener,
-	 const struct address *source)
-{
-	struct nat_search search = {
-		.skb = skb,
-		.opener = opener,
-		.answer = flow_key_reverse(opener, NETWORK_OUTSIDE),
-		.reason = REASON_PORTS_EXHAUSTED,
-	};
-
-	if (!flow_claim_slot(&search.slot))
-		return REASON_FLOW_TABLE_FULL;
-	search.answer.dst = *source;
-	bpf_loop(PORT_ATTEMPTS, nat_try_port, &search, 0);
-	if (search.reason) {
-		flow_release_slot(search.slot);
-		return search.reason;
-	}
-	return flow_open(search.slot, opener, &search.answer);
-}
-
-/* Translates a packet that leaves @network by @route: its source becomes
- * @source. Opens the flow if it is the first. */
-static __always_inline enum reason
-nat_leave(struct __sk_buff *skb, struct packet *pkt, __u32 network,
-	  const struct address *source)
-{
-	struct flow_key key;
-	enum flow_side side;
-	enum reason reason;
-	struct flow *flow;
-
-	reason = parse_l4(skb, pkt);
-	if (reason)
-		return reason;
-	if (pkt->fragment)
-		return REASON_FRAGMENT;
-	if (!packet_has_ports(pkt))
-		return REASON_UNTRANSLATABLE;
-
-	key = flow_key_of(pkt, network);
-	flow = flow_find(&key, &side);
-	/* It was opened by way of an address that is not the right one now. */
-	if (flow && !address_equal(&flow->answer.dst, source)) {
-		nat_end(&key, true);
-		flow = NULL;
-	}
-	if (!flow) {
-		/* Nobody outside has asked for this. */
-		if (pkt->echo == ECHO_REPLY)
-			return REASON_UNTRANSLATABLE;
-		reason = nat_open(skb, &key, source);
-		if (reason)
-			return reason;
-		flow = flow_find(&key, &side);
-		if (!flow)
-			return REASON_FLOW_TABLE_FULL;
-	}
-	flow_touch(flow, pkt, side);
-	return nat_write(skb, pkt, NAT_SOURCE, &flow->answer.dst,
-			 flow->answer.dport);
-}
-
-/* Whether @pkt of the host itself is of a translated flow, or has to open one
- * as answers to it would be taken for those of another. Not inlined, to keep
- * its key off the caller's stack. */
-static __noinline bool nat_is_needed(const struct packet *pkt)
-{
-	struct flow_key key = flow_key_of(pkt, NETWORK_OUTSIDE);
-
-	if (bpf_map_lookup_elem(&flow_index, &key))
-		return true;
-	key = flow_key_reverse(&key, NETWORK_OUTSIDE);
-	return bpf_map_lookup_elem(&flow_index, &key);
-}
-
-/* The flow that a packet from the outside answers; NULL if it is none of
- * ours. After parse_l4(). */
-static __always_inline struct flow *nat_find_answered(const struct packet *pkt)
-{
-	struct flow_key key = flow_key_of(pkt, NETWORK_OUTSIDE);
-	enum flow_side side;
-	struct flow *flow;
-
-	/* With identifier 0 its key would be that of an echo reply. */
-	if (pkt->echo == ECHO_REQUEST)
-		return NULL;
-	flow = flow_find(&key, &side);
-	return flow && side == FLOW_ANSWER ? flow : NULL;
-}
-
-/* Translates a packet from the outside back to who opened @flow. */
-static __always_inline enum reason
-nat_return(struct __sk_buff *skb, struct packet *pkt, struct flow *flow)
-{
-	flow_touch(flow, pkt, FLOW_ANSWER);
-	return nat_write(skb, pkt, NAT_DESTINATION, &flow->opener.src,
-			 flow->opener.sport);
+	flow = flow_at(slot);
+	return flow && flow_end(flow, slot, state);
 }
 
 #endif

@@ -135,7 +135,7 @@ enum neigh_result {
 
 /* Answers a question from @network (NETWORK_OUTSIDE: from the host, who may
  * ask about every network). */
-static __always_inline enum neigh_result
+static __noinline enum neigh_result
 neigh_arp(struct __sk_buff *skb, __u32 network, const struct arp *arp)
 {
 	struct address target = address_from_ipv4(arp_address(arp->target));
@@ -150,7 +150,7 @@ neigh_arp(struct __sk_buff *skb, __u32 network, const struct arp *arp)
 						     NEIGH_ANSWERED;
 }
 
-static __always_inline enum neigh_result
+static __noinline enum neigh_result
 neigh_nd(struct __sk_buff *skb, __u32 network, const struct packet *pkt)
 {
 	const struct station *station;

@@ -18,9 +18,10 @@
 
 #include "types.h"
 
-#define IP_MF		0x2000
-#define IP_OFFSET_MASK	0x1fff
-#define IP6_OFFSET_MASK 0xfff8
+#define IP_MF		   0x2000
+#define IP_OFFSET_MASK	   0x1fff
+#define IP6_OFFSET_MASK	   0xfff8
+#define IP6_MORE_FRAGMENTS 0x0001
 
 #define LINK_LOCAL_PREFIX 0xfe80
 #define MULTICAST_MAC	  0x01
@@ -51,22 +52,50 @@ _Static_assert(sizeof(struct icmp) == 8, "struct icmp");
 
 enum icmp_type {
 	ICMP_ECHO_REPLY = 0,
+	ICMP_UNREACHABLE = 3,
 	ICMP_ECHO_REQUEST = 8,
+	ICMP_TIME_EXCEEDED = 11,
+	ICMP_PARAMETER_PROBLEM = 12,
+	ICMP6_UNREACHABLE = 1,
+	ICMP6_TOO_BIG = 2,
+	ICMP6_TIME_EXCEEDED = 3,
+	ICMP6_PARAMETER_PROBLEM = 4,
 	ICMP6_ECHO_REQUEST = 128,
 	ICMP6_ECHO_REPLY = 129,
 };
+
+/* The code of ICMP_UNREACHABLE that tells the MTU: RFC 1191. */
+#define ICMP_FRAG_NEEDED 4
 
 enum tcp_flag {
 	TCP_FIN = 0x01,
 	TCP_SYN = 0x02,
 	TCP_RST = 0x04,
+	TCP_ACK = 0x10,
 };
+
+/* The start of SCTP's header: RFC 9260, 3.1. The last word of it is a checksum,
+ * which covers no address. */
+struct sctp {
+	__be16 source;
+	__be16 dest;
+	__be32 tag;
+	__le32 checksum;
+};
+_Static_assert(sizeof(struct sctp) == 12, "struct sctp");
 
 /* Whether a packet is an ICMP echo, which has an identifier for a port. */
 enum echo {
 	ECHO_NONE,
 	ECHO_REQUEST,
 	ECHO_REPLY,
+};
+
+/* Only the first fragment of a datagram has its transport header. */
+enum fragment {
+	FRAGMENT_NONE,
+	FRAGMENT_FIRST,
+	FRAGMENT_LATER,
 };
 
 struct packet {
@@ -80,11 +109,13 @@ struct packet {
 	__u32 l3; /* offset of the IP or ARP header */
 	__u32 l4; /* offset of the transport header; 0 until parse_l4() */
 	__u8 protocol; /* the last header's, once parse_l4() went there */
+	__u8 l4_length; /* of a TCP header; 0 for others */
 	__u8 ttl;
-	__u8 fragment; /* any fragment, the first one too */
+	__u8 fragment; /* enum fragment */
 	__u8 tcp_flags; /* enum tcp_flag */
 	__u8 icmp_type;
 	__u8 echo; /* enum echo */
+	__be32 fragment_id;
 };
 
 static __always_inline bool mac_equal(const struct mac *a, const struct mac *b)
@@ -189,8 +220,14 @@ parse_l3(struct __sk_buff *skb, struct packet *pkt, __u32 start)
 		pkt->dst = address_from_ipv4(ip->daddr);
 		pkt->protocol = ip->protocol;
 		pkt->ttl = ip->ttl;
-		pkt->fragment =
-			!!(ip->frag_off & bpf_htons(IP_MF | IP_OFFSET_MASK));
+		pkt->fragment = FRAGMENT_NONE;
+		if (ip->frag_off & bpf_htons(IP_MF | IP_OFFSET_MASK)) {
+			pkt->fragment =
+				ip->frag_off & bpf_htons(IP_OFFSET_MASK) ?
+					FRAGMENT_LATER :
+					FRAGMENT_FIRST;
+			pkt->fragment_id = ip->id;
+		}
 	} else if (pkt->ethertype == bpf_htons(ETH_P_IPV6)) {
 		struct ipv6hdr *ip6 = l3;
 
@@ -206,7 +243,7 @@ parse_l3(struct __sk_buff *skb, struct packet *pkt, __u32 start)
 			return REASON_MALFORMED;
 		pkt->protocol = ip6->nexthdr;
 		pkt->ttl = ip6->hop_limit;
-		pkt->fragment = 0;
+		pkt->fragment = FRAGMENT_NONE;
 	}
 	return REASON_NONE;
 }
@@ -220,6 +257,7 @@ parse_extensions(struct __sk_buff *skb, struct packet *pkt, __u32 *offset)
 			__u8 next;
 			__u8 length;
 			__be16 fragment;
+			__be32 id;
 		} header;
 
 		switch (pkt->protocol) {
@@ -234,12 +272,17 @@ parse_extensions(struct __sk_buff *skb, struct packet *pkt, __u32 *offset)
 		if (bpf_skb_load_bytes(skb, *offset, &header, sizeof(header)))
 			return REASON_MALFORMED;
 		if (pkt->protocol == IPPROTO_FRAGMENT) {
-			pkt->fragment = 1;
 			*offset += 8;
 			pkt->protocol = header.next;
+			pkt->fragment_id = header.id;
 			/* What follows is no header but the middle of data. */
-			if (header.fragment & bpf_htons(IP6_OFFSET_MASK))
+			if (header.fragment & bpf_htons(IP6_OFFSET_MASK)) {
+				pkt->fragment = FRAGMENT_LATER;
 				return REASON_NONE;
+			}
+			/* One that is all of it is no fragment: RFC 6946. */
+			if (header.fragment & bpf_htons(IP6_MORE_FRAGMENTS))
+				pkt->fragment = FRAGMENT_FIRST;
 			continue;
 		}
 		*offset += 8 * (header.length + 1);
@@ -269,19 +312,20 @@ static __always_inline enum echo parse_echo(const struct packet *pkt, __u8 type)
 }
 
 /* Reads what of the transport header has to do with ports. For a protocol
- * without ports, and for any fragment, they stay zero. */
+ * without ports, and for a later fragment, they stay zero. */
 static __always_inline enum reason
 parse_l4(struct __sk_buff *skb, struct packet *pkt)
 {
 	__u32 offset = pkt->l3;
 	struct tcphdr tcp;
 	struct udphdr udp;
+	struct sctp sctp;
 	struct icmp icmp;
 
 	if (pkt->l4)
 		return REASON_NONE;
 	pkt->sport = pkt->dport = 0;
-	pkt->tcp_flags = pkt->icmp_type = 0;
+	pkt->tcp_flags = pkt->icmp_type = pkt->l4_length = 0;
 	pkt->echo = ECHO_NONE;
 
 	if (pkt->ethertype == bpf_htons(ETH_P_IP)) {
@@ -299,7 +343,7 @@ parse_l4(struct __sk_buff *skb, struct packet *pkt)
 			return reason;
 	}
 	pkt->l4 = offset;
-	if (pkt->fragment)
+	if (pkt->fragment == FRAGMENT_LATER)
 		return REASON_NONE;
 
 	switch (pkt->protocol) {
@@ -309,12 +353,19 @@ parse_l4(struct __sk_buff *skb, struct packet *pkt)
 		pkt->sport = tcp.source;
 		pkt->dport = tcp.dest;
 		pkt->tcp_flags = ((__u8 *)&tcp)[13];
+		pkt->l4_length = tcp.doff * 4;
 		break;
 	case IPPROTO_UDP:
 		if (bpf_skb_load_bytes(skb, offset, &udp, sizeof(udp)))
 			return REASON_MALFORMED;
 		pkt->sport = udp.source;
 		pkt->dport = udp.dest;
+		break;
+	case IPPROTO_SCTP:
+		if (bpf_skb_load_bytes(skb, offset, &sctp, sizeof(sctp)))
+			return REASON_MALFORMED;
+		pkt->sport = sctp.source;
+		pkt->dport = sctp.dest;
 		break;
 	case IPPROTO_ICMP:
 	case IPPROTO_ICMPV6:
@@ -331,11 +382,53 @@ parse_l4(struct __sk_buff *skb, struct packet *pkt)
 	return REASON_NONE;
 }
 
-/* Whether the packet has the ports that a flow is told by; after parse_l4(). */
-static __always_inline bool packet_has_ports(const struct packet *pkt)
+/* The length that the IP header says: without what Ethernet pads it with. 0 if
+ * it cannot be read. */
+static __always_inline __u32 packet_said_length(struct __sk_buff *skb,
+						const struct packet *pkt)
 {
-	return !pkt->fragment && (pkt->protocol == IPPROTO_TCP ||
-				  pkt->protocol == IPPROTO_UDP || pkt->echo);
+	bool ipv4 = address_is_ipv4(&pkt->dst);
+	__u32 at = pkt->l3 + (ipv4 ? offsetof(struct iphdr, tot_len) :
+				     offsetof(struct ipv6hdr, payload_len));
+	__be16 length;
+
+	if (bpf_skb_load_bytes(skb, at, &length, sizeof(length)))
+		return 0;
+	return bpf_ntohs(length) + (ipv4 ? 0 : sizeof(struct ipv6hdr));
+}
+
+/* The length of the IP packet; of a superframe's longest segment, which the
+ * kernel makes of TCP and UDP. After parse_l4(). */
+static __always_inline __u32 packet_length(const struct __sk_buff *skb,
+					   const struct packet *pkt)
+{
+	__u32 headers = pkt->l4_length ? pkt->l4_length : sizeof(struct udphdr);
+
+	if (!skb->gso_size)
+		return skb->len - pkt->l3;
+	return pkt->l4 - pkt->l3 + headers + skb->gso_size;
+}
+
+/* Whether packets of this protocol have ports to tell flows by. */
+static __always_inline bool protocol_has_ports(__u8 protocol)
+{
+	return protocol == IPPROTO_TCP || protocol == IPPROTO_UDP ||
+	       protocol == IPPROTO_SCTP;
+}
+
+/* Whether the packet tells what it says of another one; after parse_l4(). */
+static __always_inline bool packet_is_icmp_error(const struct packet *pkt)
+{
+	if (pkt->fragment)
+		return false;
+	if (pkt->protocol == IPPROTO_ICMP)
+		return address_is_ipv4(&pkt->dst) &&
+		       (pkt->icmp_type == ICMP_UNREACHABLE ||
+			pkt->icmp_type == ICMP_TIME_EXCEEDED ||
+			pkt->icmp_type == ICMP_PARAMETER_PROBLEM);
+	return pkt->protocol == IPPROTO_ICMPV6 && !address_is_ipv4(&pkt->dst) &&
+	       pkt->icmp_type >= ICMP6_UNREACHABLE &&
+	       pkt->icmp_type <= ICMP6_PARAMETER_PROBLEM;
 }
 
 #endif

@@ -9,6 +9,7 @@
 #define EBPNET_POLICY_H
 
 #include "flow.h"
+#include "fragment.h"
 #include "maps.h"
 #include "parse.h"
 
@@ -30,29 +31,36 @@ static __noinline enum reason
 policy_links(struct __sk_buff *skb, struct packet *pkt, __u32 id, __u32 from,
 	     __u32 to)
 {
-	struct flow_key key;
+	struct scratch *scratch = scratch_get();
 	enum flow_side side;
 	enum reason reason;
 	struct flow *flow;
+	__u32 slot;
 
 	reason = parse_l4(skb, pkt);
 	if (reason)
 		return reason;
-	if (pkt->fragment)
-		return REASON_FRAGMENT;
+	if (!scratch)
+		return REASON_KERNEL_ERROR;
 	if (pkt->protocol != IPPROTO_TCP && pkt->protocol != IPPROTO_UDP)
 		return REASON_POLICY;
+	if (!fragment_find_ports(pkt, id))
+		return REASON_FRAGMENT;
 
-	key = flow_key_of(pkt, id);
-	if (policy_has_link(from, to, pkt->dport, pkt->protocol))
-		return flow_track(&key, pkt);
-	if (!policy_has_link(to, from, pkt->sport, pkt->protocol))
-		return REASON_POLICY;
-	flow = flow_find(&key, &side);
-	if (!flow || side != FLOW_ANSWER)
-		return REASON_POLICY;
-	flow_touch(flow, pkt, side);
-	return REASON_NONE;
+	flow_key_of(&scratch->key, pkt, id);
+	if (policy_has_link(from, to, pkt->dport, pkt->protocol)) {
+		reason = flow_track(skb, scratch, pkt);
+	} else {
+		if (!policy_has_link(to, from, pkt->sport, pkt->protocol))
+			return REASON_POLICY;
+		flow = flow_find(&scratch->key, &side, &slot);
+		if (!flow || side != FLOW_ANSWER)
+			return REASON_POLICY;
+		flow_touch(skb, flow, pkt, side);
+	}
+	if (!reason && pkt->fragment == FRAGMENT_FIRST)
+		fragment_remember(pkt, id);
+	return reason;
 }
 
 /* Whether endpoint @from may send @pkt to endpoint @to on network @id. */

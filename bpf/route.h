@@ -12,11 +12,19 @@
 #include "parse.h"
 #include "verdict.h"
 
-struct route {
-	__u32 ifindex; /* 0: to the host itself */
-	struct address source; /* the host's address on that way */
-	struct bpf_redir_neigh next; /* nh_family 0: let the kernel find it */
-};
+/* RFC 1122, 3.2.1.3; RFC 4291, 2.4: addresses that no router forwards. */
+static __always_inline bool route_is_unroutable(const struct address *a)
+{
+	if (address_is_ipv4(a)) {
+		__u32 ipv4 = bpf_ntohl(a->word[3]);
+
+		return ipv4 >> 24 == 127 || ipv4 >> 28 >= 14 || !ipv4;
+	}
+	return (!(a->word[0] | a->word[1] | a->word[2]) &&
+		bpf_ntohl(a->word[3]) <= 1) ||
+	       bpf_ntohl(a->word[0]) >> 24 == 0xff ||
+	       bpf_ntohl(a->word[0]) >> 22 == LINK_LOCAL_PREFIX >> 6;
+}
 
 /* Without a route lookup (see route_find()) everything takes the uplink of
  * the default route, whose next hop the kernel still finds by itself. */
@@ -37,24 +45,27 @@ route_by_default(const struct address *dst, struct route *route)
 
 /*
  * Finds the way from @src to @dst. @length is that of the IP packet, or 0
- * where it need not fit (a superframe is cut to size by the device).
+ * where it need not fit.
  *
  * bpf_fib_lookup() answers only while forwarding is on for the device it is
  * asked about. That is ebpnet's own, but a change of the host's ip_forward
  * sweeps over every device; hence route_by_default().
  */
-static __noinline enum reason
+__verified_once enum reason
 route_find(struct __sk_buff *skb, const struct address *src,
 	   const struct address *dst, __u32 length, struct route *route)
 {
-	bool ipv4 = address_is_ipv4(dst);
 	struct bpf_fib_lookup fib = {
-		.family = ipv4 ? AF_INET : AF_INET6,
 		.tot_len = length,
 		.ifindex = gateway_ifindex,
 	};
 	const struct uplink *uplink;
+	bool ipv4;
 
+	if (!src || !dst || !route)
+		return REASON_KERNEL_ERROR;
+	ipv4 = address_is_ipv4(dst);
+	fib.family = ipv4 ? AF_INET : AF_INET6;
 	if (ipv4) {
 		fib.ipv4_src = src->word[3];
 		fib.ipv4_dst = dst->word[3];
@@ -74,6 +85,7 @@ route_find(struct __sk_buff *skb, const struct address *src,
 	case BPF_FIB_LKUP_RET_FWD_DISABLED:
 		return route_by_default(dst, route);
 	case BPF_FIB_LKUP_RET_FRAG_NEEDED:
+		route->mtu = fib.mtu_result;
 		return REASON_TOO_BIG;
 	default:
 		return REASON_NO_ROUTE;
@@ -106,6 +118,15 @@ route_find(struct __sk_buff *skb, const struct address *src,
 			route->source = uplink->ipv6;
 	}
 	return REASON_NONE;
+}
+
+/* Whether the host itself has the address. */
+static __noinline bool
+route_is_local(struct __sk_buff *skb, const struct address *address)
+{
+	struct route route = {};
+
+	return !route_find(skb, address, address, 0, &route) && !route.ifindex;
 }
 
 /* Put into skb->tc_index of what the datapath itself sends out of an uplink:

@@ -10,6 +10,13 @@
 #include <linux/bpf.h>
 #include <linux/types.h>
 
+/*
+ * A function that the verifier looks at once, by itself, and not anew for each
+ * way that leads to it. It has to be satisfied that a pointer is not NULL, and
+ * knows nothing of what is given back.
+ */
+#define __verified_once __attribute__((noinline))
+
 /* Capacities of the tables; Go reads them off the maps. */
 enum {
 	MAX_NETWORKS = 1024,
@@ -19,7 +26,10 @@ enum {
 	MAX_LINKS = 131072,
 	MAX_TUNNELS = 1024,
 	MAX_UPLINKS = 64,
-	MAX_FLOWS = 262144, /* a power of two */
+	MAX_PORTS = 262144,
+	MAX_PORT_SOURCES = 65536,
+	MAX_FRAGMENTED = 8192,
+	DEFAULT_FLOWS = 262144, /* answered ones; set at load */
 };
 
 /*
@@ -52,6 +62,11 @@ enum reason {
 	REASON_BAD_GRE,
 	REASON_SPOOFED_OVERLAY,
 	REASON_KERNEL_ERROR,
+	REASON_UNKNOWN_FLOW,
+	REASON_UNSOLICITED,
+	REASON_SOURCE_NOT_ALLOWED,
+	REASON_LOOPBACK_ONLY,
+	REASON_ADDRESS_LOST,
 	REASON_COUNT,
 };
 
@@ -124,6 +139,8 @@ enum network_flag {
 	NETWORK_ICC = 1,
 	NETWORK_MASQUERADE = 2,
 	NETWORK_INTERNAL = 4,
+	NETWORK_OPEN =
+		8, /* anybody may send to a mapped port: RFC 4787 REQ-8 */
 };
 
 struct network {
@@ -131,8 +148,10 @@ struct network {
 	__be32 key; /* GRE key; only networks with one have remote stations */
 	__u32 members; /* how many entries `members` holds for it */
 	__u32 pad;
+	struct address gateway4; /* zero: none */
+	struct address gateway6; /* zero: none */
 };
-_Static_assert(sizeof(struct network) == 16, "struct network");
+_Static_assert(sizeof(struct network) == 48, "struct network");
 
 struct member_key {
 	__u32 network;
@@ -165,13 +184,59 @@ struct uplink {
 };
 _Static_assert(sizeof(struct uplink) == 48, "struct uplink");
 
+/* A port of the host that is published, or all of an address family if
+ * `address` is unspecified (::, ::ffff:0.0.0.0). */
+struct port_key {
+	struct address address;
+	__be16 port;
+	__u8 protocol;
+	__u8 pad;
+};
+_Static_assert(sizeof(struct port_key) == 20, "struct port_key");
+
+enum port_flag {
+	PORT_RESTRICTED = 1, /* only for sources in `port_sources` */
+};
+
+/* Where what is sent to a published port goes. */
+struct port {
+	struct address address; /* of a local endpoint */
+	__u32 network;
+	__u32 id; /* of the publication */
+	enum port_flag flags;
+	__be16 port;
+	__u8 pad[2];
+};
+_Static_assert(sizeof(struct port) == 32, "struct port");
+
+/* A prefix from which a restricted port may be reached. */
+struct port_source_key {
+	__u32 length; /* in bits, of what follows: 32 + the prefix's own of 128 */
+	__u32 id; /* of the publication */
+	struct address prefix;
+};
+_Static_assert(sizeof(struct port_source_key) == 24, "struct port_source_key");
+
+/* `published_ports` has a bit for each port of these, so that most packets
+ * need no look into `ports`. */
+enum {
+	PUBLISHED_TCP,
+	PUBLISHED_UDP,
+	PUBLISHED_SCTP,
+	PUBLISHED_PROTOCOLS,
+	PORTS_A_WORD = 64,
+	PUBLISHED_WORDS = 65536 / PORTS_A_WORD,
+};
+
 /*
  * What a packet says of its flow, where it comes in. `network` is that of the
- * endpoint that sends it, or NETWORK_OUTSIDE. For an ICMP
- * echo the identifier stands for the port of the one who asks.
+ * endpoint that sends it, or one of these two. For an ICMP echo the identifier
+ * stands for the port of the one who asks.
  */
 enum {
-	NETWORK_OUTSIDE = 0,
+	NETWORK_OUTSIDE = 0, /* by an uplink */
+	NETWORK_LOOPBACK =
+		0xffffffff, /* the host to one of its own addresses */
 };
 
 struct flow_key {
@@ -185,37 +250,54 @@ struct flow_key {
 };
 _Static_assert(sizeof(struct flow_key) == 44, "struct flow_key");
 
-enum flow_flag {
-	FLOW_ANSWERED = 1,
-	FLOW_FIN = 2,
-	FLOW_RST = 4,
+enum flow_side {
+	FLOW_OPENER,
+	FLOW_ANSWER,
+	FLOW_MAPPING, /* not a packet's key but a mapping's: see mapping.h */
 };
 
-/* How far a place in `flows` is. A dead one is left alone for a round of the
- * sweep, for programs that have just found it. */
+/* The first ones stand at 1 << enum flow_side. */
+enum flow_flag {
+	FLOW_OPENER_FIN = 1,
+	FLOW_ANSWER_FIN = 2,
+	FLOW_OPENER_RST = 4,
+	FLOW_ANSWER_RST = 8,
+	FLOW_HANDSHAKEN = 16, /* TCP: the opener has acknowledged the answer */
+};
+
+/* How far a place in `flows` is. */
 enum flow_state {
 	FLOW_FREE,
 	FLOW_CLAIMED, /* by a program that is about to fill it */
-	FLOW_LIVE,
-	FLOW_DEAD,
+	FLOW_HALF_OPEN, /* nobody has answered yet */
+	FLOW_ANSWERED,
+	FLOW_ENDED, /* but other flows still use its mapping */
+	FLOW_DEAD, /* left alone for a moment, for who has just found it */
+};
+
+enum {
+	NO_MAPPING = 0xffffffff,
 };
 
 /* A connection: its packets as they look where they come in, from the side
- * that opened it and from the side that answers. */
+ * that opened it and from the side that answers. What comes in with the key of
+ * one side goes out with the other's, turned round. */
 struct flow {
 	struct flow_key opener;
 	struct flow_key answer;
 	__u64 opened; /* bpf_ktime_get_coarse_ns() */
-	__u64 seen; /* the same clock, a second's precision */
+	__u64 seen; /* the same clock, a second's precision; of a dead one its
+		     * end */
+	struct counter sent[2]; /* by side */
+	__u32 mapping; /* slot of the flow that holds its mapping, or NO_MAPPING
+			*/
+	__u32 users; /* flows that use the mapping held here */
+	__u32 turn; /* its index in `half_open` */
 	enum flow_flag flags;
 	enum flow_state state;
+	__u32 pad;
 };
-_Static_assert(sizeof(struct flow) == 112, "struct flow");
-
-enum flow_side {
-	FLOW_OPENER,
-	FLOW_ANSWER,
-};
+_Static_assert(sizeof(struct flow) == 160, "struct flow");
 
 /* Which flow a packet is of, and of which side. */
 struct flow_ref {
@@ -224,6 +306,16 @@ struct flow_ref {
 };
 _Static_assert(sizeof(struct flow_ref) == 8, "struct flow_ref");
 
+/*
+ * Half-open flows have a bounded share of `flows`, in parts: those that
+ * endpoints open by their source, those from outside by whom they are for.
+ */
+enum {
+	HALF_OPEN_PARTS = 128, /* a power of two; half of them each */
+	HALF_OPEN_TURNS = 512, /* in a part; a power of two */
+	MAX_HALF_OPEN = HALF_OPEN_PARTS * HALF_OPEN_TURNS,
+};
+
 /* Goes round `flows` and ends those that have been idle for too long. */
 struct sweeper {
 	struct bpf_timer timer;
@@ -231,5 +323,64 @@ struct sweeper {
 	__u32 pad;
 };
 _Static_assert(sizeof(struct sweeper) == 24, "struct sweeper");
+
+/* How much of a packet an ICMP error about it quotes. */
+enum {
+	ICMP_QUOTE = 128,
+};
+
+/* Where the host's routing table sends a packet. */
+struct route {
+	__u32 ifindex; /* 0: to the host itself */
+	__u32 mtu; /* after REASON_TOO_BIG: what fits */
+	struct address source; /* the host's address on that way */
+	struct bpf_redir_neigh next; /* nh_family 0: let the kernel find it */
+	__u32 pad;
+};
+_Static_assert(sizeof(struct route) == 48, "struct route");
+
+struct scratch {
+	struct route route; /* of the packet at hand */
+	struct flow_key key; /* of the packet at hand */
+	struct flow_key mapping;
+	struct flow_key opener; /* of the flow that is being opened */
+	struct flow_key answer;
+	__u8 quote[ICMP_QUOTE];
+};
+_Static_assert(sizeof(struct scratch) == 352, "struct scratch");
+
+/* Which flows `end_flows` is to end. */
+enum flow_choice {
+	FLOWS_ALL,
+	FLOWS_OF_ADDRESSES, /* of an endpoint */
+	FLOWS_UNBACKED, /* whose endpoint or published port is not there */
+};
+
+struct flow_filter {
+	enum flow_choice choice;
+	__u32 network;
+	struct address ipv4;
+	struct address ipv6;
+};
+_Static_assert(sizeof(struct flow_filter) == 40, "struct flow_filter");
+
+/* A datagram in fragments, of which only the first says the ports. */
+struct fragment_key {
+	struct address src;
+	struct address dst;
+	__be32 id;
+	__u32 network; /* as in struct flow_key */
+	__u8 protocol;
+	__u8 pad[3];
+};
+_Static_assert(sizeof(struct fragment_key) == 44, "struct fragment_key");
+
+struct datagram {
+	__u64 seen; /* bpf_ktime_get_coarse_ns() */
+	__be16 sport;
+	__be16 dport;
+	__u8 pad[4];
+};
+_Static_assert(sizeof(struct datagram) == 16, "struct datagram");
 
 #endif

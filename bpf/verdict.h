@@ -40,14 +40,20 @@ static __always_inline void count_rx(void *map, __u32 id, struct __sk_buff *skb)
 		counter_add(&traffic->rx, skb);
 }
 
-static __always_inline int
-verdict_drop(struct __sk_buff *skb, enum reason reason)
+static __always_inline void
+verdict_count(struct __sk_buff *skb, enum reason reason)
 {
 	__u32 key = reason;
 	struct counter *counter = bpf_map_lookup_elem(&drops, &key);
 
 	if (counter)
 		counter_add(counter, skb);
+}
+
+static __always_inline int
+verdict_drop(struct __sk_buff *skb, enum reason reason)
+{
+	verdict_count(skb, reason);
 	return TC_ACT_SHOT;
 }
 

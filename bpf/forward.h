@@ -1,0 +1,147 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Where a translated packet goes: to a local endpoint, or to the host itself. */
+#ifndef EBPNET_FORWARD_H
+#define EBPNET_FORWARD_H
+
+#include "bridge.h"
+#include "fragment.h"
+#include "icmp.h"
+#include "masquerade.h"
+#include "publish.h"
+
+/* lo has this number in every network namespace. */
+#define LOOPBACK_IFINDEX 1
+
+static __always_inline int forward_to_host(void)
+{
+	return bpf_redirect(gateway_ifindex, BPF_F_INGRESS);
+}
+
+/* To a socket of the host that speaks to one of its own addresses. */
+static __always_inline int forward_to_loopback(struct __sk_buff *skb)
+{
+	struct mac macs[2] = {}; /* lo's */
+
+	if (bpf_skb_store_bytes(skb, 0, macs, sizeof(macs), 0))
+		return verdict_drop(skb, REASON_KERNEL_ERROR);
+	return bpf_redirect(LOOPBACK_IFINDEX, BPF_F_INGRESS);
+}
+
+/* To the endpoint of @network that has the destination's address, as from the
+ * gateway. A packet out of lo still has the host's own way to itself, which
+ * only a veth takes off. */
+__verified_once int
+forward_to_endpoint(struct __sk_buff *skb, struct packet *pkt, __u32 network,
+		    bool loopback)
+{
+	const struct station *station;
+	enum reason reason;
+
+	if (!pkt)
+		return verdict_drop(skb, REASON_KERNEL_ERROR);
+	station = bpf_map_lookup_elem(&neighbors, &pkt->dst);
+
+	if (!station || station->network != network ||
+	    station->kind != STATION_LOCAL)
+		return verdict_drop(skb, REASON_UNKNOWN_DESTINATION);
+	reason = bridge_readdress(skb, pkt, station, bridge_gateway());
+	if (reason)
+		return verdict_drop(skb, reason);
+	if (loopback) {
+		/* lo takes what no other device would. */
+		if (!skb->gso_size &&
+		    bpf_check_mtu(skb, station->ifindex, &(__u32){ 0 }, 0, 0))
+			return verdict_drop(skb, REASON_TOO_BIG);
+		return bridge_deliver_anew(skb, station);
+	}
+	return bridge_deliver(skb, station);
+}
+
+/* Whether packets may go between endpoints of the network and others. */
+static __always_inline enum reason forward_check_network(__u32 id)
+{
+	const struct network *network = bpf_map_lookup_elem(&networks, &id);
+
+	return !network || network->flags & NETWORK_INTERNAL ? REASON_INTERNAL :
+							       REASON_NONE;
+}
+
+/*
+ * Takes a packet that comes in @from the outside or from lo to the endpoint
+ * whose it is. VERDICT_PASS if it is none's but the host's, and then perhaps
+ * translated back to what the host had sent.
+ */
+__verified_once int
+forward_in(struct __sk_buff *skb, struct packet *pkt, __u32 from)
+{
+	struct scratch *scratch = scratch_get();
+	const struct flow_key *to;
+	enum flow_side side;
+	enum reason reason;
+	struct flow *flow;
+	int refused;
+	__u32 slot;
+
+	/* With identifier 0 the key of an echo request would be that of an
+	 * answer. */
+	if (!pkt || !scratch || pkt->echo == ECHO_REQUEST)
+		return VERDICT_PASS;
+	flow_key_of(&scratch->key, pkt, from);
+	flow = flow_find(&scratch->key, &side, &slot);
+	if (!flow) {
+		refused = publish_open(skb, pkt, &scratch->key);
+		if (refused == PUBLISH_NOT_OURS)
+			return VERDICT_PASS;
+		if (refused)
+			return verdict_drop(skb, refused);
+		flow = flow_find(&scratch->key, &side, &slot);
+		if (!flow)
+			return verdict_drop(skb, REASON_FLOW_TABLE_FULL);
+	}
+	to = flow_other(flow, side);
+	if (to->network == NETWORK_OUTSIDE) { /* the host's own */
+		reason = REASON_NONE;
+	} else {
+		reason = forward_check_network(to->network);
+		if (!reason && from == NETWORK_OUTSIDE)
+			reason = route_decrement_ttl(skb, pkt);
+	}
+	if (reason)
+		return verdict_drop(skb, reason);
+	if (pkt->fragment == FRAGMENT_FIRST)
+		fragment_remember(pkt, from);
+	flow_touch(skb, flow, pkt, side);
+	reason = nat_translate(skb, pkt, to);
+	if (reason)
+		return verdict_drop(skb, reason);
+	if (to->network == NETWORK_OUTSIDE)
+		return VERDICT_PASS;
+	return forward_to_endpoint(skb, pkt, to->network,
+				   from == NETWORK_LOOPBACK);
+}
+
+/* Takes an ICMP error from outside or lo to the endpoint whose flow it is
+ * about; VERDICT_PASS if it is about none. */
+__verified_once int
+forward_error_in(struct __sk_buff *skb, struct packet *pkt, __u32 from)
+{
+	enum reason reason;
+	__u32 network = 0;
+
+	if (!pkt)
+		return verdict_drop(skb, REASON_KERNEL_ERROR);
+	reason = icmp_translate(skb, pkt, from, &network);
+	if (reason == REASON_UNKNOWN_FLOW || reason == REASON_MALFORMED)
+		return VERDICT_PASS;
+	if (!reason && network == NETWORK_OUTSIDE) /* the host's own */
+		return VERDICT_PASS;
+	if (!reason)
+		reason = forward_check_network(network);
+	if (!reason && from == NETWORK_OUTSIDE)
+		reason = route_decrement_ttl(skb, pkt);
+	if (reason)
+		return verdict_drop(skb, reason);
+	return forward_to_endpoint(skb, pkt, network, from == NETWORK_LOOPBACK);
+}
+
+#endif

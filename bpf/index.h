@@ -1,0 +1,112 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* From what a packet says to its flow. */
+#ifndef EBPNET_INDEX_H
+#define EBPNET_INDEX_H
+
+#include "config.h"
+#include "maps.h"
+#include "parse.h"
+
+#define ENOENT 2
+#define E2BIG  7
+#define EBUSY  16
+#define EEXIST 17
+
+/* Keys are written field by field, and into a struct scratch where a program is
+ * deep down: one copied as a whole takes its room on the stack twice. */
+static __always_inline void
+flow_key_of(struct flow_key *key, const struct packet *pkt, __u32 network)
+{
+	key->src = pkt->src;
+	key->dst = pkt->dst;
+	key->sport = pkt->sport;
+	key->dport = pkt->dport;
+	key->network = network;
+	key->protocol = pkt->protocol;
+	__builtin_memset(key->pad, 0, sizeof(key->pad));
+}
+
+/* The key of packets that go the other way. */
+static __always_inline void
+flow_key_reverse(struct flow_key *back, const struct flow_key *key,
+		 __u32 network)
+{
+	back->src = key->dst;
+	back->dst = key->src;
+	back->sport = key->dport;
+	back->dport = key->sport;
+	back->network = network;
+	back->protocol = key->protocol;
+	__builtin_memset(back->pad, 0, sizeof(back->pad));
+}
+
+static __always_inline struct scratch *scratch_get(void)
+{
+	__u32 key = 0;
+
+	return bpf_map_lookup_elem(&scratches, &key);
+}
+
+static __always_inline struct flow *flow_at(__u32 slot)
+{
+	return bpf_map_lookup_elem(&flows, &slot);
+}
+
+/* The key by which the packets that @side gets are sent by the other one. */
+static __always_inline const struct flow_key *
+flow_other(const struct flow *flow, enum flow_side side)
+{
+	return side == FLOW_OPENER ? &flow->answer : &flow->opener;
+}
+
+/* Makes packets with @key known as those of the flow in @slot; -EEXIST if they
+ * are another's. An int: before 6.4 the upper half of what an update returns
+ * is not defined. */
+static __always_inline int
+flow_index_add(const struct flow_key *key, __u32 slot, enum flow_side side)
+{
+	struct flow_ref ref = { .slot = slot, .side = side };
+
+	return bpf_map_update_elem(&flow_index, key, &ref, BPF_NOEXIST);
+}
+
+/* Forgets that packets with @key are of the flow in @slot. */
+static __always_inline void
+flow_index_remove(const struct flow_key *key, __u32 slot)
+{
+	const struct flow_ref *ref = bpf_map_lookup_elem(&flow_index, key);
+
+	if (ref && ref->slot == slot)
+		bpf_map_delete_elem(&flow_index, key);
+}
+
+/* What a failure of flow_index_add() means. Where another CPU was faster to
+ * open the flow, its flow is as good. */
+static __always_inline enum reason flow_index_reason(int err)
+{
+	if (!err || err == -EEXIST)
+		return REASON_NONE;
+	return err == -E2BIG ? REASON_FLOW_TABLE_FULL : REASON_KERNEL_ERROR;
+}
+
+/* The flow of packets with @key, its slot and their side; NULL if there is
+ * none. */
+static __always_inline struct flow *
+flow_find(const struct flow_key *key, enum flow_side *side, __u32 *slot)
+{
+	const struct flow_ref *ref = bpf_map_lookup_elem(&flow_index, key);
+	struct flow *flow;
+
+	if (!ref || ref->side == FLOW_MAPPING)
+		return NULL;
+	*side = ref->side;
+	*slot = ref->slot;
+	flow = flow_at(*slot);
+	/* One that is only claimed still says what its slot held before. */
+	if (!flow ||
+	    (flow->state != FLOW_ANSWERED && flow->state != FLOW_HALF_OPEN))
+		return NULL;
+	return flow;
+}
+
+#endif

@@ -1,0 +1,99 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Mappings (RFC 4787, 4.1): an endpoint's port has one port outside, whatever
+ * place it speaks to, for as long as any of its flows lasts. A mapping lives in
+ * the slot of the flow that made it, and is found in the index like a flow, by
+ * keys in which the other side is not said.
+ */
+#ifndef EBPNET_MAPPING_H
+#define EBPNET_MAPPING_H
+
+#include "index.h"
+
+/* How long an ended flow's slot is left alone: longer than any program runs
+ * that may have found it. */
+#define FLOW_GRACE (SECONDS / 10)
+
+static __always_inline void flow_bury(struct flow *flow)
+{
+	flow->seen = bpf_ktime_get_coarse_ns();
+	flow->state = FLOW_DEAD;
+}
+
+/* The key under which the mapping is found that a packet with @key from outside
+ * is for. */
+static __always_inline void
+mapping_key(struct flow_key *mapping, const struct flow_key *key)
+{
+	__builtin_memset(mapping, 0, sizeof(*mapping));
+	mapping->dst = key->dst;
+	mapping->dport = key->dport;
+	mapping->network = NETWORK_OUTSIDE;
+	mapping->protocol = key->protocol;
+}
+
+/* The same for a flow. One that was opened from outside is answered by the
+ * endpoint. */
+static __always_inline void
+mapping_outside(struct flow_key *mapping, const struct flow_key *opener,
+		const struct flow_key *answer)
+{
+	mapping_key(mapping,
+		    answer->network == NETWORK_OUTSIDE ? answer : opener);
+}
+
+/* The key under which the flow's mapping is found from inside. It has the
+ * host's address too, as each of these has mappings of its own. */
+static __always_inline void
+mapping_inside(struct flow_key *mapping, const struct flow_key *opener,
+	       const struct flow_key *answer)
+{
+	bool out = answer->network == NETWORK_OUTSIDE;
+	const struct flow_key *inside = out ? opener : answer;
+
+	__builtin_memset(mapping, 0, sizeof(*mapping));
+	mapping->src = inside->src;
+	mapping->sport = inside->sport;
+	mapping->dst = out ? answer->dst : opener->dst;
+	mapping->network = inside->network;
+	mapping->protocol = inside->protocol;
+}
+
+/* One flow less uses the mapping in @slot; it goes with the last. */
+__verified_once int mapping_leave(__u32 slot)
+{
+	struct flow *flow = flow_at(slot);
+	struct flow_key key;
+
+	if (!flow || __sync_fetch_and_sub(&flow->users, 1) != 1)
+		return 0;
+	mapping_outside(&key, &flow->opener, &flow->answer);
+	flow_index_remove(&key, slot);
+	mapping_inside(&key, &flow->opener, &flow->answer);
+	flow_index_remove(&key, slot);
+	if (flow->state == FLOW_ENDED)
+		flow_bury(flow);
+	return 0;
+}
+
+/* Has one flow more use the mapping found under @key: its slot, or NO_MAPPING. */
+static __always_inline __u32 mapping_join(const struct flow_key *key)
+{
+	const struct flow_ref *ref = bpf_map_lookup_elem(&flow_index, key);
+	struct flow *flow;
+	__u32 slot;
+
+	if (!ref || ref->side != FLOW_MAPPING)
+		return NO_MAPPING;
+	slot = ref->slot;
+	flow = flow_at(slot);
+	if (!flow)
+		return NO_MAPPING;
+	if (__sync_fetch_and_add(&flow->users, 1))
+		return slot;
+	/* The last has just left it. */
+	__sync_fetch_and_sub(&flow->users, 1);
+	return NO_MAPPING;
+}
+
+#endif

@@ -1,0 +1,160 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Flows to the outside: RFC 4787, 5382, 5508. Every flow across an uplink is
+ * here, also those of networks that are not masqueraded: these are "translated"
+ * to what they are, so that only answers come in.
+ */
+#ifndef EBPNET_MASQUERADE_H
+#define EBPNET_MASQUERADE_H
+
+#include "fragment.h"
+#include "search.h"
+
+/* Makes the port of an existing mapping the flow's. */
+static __always_inline __u32 masquerade_join(struct search *search,
+					     struct scratch *scratch)
+{
+	const struct flow *holder;
+	__u32 slot;
+
+	mapping_inside(&scratch->mapping, &scratch->opener, &scratch->answer);
+	slot = mapping_join(&scratch->mapping);
+	if (slot == NO_MAPPING)
+		return NO_MAPPING;
+	holder = flow_at(slot);
+	if (holder) {
+		mapping_outside(&scratch->mapping, &holder->opener,
+				&holder->answer);
+		scratch->answer.dport = scratch->mapping.dport;
+		search->kind = SEARCH_SHARED;
+		if (!search_is_hosts_own(search->skb, &scratch->answer) &&
+		    !search_take(search, scratch))
+			return slot;
+	}
+	mapping_leave(slot);
+	return NO_MAPPING;
+}
+
+/* Gives the flow to be opened its port, and says which mapping that is by:
+ * NO_MAPPING where ports are so few that they have to be shared. */
+static __always_inline enum reason
+masquerade_find_port(struct search *search, struct scratch *scratch,
+		     __u32 *mapping)
+{
+	enum reason reason;
+
+	*mapping = masquerade_join(search, scratch);
+	if (*mapping != NO_MAPPING)
+		return REASON_NONE;
+	search->kind = SEARCH_MAPPING;
+	reason = search_port(search);
+	if (!reason)
+		*mapping = search->slot;
+	if (reason != REASON_PORTS_EXHAUSTED)
+		return reason;
+	search->kind = SEARCH_SHARED;
+	return search_port(search);
+}
+
+/* Opens the flow of packets with scratch->key towards the outside, as from
+ * @source. */
+__verified_once enum reason
+masquerade_open(struct __sk_buff *skb, const struct address *source)
+{
+	struct search search = { .skb = skb, .kind = SEARCH_PEER };
+	struct scratch *scratch = scratch_get();
+	__u32 mapping = NO_MAPPING;
+	enum reason reason;
+	struct flow *flow;
+	int err;
+
+	if (!scratch || !source)
+		return REASON_KERNEL_ERROR;
+	if (!flow_claim_slot(&search.slot))
+		return REASON_FLOW_TABLE_FULL;
+	flow = flow_at(search.slot);
+	if (!flow)
+		return REASON_KERNEL_ERROR;
+	scratch->opener = scratch->key;
+	flow_key_reverse(&scratch->answer, &scratch->opener, NETWORK_OUTSIDE);
+	scratch->answer.dst = *source;
+	if (scratch->opener.network == NETWORK_OUTSIDE)
+		search.kind = SEARCH_HOST;
+	if (address_equal(source, &scratch->opener.src))
+		reason = search_port(&search);
+	else
+		reason = masquerade_find_port(&search, scratch, &mapping);
+	if (reason) {
+		flow_release_slot(search.slot);
+		return reason;
+	}
+
+	flow->users = mapping == search.slot;
+	err = flow_open(search.slot, &scratch->opener, &scratch->answer,
+			mapping);
+	if (!err) {
+		if (mapping == search.slot) {
+			mapping_inside(&scratch->mapping, &scratch->opener,
+				       &scratch->answer);
+			flow_index_add(&scratch->mapping, search.slot,
+				       FLOW_MAPPING);
+		}
+		return REASON_NONE;
+	}
+	if (mapping == search.slot) {
+		mapping_key(&scratch->mapping, &scratch->answer);
+		flow_index_remove(&scratch->mapping, search.slot);
+	} else if (mapping != NO_MAPPING) {
+		mapping_leave(mapping);
+	}
+	flow_release_slot(search.slot);
+	return flow_index_reason(err);
+}
+
+/* Whether the packet may be the first of a flow: an answer is not. */
+static __always_inline bool masquerade_may_open(const struct packet *pkt)
+{
+	if (pkt->protocol == IPPROTO_TCP)
+		return !(pkt->tcp_flags & TCP_RST) &&
+		       (pkt->tcp_flags & (TCP_SYN | TCP_ACK)) !=
+			       (TCP_SYN | TCP_ACK);
+	return pkt->echo != ECHO_REPLY;
+}
+
+/* Translates a packet of the host's own, whose key is scratch->key; opens its
+ * flow if it is the first. */
+static __always_inline enum reason
+masquerade_host(struct __sk_buff *skb, struct packet *pkt,
+		const struct flow_key *key)
+{
+	enum flow_side side = FLOW_OPENER;
+	enum reason reason;
+	struct flow *flow;
+	__u32 slot;
+
+	flow = flow_find(key, &side, &slot);
+	if (!flow) {
+		reason = masquerade_open(skb, &pkt->src);
+		if (reason)
+			return reason;
+		flow = flow_find(key, &side, &slot);
+		if (!flow)
+			return REASON_FLOW_TABLE_FULL;
+	}
+	if (pkt->fragment == FRAGMENT_FIRST)
+		fragment_remember(pkt, NETWORK_OUTSIDE);
+	flow_touch(skb, flow, pkt, side);
+	return nat_translate(skb, pkt, flow_other(flow, side));
+}
+
+/* Whether a packet of the host itself with @key is of a translated flow, or has
+ * to open one as answers to it would be taken for those of another. */
+static __always_inline bool
+masquerade_is_needed(const struct flow_key *key, struct flow_key *back)
+{
+	flow_key_reverse(back, key, NETWORK_OUTSIDE);
+	return bpf_map_lookup_elem(&flow_index, key) ||
+	       bpf_map_lookup_elem(&flow_index, back);
+}
+
+#endif

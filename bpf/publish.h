@@ -1,0 +1,188 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Flows to endpoints that somebody else opens: to a published port, or to a
+ * mapped one of a network that lets anybody in.
+ */
+#ifndef EBPNET_PUBLISH_H
+#define EBPNET_PUBLISH_H
+
+#include "route.h"
+#include "search.h"
+
+/* What publish_open() gives where a packet is none of ours. */
+#define PUBLISH_NOT_OURS -1
+
+static __always_inline bool address_is_loopback(const struct address *a)
+{
+	if (address_is_ipv4(a))
+		return bpf_ntohl(a->word[3]) >> 24 == 127;
+	return !(a->word[0] | a->word[1] | a->word[2]) &&
+	       a->word[3] == bpf_htonl(1);
+}
+
+/* The port that is published at the destination of @key, or at every address
+ * of the host if that is one. */
+static __noinline const struct port *
+publish_find(struct __sk_buff *skb, const struct flow_key *key)
+{
+	struct port_key at = {
+		.address = key->dst,
+		.port = key->dport,
+		.protocol = key->protocol,
+	};
+	const struct port *port = bpf_map_lookup_elem(&ports, &at);
+
+	if (port)
+		return port;
+	at.address.word[3] = 0;
+	if (!address_is_ipv4(&key->dst))
+		__builtin_memset(&at.address, 0, sizeof(at.address));
+	port = bpf_map_lookup_elem(&ports, &at);
+	/* What comes in by an uplink may be for somebody behind the host. */
+	if (port && key->network == NETWORK_OUTSIDE &&
+	    !route_is_local(skb, &key->dst))
+		return NULL;
+	return port;
+}
+
+static __noinline bool
+publish_allows(const struct port *port, const struct address *source)
+{
+	struct port_source_key key = {
+		.length = 8 * (sizeof(key.id) + sizeof(key.prefix)),
+		.id = port->id,
+		.prefix = *source,
+	};
+
+	return !(port->flags & PORT_RESTRICTED) ||
+	       bpf_map_lookup_elem(&port_sources, &key);
+}
+
+/* Opens the flow of packets with @key to the published @port. */
+__verified_once int
+publish_open_port(struct __sk_buff *skb, const struct flow_key *key,
+		  const struct port *port)
+{
+	struct search search = { .skb = skb, .kind = SEARCH_PEER };
+	struct scratch *scratch = scratch_get();
+	const struct network *network;
+	enum reason reason;
+	__u32 id;
+	int err;
+
+	if (!key || !port || !scratch)
+		return REASON_KERNEL_ERROR;
+	id = port->network;
+	network = bpf_map_lookup_elem(&networks, &id);
+	if (!network)
+		return REASON_KERNEL_ERROR;
+	if (network->flags & NETWORK_INTERNAL)
+		return REASON_INTERNAL;
+	if (key->network == NETWORK_OUTSIDE) {
+		if (address_is_loopback(&key->dst))
+			return REASON_LOOPBACK_ONLY;
+		if (route_is_unroutable(&key->src))
+			return REASON_SPOOFED_ADDRESS;
+	}
+	/* The host itself gets to its containers in any case. */
+	if (key->network != NETWORK_LOOPBACK &&
+	    !publish_allows(port, &key->src))
+		return REASON_SOURCE_NOT_ALLOWED;
+
+	scratch->opener = *key;
+	flow_key_reverse(&scratch->answer, key, port->network);
+	scratch->answer.src = port->address;
+	scratch->answer.sport = port->port;
+	/* Else the answers would not come back this way. */
+	if (key->network == port->network || address_is_loopback(&key->src)) {
+		search.kind = SEARCH_GATEWAY;
+		scratch->answer.dst = address_is_ipv4(&key->dst) ?
+					      network->gateway4 :
+					      network->gateway6;
+	}
+	if (!flow_claim_slot(&search.slot))
+		return REASON_FLOW_TABLE_FULL;
+	reason = search_port(&search);
+	if (reason) {
+		flow_release_slot(search.slot);
+		return reason;
+	}
+	err = flow_open(search.slot, &scratch->opener, &scratch->answer,
+			NO_MAPPING);
+	if (err)
+		flow_release_slot(search.slot);
+	return flow_index_reason(err);
+}
+
+/* Opens the flow of packets with @key from outside to a mapped port, if its
+ * network lets anybody in. */
+__verified_once int
+publish_open_mapping(struct __sk_buff *skb, const struct flow_key *key)
+{
+	struct search search = { .skb = skb, .kind = SEARCH_PEER };
+	struct scratch *scratch = scratch_get();
+	const struct network *network;
+	const struct flow *holder;
+	enum reason reason;
+	__u32 slot, id;
+	int err;
+
+	if (!key || !scratch)
+		return PUBLISH_NOT_OURS;
+	mapping_key(&scratch->mapping, key);
+	slot = mapping_join(&scratch->mapping);
+	if (slot == NO_MAPPING)
+		return PUBLISH_NOT_OURS;
+	holder = flow_at(slot);
+	if (!holder)
+		return REASON_KERNEL_ERROR;
+	reason = REASON_UNSOLICITED;
+	scratch->opener = *key;
+	mapping_inside(&scratch->answer, &holder->opener, &holder->answer);
+	scratch->answer.dst = key->src;
+	id = scratch->answer.network;
+	network = bpf_map_lookup_elem(&networks, &id);
+	if (!network || !(network->flags & NETWORK_OPEN) ||
+	    route_is_unroutable(&key->src))
+		goto refuse;
+	reason = REASON_FLOW_TABLE_FULL;
+	if (!flow_claim_slot(&search.slot))
+		goto refuse;
+	reason = search_port(&search);
+	if (reason)
+		goto release;
+	err = flow_open(search.slot, &scratch->opener, &scratch->answer, slot);
+	if (!err)
+		return REASON_NONE;
+	reason = flow_index_reason(err);
+release:
+	flow_release_slot(search.slot);
+refuse:
+	mapping_leave(slot);
+	/* The host may listen on a port that was free when it was mapped. */
+	if (reason == REASON_UNSOLICITED && search_is_hosts_own(skb, key))
+		return PUBLISH_NOT_OURS;
+	return reason;
+}
+
+/* Opens the flow of packets with @key, which come from outside an endpoint's
+ * own network; PUBLISH_NOT_OURS if they are not for an endpoint. */
+static __always_inline int
+publish_open(struct __sk_buff *skb, const struct packet *pkt,
+	     const struct flow_key *key)
+{
+	const struct port *port;
+
+	if (search_is_published(key->protocol, key->dport)) {
+		port = publish_find(skb, key);
+		if (port)
+			return pkt->tcp_flags & TCP_RST ?
+				       REASON_UNKNOWN_FLOW :
+				       publish_open_port(skb, key, port);
+	}
+	if (key->network != NETWORK_OUTSIDE)
+		return PUBLISH_NOT_OURS;
+	return publish_open_mapping(skb, key);
+}
+
+#endif

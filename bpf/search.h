@@ -1,0 +1,189 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The search for a port: a flow is opened with the first one by which its
+ * answers can be told from those of all others.
+ */
+#ifndef EBPNET_SEARCH_H
+#define EBPNET_SEARCH_H
+
+#include "nat.h"
+
+/* Ports tried, the packet's own first and then some all over the range, as
+ * those that are taken stand in rows. */
+#define PORT_ATTEMPTS 128
+
+/* RFC 4787 REQ-3 a, RFC 5382 REQ-7: what is below may mean something. */
+#define FIRST_USER_PORT 1024
+#define LAST_PORT	65535
+
+enum search_kind {
+	SEARCH_MAPPING, /* a port of the host, for one endpoint's port alone */
+	SEARCH_SHARED, /* a port of the host */
+	SEARCH_HOST, /* the same for the host itself */
+	SEARCH_PEER, /* a port that an endpoint is to see its peer by */
+	SEARCH_GATEWAY, /* the same, at an address of the host */
+};
+
+struct search {
+	struct __sk_buff *skb;
+	enum search_kind kind;
+	__u32 slot; /* of the flow to be opened; claimed */
+	__u32 start; /* where the search begins, at random */
+	enum reason reason;
+};
+
+/* Whether a socket of the host itself takes packets of @answer, a flow as the
+ * outside answers it. */
+static __noinline bool
+search_is_hosts_own(struct __sk_buff *skb, const struct flow_key *answer)
+{
+	struct bpf_sock_tuple tuple = {};
+	struct bpf_sock *sk;
+	__u32 size;
+
+	if (answer->protocol != IPPROTO_TCP && answer->protocol != IPPROTO_UDP)
+		return false;
+	if (address_is_ipv4(&answer->src)) {
+		tuple.ipv4.saddr = answer->src.word[3];
+		tuple.ipv4.daddr = answer->dst.word[3];
+		tuple.ipv4.sport = answer->sport;
+		tuple.ipv4.dport = answer->dport;
+		size = sizeof(tuple.ipv4);
+	} else {
+		__builtin_memcpy(tuple.ipv6.saddr, &answer->src,
+				 sizeof(answer->src));
+		__builtin_memcpy(tuple.ipv6.daddr, &answer->dst,
+				 sizeof(answer->dst));
+		tuple.ipv6.sport = answer->sport;
+		tuple.ipv6.dport = answer->dport;
+		size = sizeof(tuple.ipv6);
+	}
+	if (answer->protocol == IPPROTO_TCP)
+		sk = bpf_skc_lookup_tcp(skb, &tuple, size, BPF_F_CURRENT_NETNS,
+					0);
+	else
+		sk = bpf_sk_lookup_udp(skb, &tuple, size, BPF_F_CURRENT_NETNS,
+				       0);
+	if (!sk)
+		return false;
+	bpf_sk_release(sk);
+	return true;
+}
+
+/* Whether the port is published at any address. */
+static __always_inline bool search_is_published(__u8 protocol, __be16 port)
+{
+	__u32 number = bpf_ntohs(port), at = number / PORTS_A_WORD;
+	const __u64 *word;
+
+	switch (protocol) {
+	case IPPROTO_TCP:
+		at += PUBLISHED_TCP * PUBLISHED_WORDS;
+		break;
+	case IPPROTO_UDP:
+		at += PUBLISHED_UDP * PUBLISHED_WORDS;
+		break;
+	case IPPROTO_SCTP:
+		at += PUBLISHED_SCTP * PUBLISHED_WORDS;
+		break;
+	default:
+		return false;
+	}
+	word = bpf_map_lookup_elem(&published_ports, &at);
+	return word && *word >> number % PORTS_A_WORD & 1;
+}
+
+/* A prime larger than half of all ports: steps of that length visit each of
+ * fewer ports before they come to one again. */
+#define PORT_STRIDE 40493
+
+/* The port to try at @attempt, one of @first to @last: of the class of @own
+ * and, in the first half of the attempts, of its parity, where there are such
+ * ports. All in host order. */
+static __always_inline __u32 search_pick(const struct search *search,
+					 __u32 attempt, __u32 own, __u32 first,
+					 __u32 last)
+{
+	__u32 parity = own + (attempt >= PORT_ATTEMPTS / 2);
+
+	if (own < FIRST_USER_PORT && first < FIRST_USER_PORT) {
+		if (last >= FIRST_USER_PORT)
+			last = FIRST_USER_PORT - 1;
+	} else if (first < FIRST_USER_PORT && last >= FIRST_USER_PORT) {
+		first = FIRST_USER_PORT;
+	}
+	if (first < last)
+		first += (first ^ parity) & 1;
+	return first + 2 * ((search->start + attempt * PORT_STRIDE) %
+			    ((last - first) / 2 + 1));
+}
+
+/* Makes the port in scratch->answer the flow's; 0, or why not. */
+static __always_inline int
+search_take(const struct search *search, struct scratch *scratch)
+{
+	const struct flow_key *answer = &scratch->answer;
+	int err;
+
+	if (search->kind != SEARCH_MAPPING)
+		return flow_index_add(answer, search->slot, FLOW_ANSWER);
+	mapping_key(&scratch->mapping, answer);
+	err = flow_index_add(&scratch->mapping, search->slot, FLOW_MAPPING);
+	if (err)
+		return err;
+	err = flow_index_add(answer, search->slot, FLOW_ANSWER);
+	if (err)
+		flow_index_remove(&scratch->mapping, search->slot);
+	return err;
+}
+
+/* Tries one port. Returns 1 when the search is over. */
+static int search_try(__u32 attempt, void *context)
+{
+	struct search *search = context;
+	struct scratch *scratch = scratch_get();
+	__u32 own, port, first = first_port, last = last_port;
+	bool ours =
+		search->kind == SEARCH_MAPPING || search->kind == SEARCH_SHARED;
+	struct flow_key *answer;
+	int err;
+
+	if (!scratch)
+		return 1;
+	answer = &scratch->answer;
+	port = own = bpf_ntohs(scratch->opener.sport);
+	if (!ours) {
+		first = FIRST_USER_PORT;
+		last = LAST_PORT;
+	}
+	if (attempt || (ours && (own < first || own > last)))
+		port = search_pick(search, attempt, own, first, last);
+	answer->dport = bpf_htons(port);
+	if (ours && search_is_published(answer->protocol, answer->dport))
+		return 0;
+	if (search->kind != SEARCH_PEER &&
+	    (search->kind != SEARCH_HOST || attempt) &&
+	    search_is_hosts_own(search->skb, answer))
+		return 0;
+	err = search_take(search, scratch);
+	/* The host goes before an endpoint whom nobody has answered yet. */
+	if (err == -EEXIST && search->kind == SEARCH_HOST && !attempt &&
+	    nat_end(answer, FLOW_HALF_OPEN))
+		err = search_take(search, scratch);
+	if (err == -EEXIST)
+		return 0;
+	search->reason = flow_index_reason(err);
+	return 1;
+}
+
+/* Finds a port for scratch->answer, and makes answers there those of the flow
+ * in search->slot. */
+static __noinline enum reason search_port(struct search *search)
+{
+	search->start = bpf_get_prandom_u32() % LAST_PORT;
+	search->reason = REASON_PORTS_EXHAUSTED;
+	bpf_loop(PORT_ATTEMPTS, search_try, search, 0);
+	return search->reason;
+}
+
+#endif

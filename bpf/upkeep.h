@@ -1,0 +1,163 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* What the loader and the agent have done to flows, slot by slot. */
+#ifndef EBPNET_UPKEEP_H
+#define EBPNET_UPKEEP_H
+
+#include "masquerade.h"
+#include "publish.h"
+
+/* Whether the endpoint that sends with @key is there; others always are. */
+static __always_inline bool upkeep_has_sender(const struct flow_key *key)
+{
+	const struct station *station;
+
+	if (key->network == NETWORK_OUTSIDE || key->network == NETWORK_LOOPBACK)
+		return true;
+	station = bpf_map_lookup_elem(&neighbors, &key->src);
+	return station && station->network == key->network;
+}
+
+/* Whether the port is there by which the flow came to its endpoint. */
+static __always_inline bool
+upkeep_has_port(struct __sk_buff *skb, const struct flow *flow)
+{
+	const struct flow_key *answer = &flow->answer;
+	const struct port *port;
+
+	/* It came by no port. */
+	if (answer->network == NETWORK_OUTSIDE || flow->mapping != NO_MAPPING ||
+	    address_equal(&flow->opener.dst, &answer->src))
+		return true;
+	port = publish_find(skb, &flow->opener);
+	return port && port->network == answer->network &&
+	       port->port == answer->sport &&
+	       address_equal(&port->address, &answer->src) &&
+	       (flow->opener.network == NETWORK_LOOPBACK ||
+		publish_allows(port, &flow->opener.src));
+}
+
+static __always_inline bool
+upkeep_is_of(const struct flow_key *key, const struct flow_filter *filter)
+{
+	return key->network == filter->network &&
+	       (address_equal(&key->src, &filter->ipv4) ||
+		address_equal(&key->src, &filter->ipv6) ||
+		address_equal(&key->dst, &filter->ipv4) ||
+		address_equal(&key->dst, &filter->ipv6));
+}
+
+struct upkeep {
+	struct __sk_buff *skb;
+	struct flow_filter filter;
+};
+
+static int upkeep_end_slot(__u32 slot, void *context)
+{
+	struct upkeep *upkeep = context;
+	struct flow *flow = flow_at(slot);
+	__u32 state;
+
+	if (!flow)
+		return 1;
+	state = flow->state;
+	if (state != FLOW_HALF_OPEN && state != FLOW_ANSWERED)
+		return 0;
+	switch (upkeep->filter.choice) {
+	case FLOWS_OF_ADDRESSES:
+		if (!upkeep_is_of(&flow->opener, &upkeep->filter) &&
+		    !upkeep_is_of(&flow->answer, &upkeep->filter))
+			return 0;
+		break;
+	case FLOWS_UNBACKED:
+		if (upkeep_has_sender(&flow->opener) &&
+		    upkeep_has_sender(&flow->answer) &&
+		    upkeep_has_port(upkeep->skb, flow))
+			return 0;
+		break;
+	default:
+		break;
+	}
+	flow_end(flow, slot, state);
+	return 0;
+}
+
+/* Finds the mapping that the flow in @slot had in another table, or makes it
+ * anew. False if another flow has its port now. */
+static __always_inline bool
+upkeep_restore_mapping(const struct flow *old, __u32 slot, __u32 *mapping)
+{
+	const struct flow *holder;
+	struct flow_key key;
+	__be16 port;
+
+	mapping_inside(&key, &old->opener, &old->answer);
+	*mapping = mapping_join(&key);
+	mapping_outside(&key, &old->opener, &old->answer);
+	if (*mapping == NO_MAPPING) {
+		*mapping = slot;
+		return !flow_index_add(&key, slot, FLOW_MAPPING);
+	}
+	port = key.dport;
+	holder = flow_at(*mapping);
+	if (holder) {
+		mapping_outside(&key, &holder->opener, &holder->answer);
+		if (key.dport == port)
+			return true;
+	}
+	mapping_leave(*mapping);
+	return false;
+}
+
+/* Opens a flow of another table in this one; it does nothing if it is here. */
+static __always_inline int upkeep_restore(const struct flow *old)
+{
+	__u32 slot, mapping = NO_MAPPING;
+	struct flow_key key;
+	struct flow *flow;
+	int err;
+
+	if (bpf_map_lookup_elem(&flow_index, &old->opener))
+		return REASON_NONE;
+	if (!flow_claim_slot(&slot))
+		return REASON_FLOW_TABLE_FULL;
+	flow = flow_at(slot);
+	if (!flow)
+		return REASON_KERNEL_ERROR;
+	err = flow_index_add(&old->answer, slot, FLOW_ANSWER);
+	if (err)
+		goto release;
+	if (old->mapping != NO_MAPPING &&
+	    !upkeep_restore_mapping(old, slot, &mapping)) {
+		flow_index_remove(&old->answer, slot);
+		err = -EEXIST;
+		goto release;
+	}
+	flow->users = mapping == slot;
+	err = flow_open(slot, &old->opener, &old->answer, mapping);
+	if (err) {
+		mapping_outside(&key, &old->opener, &old->answer);
+		if (mapping == slot)
+			flow_index_remove(&key, slot);
+		else if (mapping != NO_MAPPING)
+			mapping_leave(mapping);
+		goto release;
+	}
+	if (mapping == slot) {
+		mapping_inside(&key, &old->opener, &old->answer);
+		flow_index_add(&key, slot, FLOW_MAPPING);
+	}
+	flow->opened = old->opened;
+	flow->seen = old->seen;
+	flow->sent[0] = old->sent[0];
+	flow->sent[1] = old->sent[1];
+	flow->flags = old->flags;
+	if (old->state == FLOW_ANSWERED)
+		__sync_val_compare_and_swap(&flow->state, FLOW_HALF_OPEN,
+					    FLOW_ANSWERED);
+	return REASON_NONE;
+release:
+	flow_release_slot(slot);
+	return err == -EEXIST ? REASON_PORTS_EXHAUSTED : flow_index_reason(err);
+}
+
+#endif
