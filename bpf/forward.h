@@ -35,11 +35,13 @@ forward_to_endpoint(struct __sk_buff *skb, struct packet *pkt, __u32 network,
 		    bool loopback)
 {
 	const struct station *station;
+	struct address dst;
 	enum reason reason;
 
 	if (!pkt)
 		return verdict_drop(skb, REASON_KERNEL_ERROR);
-	station = bpf_map_lookup_elem(&neighbors, &pkt->dst);
+	dst = pkt->dst; /* before 6.2 no key may be of a caller's memory */
+	station = bpf_map_lookup_elem(&neighbors, &dst);
 
 	if (!station || station->network != network ||
 	    station->kind != STATION_LOCAL)

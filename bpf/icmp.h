@@ -407,7 +407,7 @@ icmp_reply(struct __sk_buff *skb, const struct packet *pkt, __u32 endpoint,
 	if (length > ICMP_QUOTE)
 		length = ICMP_QUOTE;
 	barrier_var(length); /* the verifier has to see that it is not 0 */
-	if (!length)
+	if (length < sizeof(struct iphdr))
 		return false;
 	__builtin_memset(scratch->quote, 0, sizeof(scratch->quote));
 	if (bpf_skb_load_bytes(skb, pkt->l3, scratch->quote, length))
