@@ -110,7 +110,7 @@ endif
 		(set -x; go test -run '^$$' -fuzz "$$target" -fuzztime $(FUZZTIME) "$$package" </dev/null); \
 	done < <(grep -roE '^func Fuzz[A-Za-z0-9_]+' --include='*_test.go' . | sort)
 
-bench: build ## measure against the bare wire and a Linux bridge (root)
+bench: build ## measure against the bare wire, a Linux bridge, iptables and nftables (root)
 	$(need_root)
 	$(call need,$(TEST_PACKAGES))
 	$(GO_BUILD) -o bin/bench ./bench

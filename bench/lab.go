@@ -68,7 +68,7 @@ func (l *lab) address(ns, dev string, addr netip.Addr) {
 
 // in runs a command in a namespace: only its network changes, /sys stays.
 func (l *lab) in(ns string, args ...string) bool {
-	return l.run(inside(ns, args...)...)
+	return l.run(inNetns(ns, args...)...)
 }
 
 // run runs a command and tells whether it succeeded. Once started it is
@@ -95,7 +95,7 @@ func (l *lab) directory(path string) {
 	}
 }
 
-func inside(ns string, args ...string) []string {
+func inNetns(ns string, args ...string) []string {
 	return append([]string{"nsenter", "--net=" + netnsPath(ns)}, args...)
 }
 

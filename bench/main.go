@@ -99,7 +99,7 @@ func parse(args []string, w io.Writer) (options, error) {
 	flags.DurationVar(&opt.duration, "duration", time.Second, "of one measurement")
 	flags.IntVar(&opt.cpu, "cpu", min(1, runtime.NumCPU()-1), "the `CPU` that client and server share")
 	flags.StringVar(&opt.json, "json", "", "also write the figures to `FILE`")
-	flags.StringVar(&only, "only", "", "comma-separated `NAMES` of topologies and measures; none of a kind means all of it")
+	flags.StringVar(&only, "only", "", "comma-separated `NAMES` of families, topologies and measures; none of a kind means all of it")
 
 	switch err := flags.Parse(args); {
 	case errors.Is(err, flag.ErrHelp):
@@ -125,16 +125,19 @@ func (opt *options) choose(list string) error {
 	if list == "" {
 		return nil
 	}
-	names := strings.Split(list, ",")
+	names, known := strings.Split(list, ","), allNames()
 	for _, name := range names {
-		known := slices.ContainsFunc(opt.topologies, func(t topology) bool { return t.name == name }) ||
-			slices.ContainsFunc(opt.measures, func(m measure) bool { return m.name == name })
-		if !known {
-			return fmt.Errorf("%w: --only %q: want some of %s", errUsage, name, strings.Join(allNames(), ","))
+		if !slices.Contains(known, name) {
+			return fmt.Errorf("%w: --only %q: want some of %s", errUsage, name, strings.Join(known, ","))
 		}
 	}
-	opt.topologies = choose(opt.topologies, func(t topology) bool { return slices.Contains(names, t.name) })
+	opt.topologies = choose(opt.topologies, func(t topology) bool {
+		return slices.Contains(names, t.name) || slices.Contains(names, t.family)
+	})
 	opt.measures = choose(opt.measures, func(m measure) bool { return slices.Contains(names, m.name) })
+	if len(opt.turns(0)) == 0 {
+		return fmt.Errorf("%w: --only %q: that measure is not taken of these topologies", errUsage, list)
+	}
 	return nil
 }
 
@@ -149,6 +152,9 @@ func choose[T any](all []T, wanted func(T) bool) []T {
 
 func allNames() []string {
 	var names []string
+	for _, f := range families() {
+		names = append(names, f.name)
+	}
 	for _, t := range topologies() {
 		names = append(names, t.name)
 	}
@@ -161,13 +167,15 @@ func allNames() []string {
 func help(flags *flag.FlagSet, w io.Writer) {
 	fmt.Fprintln(w, "bench compares ebpnet with its rivals, interleaved, on one CPU.")
 	fmt.Fprintln(w, "Example: go run ./bench --rounds 5 --only wire,bridge,tcp_rr --json bench.json")
-	fmt.Fprintln(w, "\nTopologies:")
-	for _, t := range topologies() {
-		fmt.Fprintf(w, "  %-14s %s\n", t.name, t.about)
+	for _, f := range families() {
+		fmt.Fprintf(w, "\nTopologies of family %s, %s:\n", f.name, f.about)
+		for _, t := range f.of(topologies()) {
+			fmt.Fprintf(w, "  %-20s %s\n", t.name, t.about)
+		}
 	}
 	fmt.Fprintln(w, "\nMeasures:")
 	for _, m := range measures() {
-		fmt.Fprintf(w, "  %-14s %s\n", m.name, m.about)
+		fmt.Fprintf(w, "  %-20s %s\n", m.name, m.about)
 	}
 	fmt.Fprintln(w, "\nFlags:")
 	flags.SetOutput(w)
@@ -175,16 +183,41 @@ func help(flags *flag.FlagSet, w io.Writer) {
 	fmt.Fprintln(w, "\nEBPNET names the ebpnet binary to measure (default bin/ebpnet).")
 }
 
+// turn is one measurement of a round.
+type turn struct {
+	measure  measure
+	topology topology
+}
+
+// turns lists a round's measurements: for each measure of a family one topology
+// right after another. Each round begins with another topology, so that none
+// always follows the same neighbour.
+func (opt options) turns(round int) []turn {
+	var all []turn
+	for _, f := range families() {
+		over := f.of(opt.topologies)
+		for _, m := range opt.measures {
+			if m.name == f.without {
+				continue
+			}
+			for i := range over {
+				all = append(all, turn{m, over[(round+i)%len(over)]})
+			}
+		}
+	}
+	return all
+}
+
 // measureAll builds the topologies, runs every round and removes everything,
 // whatever happens in between.
 func measureAll(ctx context.Context, opt options, progress func(string)) (rep report, err error) {
 	defer progress("")
-	paths := make([]path, len(opt.topologies))
-	for i, t := range opt.topologies {
+	paths := map[string]path{}
+	for _, t := range opt.topologies {
 		progress("building " + t.name)
 		l := newLab(ctx, t.name)
 		defer func() { err = errors.Join(err, l.close()) }()
-		paths[i] = t.build(l)
+		paths[t.name] = t.build(l)
 		if l.err != nil {
 			return report{}, fmt.Errorf("topology %s: %w", t.name, l.err)
 		}
@@ -192,19 +225,14 @@ func measureAll(ctx context.Context, opt options, progress func(string)) (rep re
 
 	rep = newReport(opt)
 	for round := range opt.rounds {
-		for _, m := range opt.measures {
-			for i := range opt.topologies {
-				// Each round begins with another topology, so that none
-				// always follows the same neighbour.
-				at := (round + i) % len(opt.topologies)
-				t := opt.topologies[at]
-				progress(fmt.Sprintf("round %d of %d: %s %s", round+1, opt.rounds, m.name, t.name))
-				s, err := m.run(ctx, paths[at], opt.cpu, opt.duration)
-				if err != nil {
-					return report{}, fmt.Errorf("round %d, %s over %s: %w", round+1, m.name, t.name, err)
-				}
-				rep.add(m, t, s)
+		for _, now := range opt.turns(round) {
+			m, t := now.measure, now.topology
+			progress(fmt.Sprintf("round %d of %d: %s %s", round+1, opt.rounds, m.name, t.name))
+			s, err := m.run(ctx, paths[t.name], opt.cpu, opt.duration)
+			if err != nil {
+				return report{}, fmt.Errorf("round %d, %s over %s: %w", round+1, m.name, t.name, err)
 			}
+			rep.add(m, t, s)
 		}
 	}
 	rep.finish()

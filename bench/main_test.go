@@ -14,6 +14,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 // A measurement starts this program again, which in a test is the test.
@@ -64,13 +66,19 @@ func nothingLeft(t *testing.T, topology string) {
 func TestEveryMeasurePasses(t *testing.T) {
 	needRoot(t)
 	t.Parallel()
-	for _, name := range []string{wire, bridge} {
+	for _, name := range []string{
+		wire, bridge, "outside-wire", "outside-iptables", "outside-nftables",
+		"port-wire", "port-iptables-10", "port-nftables-10",
+	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			opt := once(named(t, name), "all-"+name)
 			rep, err := measureAll(t.Context(), opt, func(string) {})
 			if err != nil {
 				t.Fatal(err)
+			}
+			if len(rep.Results) != len(measures())-1 { // each family is without one
+				t.Errorf("%d results of %d measures", len(rep.Results), len(measures()))
 			}
 			for _, r := range rep.Results {
 				if r.Median <= 0 || r.Lost < 0 || r.Lost > 1 {
@@ -82,38 +90,90 @@ func TestEveryMeasurePasses(t *testing.T) {
 	}
 }
 
-// A rival whose rules see no packet would be no rival.
-func TestBridgePassesDockersRules(t *testing.T) {
-	needRoot(t)
-	t.Parallel()
-	l := newLab(t.Context(), "rules")
-	p := buildBridge(l)
+// rulesAfter takes one measure over a topology and gives what a command then
+// says in its host.
+func rulesAfter(t *testing.T, m measure, topology, as string, args ...string) string {
+	t.Helper()
+	l := newLab(t.Context(), as)
 	t.Cleanup(func() {
 		if err := l.close(); err != nil {
 			t.Error(err)
 		}
 	})
+	p := named(t, topology).build(l)
 	if l.err != nil {
 		t.Fatal(l.err)
 	}
-	if _, err := measures()[0].run(t.Context(), p, 0, short); err != nil {
+	if _, err := m.run(t.Context(), p, 0, short); err != nil {
 		t.Fatal(err)
 	}
-	save := inside(l.prefix+"-host", "iptables-save", "-c", "-t", "filter")
-	out, err := exec.Command(save[0], save[1:]...).CombinedOutput()
+	args = inNetns(l.prefix+"-host", args...)
+	out, err := exec.Command(args[0], args[1:]...).CombinedOutput()
 	if err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	seen := regexp.MustCompile(`\[[1-9]\d*:\d+\] -A FORWARD -o docker0 -m conntrack`).Match(out)
+	return string(out)
+}
+
+// A rival whose rules see no packet would be no rival.
+func TestBridgePassesDockersRules(t *testing.T) {
+	needRoot(t)
+	t.Parallel()
+	rules := rulesAfter(t, measures()[0], bridge, "rules", "iptables-save", "-c", "-t", "filter")
+	seen := regexp.MustCompile(`\[[1-9]\d*:\d+\] -A FORWARD -o docker0 -m conntrack`).MatchString(rules)
 	if seen != bridgeNetfilter() {
-		t.Errorf("iptables saw packets: %v, br_netfilter: %v\n%s", seen, bridgeNetfilter(), out)
+		t.Errorf("iptables saw packets: %v, br_netfilter: %v\n%s", seen, bridgeNetfilter(), rules)
+	}
+}
+
+// The rules that translate are those of the rival, and only the last of the
+// published ports is met, once a connection, in each of the two chains.
+func TestRivalsTranslate(t *testing.T) {
+	needRoot(t)
+	t.Parallel()
+	iptablesSave, nftList := []string{"iptables-save", "-c"}, []string{"nft", "list", "ruleset"}
+	for _, c := range []struct {
+		topology string
+		show     []string
+		hit      []string // each once
+		missed   string   // by all others
+		count    int
+	}{
+		{"outside-iptables", iptablesSave, []string{`\[1:\d+\] .* -j MASQUERADE`}, `-j DNAT`, 0},
+		{"outside-nftables", nftList, []string{`counter packets 1 bytes \d+ masquerade`}, `dnat to`, 0},
+		{
+			"port-iptables-10", iptablesSave,
+			[]string{`\[1:\d+\] .* -p tcp .* --dport 7000 -j ACCEPT`, `\[1:\d+\] .* -p tcp .* --dport 30000 -j DNAT`},
+			`\[0:0\] -A DOCKER .* --dport \d+ -j (ACCEPT|DNAT)`, 18,
+		},
+		{
+			"port-nftables-10", nftList,
+			[]string{`tcp dport 7000 counter packets 1 bytes \d+ accept`, `tcp dport 30000 counter packets 1 bytes \d+ dnat to`},
+			`dport \d+ counter packets 0 bytes 0 (accept|dnat to)`, 18,
+		},
+	} {
+		t.Run(c.topology, func(t *testing.T) {
+			t.Parallel()
+			rules := rulesAfter(t, measures()[0], c.topology, "hit-"+c.topology, c.show...)
+			for _, hit := range c.hit {
+				if n := len(regexp.MustCompile(hit).FindAllString(rules, -1)); n != 1 {
+					t.Errorf("%d rules like %s, want 1", n, hit)
+				}
+			}
+			if n := len(regexp.MustCompile(c.missed).FindAllString(rules, -1)); n != c.count {
+				t.Errorf("%d rules like %s, want %d", n, c.missed, c.count)
+			}
+			if t.Failed() {
+				t.Log(rules)
+			}
+		})
 	}
 }
 
 func TestRefusedConnectionIsAnError(t *testing.T) {
 	needRoot(t)
 	t.Parallel()
-	deaf := topology{build: func(l *lab) path {
+	deaf := topology{family: inside, build: func(l *lab) path {
 		p := buildWire(l)
 		p.dial = netip.AddrPortFrom(p.dial.Addr(), serverPort+1)
 		return p
@@ -128,7 +188,7 @@ func TestRefusedConnectionIsAnError(t *testing.T) {
 func TestFailedTopologyIsRemoved(t *testing.T) {
 	needRoot(t)
 	t.Parallel()
-	broken := topology{build: func(l *lab) path {
+	broken := topology{family: inside, build: func(l *lab) path {
 		p := buildWire(l)
 		l.veth(p.client, "eth0", p.server, "eth0") // exists already
 		l.netns("never")
@@ -171,15 +231,40 @@ func TestOnlyChooses(t *testing.T) {
 	if len(opt.topologies) != 2 || len(opt.measures) != 1 || opt.measures[0].name != "tcp_rr" {
 		t.Errorf("chose %d topologies and %d measures, want 2 and 1", len(opt.topologies), len(opt.measures))
 	}
+	opt, err = parse([]string{"--only", "outside,bridge"}, io.Discard)
+	if err != nil || len(opt.topologies) != 5 {
+		t.Errorf("a family and one of another: %d topologies, want 5 (%v)", len(opt.topologies), err)
+	}
 	opt, err = parse([]string{"--only", "wire"}, io.Discard)
 	if err != nil || len(opt.measures) != len(measures()) {
 		t.Errorf("without a measure named: %d of %d (%v)", len(opt.measures), len(measures()), err)
 	}
 }
 
+// A round takes each topology once a measure, another one first.
+func TestTurns(t *testing.T) {
+	t.Parallel()
+	opt, err := parse([]string{"--only", "wire,bridge,port-wire,tcp_rr,tcp_stream"}, io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for round, want := range []string{
+		"tcp_rr wire, tcp_rr bridge, tcp_stream wire, tcp_stream bridge, tcp_rr port-wire",
+		"tcp_rr bridge, tcp_rr wire, tcp_stream bridge, tcp_stream wire, tcp_rr port-wire",
+	} {
+		var got []string
+		for _, now := range opt.turns(round) {
+			got = append(got, now.measure.name+" "+now.topology.name)
+		}
+		if diff := cmp.Diff(want, strings.Join(got, ", ")); diff != "" {
+			t.Errorf("round %d:\n%s", round, diff)
+		}
+	}
+}
+
 func TestBadUsage(t *testing.T) {
 	t.Parallel()
-	for _, args := range []string{"--rounds 0", "--duration 0s", "--cpu -1", "--only wrie", "--only wire,", "more", "--no"} {
+	for _, args := range []string{"--rounds 0", "--duration 0s", "--cpu -1", "--only wrie", "--only wire,", "--only port,tcp_stream", "more", "--no"} {
 		_, err := parse(strings.Fields(args), io.Discard)
 		if !errors.Is(err, errUsage) || strings.Contains(err.Error(), "\n") {
 			t.Errorf("%s: error %v, want one line of usage", args, err)

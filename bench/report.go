@@ -1,10 +1,13 @@
 package main
 
 import (
+	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"slices"
 	"strings"
 	"time"
@@ -21,22 +24,29 @@ type report struct {
 	Seconds float64   `json:"seconds"` // of one measurement
 	// BridgeNetfilter tells whether the bridge showed its packets to iptables.
 	BridgeNetfilter bool     `json:"bridge_netfilter"`
-	Results         []result `json:"results"` // by measure, then topology
+	Iptables        string   `json:"iptables"` // version and backend; empty: none here
+	Results         []result `json:"results"`  // by family, measure, topology
 }
 
 // result is what one measure gave over one topology.
 type result struct {
-	Measure  string    `json:"measure"`
-	Topology string    `json:"topology"`
-	Unit     string    `json:"unit"`
-	Median   float64   `json:"median"`
-	Min      float64   `json:"min"`
-	Max      float64   `json:"max"`
-	ToWire   *float64  `json:"ratio_to_wire"`   // nil: not measured
-	ToBridge *float64  `json:"ratio_to_bridge"` // nil: not measured
-	Lost     float64   `json:"lost"`            // median share of packets
-	Samples  []float64 `json:"samples"`         // one a round, in their order
+	Family   string  `json:"family"`
+	Measure  string  `json:"measure"`
+	Topology string  `json:"topology"`
+	Ports    int     `json:"ports"` // published
+	Unit     string  `json:"unit"`
+	Median   float64 `json:"median"`
+	Min      float64 `json:"min"`
+	Max      float64 `json:"max"`
+	// Ratios to topologies of the family; nil: not measured.
+	ToWire     *float64  `json:"ratio_to_wire"`
+	ToBridge   *float64  `json:"ratio_to_bridge"`
+	ToIptables *float64  `json:"ratio_to_iptables"`
+	ToNftables *float64  `json:"ratio_to_nftables"`
+	Lost       float64   `json:"lost"`    // median share of packets
+	Samples    []float64 `json:"samples"` // one a round, in their order
 
+	kind string
 	lost []float64
 }
 
@@ -49,10 +59,14 @@ func newReport(opt options) report {
 	if err := unix.Uname(&name); err == nil {
 		rep.Kernel = unix.ByteSliceToString(name.Release[:])
 	}
-	for _, m := range opt.measures {
-		for _, t := range opt.topologies {
-			rep.Results = append(rep.Results, result{Measure: m.name, Topology: t.name, Unit: m.unit})
-		}
+	if version, err := exec.Command("iptables", "-V").Output(); err == nil {
+		rep.Iptables = string(bytes.TrimSpace(version))
+	}
+	for _, each := range opt.turns(0) {
+		m, t := each.measure, each.topology
+		rep.Results = append(rep.Results, result{
+			Family: t.family, Measure: m.name, Topology: t.name, Ports: t.ports, Unit: m.unit, kind: t.kind,
+		})
 	}
 	return rep
 }
@@ -78,9 +92,26 @@ func (rep *report) finish() {
 		r := &rep.Results[i]
 		r.Median, r.Min, r.Max = median(r.Samples), slices.Min(r.Samples), slices.Max(r.Samples)
 		r.Lost = median(r.lost)
-		r.ToWire = ratio(r, rep.find(r.Measure, wire))
-		r.ToBridge = ratio(r, rep.find(r.Measure, bridge))
+		r.ToWire, r.ToBridge = ratio(r, rep.base(r, wire)), ratio(r, rep.base(r, bridge))
+		r.ToIptables, r.ToNftables = ratio(r, rep.base(r, iptables)), ratio(r, rep.base(r, nftables))
 	}
+}
+
+// base gives the result of a kind that r is compared with, or nil: of the
+// same family, measure and number of ports, but the wire has no ports.
+func (rep *report) base(r *result, kind string) *result {
+	at := slices.IndexFunc(rep.Results, func(b result) bool {
+		return b.Family == r.Family && b.Measure == r.Measure && b.kind == kind && (b.Ports == r.Ports || kind == wire)
+	})
+	if at < 0 {
+		return nil
+	}
+	return &rep.Results[at]
+}
+
+// to gives the ratio to a kind.
+func (r *result) to(kind string) *float64 {
+	return map[string]*float64{wire: r.ToWire, bridge: r.ToBridge, iptables: r.ToIptables, nftables: r.ToNftables}[kind]
 }
 
 // ratio is the median over the rounds of r by base in the same round: what a
@@ -107,28 +138,54 @@ func median(values []float64) float64 {
 	return (sorted[middle-1] + sorted[middle]) / 2
 }
 
-// table writes the report for people.
+// table writes the report for people, a table for each family measured.
 func (rep *report) table(w io.Writer) error {
-	rows := [][]string{{"MEASURE", "TOPOLOGY", "MEDIAN", "MIN", "MAX", "UNIT", "TO WIRE", "TO BRIDGE", "LOST"}}
-	for _, r := range rep.Results {
-		rows = append(rows, []string{
-			r.Measure, r.Topology, figure(r.Median), figure(r.Min), figure(r.Max), r.Unit,
-			ratioText(r.ToWire), ratioText(r.ToBridge), fmt.Sprintf("%.1f%%", 100*r.Lost),
-		})
+	var b strings.Builder
+	netfilter := "with"
+	if !rep.BridgeNetfilter {
+		netfilter = "without"
 	}
+	fmt.Fprintf(&b, "Linux %s, CPU %d, %d rounds of %gs, bridge %s br_netfilter, %s, %s\n",
+		rep.Kernel, rep.CPU, rep.Rounds, rep.Seconds, netfilter, cmp.Or(rep.Iptables, "no iptables"),
+		rep.Started.Format(time.RFC3339))
+	for _, f := range families() {
+		if rows := rep.rows(f); len(rows) > 1 {
+			fmt.Fprintf(&b, "\n%s: %s\n\n", f.name, f.about)
+			align(&b, rows)
+		}
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+// rows are a family's table, its first the names of the columns.
+func (rep *report) rows(f family) [][]string {
+	head := []string{"MEASURE", "TOPOLOGY", "MEDIAN", "MIN", "MAX", "UNIT"}
+	for _, kind := range f.bases {
+		head = append(head, "TO "+strings.ToUpper(kind))
+	}
+	rows := [][]string{append(head, "LOST")}
+	for _, r := range rep.Results {
+		if r.Family != f.name {
+			continue
+		}
+		row := []string{r.Measure, r.Topology, figure(r.Median), figure(r.Min), figure(r.Max), r.Unit}
+		for _, kind := range f.bases {
+			row = append(row, ratioText(r.to(kind)))
+		}
+		rows = append(rows, append(row, fmt.Sprintf("%.1f%%", 100*r.Lost)))
+	}
+	return rows
+}
+
+// align writes rows as columns, text to the left and figures to the right.
+func align(b *strings.Builder, rows [][]string) {
 	widths := make([]int, len(rows[0]))
 	for _, row := range rows {
 		for i, cell := range row {
 			widths[i] = max(widths[i], len(cell))
 		}
 	}
-	var b strings.Builder
-	netfilter := "with"
-	if !rep.BridgeNetfilter {
-		netfilter = "without"
-	}
-	fmt.Fprintf(&b, "Linux %s, CPU %d, %d rounds of %gs, bridge %s br_netfilter, %s\n\n",
-		rep.Kernel, rep.CPU, rep.Rounds, rep.Seconds, netfilter, rep.Started.Format(time.RFC3339))
 	for _, row := range rows {
 		for i, cell := range row {
 			width := widths[i]
@@ -137,10 +194,8 @@ func (rep *report) table(w io.Writer) error {
 			}
 			row[i] = fmt.Sprintf("%*s", width, cell)
 		}
-		fmt.Fprintln(&b, strings.Join(row, "  "))
+		fmt.Fprintln(b, strings.Join(row, "  "))
 	}
-	_, err := io.WriteString(w, b.String())
-	return err
 }
 
 // figure writes a value with three digits or more.

@@ -41,7 +41,7 @@ func filled(t *testing.T, samples map[string][]float64) report {
 		}
 	}
 	rep := newReport(opt)
-	rep.Started, rep.Kernel, rep.BridgeNetfilter = time.Unix(0, 0).UTC(), "6.18", true
+	rep.Started, rep.Kernel, rep.BridgeNetfilter, rep.Iptables = time.Unix(0, 0).UTC(), "6.18", true, "iptables v1"
 	for _, topology := range opt.topologies {
 		for _, v := range samples[topology.name] {
 			rep.add(opt.measures[0], topology, sample{value: v, lost: v / 1e6})
@@ -76,18 +76,49 @@ func TestNoRatioWithoutBase(t *testing.T) {
 	}
 }
 
+// The wire has no ports and is compared with all; the others only with what
+// publishes as many.
+func TestRatiosOfPorts(t *testing.T) {
+	t.Parallel()
+	rep := filled(t, map[string][]float64{
+		wire: {7, 7, 7}, "port-wire": {8, 8, 8},
+		"port-iptables-10": {4, 4, 4}, "port-iptables-1000": {1, 1, 1},
+		"port-ebpnet-1000": {2, 2, 2}, "port-ebpnet-10000": {2, 2, 2},
+	})
+	for _, c := range []struct{ topology, toWire, toIptables string }{
+		{"port-wire", "1.00", "-"},
+		{"port-iptables-10", "0.50", "1.00"},
+		{"port-ebpnet-1000", "0.25", "2.00"},
+		{"port-ebpnet-10000", "0.25", "-"},
+	} {
+		r := rep.find(measures()[0].name, c.topology)
+		if got := ratioText(r.ToWire) + " " + ratioText(r.ToIptables); got != c.toWire+" "+c.toIptables {
+			t.Errorf("%s to wire and iptables: %s, want %s %s", c.topology, got, c.toWire, c.toIptables)
+		}
+	}
+}
+
 func TestTableIsAligned(t *testing.T) {
 	t.Parallel()
-	rep := filled(t, map[string][]float64{wire: {66000, 66000, 66000}, "ebpnet": {12.345, 12.345, 12.345}})
+	rep := filled(t, map[string][]float64{
+		wire: {66000, 66000, 66000}, "ebpnet": {12.345, 12.345, 12.345}, "outside-nftables": {12.345, 12.345, 12.345},
+	})
 	var b strings.Builder
 	if err := rep.table(&b); err != nil {
 		t.Fatal(err)
 	}
-	want := `Linux 6.18, CPU 0, 3 rounds of 1s, bridge with br_netfilter, 1970-01-01T00:00:00Z
+	want := `Linux 6.18, CPU 0, 3 rounds of 1s, bridge with br_netfilter, iptables v1, 1970-01-01T00:00:00Z
+
+inside: between two containers of a host
 
 MEASURE  TOPOLOGY  MEDIAN    MIN    MAX  UNIT            TO WIRE  TO BRIDGE  LOST
 tcp_rr   wire       66000  66000  66000  transactions/s     1.00          -  6.6%
 tcp_rr   ebpnet      12.3   12.3   12.3  transactions/s     0.00          -  0.0%
+
+outside: from a container to the outside, which sees the host's address
+
+MEASURE  TOPOLOGY          MEDIAN   MIN   MAX  UNIT            TO WIRE  TO IPTABLES  TO NFTABLES  LOST
+tcp_rr   outside-nftables    12.3  12.3  12.3  transactions/s        -            -         1.00  0.0%
 `
 	if diff := cmp.Diff(want, b.String()); diff != "" {
 		t.Error(diff)
@@ -103,8 +134,9 @@ func TestJSONFieldNames(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := `{"started":"1970-01-01T00:00:00Z","kernel":"6.18","cpu":0,"rounds":3,"seconds":1,"bridge_netfilter":true,` +
-		`"results":[{"measure":"tcp_rr","topology":"wire","unit":"transactions/s","median":2,"min":2,"max":2,` +
-		`"ratio_to_wire":1,"ratio_to_bridge":null,"lost":0.000002,"samples":[2,2,2]}]}`
+		`"iptables":"iptables v1","results":[{"family":"inside","measure":"tcp_rr","topology":"wire","ports":0,"unit":"transactions/s","median":2,"min":2,"max":2,` +
+		`"ratio_to_wire":1,"ratio_to_bridge":null,"ratio_to_iptables":null,"ratio_to_nftables":null,` +
+		`"lost":0.000002,"samples":[2,2,2]}]}`
 	if diff := cmp.Diff(want, string(text)); diff != "" {
 		t.Error(diff)
 	}

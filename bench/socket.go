@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -29,12 +30,26 @@ func listen(kind int) (int, error) {
 	if err := unix.Bind(fd, &unix.SockaddrInet4{Port: serverPort}); err != nil {
 		return -1, fmt.Errorf("bind port %d: %w", serverPort, err)
 	}
-	if kind == unix.SOCK_STREAM {
+	switch kind {
+	case unix.SOCK_STREAM:
 		if err := unix.Listen(fd, backlog); err != nil {
 			return -1, fmt.Errorf("listen on port %d: %w", serverPort, err)
 		}
+	case unix.SOCK_DGRAM:
+		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, datagramBuffer); err != nil {
+			return -1, fmt.Errorf("set receive buffer: %w", err)
+		}
 	}
 	return fd, nil
+}
+
+// receiveTimeout makes reads fail with EAGAIN after a while of nothing.
+func receiveTimeout(fd int, after time.Duration) error {
+	limit := unix.NsecToTimeval(after.Nanoseconds())
+	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &limit); err != nil {
+		return fmt.Errorf("set receive time-out: %w", err)
+	}
+	return nil
 }
 
 // dial opens a client's socket of a type, connected to an IPv4 address.

@@ -5,14 +5,18 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 )
 
 // topology is one way from a client to a server. One more is one more row in
 // topologies and a function that says what it is made of.
 type topology struct {
-	name  string
-	about string
-	build func(*lab) path // failures are in the lab's err
+	name   string
+	about  string
+	family string
+	kind   string          // of what is between client and server
+	ports  int             // how many are published
+	build  func(*lab) path // failures are in the lab's err
 }
 
 // path is where traffic runs: two namespaces, by name, and what the client
@@ -22,11 +26,41 @@ type path struct {
 	dial           netip.AddrPort
 }
 
-// The topologies that the others are compared with.
+// Kinds of topology.
 const (
-	wire   = "wire"
-	bridge = "bridge"
+	wire     = "wire"
+	bridge   = "bridge"
+	iptables = "iptables"
+	nftables = "nftables"
+	ebpnet   = "ebpnet"
 )
+
+// family is the topologies that answer one question, in one table.
+type family struct {
+	name, about string
+	bases       []string // kinds that the others are compared with
+	without     string   // a measure that would tell nothing new
+}
+
+// Names of the families.
+const (
+	inside  = "inside"
+	outside = "outside"
+	port    = "port"
+)
+
+func families() []family {
+	return []family{
+		{inside, "between two containers of a host", []string{wire, bridge}, oneWay},
+		{outside, "from a container to the outside, which sees the host's address", []string{wire, iptables, nftables}, oneWay},
+		{port, "from outside to a container, through the last of so many published ports", []string{wire, iptables, nftables}, stream},
+	}
+}
+
+// of gives those of the topologies that are the family's.
+func (f family) of(all []topology) []topology {
+	return slices.DeleteFunc(slices.Clone(all), func(t topology) bool { return t.family != f.name })
+}
 
 // serverPort is where servers listen, TCP and UDP.
 const serverPort = 7000
@@ -41,12 +75,12 @@ var (
 )
 
 func topologies() []topology {
-	return []topology{
-		{wire, "two namespaces joined by one veth: the limit", buildWire},
-		{"ebpnet", "two endpoints of one ebpnet network", buildEbpnet},
-		{"ebpnet-link", "the same with --icc=false, and a link to the server's ports", buildEbpnetLink},
-		{bridge, "Linux bridge, two veths, Docker's iptables rules", buildBridge},
-	}
+	return slices.Concat([]topology{
+		{wire, "two namespaces joined by one veth: the limit", inside, wire, 0, buildWire},
+		{ebpnet, "two endpoints of one ebpnet network", inside, ebpnet, 0, buildEbpnet},
+		{"ebpnet-link", "the same with --icc=false, and a link to the server's ports", inside, ebpnet, 0, buildEbpnetLink},
+		{bridge, "Linux bridge, two veths, Docker's iptables rules", inside, bridge, 0, buildBridge},
+	}, toOutside(), toPorts())
 }
 
 func buildWire(l *lab) path {
@@ -72,26 +106,33 @@ func buildEbpnetLink(l *lab) path {
 // endpoints makes a host with ebpnet loaded and two endpoints on one network,
 // and gives what runs ebpnet there.
 func endpoints(l *lab, icc string) (path, func(args ...string) bool) {
+	host, client, server := l.netns("host"), l.netns("client"), l.netns("server")
+	ebpnet := l.ebpnet(host)
+	ebpnet("network", "create", "bench", "--subnet", subnet.String(), "--gateway", gatewayAddr.String(), icc)
+	ebpnet("endpoint", "add", "client", "--network", "bench", "--netns", client, "--ip", clientAddr.String())
+	ebpnet("endpoint", "add", "server", "--network", "bench", "--netns", server, "--ip", serverAddr.String())
+	return path{client, server, netip.AddrPortFrom(serverAddr, serverPort)}, ebpnet
+}
+
+// ebpnet loads ebpnet in a host, with more arguments of load, and gives what
+// runs it there.
+func (l *lab) ebpnet(host string, load ...string) func(args ...string) bool {
 	binary, err := ebpnetBinary()
 	if err != nil && l.err == nil {
 		l.err = err
 	}
-	host, client, server := l.netns("host"), l.netns("client"), l.netns("server")
 	state := filepath.Join(os.TempDir(), l.prefix)
 	l.directory(state)
 	// The pins are ebpnet's to make (it mounts bpffs where missing) and
 	// to remove, by unload.
 	global := []string{binary, "--state", state, "--pin", filepath.Join("/sys/fs/bpf", l.prefix)}
-	ebpnet := func(args ...string) bool { return l.in(host, append(global[:len(global):len(global)], args...)...) }
-	if ebpnet("load") {
+	ebpnet := func(args ...string) bool { return l.in(host, slices.Concat(global, args)...) }
+	if ebpnet(slices.Concat([]string{"load"}, load)...) {
 		l.undo = append(l.undo, func() error {
-			return command("", inside(host, append(global[:len(global):len(global)], "unload")...)...)
+			return command("", inNetns(host, slices.Concat(global, []string{"unload"})...)...)
 		})
 	}
-	ebpnet("network", "create", "bench", "--subnet", subnet.String(), "--gateway", gatewayAddr.String(), icc)
-	ebpnet("endpoint", "add", "client", "--network", "bench", "--netns", client, "--ip", clientAddr.String())
-	ebpnet("endpoint", "add", "server", "--network", "bench", "--netns", server, "--ip", serverAddr.String())
-	return path{client, server, netip.AddrPortFrom(serverAddr, serverPort)}, ebpnet
+	return ebpnet
 }
 
 // ebpnetBinary finds the binary to measure: $EBPNET, or what make build made.
@@ -111,41 +152,6 @@ func ebpnetBinary() (string, error) {
 	return binary, nil
 }
 
-// dockerRules is what Docker Engine 20.10 installs for its default bridge,
-// nothing published.
-const dockerRules = `*filter
-:INPUT ACCEPT
-:FORWARD DROP
-:OUTPUT ACCEPT
-:DOCKER -
-:DOCKER-ISOLATION-STAGE-1 -
-:DOCKER-ISOLATION-STAGE-2 -
-:DOCKER-USER -
--A FORWARD -j DOCKER-USER
--A FORWARD -j DOCKER-ISOLATION-STAGE-1
--A FORWARD -o docker0 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
--A FORWARD -o docker0 -j DOCKER
--A FORWARD -i docker0 ! -o docker0 -j ACCEPT
--A FORWARD -i docker0 -o docker0 -j ACCEPT
--A DOCKER-ISOLATION-STAGE-1 -i docker0 ! -o docker0 -j DOCKER-ISOLATION-STAGE-2
--A DOCKER-ISOLATION-STAGE-1 -j RETURN
--A DOCKER-ISOLATION-STAGE-2 -o docker0 -j DROP
--A DOCKER-ISOLATION-STAGE-2 -j RETURN
--A DOCKER-USER -j RETURN
-COMMIT
-*nat
-:PREROUTING ACCEPT
-:INPUT ACCEPT
-:OUTPUT ACCEPT
-:POSTROUTING ACCEPT
-:DOCKER -
--A PREROUTING -m addrtype --dst-type LOCAL -j DOCKER
--A OUTPUT ! -d 127.0.0.0/8 -m addrtype --dst-type LOCAL -j DOCKER
--A POSTROUTING -s 192.0.2.0/24 ! -o docker0 -j MASQUERADE
--A DOCKER -i docker0 -j RETURN
-COMMIT
-`
-
 // bridgeNetfilter tells whether the kernel can show bridged packets to
 // iptables. Docker loads br_netfilter for that; bench leaves the machine as it
 // is, and the report says which it was.
@@ -156,7 +162,15 @@ func bridgeNetfilter() bool {
 
 // buildBridge makes a host as Docker sets it up.
 func buildBridge(l *lab) path {
-	host, client, server := l.netns("host"), l.netns("client"), l.netns("server")
+	host := l.dockerHost()
+	l.runWith(dockerRules, inNetns(host, "iptables-restore")...)
+	client, server := l.plug(host, "client", clientAddr), l.plug(host, "server", serverAddr)
+	return path{client, server, netip.AddrPortFrom(serverAddr, serverPort)}
+}
+
+// dockerHost makes a host with Docker's bridge, no rules yet.
+func (l *lab) dockerHost() string {
+	host := l.netns("host")
 	l.run("ip", "-n", host, "link", "add", "docker0", "type", "bridge")
 	l.address(host, "docker0", gatewayAddr)
 	l.run("ip", "-n", host, "link", "set", "docker0", "up")
@@ -164,15 +178,15 @@ func buildBridge(l *lab) path {
 	if bridgeNetfilter() {
 		l.in(host, "sysctl", "-qw", "net.bridge.bridge-nf-call-iptables=1")
 	}
-	l.runWith(dockerRules, inside(host, "iptables-restore")...)
-	for _, c := range []struct {
-		ns, port string
-		addr     netip.Addr
-	}{{client, "veth-client", clientAddr}, {server, "veth-server", serverAddr}} {
-		l.veth(c.ns, "eth0", host, c.port)
-		l.address(c.ns, "eth0", c.addr)
-		l.run("ip", "-n", host, "link", "set", c.port, "master", "docker0")
-		l.run("ip", "-n", c.ns, "route", "add", "default", "via", gatewayAddr.String())
-	}
-	return path{client, server, netip.AddrPortFrom(serverAddr, serverPort)}
+	return host
+}
+
+// plug makes a container on Docker's bridge and gives its namespace.
+func (l *lab) plug(host, role string, addr netip.Addr) string {
+	ns, device := l.netns(role), "veth-"+role
+	l.veth(ns, "eth0", host, device)
+	l.address(ns, "eth0", addr)
+	l.run("ip", "-n", host, "link", "set", device, "master", "docker0")
+	l.run("ip", "-n", ns, "route", "add", "default", "via", gatewayAddr.String())
+	return ns
 }

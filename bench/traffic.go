@@ -27,11 +27,18 @@ const (
 	datagramBuffer  = 4 << 20 // of the receiver: outlasts a time slice of the sender
 )
 
-// idle without a datagram tells the receiver that the sender is done.
+// idle without a datagram tells the receiver that the sender is done, and a
+// sender without an answer that it is to ask again.
 const idle = 200 * time.Millisecond
 
 // bitsPerByteInGbit makes Gbit of bytes.
 const bitsPerByteInGbit = 8e-9
+
+// Measures that not every family has.
+const (
+	oneWay = "udp_oneway"
+	stream = "tcp_stream"
+)
 
 func measures() []measure {
 	return []measure{
@@ -45,10 +52,14 @@ func measures() []measure {
 		},
 		{
 			"udp_18", "datagrams of 18 bytes that reached the server's program", "packets/s",
+			1, unix.SOCK_DGRAM, server, serveAnswered, driveAnswered,
+		},
+		{
+			oneWay, "the same of a flow that is never answered", "packets/s",
 			1, unix.SOCK_DGRAM, server, serveDatagrams, driveDatagrams,
 		},
 		{
-			"tcp_stream", "bytes over one TCP connection", "Gbit/s",
+			stream, "bytes over one TCP connection", "Gbit/s",
 			bitsPerByteInGbit, unix.SOCK_STREAM, server, serveStream, driveStream,
 		},
 	}
@@ -174,18 +185,28 @@ func answer(conn int) (bool, error) {
 	return err == nil, err
 }
 
+// serveAnswered answers a datagram before it counts any: with that the flow is
+// an established one to whatever tracks it on the way.
+func serveAnswered(socket int) (tally, error) {
+	var b [transactionSize]byte
+	_, from, err := unix.Recvfrom(socket, b[:], 0)
+	if err == nil {
+		err = unix.Sendto(socket, b[:], 0, from)
+	}
+	if err != nil {
+		return tally{}, err
+	}
+	return serveDatagrams(socket)
+}
+
 func serveDatagrams(socket int) (t tally, err error) {
 	b := make([]byte, datagramSize)
-	if err := unix.SetsockoptInt(socket, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, datagramBuffer); err != nil {
-		return t, fmt.Errorf("set receive buffer: %w", err)
-	}
 	if _, err := read(socket, b); err != nil {
 		return t, err
 	}
 	t.add(1)
-	patience := unix.NsecToTimeval(idle.Nanoseconds())
-	if err := unix.SetsockoptTimeval(socket, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &patience); err != nil {
-		return t, fmt.Errorf("set receive time-out: %w", err)
+	if err := receiveTimeout(socket, idle); err != nil {
+		return t, err
 	}
 	for {
 		_, err := read(socket, b)
@@ -199,10 +220,34 @@ func serveDatagrams(socket int) (t tally, err error) {
 	}
 }
 
-func driveDatagrams(p peer) (t tally, err error) {
+func driveAnswered(p peer) (tally, error) {
 	socket, err := dial(unix.SOCK_DGRAM, p.Dial)
+	if err == nil {
+		err = receiveTimeout(socket, idle)
+	}
+	if err == nil {
+		err = ask(socket)
+	}
+	for errors.Is(err, unix.EAGAIN) { // the first may be lost where a link is not up yet
+		err = ask(socket)
+	}
+	if err != nil {
+		return tally{}, err
+	}
+	return sendDatagrams(socket, p.Duration)
+}
+
+func driveDatagrams(p peer) (tally, error) {
+	socket, err := dial(unix.SOCK_DGRAM, p.Dial)
+	if err != nil {
+		return tally{}, err
+	}
+	return sendDatagrams(socket, p.Duration)
+}
+
+func sendDatagrams(socket int, duration time.Duration) (t tally, err error) {
 	b := make([]byte, datagramSize)
-	for err == nil && t.Elapsed < p.Duration {
+	for err == nil && t.Elapsed < duration {
 		if _, err = write(socket, b); err == nil {
 			t.add(1)
 		}
