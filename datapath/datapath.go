@@ -51,11 +51,13 @@ type Wanted struct {
 	Links     []Link
 	Tunnels   []Tunnel
 	Uplinks   []Uplink
+	Ports     []Port
 }
 
 // Replace makes the tables hold what is wanted and nothing else. What
 // forbids comes before what allows: at no moment may anything pass that is
-// allowed neither before nor after. Flows stay.
+// allowed neither before nor after. Flows stay, but for those whose endpoint or
+// published port has gone.
 func (t *Tables) Replace(w Wanted) error {
 	var (
 		networks  = map[uint32]bpf.EbpnetNetwork{}
@@ -68,6 +70,7 @@ func (t *Tables) Replace(w Wanted) error {
 		tunnels   = map[uint32]bpf.EbpnetTunnel{}
 		tunnelIDs = map[bpf.EbpnetTunnel]uint32{}
 		uplinks   = map[uint32]bpf.EbpnetUplink{}
+		ports     = publish(w.Ports)
 	)
 	for _, l := range w.Links {
 		for _, key := range l.keys() {
@@ -110,7 +113,9 @@ func (t *Tables) Replace(w Wanted) error {
 		}
 	}
 
+	missing, err := t.withdraw(ports)
 	return errors.Join(
+		err,
 		replace(t.Maps.Links, links),
 		replaceArray(t.Maps.Networks, networks),
 		replace(t.Maps.Members, members),
@@ -121,6 +126,9 @@ func (t *Tables) Replace(w Wanted) error {
 		replaceArray(t.Maps.Tunnels, tunnels),
 		replace(t.Maps.TunnelIds, tunnelIDs),
 		replace(t.Maps.Uplinks, uplinks),
+		t.putPublished(missing),
+		replaceArray(t.Maps.PublishedPorts, ports.words),
+		t.EndUnbackedFlows(),
 	)
 }
 

@@ -101,7 +101,7 @@ func (t *Tables) DeleteEndpoint(e Endpoint) error {
 			return err
 		}
 	}
-	return t.FlushFlows(e.Network, e.Addresses)
+	return t.EndUnbackedFlows()
 }
 
 // join adds a station to those that its network floods to, of which it is none

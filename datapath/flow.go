@@ -1,6 +1,8 @@
 package datapath
 
 import (
+	"cmp"
+	"encoding/binary"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -12,15 +14,26 @@ import (
 	"github.com/ebpnet/ebpnet/bpf"
 )
 
+// Networks that no network has for an id; see bpf/types.h.
+const (
+	NetworkOutside  = 0          // what comes in by an uplink
+	NetworkLoopback = 0xffffffff // what the host sends to its own addresses
+)
+
 // Flow is one tracked connection.
 type Flow struct {
-	Protocol uint8          // IANA number
-	Network  uint32         // of the endpoint that opened it; 0: the host
-	From, To netip.AddrPort // as its packets leave the one who opened it
-	// As the outside sees From; unset for a flow inside a network.
-	Translated netip.AddrPort
-	State      FlowState
-	Age, Idle  time.Duration
+	Protocol  uint8          // IANA number
+	Network   uint32         // of the one who opened it
+	ToNetwork uint32         // of the one who answers
+	From, To  netip.AddrPort // as its packets leave the one who opened it
+	// Where they are from and to when they reach the one who answers; each is
+	// unset where it is the same.
+	TranslatedFrom, TranslatedTo netip.AddrPort
+
+	State     FlowState
+	Age, Idle time.Duration
+	Sent      Counter // by the one who opened it
+	Received  Counter // by the same
 }
 
 // FlowState tells how far a flow has come.
@@ -28,86 +41,113 @@ type FlowState string
 
 // The states of a flow.
 const (
-	FlowNew         FlowState = "new"         // not answered yet
+	FlowHalfOpen    FlowState = "half-open"   // not answered yet
 	FlowEstablished FlowState = "established" // answered
-	FlowClosing     FlowState = "closing"     // FIN or RST seen
+	FlowClosing     FlowState = "closing"     // RST of one side or FIN of both seen
 )
 
-// Flows lists every flow.
-func (t *Tables) Flows() ([]Flow, error) {
+// FlowFilter says which flows are meant: those that the addresses of a network
+// have part in. The zero value means all.
+type FlowFilter struct {
+	Network   uint32
+	Addresses []netip.Addr // at most one a family
+}
+
+// matches is upkeep_is_of() of bpf/upkeep.h.
+func (f FlowFilter) matches(entry *bpf.EbpnetFlow) bool {
+	if f.Network == NetworkOutside {
+		return true
+	}
+	for _, key := range []*bpf.EbpnetFlowKey{&entry.Opener, &entry.Answer} {
+		if key.Network != f.Network {
+			continue
+		}
+		for _, a := range f.Addresses {
+			if a := addressOf(a); key.Src == a || key.Dst == a {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// entry gives the programs' form of f.
+func (f FlowFilter) entry() bpf.EbpnetFlowFilter {
+	if f.Network == NetworkOutside {
+		return bpf.EbpnetFlowFilter{Choice: bpf.EbpnetFlowChoiceFLOWS_ALL}
+	}
+	entry := bpf.EbpnetFlowFilter{Choice: bpf.EbpnetFlowChoiceFLOWS_OF_ADDRESSES, Network: f.Network}
+	for _, a := range f.Addresses {
+		if a.Is4() {
+			entry.Ipv4 = addressOf(a)
+		} else {
+			entry.Ipv6 = addressOf(a)
+		}
+	}
+	return entry
+}
+
+// Flows lists the flows that f means, by who opened them and where to.
+func (t *Tables) Flows(f FlowFilter) ([]Flow, error) {
 	now, err := coarseNow()
 	if err != nil {
 		return nil, err
 	}
 	var flows []Flow
-	err = t.eachFlow(func(_ uint32, entry bpf.EbpnetFlow) error {
-		flow := Flow{
-			Protocol: entry.Opener.Protocol,
-			Network:  entry.Opener.Network,
-			From:     addrPort(entry.Opener.Src, entry.Opener.Sport),
-			To:       addrPort(entry.Opener.Dst, entry.Opener.Dport),
-			State:    flowState(entry.Flags),
-			Age:      max(0, now-time.Duration(entry.Opened)),
-			Idle:     max(0, now-time.Duration(entry.Seen)),
+	err = t.EachFlow(func(_ uint32, entry *bpf.EbpnetFlow) error {
+		if f.matches(entry) {
+			flows = append(flows, flowOf(entry, now))
 		}
-		if entry.Answer.Network == networkOutside {
-			flow.Translated = addrPort(entry.Answer.Dst, entry.Answer.Dport)
-		}
-		flows = append(flows, flow)
 		return nil
 	})
+	if err != nil {
+		return nil, fmt.Errorf("read flows: %w", err)
+	}
 	slices.SortFunc(flows, func(a, b Flow) int {
-		if order := a.From.Compare(b.From); order != 0 {
-			return order
-		}
-		return a.To.Compare(b.To)
+		return cmp.Or(a.From.Compare(b.From), a.To.Compare(b.To), cmp.Compare(a.Protocol, b.Protocol))
 	})
-	return flows, err
+	return flows, nil
 }
 
-// networkOutside is NETWORK_OUTSIDE of bpf/types.h.
-const networkOutside = 0
-
-func flowState(flags bpf.EbpnetFlowFlag) FlowState {
-	switch {
-	case flags&(bpf.EbpnetFlowFlagFLOW_FIN|bpf.EbpnetFlowFlagFLOW_RST) != 0:
-		return FlowClosing
-	case flags&bpf.EbpnetFlowFlagFLOW_ANSWERED != 0:
-		return FlowEstablished
+func flowOf(entry *bpf.EbpnetFlow, now time.Duration) Flow {
+	opener, answer := &entry.Opener, &entry.Answer
+	flow := Flow{
+		Protocol:  opener.Protocol,
+		Network:   opener.Network,
+		ToNetwork: answer.Network,
+		From:      addrPort(opener.Src, opener.Sport),
+		To:        addrPort(opener.Dst, opener.Dport),
+		State:     flowState(entry),
+		Age:       max(0, now-time.Duration(entry.Opened)),
+		Idle:      max(0, now-time.Duration(entry.Seen)),
 	}
-	return FlowNew
+	if from := addrPort(answer.Dst, answer.Dport); from != flow.From {
+		flow.TranslatedFrom = from
+	}
+	if to := addrPort(answer.Src, answer.Sport); to != flow.To {
+		flow.TranslatedTo = to
+	}
+	flow.Sent.add(entry.Sent[bpf.EbpnetFlowSideFLOW_OPENER])
+	flow.Received.add(entry.Sent[bpf.EbpnetFlowSideFLOW_ANSWER])
+	return flow
+}
+
+func flowState(entry *bpf.EbpnetFlow) FlowState {
+	const (
+		reset = bpf.EbpnetFlowFlagFLOW_OPENER_RST | bpf.EbpnetFlowFlagFLOW_ANSWER_RST
+		ended = bpf.EbpnetFlowFlagFLOW_OPENER_FIN | bpf.EbpnetFlowFlagFLOW_ANSWER_FIN
+	)
+	switch {
+	case entry.State == bpf.EbpnetFlowStateFLOW_HALF_OPEN:
+		return FlowHalfOpen
+	case entry.Flags&reset != 0 || entry.Flags&ended == ended:
+		return FlowClosing
+	}
+	return FlowEstablished
 }
 
 func addrPort(a bpf.EbpnetAddress, port uint16) netip.AddrPort {
 	return netip.AddrPortFrom(addrOf(a), networkOrder16(port))
-}
-
-// eachFlow gives f every live flow and its slot.
-func (t *Tables) eachFlow(f func(slot uint32, entry bpf.EbpnetFlow) error) error {
-	var slots []uint32
-	err := eachBatch(t.Maps.FlowIndex, func(_ []bpf.EbpnetFlowKey, refs []bpf.EbpnetFlowRef) {
-		for _, ref := range refs {
-			if ref.Side == bpf.EbpnetFlowSideFLOW_OPENER {
-				slots = append(slots, ref.Slot)
-			}
-		}
-	})
-	if err != nil {
-		return fmt.Errorf("read flows: %w", err)
-	}
-	for _, slot := range slots {
-		var entry bpf.EbpnetFlow
-		if err := t.Maps.Flows.Lookup(slot, &entry); err != nil {
-			return fmt.Errorf("read flow %d: %w", slot, err)
-		}
-		if entry.State != bpf.EbpnetFlowStateFLOW_LIVE {
-			continue // ended since
-		}
-		if err := f(slot, entry); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // coarseNow reads the clock that the programs stamp flows with.
@@ -119,35 +159,47 @@ func coarseNow() (time.Duration, error) {
 	return time.Duration(now.Nano()), nil
 }
 
-// FlushFlows ends the flows that the given addresses of a network have part
-// in.
-func (t *Tables) FlushFlows(network uint32, addresses []netip.Addr) error {
-	inside := make(map[bpf.EbpnetAddress]bool, len(addresses))
-	for _, a := range addresses {
-		inside[addressOf(a)] = true
-	}
-	return t.eachFlow(func(slot uint32, entry bpf.EbpnetFlow) error {
-		key := entry.Opener
-		if key.Network != network || !inside[key.Src] && !inside[key.Dst] {
-			return nil
-		}
-		return t.endFlow(slot, entry)
-	})
+// FlushFlows ends the flows that f means.
+func (t *Tables) FlushFlows(f FlowFilter) error { return t.endFlows(f.entry()) }
+
+// EndUnbackedFlows ends the flows whose endpoint or published port is not there
+// any more.
+func (t *Tables) EndUnbackedFlows() error {
+	return t.endFlows(bpf.EbpnetFlowFilter{Choice: bpf.EbpnetFlowChoiceFLOWS_UNBACKED})
 }
 
-// FlushAllFlows ends every flow.
-func (t *Tables) FlushAllFlows() error { return t.eachFlow(t.endFlow) }
+// headerSize is what a frame begins with that tells a program, beyond it, what
+// to do.
+const headerSize = 14
 
-// endFlow does what the sweep does with a flow that was idle for too long.
-func (t *Tables) endFlow(slot uint32, entry bpf.EbpnetFlow) error {
-	if err := remove(t.Maps.FlowIndex, entry.Opener); err != nil {
-		return err
+func (t *Tables) endFlows(filter bpf.EbpnetFlowFilter) error {
+	frame, err := binary.Append(make([]byte, headerSize), binary.NativeEndian, filter)
+	if err != nil {
+		return fmt.Errorf("end flows: %w", err)
 	}
-	if err := remove(t.Maps.FlowIndex, entry.Answer); err != nil {
-		return err
+	status, _, err := t.Programs.EndFlows.Test(frame)
+	if err != nil {
+		return fmt.Errorf("end flows: %w", err)
 	}
-	entry.State = bpf.EbpnetFlowStateFLOW_DEAD
-	return put(t.Maps.Flows, slot, entry)
+	if status != 0 {
+		return fmt.Errorf("end flows: the program gives %d", status)
+	}
+	return nil
+}
+
+// FinishResize carries flows over that programs have opened in tables of
+// another size until Load's took their place: to be called once those are
+// attached everywhere. It gives the number of flows that found no room.
+func (t *Tables) FinishResize() (lost int, err error) {
+	resizing, err := t.Resizing()
+	if err != nil || !resizing {
+		return 0, err
+	}
+	if lost, err = t.Objects.FinishResize(); err != nil {
+		return 0, err
+	}
+	// What went while a Load was interrupted went from one of the tables only.
+	return lost, t.EndUnbackedFlows()
 }
 
 // ProtocolName gives the common name of an IP protocol.
@@ -159,6 +211,8 @@ func ProtocolName(protocol uint8) string {
 		return "tcp"
 	case unix.IPPROTO_UDP:
 		return "udp"
+	case unix.IPPROTO_SCTP:
+		return "sctp"
 	case unix.IPPROTO_ICMPV6:
 		return "icmpv6"
 	}

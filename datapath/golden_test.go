@@ -180,7 +180,7 @@ func (w *world) program(h loader.Hook) *ebpf.Program {
 }
 
 func (r row) check(t *testing.T, w *world, taps map[string]*testutil.Tap) {
-	if err := w.FlushAllFlows(); err != nil {
+	if err := w.FlushFlows(FlowFilter{}); err != nil {
 		t.Fatal(err)
 	}
 	for _, s := range r.before {

@@ -10,6 +10,7 @@ import (
 type Network struct {
 	ID                        uint32
 	ICC, Masquerade, Internal bool
+	Open                      bool    // anybody may send to a port that it is masqueraded by
 	Key                       *uint32 // GRE key; nil: no tunnels
 	Gateways                  []netip.Addr
 	GatewayMAC                [6]byte
@@ -26,8 +27,18 @@ func (n Network) entry() bpf.EbpnetNetwork {
 	if n.Internal {
 		e.Flags |= bpf.EbpnetNetworkFlagNETWORK_INTERNAL
 	}
+	if n.Open {
+		e.Flags |= bpf.EbpnetNetworkFlagNETWORK_OPEN
+	}
 	if n.Key != nil {
 		e.Key = networkOrder32(*n.Key)
+	}
+	for _, a := range n.Gateways {
+		if a.Is4() {
+			e.Gateway4 = addressOf(a)
+		} else {
+			e.Gateway6 = addressOf(a)
+		}
 	}
 	return e
 }

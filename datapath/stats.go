@@ -132,16 +132,21 @@ func Reasons() ([]string, error) {
 	return names, nil
 }
 
-// MapUsage is how full a table is.
+// MapUsage is how full a table is, and what it takes.
 type MapUsage struct {
 	Name     string `json:"name"`
 	Entries  int    `json:"entries"`
 	Capacity uint32 `json:"capacity"`
+	Memory   uint64 `json:"memory_bytes"` // as the kernel reckons: before Linux 6.3, a full one's
 }
 
 // Usage counts the entries of every table; of an array, those that stand for
 // something.
 func (t *Tables) Usage() ([]MapUsage, error) {
+	flows, halfOpen, err := t.countFlows()
+	if err != nil {
+		return nil, fmt.Errorf("count flows: %w", err)
+	}
 	maps := []struct {
 		name  string
 		m     *ebpf.Map
@@ -152,13 +157,21 @@ func (t *Tables) Usage() ([]MapUsage, error) {
 		{"endpoint_stats", t.Maps.EndpointStats, t.countEndpoints},
 		{"fdb", t.Maps.Fdb, countEntries[bpf.EbpnetFdbKey, bpf.EbpnetStation]},
 		{"flow_index", t.Maps.FlowIndex, countEntries[bpf.EbpnetFlowKey, bpf.EbpnetFlowRef]},
-		{"flows", t.Maps.Flows, t.countFlows},
+		{"flows", t.Maps.Flows, counted(flows)},
+		{"fragmented", t.Maps.Fragmented, countEntries[bpf.EbpnetFragmentKey, bpf.EbpnetDatagram]},
+		{"half_open", t.Maps.HalfOpen, counted(halfOpen)},
+		{"half_open_turns", t.Maps.HalfOpenTurns, countUsed[uint32]},
+		{"icmp_budgets", t.Maps.IcmpBudgets, countUsed[uint64]},
 		{"links", t.Maps.Links, countEntries[bpf.EbpnetLinkKey, uint32]},
 		{"members", t.Maps.Members, countEntries[bpf.EbpnetMemberKey, bpf.EbpnetStation]},
 		{"neighbors", t.Maps.Neighbors, countEntries[bpf.EbpnetAddress, bpf.EbpnetStation]},
 		{"network_keys", t.Maps.NetworkKeys, countEntries[uint32, uint32]},
 		{"network_stats", t.Maps.NetworkStats, t.countNetworks},
 		{"networks", t.Maps.Networks, t.countNetworks},
+		{"port_sources", t.Maps.PortSources, countEntries[bpf.EbpnetPortSourceKey, uint32]},
+		{"ports", t.Maps.Ports, countEntries[bpf.EbpnetPortKey, bpf.EbpnetPort]},
+		{"published_ports", t.Maps.PublishedPorts, countUsed[uint64]},
+		{"scratches", t.Maps.Scratches, countAll},
 		{"sweepers", t.Maps.Sweepers, countAll},
 		{"tunnel_ids", t.Maps.TunnelIds, countEntries[bpf.EbpnetTunnel, uint32]},
 		{"tunnel_stats", t.Maps.TunnelStats, t.countTunnels},
@@ -171,7 +184,12 @@ func (t *Tables) Usage() ([]MapUsage, error) {
 		if err != nil {
 			return nil, fmt.Errorf("count %s: %w", entry.name, err)
 		}
-		usage = append(usage, MapUsage{Name: entry.name, Entries: entries, Capacity: entry.m.MaxEntries()})
+		info, err := entry.m.Info()
+		if err != nil {
+			return nil, fmt.Errorf("read the size of %s: %w", entry.name, err)
+		}
+		memory, _ := info.Memlock() // known since Linux 4.10
+		usage = append(usage, MapUsage{Name: entry.name, Entries: entries, Capacity: entry.m.MaxEntries(), Memory: memory})
 	}
 	return usage, nil
 }
@@ -199,21 +217,36 @@ func (t *Tables) countNetworks(*ebpf.Map) (int, error) {
 	return len(found), err
 }
 
-func (t *Tables) countTunnels(*ebpf.Map) (used int, err error) {
-	err = eachBatch(t.Maps.Tunnels, func(_ []uint32, tunnels []bpf.EbpnetTunnel) {
-		for _, tunnel := range tunnels {
-			if tunnel != (bpf.EbpnetTunnel{}) {
+func (t *Tables) countTunnels(*ebpf.Map) (int, error) {
+	return countUsed[bpf.EbpnetTunnel](t.Maps.Tunnels)
+}
+
+// countFlows counts all flows, and those of them that nobody has answered.
+func (t *Tables) countFlows() (all, halfOpen int, err error) {
+	err = t.EachFlow(func(_ uint32, flow *bpf.EbpnetFlow) error {
+		all++
+		if flow.State == bpf.EbpnetFlowStateFLOW_HALF_OPEN {
+			halfOpen++
+		}
+		return nil
+	})
+	return all, halfOpen, err
+}
+
+func counted(n int) func(*ebpf.Map) (int, error) {
+	return func(*ebpf.Map) (int, error) { return n, nil }
+}
+
+// countUsed counts the places of an array that are not zero.
+func countUsed[V comparable](m *ebpf.Map) (used int, err error) {
+	err = eachBatch(m, func(_ []uint32, values []V) {
+		for _, v := range values {
+			if v != *new(V) {
 				used++
 			}
 		}
 	})
 	return used, err
-}
-
-// countFlows goes by the index, which names each flow twice.
-func (t *Tables) countFlows(*ebpf.Map) (int, error) {
-	n, err := countEntries[bpf.EbpnetFlowKey, bpf.EbpnetFlowRef](t.Maps.FlowIndex)
-	return n / 2, err
 }
 
 func countEntries[K, V any](m *ebpf.Map) (total int, err error) {

@@ -24,6 +24,7 @@ var (
 	FromEndpoint = Hook{name: "from_endpoint"}
 	FromHost     = Hook{name: "from_host"}
 	FromUplink   = Hook{name: "from_uplink"}
+	FromLoopback = Hook{name: "from_loopback"}
 	ToGateway    = Hook{name: "to_gateway", egress: true}
 	ToUplink     = Hook{name: "to_uplink", egress: true}
 )
@@ -38,6 +39,8 @@ func (o *Objects) program(h Hook) *ebpf.Program {
 		return o.Programs.FromHost
 	case FromUplink:
 		return o.Programs.FromUplink
+	case FromLoopback:
+		return o.Programs.FromLoopback
 	case ToGateway:
 		return o.Programs.ToGateway
 	default:
@@ -245,13 +248,16 @@ func Unload(dir string) error {
 		return fmt.Errorf("list devices: %w", err)
 	}
 	for _, device := range devices {
-		for _, h := range []Hook{FromEndpoint, FromHost, FromUplink, ToGateway, ToUplink} {
+		for _, h := range []Hook{FromEndpoint, FromHost, FromUplink, FromLoopback, ToGateway, ToUplink} {
 			if err := detachClsact(h, device.Attrs().Index); err != nil {
 				return err
 			}
 		}
 	}
-	for _, sub := range []string{linksDirectory, programsDirectory, mapsDirectory} {
+	for _, sub := range []string{
+		linksDirectory, programsDirectory, programsDirectory + freshSuffix,
+		mapsDirectory, mapsDirectory + freshSuffix, formerDirectory,
+	} {
 		if err := os.RemoveAll(filepath.Join(dir, sub)); err != nil {
 			return fmt.Errorf("remove the pins: %w", err)
 		}

@@ -1,18 +1,18 @@
 // Package loader brings the programs of package bpf into the kernel and keeps
 // them there: it probes the kernel, loads, pins, attaches and upgrades. It
-// knows nothing of containers or networks, and nothing of what the maps mean.
+// knows nothing of containers or networks, and nothing of what the maps mean,
+// but for the flows, which it carries over into tables of another size.
 //
 // Everything lives under one pin directory on bpffs: maps/NAME, programs/NAME
 // and links/PROGRAM-IFINDEX. `bpftool map dump pinned FILE` shows a table as
-// the datapath sees it.
+// the datapath sees it. former/ID holds what is left of a table of flows while
+// it is replaced by one of another size.
 package loader
 
 import (
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
-	"strings"
+	"maps"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -28,16 +28,20 @@ var ErrNotLoaded = errors.New("not loaded: run 'ebpnet load' first")
 // this version cannot use.
 var ErrOtherVersion = errors.New("loaded by another version of ebpnet")
 
-const (
-	mapsDirectory     = "maps"
-	programsDirectory = "programs"
-	linksDirectory    = "links"
-)
-
-// Config is what the programs are told at load.
+// Config is what the programs are told at load. What is zero of Flows, the
+// ports and the timeouts stays as compiled (bpf/config.h).
 type Config struct {
 	GatewayIfindex uint32 // of the near end of the host's own veth
 	GatewayMAC     [6]byte
+
+	Flows               uint32 // answered ones that there is room for
+	FirstPort, LastPort uint16 // of the host, to masquerade by
+	Timeouts            Timeouts
+}
+
+// Timeouts are the times after which flows without a packet end.
+type Timeouts struct {
+	TCPEstablished, TCPTransitory, UDPAnswered, UDPUnanswered, ICMP time.Duration
 }
 
 // Objects are the maps and programs of a loaded datapath, opened from their
@@ -55,9 +59,40 @@ func (o *Objects) Close() error { return errors.Join(o.Maps.Close(), o.Programs.
 // Load loads the programs and pins them under dir in place of those that are
 // there, which go on running where they are attached until Attach replaces
 // them. Maps that are there already are kept with all they hold;
-// ErrOtherVersion if their shape is not what the programs expect. An error of
-// the verifier is in the chain as *ebpf.VerifierError.
+// ErrOtherVersion if their shape is not what the programs expect. The tables
+// of flows are made anew if they are to have another size, and take over what
+// fits: call FinishResize when the programs are attached. An error of the
+// verifier is in the chain as *ebpf.VerifierError.
+//
+// Whenever it is killed, another Load goes on from there: programs and maps
+// change places with those before them in one step each, the maps first.
 func Load(dir string, c Config) (*Objects, error) {
+	u, err := prepare(dir, c)
+	if err != nil {
+		return nil, err
+	}
+	defer u.close()
+	for _, step := range u.steps() {
+		if err := step(); err != nil {
+			return nil, errors.Join(err, u.objects.Close(), clearLeftovers(dir))
+		}
+	}
+	return u.objects, nil
+}
+
+// upgrade is a Load under way.
+type upgrade struct {
+	dir        string
+	spec       *ebpf.CollectionSpec
+	kept       map[string]*ebpf.Map // from before, used on
+	collection *ebpf.Collection
+	objects    *Objects // owns what is in these two
+	maps       map[string]*ebpf.Map
+	programs   map[string]*ebpf.Program
+}
+
+// prepare reads what is there, and clears away what another Load left.
+func prepare(dir string, c Config) (_ *upgrade, err error) {
 	spec, err := bpf.LoadEbpnet()
 	if err != nil {
 		return nil, fmt.Errorf("read the compiled programs: %w", err)
@@ -65,34 +100,61 @@ func Load(dir string, c Config) (*Objects, error) {
 	if err := configure(spec, c); err != nil {
 		return nil, err
 	}
-	for _, sub := range []string{mapsDirectory, programsDirectory, linksDirectory} {
-		if err := os.MkdirAll(filepath.Join(dir, sub), 0o700); err != nil {
-			return nil, fmt.Errorf("make the pin directory: %w", err)
-		}
-	}
-
-	kept, err := openMaps(dir, spec, false)
-	if err != nil {
+	if err := makeDirectories(dir); err != nil {
 		return nil, err
 	}
-	defer closeMaps(kept)
-	collection, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: kept})
-	if err != nil {
-		return nil, fmt.Errorf("load the programs: %w", err)
-	}
-	defer collection.Close()
-	if err := pin(dir, collection, kept); err != nil {
+	if err := clearLeftovers(dir); err != nil {
 		return nil, err
 	}
-	o, err := assign(dir, collection)
-	if err != nil {
+	u := &upgrade{dir: dir, spec: spec, objects: &Objects{dir: dir}, collection: &ebpf.Collection{}}
+	if u.kept, err = openMaps(dir, spec, false); err != nil {
 		return nil, err
 	}
-	if err := o.startSweep(); err != nil {
-		return nil, errors.Join(err, o.Close())
-	}
-	return o, nil
+	return u, nil
 }
+
+func (u *upgrade) close() {
+	closeMaps(u.kept)
+	u.collection.Close()
+}
+
+// steps are what Load does, in an order that leaves something that works after
+// each of them.
+func (u *upgrade) steps() []func() error {
+	return []func() error{
+		u.retireFlows,
+		u.load,
+		u.objects.startSweep,
+		u.objects.CarryFlows,
+		u.pinMaps,
+		u.pinPrograms,
+	}
+}
+
+// load brings the programs into the kernel, with the maps that are kept.
+func (u *upgrade) load() (err error) {
+	u.collection, err = ebpf.NewCollectionWithOptions(u.spec, ebpf.CollectionOptions{MapReplacements: u.kept})
+	if err != nil {
+		u.collection = &ebpf.Collection{}
+		return fmt.Errorf("load the programs: %w", err)
+	}
+	u.maps, u.programs = maps.Clone(u.collection.Maps), maps.Clone(u.collection.Programs)
+	return u.objects.assign(u.collection)
+}
+
+// assign moves the collection's maps and programs into o.
+func (o *Objects) assign(collection *ebpf.Collection) error {
+	if err := collection.Assign(&o.Maps); err != nil {
+		return err
+	}
+	if err := collection.Assign(&o.Programs); err != nil {
+		return err
+	}
+	return nil
+}
+
+// shortestFrame is the least that the kernel runs a program with.
+const shortestFrame = 14
 
 // How often the start of the sweep is tried, and how long to wait in between:
 // the kernel takes the memory for a timer only from where it has some at hand.
@@ -104,7 +166,6 @@ const (
 // startSweep starts the sweep that ends idle flows, or goes on with it by the
 // new program.
 func (o *Objects) startSweep() error {
-	const shortestFrame = 14
 	var status uint32
 	for range startAttempts {
 		var err error
@@ -127,102 +188,19 @@ func Open(dir string) (*Objects, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the compiled programs: %w", err)
 	}
-	collection := &ebpf.Collection{Programs: make(map[string]*ebpf.Program, len(spec.Programs))}
+	collection := &ebpf.Collection{}
 	defer func() { collection.Close() }()
 	if collection.Maps, err = openMaps(dir, spec, true); err != nil {
 		return nil, err
 	}
-	for name := range spec.Programs {
-		program, err := ebpf.LoadPinnedProgram(filepath.Join(dir, programsDirectory, name), nil)
-		if errors.Is(err, os.ErrNotExist) {
-			return nil, ErrNotLoaded
-		}
-		if err != nil {
-			return nil, fmt.Errorf("open program %s: %w", name, err)
-		}
-		collection.Programs[name] = program
-	}
-	return assign(dir, collection)
-}
-
-// assign moves the collection's maps and programs into Objects.
-func assign(dir string, collection *ebpf.Collection) (*Objects, error) {
-	o := &Objects{dir: dir}
-	if err := collection.Assign(&o.Maps); err != nil {
+	if collection.Programs, err = openPrograms(dir, spec); err != nil {
 		return nil, err
 	}
-	if err := collection.Assign(&o.Programs); err != nil {
-		return nil, errors.Join(err, o.Maps.Close())
+	o := &Objects{dir: dir}
+	if err := o.assign(collection); err != nil {
+		return nil, errors.Join(err, o.Close())
 	}
 	return o, nil
-}
-
-// openMaps opens the pinned maps. Those that are missing are left out, or give
-// ErrNotLoaded if all are wanted.
-func openMaps(dir string, spec *ebpf.CollectionSpec, all bool) (_ map[string]*ebpf.Map, err error) {
-	maps := make(map[string]*ebpf.Map, len(spec.Maps))
-	defer func() {
-		if err != nil {
-			closeMaps(maps)
-		}
-	}()
-	for name, want := range spec.Maps {
-		if isSection(name) {
-			continue
-		}
-		m, err := ebpf.LoadPinnedMap(filepath.Join(dir, mapsDirectory, name), nil)
-		switch {
-		case errors.Is(err, os.ErrNotExist) && all:
-			return nil, ErrNotLoaded
-		case errors.Is(err, os.ErrNotExist):
-			continue
-		case err != nil:
-			return nil, fmt.Errorf("open map %s: %w", name, err)
-		}
-		maps[name] = m
-		if err := want.Compatible(m); err != nil {
-			return nil, fmt.Errorf("%s is %w (table %s): run 'ebpnet unload', then 'ebpnet load'; "+
-				"what is wanted stays in the store", dir, ErrOtherVersion, name)
-		}
-	}
-	return maps, nil
-}
-
-func closeMaps(maps map[string]*ebpf.Map) {
-	for _, m := range maps {
-		m.Close()
-	}
-}
-
-// isSection tells whether a map is a section of constants, which belongs to
-// the programs that it was loaded with.
-func isSection(name string) bool { return strings.HasPrefix(name, ".") }
-
-// pin pins the maps that were not pinned yet, then the programs. Each takes
-// the place of an older one by rename, so that there is always one.
-func pin(dir string, collection *ebpf.Collection, kept map[string]*ebpf.Map) error {
-	for name, m := range collection.Maps {
-		if isSection(name) || kept[name] != nil {
-			continue
-		}
-		if err := m.Pin(filepath.Join(dir, mapsDirectory, name)); err != nil {
-			return fmt.Errorf("pin map %s: %w", name, err)
-		}
-	}
-	for name, program := range collection.Programs {
-		path := filepath.Join(dir, programsDirectory, name)
-		fresh := path + "-new" // bpffs reserves names with dots
-		if err := os.Remove(fresh); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return fmt.Errorf("remove what an interrupted load left: %w", err)
-		}
-		if err := program.Pin(fresh); err != nil {
-			return fmt.Errorf("pin program %s: %w", name, err)
-		}
-		if err := os.Rename(fresh, path); err != nil {
-			return fmt.Errorf("pin program %s: %w", name, err)
-		}
-	}
-	return nil
 }
 
 // VerifierLog gives what the kernel's verifier said of a program, beginning
@@ -234,7 +212,7 @@ func VerifierLog(err error) string {
 	return ""
 }
 
-// configure sets the programs' constants.
+// configure sets the programs' constants, and the sizes of the tables of flows.
 func configure(spec *ebpf.CollectionSpec, c Config) error {
 	var constants bpf.EbpnetVariableSpecs
 	if err := spec.Assign(&constants); err != nil {
@@ -250,5 +228,21 @@ func configure(spec *ebpf.CollectionSpec, c Config) error {
 		constants.FibFlags.Set(flags.fib),
 		constants.DecapIpv4Flags.Set(flags.decapIPv4),
 		constants.DecapIpv6Flags.Set(flags.decapIPv6),
+		constants.FlowSlots.Set(sizeFlows(spec, c.Flows)),
+		setGiven(constants.FirstPort, c.FirstPort),
+		setGiven(constants.LastPort, c.LastPort),
+		setGiven(constants.TcpEstablishedTimeout, c.Timeouts.TCPEstablished),
+		setGiven(constants.TcpTransitoryTimeout, c.Timeouts.TCPTransitory),
+		setGiven(constants.UdpAnsweredTimeout, c.Timeouts.UDPAnswered),
+		setGiven(constants.UdpUnansweredTimeout, c.Timeouts.UDPUnanswered),
+		setGiven(constants.IcmpTimeout, c.Timeouts.ICMP),
 	)
+}
+
+// setGiven leaves a constant as compiled if the value is zero.
+func setGiven[T comparable](constant *ebpf.VariableSpec, value T) error {
+	if value == *new(T) {
+		return nil
+	}
+	return constant.Set(value)
 }

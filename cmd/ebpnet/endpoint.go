@@ -20,6 +20,7 @@ func endpointCommand() *cli.Command {
 				Usage:   "put a namespace on a network, or tell of an endpoint behind a tunnel",
 				UsageText: "ebpnet endpoint add NAME --network NET --netns PATH|NAME|pid:N [--ifname eth0]\n" +
 					"      [--ip IP]... [--mac MAC] [--expose PORT[-END][/tcp|udp]]...\n" +
+					"      [--publish [HOSTIP:][HOSTPORT[-END]]:PORT[-END][/tcp|udp|sctp]]...\n" +
 					"   ebpnet endpoint add NAME --network NET --tunnel TUNNEL --ip IP [--ip IP6] --mac MAC [--expose ...]...",
 				Description: "Example: ebpnet endpoint add redis1 --network web --netns redis1 --expose 6379/tcp",
 				Flags: []cli.Flag{
@@ -29,13 +30,14 @@ func endpointCommand() *cli.Command {
 					&cli.StringSliceFlag{Name: "ip", Usage: "`IP`, at most one a family (default: the next free one of each subnet)"},
 					&cli.StringFlag{Name: "mac", Usage: "`MAC` (default: follows from the first address)"},
 					&cli.StringSliceFlag{Name: "expose", Usage: "`PORT` that links without --port open"},
+					&cli.StringSliceFlag{Name: "publish", Usage: "`[HOSTIP:][HOSTPORT]:PORT` of the host that leads to it, see 'ebpnet port add --help'"},
 					&cli.StringFlag{Name: "tunnel", Usage: "`TUNNEL` that it is behind"},
 				},
 				Action: addEndpoint,
 			},
 			{
 				Name:        "rm",
-				Usage:       "remove an endpoint with its interface and links",
+				Usage:       "remove an endpoint with its interface, ports and links",
 				UsageText:   "ebpnet endpoint rm NAME",
 				Description: "Example: ebpnet endpoint rm redis1",
 				Action: func(c *cli.Context) error {
@@ -69,7 +71,11 @@ func endpointCommand() *cli.Command {
 						if err != nil {
 							return err
 						}
-						return inspect(c, e)
+						views, err := withPorts(tx, []spec.Endpoint{e})
+						if err != nil {
+							return err
+						}
+						return inspect(c, views[0])
 					})
 				},
 			},
@@ -98,16 +104,24 @@ func addEndpoint(c *cli.Context) error {
 	if options.Tunnel != "" && c.IsSet("ifname") {
 		return usagef("--ifname is of an endpoint on this host, not of one behind a tunnel")
 	}
+	if options.Tunnel != "" && c.IsSet("publish") {
+		return usagef("--publish is for an endpoint on this host; publish one behind a tunnel on its own host")
+	}
 	e, err := spec.NewEndpoint(options)
 	if err != nil {
 		return err
 	}
+	publish, err := parsePublished(c.StringSlice("publish"))
+	if err != nil {
+		return err
+	}
 	return withAgent(c, func(a *agent.Agent) error {
-		e, err := a.AddEndpoint(e)
+		e, ports, err := a.AddEndpoint(e, publish)
 		if err != nil {
 			return err
 		}
-		return printEndpoints(c, e, []spec.Endpoint{e})
+		view := endpointView{e, emptyIfNil(ports)}
+		return printEndpoints(c, view, []endpointView{view})
 	})
 }
 
@@ -127,18 +141,40 @@ func listEndpoints(c *cli.Context) error {
 		if err != nil {
 			return err
 		}
-		return printEndpoints(c, emptyIfNil(endpoints), endpoints)
+		views, err := withPorts(tx, endpoints)
+		if err != nil {
+			return err
+		}
+		return printEndpoints(c, views, views)
 	})
 }
 
-func printEndpoints(c *cli.Context, data any, endpoints []spec.Endpoint) error {
-	t := table{headings: []string{"NAME", "NETWORK", "ADDRESSES", "MAC", "WHERE", "INTERFACE", "EXPOSES"}}
+// endpointView is an endpoint as it is printed: with what it publishes.
+type endpointView struct {
+	spec.Endpoint
+	Ports []spec.Port `json:"ports"`
+}
+
+func withPorts(tx *store.Tx, endpoints []spec.Endpoint) ([]endpointView, error) {
+	views := make([]endpointView, len(endpoints))
+	for i, e := range endpoints {
+		ports, err := tx.PortsOf(e.Name)
+		if err != nil {
+			return nil, err
+		}
+		views[i] = endpointView{e, emptyIfNil(ports)}
+	}
+	return views, nil
+}
+
+func printEndpoints(c *cli.Context, data any, endpoints []endpointView) error {
+	t := table{headings: []string{"NAME", "NETWORK", "ADDRESSES", "MAC", "WHERE", "INTERFACE", "EXPOSES", "PUBLISHES"}}
 	for _, e := range endpoints {
 		where := e.Netns.Path
 		if e.Remote() {
 			where = "tunnel " + e.Tunnel
 		}
-		t.add(e.Name, e.Network, join(e.Addresses), e.MAC.String(), where, e.Ifname, join(e.Expose))
+		t.add(e.Name, e.Network, join(e.Addresses), e.MAC.String(), where, e.Ifname, join(e.Expose), join(e.Ports))
 	}
 	return print(c, data, one(t))
 }

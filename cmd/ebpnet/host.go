@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net/netip"
 	"strconv"
+	"strings"
+	"time"
 
 	"github.com/urfave/cli/v2"
 
@@ -58,12 +60,17 @@ func loadCommand() *cli.Command {
 	return &cli.Command{
 		Name:      "load",
 		Usage:     "load the datapath, or upgrade it under traffic",
-		UsageText: "ebpnet load [--uplink DEV]... [--tunnel-address IP]",
+		UsageText: "ebpnet load [--uplink DEV]... [--tunnel-address IP] [--flows N] [--masquerade-ports FIRST-LAST] [--timeout NAME=DURATION]...",
 		Description: "Everything that the store wants is made or kept. Options that are not given stay as they were;\n" +
-			"at first the uplinks are the devices that default routes lead to.\nExample: ebpnet load --uplink eth0",
+			"at first the uplinks are the devices that default routes lead to. With another number of flows\n" +
+			"those that fit are carried over. 'ebpnet status' shows what holds, and the memory it takes.\n" +
+			"Example: ebpnet load --uplink eth0 --flows 1000000 --timeout udp-answered=10m",
 		Flags: []cli.Flag{
 			&cli.StringSliceFlag{Name: "uplink", Usage: "`DEV` that leads outside; may be repeated"},
 			&cli.StringFlag{Name: "tunnel-address", Usage: "`IP` of this host at which tunnels end"},
+			&cli.Uint64Flag{Name: "flows", Usage: "room for `N` answered flows, 1024 to 4194304", DefaultText: "as before; at first 262144"},
+			&cli.StringFlag{Name: "masquerade-ports", Usage: "`FIRST-LAST` of the host's ports to masquerade by; at first 1-65535"},
+			&cli.StringSliceFlag{Name: "timeout", Usage: timeoutUsage()},
 		},
 		Action: func(c *cli.Context) (err error) {
 			if _, err := arguments(c); err != nil {
@@ -75,9 +82,31 @@ func loadCommand() *cli.Command {
 					return err
 				}
 			}
+			if c.IsSet("flows") {
+				if given.Flows, err = spec.CheckFlows(c.Uint64("flows")); err != nil {
+					return err
+				}
+			}
+			if c.IsSet("masquerade-ports") {
+				if given.MasqueradePorts, err = spec.ParseMasqueradePorts(c.String("masquerade-ports")); err != nil {
+					return err
+				}
+			}
+			if given.Timeouts, err = spec.ParseTimeouts(c.StringSlice("timeout")); err != nil {
+				return err
+			}
 			return agent.Load(c.Context, place(c), logger(), given)
 		},
 	}
+}
+
+func timeoutUsage() string {
+	var names []string
+	for _, name := range spec.Timeouts() {
+		names = append(names, fmt.Sprintf("%s (%s)", name, name.Default()))
+	}
+	return "`NAME=DURATION` after which a flow without a packet ends, such as 90s or 2h4m, or NAME=default; may be repeated; " +
+		strings.Join(names, ", ")
 }
 
 func unloadCommand() *cli.Command {
@@ -97,16 +126,23 @@ func unloadCommand() *cli.Command {
 
 // status is what `status -o json` prints.
 type status struct {
-	Version       string              `json:"version"`
-	Loaded        bool                `json:"loaded"`
-	Uplinks       []string            `json:"uplinks"`
-	TunnelAddress netip.Addr          `json:"tunnel_address,omitzero"`
-	Networks      int                 `json:"networks"`
-	Endpoints     int                 `json:"endpoints"`
-	Links         int                 `json:"links"`
-	Tunnels       int                 `json:"tunnels"`
-	Pending       int                 `json:"pending"` // begun by a command that died
-	Tables        []datapath.MapUsage `json:"tables"`
+	Version       string     `json:"version"`
+	Loaded        bool       `json:"loaded"`
+	Uplinks       []string   `json:"uplinks"`
+	TunnelAddress netip.Addr `json:"tunnel_address,omitzero"`
+	Networks      int        `json:"networks"`
+	Endpoints     int        `json:"endpoints"`
+	Ports         int        `json:"ports"`
+	Links         int        `json:"links"`
+	Tunnels       int        `json:"tunnels"`
+	Pending       int        `json:"pending"` // begun by a command that died
+
+	Flows           uint32               `json:"flows"` // answered ones that there is room for
+	MasqueradePorts spec.MasqueradePorts `json:"masquerade_ports"`
+	Timeouts        map[string]float64   `json:"timeout_seconds"`
+
+	Tables []datapath.MapUsage `json:"tables"`
+	Memory uint64              `json:"memory_bytes"` // of all tables
 }
 
 func statusCommand() *cli.Command {
@@ -129,7 +165,7 @@ func statusCommand() *cli.Command {
 }
 
 func readStatus(c *cli.Context) (status, error) {
-	s := status{Version: version, Uplinks: []string{}, Tables: []datapath.MapUsage{}}
+	s := status{Version: version, Uplinks: []string{}, Tables: []datapath.MapUsage{}, Timeouts: map[string]float64{}}
 	err := read(c, func(tx *store.Tx) error {
 		host, _, err := tx.Host()
 		if err != nil {
@@ -139,12 +175,17 @@ func readStatus(c *cli.Context) (status, error) {
 			s.Uplinks = host.Uplinks
 		}
 		s.TunnelAddress = host.TunnelAddress
+		s.Flows, s.MasqueradePorts = host.FlowCapacity(), host.MasqueradePorts
+		for _, name := range spec.Timeouts() {
+			s.Timeouts[string(name)] = host.Timeout(name).Seconds()
+		}
 		for _, count := range []struct {
 			to   *int
 			list func(*store.Tx) (int, error)
 		}{
 			{&s.Networks, func(tx *store.Tx) (int, error) { return length(tx.Networks()) }},
 			{&s.Endpoints, func(tx *store.Tx) (int, error) { return length(tx.Endpoints()) }},
+			{&s.Ports, func(tx *store.Tx) (int, error) { return length(tx.Ports()) }},
 			{&s.Links, func(tx *store.Tx) (int, error) { return length(tx.Links()) }},
 			{&s.Tunnels, func(tx *store.Tx) (int, error) { return length(tx.Tunnels()) }},
 			{&s.Pending, func(tx *store.Tx) (int, error) { return length(tx.Pending()) }},
@@ -168,13 +209,16 @@ func readStatus(c *cli.Context) (status, error) {
 	defer tables.Close()
 	s.Loaded = true
 	s.Tables, err = tables.Usage()
+	for _, u := range s.Tables {
+		s.Memory += u.Memory
+	}
 	return s, err
 }
 
 func length[T any](list []T, err error) (int, error) { return len(list), err }
 
 func (s status) tables() []table {
-	summary := table{headings: []string{"VERSION", "LOADED", "UPLINKS", "NETWORKS", "ENDPOINTS", "LINKS", "TUNNELS", "PENDING"}}
+	summary := table{headings: []string{"VERSION", "LOADED", "UPLINKS", "NETWORKS", "ENDPOINTS", "PORTS", "LINKS", "TUNNELS", "PENDING"}}
 	uplinks := ""
 	for i, name := range s.Uplinks {
 		if i > 0 {
@@ -183,15 +227,23 @@ func (s status) tables() []table {
 		uplinks += name
 	}
 	summary.add(s.Version, yesNo(s.Loaded), uplinks, strconv.Itoa(s.Networks), strconv.Itoa(s.Endpoints),
-		strconv.Itoa(s.Links), strconv.Itoa(s.Tunnels), strconv.Itoa(s.Pending))
+		strconv.Itoa(s.Ports), strconv.Itoa(s.Links), strconv.Itoa(s.Tunnels), strconv.Itoa(s.Pending))
 	if !s.Loaded {
 		return []table{summary}
 	}
-	usage := table{headings: []string{"TABLE", "ENTRIES", "CAPACITY"}}
-	for _, u := range s.Tables {
-		usage.add(u.Name, strconv.Itoa(u.Entries), strconv.FormatUint(uint64(u.Capacity), 10))
+	flows := table{headings: []string{"FLOWS", "MASQUERADE PORTS"}}
+	settings := []string{number(uint64(s.Flows)), s.MasqueradePorts.String()}
+	for _, name := range spec.Timeouts() {
+		flows.headings = append(flows.headings, strings.ToUpper(string(name)))
+		settings = append(settings, time.Duration(s.Timeouts[string(name)]*float64(time.Second)).String())
 	}
-	return []table{summary, usage}
+	flows.add(settings...)
+	usage := table{headings: []string{"TABLE", "ENTRIES", "CAPACITY", "MEMORY"}}
+	for _, u := range s.Tables {
+		usage.add(u.Name, strconv.Itoa(u.Entries), number(uint64(u.Capacity)), byteSize(u.Memory))
+	}
+	usage.add("all", "", "", byteSize(s.Memory))
+	return []table{summary, flows, usage}
 }
 
 // inspect prints one noun whole, as JSON whatever the format: it is for

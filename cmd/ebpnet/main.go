@@ -64,7 +64,7 @@ func newApp() *cli.App {
 		Name:      "ebpnet",
 		Usage:     "the network of a container host, as eBPF",
 		UsageText: "ebpnet [global options] command [arguments and options, in any order]",
-		Description: "Bridging, masquerade, inter-container policy, links and GRE tunnels in TC programs.\n" +
+		Description: "Bridging, masquerade, published ports, inter-container policy, links and GRE tunnels in TC programs.\n" +
 			"Begin with 'ebpnet check' and 'ebpnet load'. Global options may stand anywhere.",
 		Version:              version,
 		EnableBashCompletion: true,
@@ -78,7 +78,7 @@ func newApp() *cli.App {
 		ExitErrHandler: func(*cli.Context, error) {}, // main does it
 		Commands: []*cli.Command{
 			checkCommand(), loadCommand(), unloadCommand(), statusCommand(),
-			networkCommand(), endpointCommand(), linkCommand(), tunnelCommand(),
+			networkCommand(), endpointCommand(), portCommand(), linkCommand(), tunnelCommand(),
 			flowCommand(), statsCommand(), serveCommand(),
 		},
 	}

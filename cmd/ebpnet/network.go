@@ -18,12 +18,20 @@ func networkCommand() *cli.Command {
 			{Name: "masquerade", Usage: "the outside sees the host's address", Value: true},
 			{Name: "internal", Usage: "no way out of the host"},
 		}
-		all := make([]cli.Flag, len(flags))
+		all := make([]cli.Flag, len(flags), len(flags)+1)
 		for i, f := range flags {
 			f.DefaultText = unsaid
 			all[i] = f
 		}
-		return all
+		filtering := &cli.StringFlag{
+			Name:        "filtering",
+			Usage:       "`WHO` may send to a port that masquerade gave: endpoint-independent is everybody, address-and-port-dependent those that were sent to",
+			DefaultText: unsaid,
+		}
+		if unsaid == "" {
+			filtering.Value = spec.AddressAndPortDependent.String()
+		}
+		return append(all, filtering)
 	}
 	return &cli.Command{
 		Name:        "network",
@@ -35,7 +43,8 @@ func networkCommand() *cli.Command {
 				Aliases: []string{"add"},
 				Usage:   "make a network",
 				UsageText: "ebpnet network create NAME --subnet CIDR [--subnet CIDR6] [--gateway IP]\n" +
-					"   [--icc=true|false] [--masquerade=true|false] [--internal] [--key N] [--mtu N]",
+					"   [--icc=true|false] [--masquerade=true|false] [--internal] [--key N] [--mtu N]\n" +
+					"   [--filtering endpoint-independent|address-and-port-dependent]",
 				Description: "Example: ebpnet network create web --subnet 10.1.0.0/24 --subnet fd00:1::/64 --icc=false",
 				Flags: append([]cli.Flag{
 					&cli.StringSliceFlag{Name: "subnet", Usage: "`CIDR`, at most one a family"},
@@ -46,9 +55,10 @@ func networkCommand() *cli.Command {
 				Action: createNetwork,
 			},
 			{
-				Name:        "set",
-				Usage:       "change a network's policy, with effect on the next packet",
-				UsageText:   "ebpnet network set NAME [--icc=true|false] [--masquerade=true|false] [--internal=true|false]",
+				Name:  "set",
+				Usage: "change a network's policy, with effect on the next packet",
+				UsageText: "ebpnet network set NAME [--icc=true|false] [--masquerade=true|false] [--internal=true|false]\n" +
+					"   [--filtering endpoint-independent|address-and-port-dependent]",
 				Description: "Example: ebpnet network set web --icc=false",
 				Flags:       policy("as it is"),
 				Action:      setNetwork,
@@ -109,6 +119,9 @@ func createNetwork(c *cli.Context) error {
 		return err
 	}
 	n.ICC, n.Masquerade, n.Internal = c.Bool("icc"), c.Bool("masquerade"), c.Bool("internal")
+	if n.Filtering, err = spec.ParseFiltering(c.String("filtering")); err != nil {
+		return err
+	}
 	return withAgent(c, func(a *agent.Agent) error {
 		n, err := a.CreateNetwork(n)
 		if err != nil {
@@ -132,8 +145,16 @@ func setNetwork(c *cli.Context) error {
 			given = true
 		}
 	}
+	if c.IsSet("filtering") {
+		filtering, err := spec.ParseFiltering(c.String("filtering"))
+		if err != nil {
+			return err
+		}
+		change.Filtering = &filtering
+		given = true
+	}
 	if !given {
-		return usagef("nothing to set; want at least one of --icc, --masquerade, --internal")
+		return usagef("nothing to set; want at least one of --icc, --masquerade, --internal, --filtering")
 	}
 	return withAgent(c, func(a *agent.Agent) error { return a.SetNetwork(args[0], change) })
 }
@@ -152,7 +173,7 @@ func listNetworks(c *cli.Context) error {
 }
 
 func printNetworks(c *cli.Context, data any, networks []spec.Network) error {
-	t := table{headings: []string{"NAME", "SUBNETS", "GATEWAYS", "ICC", "MASQUERADE", "INTERNAL", "KEY", "MTU"}}
+	t := table{headings: []string{"NAME", "SUBNETS", "GATEWAYS", "ICC", "MASQUERADE", "FILTERING", "INTERNAL", "KEY", "MTU"}}
 	for _, n := range networks {
 		key, mtu := "", "auto"
 		if n.Key != nil {
@@ -161,7 +182,7 @@ func printNetworks(c *cli.Context, data any, networks []spec.Network) error {
 		if n.MTU != 0 {
 			mtu = strconv.Itoa(n.MTU)
 		}
-		t.add(n.Name, join(n.Subnets), join(n.Gateways), yesNo(n.ICC), yesNo(n.Masquerade), yesNo(n.Internal), key, mtu)
+		t.add(n.Name, join(n.Subnets), join(n.Gateways), yesNo(n.ICC), yesNo(n.Masquerade), n.Filtering.String(), yesNo(n.Internal), key, mtu)
 	}
 	return print(c, data, one(t))
 }

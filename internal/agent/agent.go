@@ -258,10 +258,7 @@ func openOnce(ctx context.Context, p Place, log *slog.Logger, f func(*Agent) err
 
 // loadPrograms loads the programs for the host's own veth as it is now.
 func (a *Agent) loadPrograms(gateway host.Gateway, wanted spec.Host) error {
-	tables, err := datapath.Load(a.place.Pins, loader.Config{
-		GatewayIfindex: uint32(gateway.Near),
-		GatewayMAC:     wanted.GatewayMAC,
-	})
+	tables, err := datapath.Load(a.place.Pins, loaderConfig(gateway, wanted))
 	if err != nil {
 		return err
 	}
@@ -295,12 +292,16 @@ func (a *Agent) unload() error {
 	if err := loader.Unload(a.place.Pins); err != nil {
 		return err
 	}
+	if err := a.restoreLoopback(); err != nil {
+		return err
+	}
 	return a.host.RemoveGateway()
 }
 
 // Load loads or upgrades the datapath, and brings everything to what the
-// store wants. uplinks and tunnel address that are not given stay what they
-// were; at first the uplinks are those that default routes lead to.
+// store wants. What is not given stays what it was, and a timeout of zero
+// becomes the default again; at first the uplinks are those that default routes
+// lead to.
 func Load(ctx context.Context, p Place, log *slog.Logger, given spec.Host) (err error) {
 	if err := CheckRoot(); err != nil {
 		return err
@@ -324,6 +325,7 @@ func Load(ctx context.Context, p Place, log *slog.Logger, given spec.Host) (err 
 	if err := a.checkLoaded(known); err != nil {
 		return err
 	}
+	a.warnOfTimeouts(given)
 	noun := store.Change{Kind: store.KindHost}
 	err = a.store.Update(func(tx *store.Tx) error { return tx.MarkPending(noun.Kind, noun.Key) })
 	if err != nil {
@@ -360,6 +362,3 @@ func (a *Agent) checkLoaded(known bool) (err error) {
 	}
 	return err
 }
-
-// FlushFlows forgets every flow.
-func (a *Agent) FlushFlows() error { return a.tables.FlushAllFlows() }

@@ -22,17 +22,18 @@ const (
 	lastRemoteID  = 131071
 )
 
-// AddEndpoint makes an endpoint, and gives it back with what it was given: id,
-// MAC, and an address of each family that none was asked for in.
-func (a *Agent) AddEndpoint(e spec.Endpoint) (spec.Endpoint, error) {
+// AddEndpoint makes an endpoint that publishes the given ports, and gives both
+// back with what they were given: id, MAC, an address of each family that none
+// was asked for in, and ports of the host.
+func (a *Agent) AddEndpoint(e spec.Endpoint, publish []spec.Port) (spec.Endpoint, []spec.Port, error) {
 	if !e.Remote() {
 		inode, err := host.Namespace(e.Netns.Path)
 		if err != nil {
-			return e, fmt.Errorf("endpoint %q: %w", e.Name, err)
+			return e, nil, fmt.Errorf("endpoint %q: %w", e.Name, err)
 		}
 		boot, err := host.BootID()
 		if err != nil {
-			return e, err
+			return e, nil, err
 		}
 		e.Netns.Inode, e.Netns.Boot = inode, boot
 	}
@@ -40,6 +41,7 @@ func (a *Agent) AddEndpoint(e spec.Endpoint) (spec.Endpoint, error) {
 		network spec.Network
 		tunnel  spec.Tunnel
 		size    int
+		ports   []spec.Port
 	)
 	err := a.do(change{
 		noun: store.Change{Kind: store.KindEndpoint, Key: e.Name},
@@ -59,17 +61,21 @@ func (a *Agent) AddEndpoint(e spec.Endpoint) (spec.Endpoint, error) {
 			if err := complete(tx, &e, network); err != nil {
 				return fmt.Errorf("endpoint %q: %w", e.Name, err)
 			}
-			return tx.PutEndpoint(e)
+			if err := tx.PutEndpoint(e); err != nil {
+				return err
+			}
+			ports, err = publishAll(tx, e, network, publish)
+			return err
 		},
 		apply: func() error {
 			if err := a.startEndpoint(e, network, tunnel, size); err != nil {
 				return fmt.Errorf("endpoint %q: %w", e.Name, err)
 			}
-			return nil
+			return a.putPorts(ports, e, network)
 		},
-		revert: func(tx *store.Tx) error { return tx.DeleteEndpoint(e.Name) },
+		revert: func(tx *store.Tx) error { return deleteEndpoint(tx, e.Name) },
 	})
-	return e, err
+	return e, ports, err
 }
 
 // checkTunnelled checks a remote endpoint's tunnel.
@@ -158,13 +164,14 @@ func (a *Agent) startEndpoint(e spec.Endpoint, n spec.Network, t spec.Tunnel, mt
 	return a.host.SetUp(ifindex)
 }
 
-// RemoveEndpoint removes an endpoint, its links and its flows.
+// RemoveEndpoint removes an endpoint, its links, its ports and its flows.
 func (a *Agent) RemoveEndpoint(name string) error {
 	var (
 		e       spec.Endpoint
 		network spec.Network
 		tunnel  spec.Tunnel
 		links   []linked
+		ports   []spec.Port
 	)
 	return a.do(change{
 		noun: store.Change{Kind: store.KindEndpoint, Key: name},
@@ -183,9 +190,17 @@ func (a *Agent) RemoveEndpoint(name string) error {
 			if links, err = linksOf(tx, name); err != nil {
 				return err
 			}
+			if ports, err = tx.PortsOf(name); err != nil {
+				return err
+			}
 			return deleteEndpoint(tx, name)
 		},
-		apply: func() error { return a.stopEndpoint(e, network, tunnel, links) },
+		apply: func() error {
+			if err := a.deletePorts(ports, e, network); err != nil {
+				return err
+			}
+			return a.stopEndpoint(e, network, tunnel, links)
+		},
 		revert: func(tx *store.Tx) error {
 			if err := tx.PutEndpoint(e); err != nil {
 				return err
@@ -195,7 +210,7 @@ func (a *Agent) RemoveEndpoint(name string) error {
 					return err
 				}
 			}
-			return nil
+			return putPorts(tx, ports)
 		},
 	})
 }

@@ -3,11 +3,14 @@ package agent
 import (
 	"crypto/rand"
 	"fmt"
+	"maps"
 	"slices"
+	"time"
 
 	"github.com/ebpnet/ebpnet/internal/host"
 	"github.com/ebpnet/ebpnet/internal/spec"
 	"github.com/ebpnet/ebpnet/internal/store"
+	"github.com/ebpnet/ebpnet/loader"
 )
 
 // wantedHost completes what `load` was told by what is known of old, and
@@ -31,6 +34,7 @@ func (a *Agent) wantedHost(given spec.Host) (wanted spec.Host, known bool, err e
 	if len(given.Uplinks) > 0 {
 		wanted.Uplinks = slices.Clone(given.Uplinks)
 	}
+	completeFlows(&wanted, given)
 	slices.Sort(wanted.Uplinks)
 	wanted.Uplinks = slices.Compact(wanted.Uplinks)
 	if len(wanted.Uplinks) > maxUplinks {
@@ -46,6 +50,59 @@ func (a *Agent) wantedHost(given spec.Host) (wanted spec.Host, known bool, err e
 		err = a.checkTunnelEnd("tunnel address", given.TunnelAddress)
 	}
 	return wanted, known, err
+}
+
+// completeFlows adds what is given about flows to what is wanted.
+func completeFlows(wanted *spec.Host, given spec.Host) {
+	if given.Flows != 0 {
+		wanted.Flows = given.Flows
+	}
+	if given.MasqueradePorts != (spec.MasqueradePorts{}) {
+		wanted.MasqueradePorts = given.MasqueradePorts
+	}
+	timeouts := maps.Clone(wanted.Timeouts)
+	if timeouts == nil {
+		timeouts = map[spec.Timeout]time.Duration{}
+	}
+	for name, d := range given.Timeouts {
+		if d == 0 {
+			delete(timeouts, name)
+		} else {
+			timeouts[name] = d
+		}
+	}
+	wanted.Timeouts = timeouts
+}
+
+// warnOfTimeouts tells of the timeouts given that end flows sooner than peers
+// may rely on.
+func (a *Agent) warnOfTimeouts(given spec.Host) {
+	for _, name := range spec.Timeouts() {
+		minimum, source := name.Minimum()
+		if d := given.Timeouts[name]; d != 0 && d < minimum {
+			a.log.Warn("timeout is shorter than it should be: idle connections may break",
+				"timeout", name, "is", d, "minimum", minimum, "by", source)
+		}
+	}
+}
+
+// loaderConfig is what the programs are told.
+func loaderConfig(gateway host.Gateway, wanted spec.Host) loader.Config {
+	ports := wanted.MasqueradePorts.Effective()
+	return loader.Config{
+		GatewayIfindex: uint32(gateway.Near),
+		GatewayMAC:     wanted.GatewayMAC,
+		Flows:          wanted.FlowCapacity(),
+		FirstPort:      ports.First,
+		LastPort:       ports.Last,
+		Timeouts: loader.Timeouts{
+			TCPEstablished: wanted.Timeout(spec.TCPEstablished),
+			TCPTransitory:  wanted.Timeout(spec.TCPTransitory),
+			UDPAnswered:    wanted.Timeout(spec.UDPAnswered),
+			UDPUnanswered:  wanted.Timeout(spec.UDPUnanswered),
+			ICMP:           wanted.Timeout(spec.ICMP),
+		},
+	}
 }
 
 // maxUplinks leaves room for the default uplink's second entry (MAX_UPLINKS in

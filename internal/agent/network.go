@@ -98,6 +98,7 @@ func (a *Agent) applyNetworks(n spec.Network) error {
 // NetworkChange is what SetNetwork changes; what is nil stays.
 type NetworkChange struct {
 	ICC, Masquerade, Internal *bool
+	Filtering                 *spec.Filtering
 }
 
 // SetNetwork changes a network's policy, with effect on the next packet.
@@ -114,6 +115,9 @@ func (a *Agent) SetNetwork(name string, c NetworkChange) error {
 				if from != nil {
 					*to = *from
 				}
+			}
+			if c.Filtering != nil {
+				after.Filtering = *c.Filtering
 			}
 			return tx.PutNetwork(after)
 		},

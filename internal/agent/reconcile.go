@@ -16,8 +16,8 @@ import (
 
 // Reconcile brings the devices and tables of this host to what the store
 // wants, whatever they were. Nothing is changed that is right already. An
-// endpoint whose namespace has gone is forgotten, with its links. One that
-// cannot be made keeps nothing else from being done; it stays pending.
+// endpoint whose namespace has gone is forgotten, with its links and ports. One
+// that cannot be made keeps nothing else from being done; it stays pending.
 func (a *Agent) Reconcile() error {
 	w, err := a.everything()
 	if err != nil {
@@ -45,7 +45,18 @@ func (a *Agent) Reconcile() error {
 	if err != nil {
 		return err
 	}
+	if len(w.ports) > 0 {
+		if err := a.openLoopback(); err != nil {
+			return err
+		}
+	}
 	if err := a.tables.Replace(w.tablesFor(veths, uplinks)); err != nil {
+		return err
+	}
+	if err := a.closeLoopback(); err != nil {
+		return err
+	}
+	if err := a.tables.CarryFlows(); err != nil {
 		return err
 	}
 	// What keeps packets out comes before what lets them in.
@@ -55,6 +66,9 @@ func (a *Agent) Reconcile() error {
 		{loader.FromEndpoint, slices.Collect(maps.Values(veths))},
 	}
 	if err := a.attach(append(hooks, uplinkHooks(uplinks)...)); err != nil {
+		return err
+	}
+	if err := a.finishResize(); err != nil {
 		return err
 	}
 	for _, ifindex := range veths {
@@ -186,15 +200,15 @@ func vethOf(e spec.Endpoint, n spec.Network, mtu int) host.Veth {
 	return v
 }
 
-// forget takes an endpoint out of the store, with its links and flows.
+// forget takes an endpoint out of the store, with its links, ports and flows.
 func (a *Agent) forget(w *everything, e spec.Endpoint) error {
 	if err := a.store.Update(func(tx *store.Tx) error { return deleteEndpoint(tx, e.Name) }); err != nil {
 		return err
 	}
-	return a.tables.FlushFlows(w.networks[e.Network].ID, e.Addresses)
+	return a.tables.FlushFlows(datapath.FlowFilter{Network: w.networks[e.Network].ID, Addresses: e.Addresses})
 }
 
-// deleteEndpoint takes an endpoint out of the store with its links.
+// deleteEndpoint takes an endpoint out of the store with its links and ports.
 func deleteEndpoint(tx *store.Tx, name string) error {
 	links, err := tx.LinksOf(name)
 	if err != nil {
@@ -202,6 +216,15 @@ func deleteEndpoint(tx *store.Tx, name string) error {
 	}
 	for _, l := range links {
 		if err := tx.DeleteLink(l.Client, l.Server); err != nil {
+			return err
+		}
+	}
+	ports, err := tx.PortsOf(name)
+	if err != nil {
+		return err
+	}
+	for _, p := range ports {
+		if err := tx.DeletePort(store.PortKeyOf(p)); err != nil {
 			return err
 		}
 	}
@@ -274,6 +297,11 @@ func (a *Agent) followUplinks() error {
 	}
 	if renew {
 		return a.Reconcile()
+	}
+	if wanted.Loopback != nil {
+		if err := host.OpenLoopback(); err != nil {
+			return err
+		}
 	}
 	uplinks, err := a.uplinks(wanted)
 	if err != nil {

@@ -22,6 +22,7 @@ type everything struct {
 	endpoints map[string]spec.Endpoint
 	tunnels   map[string]spec.Tunnel
 	links     []spec.Link
+	ports     []spec.Port
 	pending   []store.Change
 }
 
@@ -61,16 +62,20 @@ func (a *Agent) everything() (w everything, err error) {
 		if w.links, err = tx.Links(); err != nil {
 			return err
 		}
+		if w.ports, err = tx.Ports(); err != nil {
+			return err
+		}
 		w.pending, err = tx.Pending()
 		return err
 	})
 	return w, err
 }
 
-// drop leaves an endpoint out, with its links.
+// drop leaves an endpoint out, with its links and ports.
 func (w *everything) drop(name string) {
 	delete(w.endpoints, name)
 	w.links = slices.DeleteFunc(w.links, func(l spec.Link) bool { return l.Client == name || l.Server == name })
+	w.ports = slices.DeleteFunc(w.ports, func(p spec.Port) bool { return p.Endpoint == name })
 }
 
 func gatewayPrefixes(networks map[string]spec.Network) []netip.Prefix {
@@ -96,6 +101,10 @@ func (w everything) tablesFor(ifindexes map[string]int, uplinks []host.Uplink) d
 	for _, l := range w.links {
 		d.Links = append(d.Links, linkEntries(l, w.endpoints[l.Client], w.endpoints[l.Server])...)
 	}
+	for _, p := range w.ports {
+		e := w.endpoints[p.Endpoint]
+		d.Ports = append(d.Ports, portEntries(p, e, w.networks[e.Network])...)
+	}
 	for _, t := range w.tunnels {
 		d.Tunnels = append(d.Tunnels, tunnelEntry(t))
 	}
@@ -115,6 +124,7 @@ func networkEntry(n spec.Network, h spec.Host) datapath.Network {
 		ICC:        n.ICC,
 		Masquerade: n.Masquerade,
 		Internal:   n.Internal,
+		Open:       n.Filtering == spec.EndpointIndependent,
 		Key:        n.Key,
 		Gateways:   n.Gateways,
 		GatewayMAC: h.GatewayMAC,

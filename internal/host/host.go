@@ -204,12 +204,15 @@ func prefixOf(n *net.IPNet) (netip.Prefix, bool) {
 // setSysctl writes a setting of a device in the calling thread's namespace. A
 // kernel without the family, or without the setting, needs it not.
 func setSysctl(family, device, name, value string) error {
-	path := filepath.Join("/proc/sys/net", family, "conf", device, name)
-	err := os.WriteFile(path, []byte(value), 0)
+	err := os.WriteFile(settingPath(family, device, name), []byte(value), 0)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("set %s of %s to %s: %w", name, device, value, err)
 	}
 	return nil
+}
+
+func settingPath(family, device, name string) string {
+	return filepath.Join("/proc/sys/net", family, "conf", device, name)
 }
 
 // BootID tells this run of the kernel from all others: proc(5).

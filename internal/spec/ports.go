@@ -2,6 +2,7 @@ package spec
 
 import (
 	"encoding"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -18,16 +19,29 @@ type Ports struct {
 // Protocol is an IP protocol that has ports (its IANA number).
 type Protocol uint8
 
-// The protocols a link can name.
+// The protocols. SCTP can be published; a link is of the other two.
 const (
-	TCP Protocol = 6
-	UDP Protocol = 17
+	TCP  Protocol = 6
+	UDP  Protocol = 17
+	SCTP Protocol = 132
 )
 
 var (
 	_ encoding.TextMarshaler   = Ports{}
 	_ encoding.TextUnmarshaler = (*Ports)(nil)
+	_ encoding.TextMarshaler   = Protocol(0)
+	_ encoding.TextUnmarshaler = (*Protocol)(nil)
 )
+
+// ParseProtocol reads the name of a protocol: tcp, udp or sctp.
+func ParseProtocol(s string) (Protocol, error) {
+	for _, p := range []Protocol{TCP, UDP, SCTP} {
+		if s == p.String() {
+			return p, nil
+		}
+	}
+	return 0, fmt.Errorf("%w protocol %q: want tcp, udp or sctp", ErrInvalid, s)
+}
 
 func (p Protocol) String() string {
 	switch p {
@@ -35,8 +49,22 @@ func (p Protocol) String() string {
 		return "tcp"
 	case UDP:
 		return "udp"
+	case SCTP:
+		return "sctp"
 	}
 	return strconv.Itoa(int(p))
+}
+
+// MarshalText gives the form that ParseProtocol reads.
+func (p Protocol) MarshalText() ([]byte, error) { return []byte(p.String()), nil }
+
+// UnmarshalText is ParseProtocol.
+func (p *Protocol) UnmarshalText(text []byte) error {
+	parsed, err := ParseProtocol(string(text))
+	if err == nil {
+		*p = parsed
+	}
+	return err
 }
 
 // ParsePorts reads PORT[-END][/tcp|udp].
@@ -55,21 +83,29 @@ func ParsePorts(s string) (Ports, error) {
 			return bad(fmt.Sprintf("protocol %q is neither tcp nor udp", protocol))
 		}
 	}
-	first, last, ranged := strings.Cut(numbers, "-")
-	if !ranged {
-		last = first
-	}
 	var err error
-	if p.First, err = parsePort(first); err != nil {
+	if p.First, p.Last, err = parseRange(numbers); err != nil {
 		return bad(err.Error())
-	}
-	if p.Last, err = parsePort(last); err != nil {
-		return bad(err.Error())
-	}
-	if p.First > p.Last {
-		return bad("the range ends before it starts")
 	}
 	return p, nil
+}
+
+// parseRange reads PORT[-END].
+func parseRange(s string) (first, last uint16, err error) {
+	from, to, ranged := strings.Cut(s, "-")
+	if !ranged {
+		to = from
+	}
+	if first, err = parsePort(from); err != nil {
+		return 0, 0, err
+	}
+	if last, err = parsePort(to); err != nil {
+		return 0, 0, err
+	}
+	if first > last {
+		return 0, 0, errors.New("the range ends before it starts")
+	}
+	return first, last, nil
 }
 
 func parsePort(s string) (uint16, error) {
@@ -81,10 +117,15 @@ func parsePort(s string) (uint16, error) {
 }
 
 func (p Ports) String() string {
-	if p.First == p.Last {
-		return fmt.Sprintf("%d/%s", p.First, p.Protocol)
+	return rangeText(p.First, p.Last) + "/" + p.Protocol.String()
+}
+
+// rangeText gives the form that parseRange reads.
+func rangeText(first, last uint16) string {
+	if first == last {
+		return strconv.Itoa(int(first))
 	}
-	return fmt.Sprintf("%d-%d/%s", p.First, p.Last, p.Protocol)
+	return fmt.Sprintf("%d-%d", first, last)
 }
 
 // MarshalText gives the form that ParsePorts reads.

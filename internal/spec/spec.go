@@ -1,13 +1,14 @@
 // Package spec holds the nouns of ebpnet as they are wanted: networks,
-// endpoints, links, tunnels and the host itself; their text forms, and what
-// makes each valid on its own. It knows nothing of the store that keeps them,
-// nor of the kernel that carries them out.
+// endpoints, ports, links, tunnels and the host itself; their text forms, and
+// what makes each valid on its own. It knows nothing of the store that keeps
+// them, nor of the kernel that carries them out.
 package spec
 
 import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"time"
 )
 
 // ErrInvalid marks input that is wrong in itself, whatever else exists: the
@@ -28,6 +29,13 @@ type Host struct {
 	Uplinks       []string   `json:"uplinks"`
 	TunnelAddress netip.Addr `json:"tunnel_address,omitzero"`
 	GatewayMAC    MAC        `json:"gateway_mac"`
+	// Loopback is what the settings of lo that published ports need were before
+	// (LoopbackSettings of package host), by name; nil while they are that.
+	Loopback map[string]string `json:"loopback,omitempty"`
+
+	Flows           uint32                    `json:"flows,omitempty"` // 0: DefaultFlows
+	MasqueradePorts MasqueradePorts           `json:"masquerade_ports,omitzero"`
+	Timeouts        map[Timeout]time.Duration `json:"timeouts,omitempty"` // those that were set, in nanoseconds
 }
 
 // Network is a layer-2 segment with at most one subnet a family.
@@ -39,6 +47,7 @@ type Network struct {
 	ICC        bool           `json:"icc"`
 	Masquerade bool           `json:"masquerade"`
 	Internal   bool           `json:"internal"`
+	Filtering  Filtering      `json:"filtering"`
 	Key        *uint32        `json:"key,omitempty"` // GRE key; nil: stays on this host
 	MTU        int            `json:"mtu,omitempty"` // 0: follows the uplinks
 }

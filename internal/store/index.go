@@ -164,7 +164,7 @@ func (tx *Tx) freeID(kind Kind, first, last uint32) (uint32, bool) {
 // died before ClearPending, the next one mends what it left.
 type Change struct {
 	Kind Kind
-	Key  string // the name; for a link its LinkKey
+	Key  string // the name; for a link its LinkKey, for a port its endpoint
 }
 
 // MarkPending notes that the noun is about to change. It may be so noted

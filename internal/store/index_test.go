@@ -23,7 +23,7 @@ func TestIndexesStayTrue(t *testing.T) {
 	s := open(t, t.TempDir())
 	pick := func(kind string) string { return fmt.Sprintf("%s%d", kind, random.IntN(names)) }
 	step := func(tx *Tx) error {
-		switch random.IntN(8) {
+		switch random.IntN(10) {
 		case 0, 1, 2:
 			a := netip.AddrFrom4([4]byte{10, 0, 0, byte(random.IntN(2 * names))})
 			return tx.PutEndpoint(spec.Endpoint{
@@ -37,6 +37,10 @@ func TestIndexesStayTrue(t *testing.T) {
 		case 5:
 			return tx.DeleteLink(pick("e"), pick("s"))
 		case 6:
+			return tx.PutPort(randomPort(random, pick("e")))
+		case 7:
+			return tx.DeletePort(PortKeyOf(randomPort(random, "")))
+		case 8:
 			return errors.Join(tx.PutNetwork(spec.Network{Name: pick("n"), ID: uint32(random.IntN(2 * names))}),
 				tx.PutTunnel(spec.Tunnel{Name: pick("t"), ID: uint32(random.IntN(2 * names))}))
 		default:
@@ -63,7 +67,8 @@ func compareIndexes(t *testing.T, tx *Tx) {
 	endpoints, err2 := tx.Endpoints()
 	tunnels, err3 := tx.Tunnels()
 	links, err4 := tx.Links()
-	if err := errors.Join(err, err2, err3, err4); err != nil {
+	ports, err5 := tx.Ports()
+	if err := errors.Join(err, err2, err3, err4, err5); err != nil {
 		t.Fatal(err)
 	}
 	want := map[string]map[string]string{}
@@ -108,7 +113,14 @@ func compareIndexes(t *testing.T, tx *Tx) {
 			}
 		}
 	}
-	for _, bucket := range []string{idBucket, addressBucket, macBucket, memberBucket, serverBucket} {
+	for _, p := range ports {
+		add(portEntries(p))
+		of, err := tx.PortsOf(p.Endpoint)
+		if err != nil || !slices.ContainsFunc(of, func(o spec.Port) bool { return PortKeyOf(o) == PortKeyOf(p) }) {
+			t.Errorf("port %s is not one of %s's (%v)", p, p.Endpoint, err)
+		}
+	}
+	for _, bucket := range []string{idBucket, addressBucket, macBucket, memberBucket, serverBucket, publisherBucket} {
 		got := map[string]string{}
 		for key, owner := range tx.each(bucket, "") {
 			got[key] = string(owner)

@@ -10,13 +10,14 @@ import (
 // Kind says which noun an id or a pending change is of.
 type Kind string
 
-// The kinds. Networks, endpoints and tunnels have ids.
+// The kinds. Networks, endpoints, tunnels and ports have ids.
 const (
 	KindHost     Kind = "host"
 	KindNetwork  Kind = "network"
 	KindEndpoint Kind = "endpoint"
 	KindTunnel   Kind = "tunnel"
 	KindLink     Kind = "link"
+	KindPort     Kind = "port"
 )
 
 // missing is an ErrNotFound that says what was not.
@@ -104,7 +105,7 @@ func (tx *Tx) PutEndpoint(e spec.Endpoint) error {
 }
 
 // DeleteEndpoint removes the endpoint of that name, or gives ErrNotFound. Its
-// links stay: they are the caller's to remove first.
+// links and ports stay: they are the caller's to remove first.
 func (tx *Tx) DeleteEndpoint(name string) error {
 	old, err := tx.Endpoint(name)
 	if err != nil {

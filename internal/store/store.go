@@ -109,16 +109,17 @@ func (s *Store) start(ctx context.Context, f *os.File, lock int) error {
 	return nil
 }
 
-// begin makes a new file's buckets and checks an older one's.
+// begin makes a new file's buckets, and checks those of one that is not new. To
+// be changed, one of an older schema is made current.
 func (s *Store) begin(readOnly bool) error {
-	var fresh bool
-	err := s.View(func(tx *Tx) error {
-		if fresh = tx.fresh(); fresh {
-			return nil
+	var current bool
+	err := s.View(func(tx *Tx) (err error) {
+		if !tx.fresh() {
+			current, err = tx.checkSchema()
 		}
-		return tx.checkSchema()
+		return err
 	})
-	if err != nil || !fresh || readOnly {
+	if err != nil || current || readOnly {
 		return err
 	}
 	return s.Update((*Tx).makeSchema)

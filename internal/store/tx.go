@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"iter"
+	"slices"
 	"strconv"
 
 	bolt "go.etcd.io/bbolt"
@@ -21,28 +22,31 @@ type Tx struct {
 
 // The buckets of the file. Names hold no slash, so that it can part them.
 const (
-	metaBucket     = "meta"
-	hostBucket     = "host"
-	networkBucket  = "network"      // NETWORK: spec.Network
-	endpointBucket = "endpoint"     // ENDPOINT: spec.Endpoint
-	tunnelBucket   = "tunnel"       // TUNNEL: spec.Tunnel
-	linkBucket     = "link"         // CLIENT/SERVER: spec.Link
-	idBucket       = "id"           // KIND/ID: name
-	lastIDBucket   = "last-id"      // KIND: ID
-	addressBucket  = "address"      // 16 bytes: endpoint
-	macBucket      = "mac"          // NETWORK/6 bytes: endpoint
-	memberBucket   = "member"       // NETWORK/ENDPOINT: nothing
-	serverBucket   = "server"       // SERVER/CLIENT: nothing
-	lastAddrBucket = "last-address" // NETWORK/SUBNET: address
-	pendingBucket  = "pending"      // KIND/KEY: nothing
-	schemaKey      = "schema"
-	schema         = 1 // counts up when an older ebpnet could not read the file
+	metaBucket      = "meta"
+	hostBucket      = "host"
+	networkBucket   = "network"      // NETWORK: spec.Network
+	endpointBucket  = "endpoint"     // ENDPOINT: spec.Endpoint
+	tunnelBucket    = "tunnel"       // TUNNEL: spec.Tunnel
+	linkBucket      = "link"         // CLIENT/SERVER: spec.Link
+	portBucket      = "port"         // PortKey: spec.Port
+	idBucket        = "id"           // KIND/ID: name
+	lastIDBucket    = "last-id"      // KIND: ID
+	addressBucket   = "address"      // 16 bytes: endpoint
+	macBucket       = "mac"          // NETWORK/6 bytes: endpoint
+	memberBucket    = "member"       // NETWORK/ENDPOINT: nothing
+	serverBucket    = "server"       // SERVER/CLIENT: nothing
+	publisherBucket = "publisher"    // ENDPOINT/PortKey: nothing
+	lastAddrBucket  = "last-address" // NETWORK/SUBNET: address
+	pendingBucket   = "pending"      // KIND/KEY: nothing
+	schemaKey       = "schema"
+	schema          = 2 // counts up when an older ebpnet could not read the file
+	firstSchema     = 1 // without ports
 )
 
 func buckets() []string {
 	return []string{
-		metaBucket, hostBucket, networkBucket, endpointBucket, tunnelBucket, linkBucket, idBucket,
-		lastIDBucket, addressBucket, macBucket, memberBucket, serverBucket, lastAddrBucket, pendingBucket,
+		metaBucket, hostBucket, networkBucket, endpointBucket, tunnelBucket, linkBucket, portBucket, idBucket,
+		lastIDBucket, addressBucket, macBucket, memberBucket, serverBucket, publisherBucket, lastAddrBucket, pendingBucket,
 	}
 }
 
@@ -52,29 +56,37 @@ func (tx *Tx) fresh() bool {
 	return first == nil
 }
 
+// makeSchema begins a new store, or makes one of an older schema current.
 func (tx *Tx) makeSchema() error {
 	for _, name := range buckets() {
-		if _, err := tx.tx.CreateBucket([]byte(name)); err != nil {
+		if _, err := tx.tx.CreateBucketIfNotExists([]byte(name)); err != nil {
 			return fmt.Errorf("begin the store: %w", err)
 		}
 	}
 	return tx.put(metaBucket, schemaKey, []byte(strconv.Itoa(schema)))
 }
 
-func (tx *Tx) checkSchema() error {
+// checkSchema tells whether the store is of the current schema. It need not be
+// to be read; the error is ErrVersion if this ebpnet cannot.
+func (tx *Tx) checkSchema() (current bool, err error) {
 	if tx.bucket(metaBucket) == nil {
-		return damaged("it is not an ebpnet store")
+		return false, damaged("it is not an ebpnet store")
 	}
-	if got := string(tx.get(metaBucket, schemaKey)); got != strconv.Itoa(schema) {
-		return fmt.Errorf("store %s %w: its schema is %q, want %d; use that version, or move the file away",
+	absent := func(name string) bool { return tx.bucket(name) == nil }
+	expected := buckets()
+	switch got := string(tx.get(metaBucket, schemaKey)); got {
+	case strconv.Itoa(schema):
+		current = true
+	case strconv.Itoa(firstSchema):
+		expected = slices.DeleteFunc(expected, func(name string) bool { return name == portBucket || name == publisherBucket })
+	default:
+		return false, fmt.Errorf("store %s %w: its schema is %q, want %d; use that version, or move the file away",
 			tx.tx.DB().Path(), ErrVersion, got, schema)
 	}
-	for _, name := range buckets() {
-		if tx.bucket(name) == nil {
-			return damaged("bucket %q is missing", name)
-		}
+	if i := slices.IndexFunc(expected, absent); i >= 0 {
+		return current, damaged("bucket %q is missing", expected[i])
 	}
-	return nil
+	return current, nil
 }
 
 func (tx *Tx) bucket(name string) *bolt.Bucket {

@@ -1,0 +1,264 @@
+package datapath
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+
+	"github.com/ebpnet/ebpnet/bpf"
+)
+
+// Port is a published port of the host, or a range of them, at addresses of
+// one family. A publication for both families is two of one ID, which are put
+// and deleted together.
+type Port struct {
+	ID          uint32     // of the publication
+	Address     netip.Addr // of the host; unspecified: every one of its family
+	Protocol    uint8      // IANA number: TCP, UDP or SCTP
+	First, Last uint16
+	Target      netip.Addr // a local endpoint's, of the same family
+	TargetFirst uint16     // where First leads to; the others follow
+	Network     uint32     // the target's
+	AllowFrom   []netip.Prefix
+}
+
+// Of bpf/types.h: how published_ports is laid out.
+const (
+	publishedTCP = iota
+	publishedUDP
+	publishedSCTP
+	portsAWord     = 64
+	publishedWords = 65536 / portsAWord
+)
+
+// published is what the tables say of ports.
+type published struct {
+	ports   map[bpf.EbpnetPortKey]bpf.EbpnetPort
+	sources map[bpf.EbpnetPortSourceKey]uint32
+	words   map[uint32]uint64 // a bit for each port
+}
+
+func publish(ports []Port) published {
+	entries := published{
+		map[bpf.EbpnetPortKey]bpf.EbpnetPort{}, map[bpf.EbpnetPortSourceKey]uint32{}, map[uint32]uint64{},
+	}
+	for _, p := range ports {
+		p.addTo(entries)
+	}
+	return entries
+}
+
+func (p Port) addTo(entries published) {
+	to := bpf.EbpnetPort{Address: addressOf(p.Target), Network: p.Network, Id: p.ID}
+	if len(p.AllowFrom) > 0 {
+		to.Flags |= bpf.EbpnetPortFlagPORT_RESTRICTED
+	}
+	for n := range int(p.Last) - int(p.First) + 1 {
+		key := bpf.EbpnetPortKey{
+			Address:  addressOf(p.Address),
+			Port:     networkOrder16(p.First + uint16(n)),
+			Protocol: p.Protocol,
+		}
+		to.Port = networkOrder16(p.TargetFirst + uint16(n))
+		entries.ports[key] = to
+		entries.mark(key)
+	}
+	for _, source := range p.AllowFrom {
+		for _, prefix := range mappedPrefixes(source) {
+			entries.sources[p.sourceKey(prefix)] = 1
+		}
+	}
+}
+
+// mark sets the bit of a port.
+func (e published) mark(key bpf.EbpnetPortKey) {
+	row := uint32(publishedTCP)
+	switch key.Protocol {
+	case unix.IPPROTO_UDP:
+		row = publishedUDP
+	case unix.IPPROTO_SCTP:
+		row = publishedSCTP
+	}
+	port := networkOrder16(key.Port)
+	e.words[row*publishedWords+uint32(port)/portsAWord] |= 1 << (port % portsAWord)
+}
+
+func (p Port) sourceKey(prefix netip.Prefix) bpf.EbpnetPortSourceKey {
+	const idBits = 32
+	return bpf.EbpnetPortSourceKey{
+		Length: idBits + uint32(prefix.Bits()),
+		Id:     p.ID,
+		Prefix: addressOf(prefix.Addr()),
+	}
+}
+
+// mappedBits is how many bits of a mapped IPv4 address come before its own.
+const mappedBits = 96
+
+// mappedPrefixes gives what a prefix is among the tables' 16-byte addresses.
+// That is one prefix but for an IPv6 one so short that IPv4 would lie in it:
+// that is taken apart around IPv4.
+func mappedPrefixes(p netip.Prefix) []netip.Prefix {
+	if p.Addr().Is4() {
+		return []netip.Prefix{netip.PrefixFrom(netip.AddrFrom16(p.Addr().As16()), mappedBits+p.Bits())}
+	}
+	mapped := netip.AddrFrom16(netip.IPv4Unspecified().As16())
+	if !p.Contains(mapped) {
+		return []netip.Prefix{p}
+	}
+	var around []netip.Prefix
+	for bit := p.Bits(); bit < mappedBits; bit++ {
+		sibling := mapped.As16()
+		sibling[bit/8] ^= 0x80 >> (bit % 8)
+		around = append(around, netip.PrefixFrom(netip.AddrFrom16(sibling), bit+1).Masked())
+	}
+	return around
+}
+
+// PutPorts publishes ports, or none of them lastingly if it fails: then they
+// are to be deleted.
+func (t *Tables) PutPorts(ports []Port) error { return t.putPublished(publish(ports)) }
+
+// putPublished writes what restricts before what allows.
+func (t *Tables) putPublished(entries published) error {
+	if err := putAll(t.Maps.PortSources, entries.sources); err != nil {
+		return err
+	}
+	if err := putAll(t.Maps.Ports, entries.ports); err != nil {
+		return err
+	}
+	return t.changeWords(entries.words, func(word, bits uint64) uint64 { return word | bits })
+}
+
+// DeletePorts takes published ports away, with their flows.
+func (t *Tables) DeletePorts(ports []Port) error {
+	gone := publish(ports)
+	// Elsewhere the same port may be another's.
+	kept := publish(nil)
+	err := eachBatch(t.Maps.Ports, func(keys []bpf.EbpnetPortKey, _ []bpf.EbpnetPort) {
+		for _, key := range keys {
+			if _, going := gone.ports[key]; !going {
+				kept.mark(key)
+			}
+		}
+	})
+	if err != nil {
+		return fmt.Errorf("list published ports: %w", err)
+	}
+	for index := range gone.words {
+		gone.words[index] &^= kept.words[index]
+	}
+	if err := t.changeWords(gone.words, func(word, bits uint64) uint64 { return word &^ bits }); err != nil {
+		return err
+	}
+	if err := removeAll(t.Maps.Ports, slices.Collect(maps.Keys(gone.ports))); err != nil {
+		return err
+	}
+	if err := removeAll(t.Maps.PortSources, slices.Collect(maps.Keys(gone.sources))); err != nil {
+		return err
+	}
+	return t.EndUnbackedFlows()
+}
+
+// HasPorts tells whether any port is published.
+func (t *Tables) HasPorts() (bool, error) {
+	var key bpf.EbpnetPortKey
+	err := t.Maps.Ports.NextKey(nil, &key)
+	if errors.Is(err, ebpf.ErrKeyNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("look for published ports: %w", err)
+	}
+	return true, nil
+}
+
+// withdraw takes away every entry that is not exactly as wanted, and gives those
+// that are then missing. It leaves the words alone: a bit too many does no harm.
+func (t *Tables) withdraw(wanted published) (missing published, err error) {
+	var err2 error
+	missing.ports, err = removeOthers(t.Maps.Ports, wanted.ports)
+	missing.sources, err2 = removeOthers(t.Maps.PortSources, wanted.sources)
+	return missing, errors.Join(err, err2)
+}
+
+// changeWords changes the words of published_ports that hold the given bits.
+func (t *Tables) changeWords(words map[uint32]uint64, change func(word, bits uint64) uint64) error {
+	for index, bits := range words {
+		var word uint64
+		if err := t.Maps.PublishedPorts.Lookup(index, &word); err != nil {
+			return fmt.Errorf("read %v: %w", t.Maps.PublishedPorts, err)
+		}
+		if err := put(t.Maps.PublishedPorts, index, change(word, bits)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// removeOthers removes the entries that are not as wanted, and gives those
+// that are then missing.
+func removeOthers[K, V comparable](m *ebpf.Map, wanted map[K]V) (missing map[K]V, err error) {
+	var gone []K
+	missing = maps.Clone(wanted)
+	err = eachBatch(m, func(keys []K, values []V) {
+		for i, key := range keys {
+			if want, ok := wanted[key]; ok && want == values[i] {
+				delete(missing, key)
+			} else {
+				gone = append(gone, key)
+			}
+		}
+	})
+	if err != nil {
+		return missing, fmt.Errorf("read %v: %w", m, err)
+	}
+	return missing, removeAll(m, gone)
+}
+
+// putAll writes many entries at once, where the kernel can do that.
+func putAll[K comparable, V any](m *ebpf.Map, entries map[K]V) error {
+	if len(entries) == 0 {
+		return nil
+	}
+	keys, values := make([]K, 0, len(entries)), make([]V, 0, len(entries))
+	for key, value := range entries {
+		keys, values = append(keys, key), append(values, value)
+	}
+	_, err := m.BatchUpdate(keys, values, nil)
+	if errors.Is(err, ebpf.ErrNotSupported) {
+		err = nil
+		for i := 0; i < len(keys) && err == nil; i++ {
+			err = m.Put(keys[i], values[i])
+		}
+	}
+	if errors.Is(err, errTooMany) || errors.Is(err, unix.ENOSPC) { // a trie's answer
+		err = fmt.Errorf("%w at %d entries", ErrFull, m.MaxEntries())
+	}
+	if err != nil {
+		return fmt.Errorf("write %v: %w", m, err)
+	}
+	return nil
+}
+
+// removeAll deletes keys, which need not be there.
+func removeAll[K any](m *ebpf.Map, keys []K) error {
+	if len(keys) == 0 {
+		return nil
+	}
+	if _, err := m.BatchDelete(keys, nil); err == nil {
+		return nil
+	}
+	// One is not there, or the kernel cannot do many at once.
+	for _, key := range keys {
+		if err := remove(m, key); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,120 @@
+package agent
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/ebpnet/ebpnet/internal/host"
+	"github.com/ebpnet/ebpnet/internal/spec"
+	"github.com/ebpnet/ebpnet/internal/store"
+)
+
+// room tells which ports of the host can be published.
+type room struct {
+	tx    *store.Tx
+	taken map[spec.Protocol][]occupied // of those protocols that were asked for
+}
+
+func newRoom(tx *store.Tx) *room { return &room{tx, map[spec.Protocol][]occupied{}} }
+
+// occupied is a range of the host's ports that is published, or a port that a
+// process listens on.
+type occupied struct {
+	first, last uint16
+	address     netip.Addr     // as in spec.Port
+	listener    *host.Listener // nil: it is published
+}
+
+// concerns tells whether o is at an address that p would be published at.
+func (o occupied) concerns(p spec.Port, at []published) bool {
+	if o.listener == nil {
+		return spec.AddressesOverlap(o.address, p.Address)
+	}
+	return slices.ContainsFunc(at, func(a published) bool {
+		return spec.AddressesOverlap(o.address, a.host) || o.listener.DualStack && a.host.Is4()
+	})
+}
+
+func (r *room) owner(o occupied, protocol spec.Protocol) (string, error) {
+	if o.listener != nil {
+		return o.listener.Owner(), nil
+	}
+	p, err := r.tx.Port(store.PortKey{Protocol: protocol, First: o.first, Last: o.last, Address: o.address})
+	return fmt.Sprintf("endpoint %q, which publishes %s", p.Endpoint, p), err
+}
+
+// take finds out whether the host's ports of a new publication are free, or
+// chooses some.
+func (r *room) take(p *spec.Port, at []published) error {
+	if err := r.look(p.Protocol); err != nil {
+		return err
+	}
+	if p.First == 0 {
+		if err := r.choose(p, at); err != nil {
+			return err
+		}
+	}
+	for _, o := range r.taken[p.Protocol] {
+		if o.first > p.Last || o.last < p.First || !o.concerns(*p, at) {
+			continue
+		}
+		owner, err := r.owner(o, p.Protocol)
+		if err != nil {
+			return err
+		}
+		where := "every address"
+		if o.address.IsValid() {
+			where = o.address.String()
+		}
+		return fmt.Errorf("port %d/%s of %s is %w by %s", max(o.first, p.First), p.Protocol, where, ErrInUse, owner)
+	}
+	r.taken[p.Protocol] = append(r.taken[p.Protocol], occupied{p.First, p.Last, p.Address, nil})
+	return nil
+}
+
+// look finds what is taken of a protocol's ports, once.
+func (r *room) look(protocol spec.Protocol) error {
+	if _, known := r.taken[protocol]; known {
+		return nil
+	}
+	taken := []occupied{}
+	for key, err := range r.tx.PortKeys(protocol) {
+		if err != nil {
+			return err
+		}
+		taken = append(taken, occupied{key.First, key.Last, key.Address, nil})
+	}
+	listeners, err := host.Listeners(uint8(protocol))
+	if err != nil {
+		return err
+	}
+	for _, l := range listeners {
+		taken = append(taken, occupied{l.Port, l.Port, l.Address, &l})
+	}
+	r.taken[protocol] = taken
+	return nil
+}
+
+// choose gives p the first free ports of those that are chosen from.
+func (r *room) choose(p *spec.Port, at []published) error {
+	taken := slices.Clone(r.taken[p.Protocol])
+	slices.SortFunc(taken, func(a, b occupied) int { return cmp.Compare(a.first, b.first) })
+	first := spec.FirstChosenPort
+	for _, o := range taken {
+		if int(o.first) >= first+p.Count() {
+			break
+		}
+		if o.concerns(*p, at) {
+			first = max(first, int(o.last)+1)
+		}
+	}
+	last := first + p.Count() - 1
+	if last > spec.LastChosenPort {
+		return fmt.Errorf("port %s: %w, there are no %d free in a row from %d to %d; name a port of the host",
+			p, store.ErrExhausted, p.Count(), spec.FirstChosenPort, spec.LastChosenPort)
+	}
+	p.First, p.Last = uint16(first), uint16(last)
+	return nil
+}
