@@ -27,7 +27,8 @@ static __always_inline __u32 masquerade_join(struct search *search,
 				&holder->answer);
 		scratch->answer.dport = scratch->mapping.dport;
 		search->kind = SEARCH_SHARED;
-		if (!search_is_hosts_own(search->skb, &scratch->answer) &&
+		if (search_socket(search->skb, &scratch->answer) ==
+			    SOCKET_NONE &&
 		    !search_take(search, scratch))
 			return slot;
 	}

@@ -45,6 +45,26 @@ publish_find(struct __sk_buff *skb, const struct flow_key *key)
 	return port;
 }
 
+/* Whether a packet that opens a flow from outside says to be from where that
+ * cannot be: the host itself, a container, or no unicast address. One that has
+ * just left an endpoint, for another behind this host, comes from the host. */
+static __noinline bool
+publish_is_spoofed(struct __sk_buff *skb, const struct flow_key *key)
+{
+	__u32 ifindex = skb->ifindex;
+	struct route route = {};
+	enum reason reason;
+
+	if (key->network != NETWORK_OUTSIDE)
+		return false;
+	if (route_is_unroutable(&key->src))
+		return true;
+	if (bpf_map_lookup_elem(&devices, &ifindex))
+		return false;
+	reason = route_find(skb, &key->src, &key->src, 0, &route);
+	return reason == REASON_ISOLATED || (!reason && !route.ifindex);
+}
+
 static __noinline bool
 publish_allows(const struct port *port, const struct address *source)
 {
@@ -78,12 +98,10 @@ publish_open_port(struct __sk_buff *skb, const struct flow_key *key,
 		return REASON_KERNEL_ERROR;
 	if (network->flags & NETWORK_INTERNAL)
 		return REASON_INTERNAL;
-	if (key->network == NETWORK_OUTSIDE) {
-		if (address_is_loopback(&key->dst))
-			return REASON_LOOPBACK_ONLY;
-		if (route_is_unroutable(&key->src))
-			return REASON_SPOOFED_ADDRESS;
-	}
+	if (key->network == NETWORK_OUTSIDE && address_is_loopback(&key->dst))
+		return REASON_LOOPBACK_ONLY;
+	if (publish_is_spoofed(skb, key))
+		return REASON_SPOOFED_ADDRESS;
 	/* The host itself gets to its containers in any case. */
 	if (key->network != NETWORK_LOOPBACK &&
 	    !publish_allows(port, &key->src))
@@ -143,7 +161,7 @@ publish_open_mapping(struct __sk_buff *skb, const struct flow_key *key)
 	id = scratch->answer.network;
 	network = bpf_map_lookup_elem(&networks, &id);
 	if (!network || !(network->flags & NETWORK_OPEN) ||
-	    route_is_unroutable(&key->src))
+	    publish_is_spoofed(skb, key))
 		goto refuse;
 	reason = REASON_FLOW_TABLE_FULL;
 	if (!flow_claim_slot(&search.slot))
@@ -160,7 +178,8 @@ release:
 refuse:
 	mapping_leave(slot);
 	/* The host may listen on a port that was free when it was mapped. */
-	if (reason == REASON_UNSOLICITED && search_is_hosts_own(skb, key))
+	if (reason == REASON_UNSOLICITED &&
+	    search_socket(skb, key) != SOCKET_NONE)
 		return PUBLISH_NOT_OURS;
 	return reason;
 }
@@ -175,6 +194,9 @@ publish_open(struct __sk_buff *skb, const struct packet *pkt,
 
 	if (search_is_published(key->protocol, key->dport)) {
 		port = publish_find(skb, key);
+		/* The host's own connections may have the same number. */
+		if (port && search_socket(skb, key) == SOCKET_CONNECTED)
+			return PUBLISH_NOT_OURS;
 		if (port)
 			return pkt->tcp_flags & TCP_RST ?
 				       REASON_UNKNOWN_FLOW :

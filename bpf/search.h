@@ -32,42 +32,77 @@ struct search {
 	enum reason reason;
 };
 
-/* Whether a socket of the host itself takes packets of @answer, a flow as the
- * outside answers it. */
-static __noinline bool
-search_is_hosts_own(struct __sk_buff *skb, const struct flow_key *answer)
+/* How a socket of the host stands to a packet. */
+enum search_socket {
+	SOCKET_NONE,
+	SOCKET_OPEN, /* takes it from anybody */
+	SOCKET_CONNECTED, /* takes it from this peer alone */
+};
+
+/* A UDP socket is closed until it is connected. */
+static __always_inline enum search_socket search_state(__u32 state)
+{
+	return state == BPF_TCP_LISTEN || state == BPF_TCP_CLOSE ?
+		       SOCKET_OPEN :
+		       SOCKET_CONNECTED;
+}
+
+/* The same instruction may not read from what two lookups give; hence the
+ * marks, which the compiler does not know to be empty. */
+static __always_inline enum search_socket
+search_tcp(struct __sk_buff *skb, struct bpf_sock_tuple *tuple, __u32 size)
+{
+	struct bpf_sock *sk =
+		bpf_skc_lookup_tcp(skb, tuple, size, BPF_F_CURRENT_NETNS, 0);
+	enum search_socket socket;
+
+	if (!sk)
+		return SOCKET_NONE;
+	socket = search_state(sk->state);
+	asm volatile("# tcp" : : : "memory");
+	bpf_sk_release(sk);
+	return socket;
+}
+
+static __always_inline enum search_socket
+search_udp(struct __sk_buff *skb, struct bpf_sock_tuple *tuple, __u32 size)
+{
+	struct bpf_sock *sk =
+		bpf_sk_lookup_udp(skb, tuple, size, BPF_F_CURRENT_NETNS, 0);
+	enum search_socket socket;
+
+	if (!sk)
+		return SOCKET_NONE;
+	socket = search_state(sk->state);
+	asm volatile("# udp" : : : "memory");
+	bpf_sk_release(sk);
+	return socket;
+}
+
+/* How a socket of the host stands to packets with @key. */
+static __noinline enum search_socket
+search_socket(struct __sk_buff *skb, const struct flow_key *key)
 {
 	struct bpf_sock_tuple tuple = {};
-	struct bpf_sock *sk;
-	__u32 size;
+	__u32 size = sizeof(tuple.ipv4);
 
-	if (answer->protocol != IPPROTO_TCP && answer->protocol != IPPROTO_UDP)
-		return false;
-	if (address_is_ipv4(&answer->src)) {
-		tuple.ipv4.saddr = answer->src.word[3];
-		tuple.ipv4.daddr = answer->dst.word[3];
-		tuple.ipv4.sport = answer->sport;
-		tuple.ipv4.dport = answer->dport;
-		size = sizeof(tuple.ipv4);
+	if (address_is_ipv4(&key->src)) {
+		tuple.ipv4.saddr = key->src.word[3];
+		tuple.ipv4.daddr = key->dst.word[3];
+		tuple.ipv4.sport = key->sport;
+		tuple.ipv4.dport = key->dport;
 	} else {
-		__builtin_memcpy(tuple.ipv6.saddr, &answer->src,
-				 sizeof(answer->src));
-		__builtin_memcpy(tuple.ipv6.daddr, &answer->dst,
-				 sizeof(answer->dst));
-		tuple.ipv6.sport = answer->sport;
-		tuple.ipv6.dport = answer->dport;
+		__builtin_memcpy(tuple.ipv6.saddr, &key->src, sizeof(key->src));
+		__builtin_memcpy(tuple.ipv6.daddr, &key->dst, sizeof(key->dst));
+		tuple.ipv6.sport = key->sport;
+		tuple.ipv6.dport = key->dport;
 		size = sizeof(tuple.ipv6);
 	}
-	if (answer->protocol == IPPROTO_TCP)
-		sk = bpf_skc_lookup_tcp(skb, &tuple, size, BPF_F_CURRENT_NETNS,
-					0);
-	else
-		sk = bpf_sk_lookup_udp(skb, &tuple, size, BPF_F_CURRENT_NETNS,
-				       0);
-	if (!sk)
-		return false;
-	bpf_sk_release(sk);
-	return true;
+	if (key->protocol == IPPROTO_TCP)
+		return search_tcp(skb, &tuple, size);
+	if (key->protocol == IPPROTO_UDP)
+		return search_udp(skb, &tuple, size);
+	return SOCKET_NONE;
 }
 
 /* Whether the port is published at any address. */
@@ -163,7 +198,7 @@ static int search_try(__u32 attempt, void *context)
 		return 0;
 	if (search->kind != SEARCH_PEER &&
 	    (search->kind != SEARCH_HOST || attempt) &&
-	    search_is_hosts_own(search->skb, answer))
+	    search_socket(search->skb, answer) != SOCKET_NONE)
 		return 0;
 	err = search_take(search, scratch);
 	/* The host goes before an endpoint whom nobody has answered yet. */
@@ -178,7 +213,7 @@ static int search_try(__u32 attempt, void *context)
 
 /* Finds a port for scratch->answer, and makes answers there those of the flow
  * in search->slot. */
-static __noinline enum reason search_port(struct search *search)
+static __always_inline enum reason search_port(struct search *search)
 {
 	search->start = bpf_get_prandom_u32() % LAST_PORT;
 	search->reason = REASON_PORTS_EXHAUSTED;

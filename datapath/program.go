@@ -23,6 +23,7 @@ func (t *Tables) ProgramTimes() ([]ProgramTime, error) {
 	}{
 		{"from_endpoint", t.Programs.FromEndpoint},
 		{"from_host", t.Programs.FromHost},
+		{"from_loopback", t.Programs.FromLoopback},
 		{"from_uplink", t.Programs.FromUplink},
 		{"to_gateway", t.Programs.ToGateway},
 		{"sweep_flows", t.Programs.SweepFlows},
