@@ -206,7 +206,8 @@ static __noinline void flow_take_turn(struct flow *flow, __u32 slot)
 	__u32 *turns, *turn, at, before;
 	struct flow *oldest;
 
-	part = (part >> 16) % (HALF_OPEN_PARTS / 2) * 2 + out;
+	/* The product's highest bits are those that all others had part in. */
+	part = part / (0x100000000ULL / (HALF_OPEN_PARTS / 2)) * 2 + out;
 	turns = bpf_map_lookup_elem(&half_open_turns, &part);
 	if (!turns)
 		return;
@@ -223,6 +224,16 @@ static __noinline void flow_take_turn(struct flow *flow, __u32 slot)
 	oldest = flow_at(before);
 	if (oldest && oldest->turn == at)
 		flow_end(oldest, before, FLOW_HALF_OPEN);
+}
+
+/* Whether the packet may be the first of a flow: an answer is not. */
+static __always_inline bool flow_may_open(const struct packet *pkt)
+{
+	if (pkt->protocol == IPPROTO_TCP)
+		return !(pkt->tcp_flags & TCP_RST) &&
+		       (pkt->tcp_flags & (TCP_SYN | TCP_ACK)) !=
+			       (TCP_SYN | TCP_ACK);
+	return pkt->echo != ECHO_REPLY;
 }
 
 /* Opens a flow in the claimed @slot, whose @answer is in the index already. If

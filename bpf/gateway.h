@@ -37,8 +37,8 @@ gateway_refuse(struct __sk_buff *skb, const struct packet *pkt,
 }
 
 /*
- * Looks at a flow that goes out as from @source, while the host would now speak
- * from another address. It may go on as long as the host has its own; the
+ * Looks at a flow that is masqueraded as from @source, while the host would now
+ * speak from another address. It may go on as long as the host has its own; the
  * @route is then the one of that address.
  */
 static __noinline enum reason
@@ -128,7 +128,7 @@ gateway_open(struct __sk_buff *skb, struct packet *pkt,
 		if (!(source->word[0] | source->word[1] | source->word[3]))
 			return verdict_drop(skb, REASON_NO_ROUTE);
 	}
-	if (!masquerade_may_open(pkt))
+	if (!flow_may_open(pkt))
 		return verdict_drop(skb, REASON_UNKNOWN_FLOW);
 	if (pkt->ttl <= 1)
 		return gateway_refuse(skb, pkt, device, REASON_TTL_EXCEEDED, 0);
@@ -147,6 +147,7 @@ gateway_error(struct __sk_buff *skb, struct packet *pkt, __u32 from)
 	struct route *route;
 	enum reason reason;
 	__u32 network = 0;
+	int verdict;
 
 	if (!scratch)
 		return verdict_drop(skb, REASON_KERNEL_ERROR);
@@ -158,8 +159,12 @@ gateway_error(struct __sk_buff *skb, struct packet *pkt, __u32 from)
 		return forward_to_loopback(skb);
 	if (!reason && network == NETWORK_OUTSIDE) {
 		reason = route_find(skb, &pkt->src, &pkt->dst, 0, route);
-		if (!reason && !route->ifindex)
-			return forward_error_in(skb, pkt, NETWORK_OUTSIDE);
+		if (!reason && !route->ifindex) {
+			verdict = forward_error_in(skb, pkt, NETWORK_OUTSIDE);
+			return verdict == VERDICT_PASS ?
+				       verdict_drop(skb, REASON_UNKNOWN_FLOW) :
+				       verdict;
+		}
 	}
 	if (!reason)
 		reason = route_decrement_ttl(skb, pkt);
@@ -212,11 +217,13 @@ gateway_route(struct __sk_buff *skb, struct packet *pkt,
 			reason = route_find(
 				skb, side == FLOW_OPENER ? &pkt->src : &to->dst,
 				&pkt->dst, packet_length(skb, pkt), route);
-		if (!reason && route->ifindex && side == FLOW_OPENER &&
-		    !address_equal(&to->dst,
-				   network->flags & NETWORK_MASQUERADE ?
-					   &route->source :
-					   &pkt->src))
+		if (!reason && !route->ifindex &&
+		    !address_equal(&to->dst, &to->src)) /* no hairpin */
+			reason = REASON_NO_ROUTE;
+		if (!reason && route->ifindex &&
+		    !address_equal(&to->dst, &route->source) &&
+		    (network->flags & NETWORK_MASQUERADE ||
+		     !address_equal(&to->dst, &pkt->src)))
 			reason =
 				gateway_check_source(skb, pkt, &to->dst, route);
 	}
@@ -258,7 +265,7 @@ gateway_forward(struct __sk_buff *skb, struct packet *pkt,
 
 	if (reason)
 		return verdict_drop(skb, reason);
-	if (packet_is_icmp_error(pkt)) {
+	if (packet_is_icmp_error(pkt) && !(network->flags & NETWORK_INTERNAL)) {
 		verdict = gateway_error(skb, pkt, device->network);
 		if (verdict != GATEWAY_GO_ON)
 			return verdict;

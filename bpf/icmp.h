@@ -247,6 +247,10 @@ icmp_translate(struct __sk_buff *skb, struct packet *pkt, __u32 network,
 	flow = flow_find(quoted.back, &side, &slot);
 	if (!flow || !address_equal(&pkt->dst, &quoted.back->dst))
 		return REASON_UNKNOWN_FLOW;
+	/* An endpoint has no packets to judge but those to itself. */
+	if (network != NETWORK_OUTSIDE &&
+	    !address_equal(&pkt->src, &quoted.back->src))
+		return REASON_UNKNOWN_FLOW;
 	to = flow_other(flow, side);
 	*to_network = to->network;
 

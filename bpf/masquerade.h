@@ -112,16 +112,6 @@ masquerade_open(struct __sk_buff *skb, const struct address *source)
 	return flow_index_reason(err);
 }
 
-/* Whether the packet may be the first of a flow: an answer is not. */
-static __always_inline bool masquerade_may_open(const struct packet *pkt)
-{
-	if (pkt->protocol == IPPROTO_TCP)
-		return !(pkt->tcp_flags & TCP_RST) &&
-		       (pkt->tcp_flags & (TCP_SYN | TCP_ACK)) !=
-			       (TCP_SYN | TCP_ACK);
-	return pkt->echo != ECHO_REPLY;
-}
-
 /* Translates a packet of the host's own, whose key is scratch->key; opens its
  * flow if it is the first. */
 static __always_inline enum reason

@@ -51,18 +51,19 @@ publish_find(struct __sk_buff *skb, const struct flow_key *key)
 static __noinline bool
 publish_is_spoofed(struct __sk_buff *skb, const struct flow_key *key)
 {
+	struct scratch *scratch = scratch_get();
 	__u32 ifindex = skb->ifindex;
-	struct route route = {};
 	enum reason reason;
 
-	if (key->network != NETWORK_OUTSIDE)
+	if (!scratch || key->network != NETWORK_OUTSIDE)
 		return false;
 	if (route_is_unroutable(&key->src))
 		return true;
 	if (bpf_map_lookup_elem(&devices, &ifindex))
 		return false;
-	reason = route_find(skb, &key->src, &key->src, 0, &route);
-	return reason == REASON_ISOLATED || (!reason && !route.ifindex);
+	reason = route_find(skb, &key->src, &key->src, 0, &scratch->route);
+	return reason == REASON_ISOLATED ||
+	       (!reason && !scratch->route.ifindex);
 }
 
 static __noinline bool
@@ -132,10 +133,11 @@ publish_open_port(struct __sk_buff *skb, const struct flow_key *key,
 	return flow_index_reason(err);
 }
 
-/* Opens the flow of packets with @key from outside to a mapped port, if its
- * network lets anybody in. */
+/* Opens the flow of packets with @key from outside to a mapped port, if the
+ * packet may open one and the port's network lets anybody in. */
 __verified_once int
-publish_open_mapping(struct __sk_buff *skb, const struct flow_key *key)
+publish_open_mapping(struct __sk_buff *skb, const struct flow_key *key,
+		     bool may_open)
 {
 	struct search search = { .skb = skb, .kind = SEARCH_PEER };
 	struct scratch *scratch = scratch_get();
@@ -160,7 +162,7 @@ publish_open_mapping(struct __sk_buff *skb, const struct flow_key *key)
 	scratch->answer.dst = key->src;
 	id = scratch->answer.network;
 	network = bpf_map_lookup_elem(&networks, &id);
-	if (!network || !(network->flags & NETWORK_OPEN) ||
+	if (!may_open || !network || !(network->flags & NETWORK_OPEN) ||
 	    publish_is_spoofed(skb, key))
 		goto refuse;
 	reason = REASON_FLOW_TABLE_FULL;
@@ -190,6 +192,7 @@ static __always_inline int
 publish_open(struct __sk_buff *skb, const struct packet *pkt,
 	     const struct flow_key *key)
 {
+	bool may_open = flow_may_open(pkt);
 	const struct port *port;
 
 	if (search_is_published(key->protocol, key->dport)) {
@@ -198,13 +201,12 @@ publish_open(struct __sk_buff *skb, const struct packet *pkt,
 		if (port && search_socket(skb, key) == SOCKET_CONNECTED)
 			return PUBLISH_NOT_OURS;
 		if (port)
-			return pkt->tcp_flags & TCP_RST ?
-				       REASON_UNKNOWN_FLOW :
-				       publish_open_port(skb, key, port);
+			return may_open ? publish_open_port(skb, key, port) :
+					  REASON_UNKNOWN_FLOW;
 	}
 	if (key->network != NETWORK_OUTSIDE)
 		return PUBLISH_NOT_OURS;
-	return publish_open_mapping(skb, key);
+	return publish_open_mapping(skb, key, may_open);
 }
 
 #endif

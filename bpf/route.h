@@ -148,7 +148,7 @@ route_send(struct __sk_buff *skb, struct route *route)
 
 /* One hop less to live. */
 static __always_inline enum reason
-route_decrement_ttl(struct __sk_buff *skb, const struct packet *pkt)
+route_decrement_ttl(struct __sk_buff *skb, struct packet *pkt)
 {
 	bool ipv4 = address_is_ipv4(&pkt->dst);
 	__u8 ttl = pkt->ttl - 1;
@@ -171,6 +171,7 @@ route_decrement_ttl(struct __sk_buff *skb, const struct packet *pkt)
 				      offsetof(struct ipv6hdr, hop_limit)),
 		    &ttl, sizeof(ttl), 0))
 		return REASON_KERNEL_ERROR;
+	pkt->ttl = ttl;
 	return REASON_NONE;
 }
 
