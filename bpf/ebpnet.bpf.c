@@ -294,14 +294,16 @@ int from_loopback(struct __sk_buff *skb)
 
 /* A socket of the host can be looked up when an endpoint wants its port. What
  * has none that is found there is remembered as a flow: echoes, what the host
- * forwards for others, and sockets bound to a device. */
+ * forwards for others, sockets bound to a device, and what has the number of a
+ * published port. */
 static __always_inline bool
 is_to_be_remembered(struct __sk_buff *skb, const struct packet *pkt)
 {
 	struct bpf_sock *sk = skb->sk;
 
 	return pkt->echo != ECHO_NONE || skb->ingress_ifindex ||
-	       (sk && sk->bound_dev_if);
+	       (sk && sk->bound_dev_if) ||
+	       search_is_published(pkt->protocol, pkt->sport);
 }
 
 /*
@@ -375,12 +377,12 @@ const struct flow_filter *flow_filter_type __attribute__((unused));
 SEC("tc")
 int end_flows(struct __sk_buff *skb)
 {
-	struct upkeep upkeep = { .skb = skb };
+	struct flow_filter filter;
 
-	if (bpf_skb_load_bytes(skb, sizeof(struct ethhdr), &upkeep.filter,
-			       sizeof(upkeep.filter)))
+	if (bpf_skb_load_bytes(skb, sizeof(struct ethhdr), &filter,
+			       sizeof(filter)))
 		return REASON_MALFORMED;
-	bpf_loop(flow_slots, upkeep_end_slot, &upkeep, 0);
+	bpf_loop(filter.count, upkeep_end_slot, &filter, 0);
 	return REASON_NONE;
 }
 

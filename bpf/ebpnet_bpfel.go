@@ -76,6 +76,8 @@ type EbpnetFlowFilter struct {
 	_       structs.HostLayout
 	Choice  EbpnetFlowChoice
 	Network uint32
+	First   uint32
+	Count   uint32
 	Ipv4    EbpnetAddress
 	Ipv6    EbpnetAddress
 }
@@ -87,7 +89,8 @@ const (
 	EbpnetFlowFlagFLOW_ANSWER_FIN EbpnetFlowFlag = 2
 	EbpnetFlowFlagFLOW_OPENER_RST EbpnetFlowFlag = 4
 	EbpnetFlowFlagFLOW_ANSWER_RST EbpnetFlowFlag = 8
-	EbpnetFlowFlagFLOW_HANDSHAKEN EbpnetFlowFlag = 16
+	EbpnetFlowFlagFLOW_REPLIED    EbpnetFlowFlag = 16
+	EbpnetFlowFlagFLOW_HANDSHAKEN EbpnetFlowFlag = 32
 )
 
 type EbpnetFlowKey struct {
@@ -122,8 +125,9 @@ const (
 	EbpnetFlowStateFLOW_CLAIMED   EbpnetFlowState = 1
 	EbpnetFlowStateFLOW_HALF_OPEN EbpnetFlowState = 2
 	EbpnetFlowStateFLOW_ANSWERED  EbpnetFlowState = 3
-	EbpnetFlowStateFLOW_ENDED     EbpnetFlowState = 4
-	EbpnetFlowStateFLOW_DEAD      EbpnetFlowState = 5
+	EbpnetFlowStateFLOW_REVOKED   EbpnetFlowState = 4
+	EbpnetFlowStateFLOW_ENDED     EbpnetFlowState = 5
+	EbpnetFlowStateFLOW_DEAD      EbpnetFlowState = 6
 )
 
 type EbpnetFragmentKey struct {

@@ -1,11 +1,16 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * Flows: what is remembered of a connection, and for how long. A timer sweeps
- * the table, so that flows end without any process outside the kernel. One that
- * was answered is never ended for another; those that were not have a bounded
- * share, in which the oldest makes room. (A timer for each flow would need
- * memory for each, which the kernel now and then has not got at hand:
- * since 6.18 bpf_timer_init() fails for about one flow in a hundred.)
+ * the table, so that flows end without any process outside the kernel.
+ *
+ * A flow is half-open until it is known that both sides want it, which cannot
+ * be had by sending alone: for TCP with the opener's acknowledgment of the
+ * answer; for others with the answer, or, as a source outside can be made up,
+ * with what a stranger sends after it. An answered flow is never ended for
+ * another; half-open ones have a bounded share, in which they make room. (A
+ * timer for each flow would need memory for each, which the kernel now and then
+ * has not got at hand: since 6.18 bpf_timer_init() fails for about one flow in
+ * a hundred.)
  */
 #ifndef EBPNET_FLOW_H
 #define EBPNET_FLOW_H
@@ -35,37 +40,51 @@ static __always_inline __u64 flow_timeout(const struct flow *flow)
 	return icmp_timeout;
 }
 
+/* Whether a packet makes a half-open flow an answered one. */
+static __always_inline bool
+flow_is_answered(const struct flow *flow, const struct packet *pkt,
+		 enum flow_side side)
+{
+	if (pkt->protocol == IPPROTO_TCP)
+		return flow->flags & FLOW_HANDSHAKEN;
+	if (flow->opener.network == NETWORK_OUTSIDE)
+		return side == FLOW_OPENER && flow->flags & FLOW_REPLIED;
+	return side == FLOW_ANSWER;
+}
+
 /* Notes that a packet of the flow went by. */
 static __always_inline void
 flow_touch(struct __sk_buff *skb, struct flow *flow, const struct packet *pkt,
 	   enum flow_side side)
 {
 	__u64 now = bpf_ktime_get_coarse_ns();
-	__u32 flags = flow->flags;
+	__u32 set = 0, clear = 0;
 
 	counter_add(&flow->sent[side == FLOW_ANSWER], skb);
 	if (now - flow->seen > SECONDS)
 		flow->seen = now;
+	if (side == FLOW_ANSWER && !(pkt->tcp_flags & TCP_RST))
+		set |= FLOW_REPLIED;
 	if (pkt->protocol == IPPROTO_TCP && pkt->fragment != FRAGMENT_LATER) {
 		if (pkt->tcp_flags & TCP_FIN)
-			flags |= FLOW_OPENER_FIN << side;
+			set |= FLOW_OPENER_FIN << side;
 		if (pkt->tcp_flags & TCP_RST)
-			flags |= FLOW_OPENER_RST << side;
+			set |= FLOW_OPENER_RST << side;
 		else /* an earlier reset was not this side's */
-			flags &= ~(FLOW_OPENER_RST << side);
-		if (side == FLOW_OPENER && flow->state == FLOW_ANSWERED &&
-		    pkt->tcp_flags & TCP_ACK)
-			flags |= FLOW_HANDSHAKEN;
+			clear |= FLOW_OPENER_RST << side;
 		/* The ports are in use anew. */
 		if ((pkt->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN &&
 		    side == FLOW_OPENER)
-			flags = 0;
-		if (flags != flow->flags)
-			flow->flags = flags;
+			clear = ~set;
+		else if (side == FLOW_OPENER && pkt->tcp_flags & TCP_ACK &&
+			 flow->flags & FLOW_REPLIED)
+			set |= FLOW_HANDSHAKEN;
 	}
-	/* Who is refused has not been answered. */
-	if (side == FLOW_ANSWER && flow->state == FLOW_HALF_OPEN &&
-	    !(pkt->tcp_flags & TCP_RST))
+	if (flow->flags & clear)
+		__sync_fetch_and_and(&flow->flags, ~clear);
+	if (set & ~flow->flags)
+		__sync_fetch_and_or(&flow->flags, set);
+	if (flow->state == FLOW_HALF_OPEN && flow_is_answered(flow, pkt, side))
 		__sync_val_compare_and_swap(&flow->state, FLOW_HALF_OPEN,
 					    FLOW_ANSWERED);
 }
@@ -90,6 +109,16 @@ flow_end(struct flow *flow, __u32 slot, enum flow_state state)
 	return true;
 }
 
+/* Ends the flow in @slot for its opener, as its port has gone. What the other
+ * side still sends is not let out as something new: its key stays taken. */
+static __always_inline void
+flow_revoke(struct flow *flow, __u32 slot, enum flow_state state)
+{
+	if (__sync_val_compare_and_swap(&flow->state, state, FLOW_REVOKED) ==
+	    state)
+		flow_index_remove(&flow->opener, slot);
+}
+
 static int flow_sweep_slot(__u32 i, void *context)
 {
 	__u32 slot = (*(__u32 *)context + i) % flow_slots;
@@ -100,7 +129,8 @@ static int flow_sweep_slot(__u32 i, void *context)
 	if (!flow)
 		return 0;
 	state = flow->state;
-	if (state != FLOW_HALF_OPEN && state != FLOW_ANSWERED)
+	if (state != FLOW_HALF_OPEN && state != FLOW_ANSWERED &&
+	    state != FLOW_REVOKED)
 		return 0;
 	seen = flow->seen;
 	timeout = flow_timeout(flow);
@@ -192,28 +222,44 @@ static __always_inline void flow_release_slot(__u32 slot)
 		flow->state = FLOW_FREE;
 }
 
-/* Lets the flow in @slot be half-open in place of the oldest of its part. The
- * part follows from the source inside, or from whom it is for there, so that
- * one endpoint's flood costs no other its place. */
+/* Turns in a row that are looked at for one that need not be taken from a flow
+ * which still waits for its first answer. */
+#define TURN_ATTEMPTS 16
+
+/* Whether the flow in the slot that @turn names, plus one, waits there. */
+static __always_inline bool flow_waits(__u32 turn, __u32 at)
+{
+	const struct flow *flow = turn ? flow_at(turn - 1) : NULL;
+
+	return flow && flow->turn == at && flow->state == FLOW_HALF_OPEN &&
+	       !(flow->flags & FLOW_REPLIED);
+}
+
+/* Lets the flow in @slot be half-open in place of one that has no need of its
+ * turn any more, or else of an old one of its part. The part follows from the
+ * source inside, or from whom it is for there. */
 static __noinline void flow_take_turn(struct flow *flow, __u32 slot)
 {
 	bool out = flow->opener.network != NETWORK_OUTSIDE;
 	const struct address *inside =
 		out ? &flow->opener.src : &flow->answer.src;
-	__u32 part = (inside->word[0] ^ inside->word[1] ^ inside->word[2] ^
-		      inside->word[3]) *
-		     2654435761U; /* Knuth's multiplicative hash */
-	__u32 *turns, *turn, at, before;
+	__u32 part =
+		bpf_ntohl(inside->word[3]) % (HALF_OPEN_PARTS / 2) * 2 + out;
+	__u32 *turns, *turn = NULL, at = 0, before;
 	struct flow *oldest;
 
-	/* The product's highest bits are those that all others had part in. */
-	part = part / (0x100000000ULL / (HALF_OPEN_PARTS / 2)) * 2 + out;
 	turns = bpf_map_lookup_elem(&half_open_turns, &part);
 	if (!turns)
 		return;
-	at = part * HALF_OPEN_TURNS +
-	     __sync_fetch_and_add(turns, 1) % HALF_OPEN_TURNS;
-	turn = bpf_map_lookup_elem(&half_open, &at);
+	for (int i = 0; i < TURN_ATTEMPTS; i++) {
+		at = part * HALF_OPEN_TURNS +
+		     __sync_fetch_and_add(turns, 1) % HALF_OPEN_TURNS;
+		turn = bpf_map_lookup_elem(&half_open, &at);
+		if (!turn)
+			return;
+		if (!flow_waits(*turn, at))
+			break;
+	}
 	if (!turn)
 		return;
 	flow->turn = at;
@@ -237,32 +283,38 @@ static __always_inline bool flow_may_open(const struct packet *pkt)
 }
 
 /* Opens a flow in the claimed @slot, whose @answer is in the index already. If
- * that fails, or another CPU was faster, slot and mapping are the caller's to
- * take back. */
-static __always_inline int
+ * that fails, or another CPU was faster, slot, answer and mapping are given
+ * up. */
+static __noinline enum reason
 flow_open(__u32 slot, const struct flow_key *opener,
 	  const struct flow_key *answer, __u32 mapping)
 {
+	struct scratch *scratch = scratch_get();
 	struct flow *flow = flow_at(slot);
 	int err;
 
-	if (!flow)
-		return -ENOENT;
+	if (!flow || !scratch)
+		return REASON_KERNEL_ERROR;
 	flow->opener = *opener;
 	flow->answer = *answer;
 	flow->opened = flow->seen = bpf_ktime_get_coarse_ns();
 	__builtin_memset(flow->sent, 0, sizeof(flow->sent));
 	flow->mapping = mapping;
+	flow->turn = MAX_HALF_OPEN; /* none yet */
 	flow->flags = 0;
-	flow->state = FLOW_HALF_OPEN;
-	err = flow_index_add(opener, slot, FLOW_OPENER);
-	if (err) {
-		flow->state = FLOW_CLAIMED;
-		flow_index_remove(answer, slot);
-		return err;
+	if (mapping == slot) {
+		mapping_inside(&scratch->mapping, opener, answer);
+		flow_index_add(&scratch->mapping, slot, FLOW_MAPPING);
+		flow->users = 1;
 	}
-	flow_take_turn(flow, slot);
-	return 0;
+	/* An exchange, so that all of this is seen before. */
+	__sync_lock_test_and_set(&flow->state, FLOW_HALF_OPEN);
+	err = flow_index_add(opener, slot, FLOW_OPENER);
+	if (err)
+		flow_end(flow, slot, FLOW_HALF_OPEN);
+	else
+		flow_take_turn(flow, slot);
+	return flow_index_reason(err);
 }
 
 /* Opens a flow inside a network, that of packets with scratch->key, or notes
@@ -273,6 +325,7 @@ flow_track(struct __sk_buff *skb, struct scratch *scratch,
 {
 	const struct flow_key *key = &scratch->key;
 	enum flow_side side = FLOW_OPENER;
+	enum reason reason;
 	struct flow *flow;
 	__u32 slot;
 	int err;
@@ -283,14 +336,14 @@ flow_track(struct __sk_buff *skb, struct scratch *scratch,
 			return REASON_FLOW_TABLE_FULL;
 		flow_key_reverse(&scratch->answer, key, key->network);
 		err = flow_index_add(&scratch->answer, slot, FLOW_ANSWER);
-		if (!err)
-			err = flow_open(slot, key, &scratch->answer,
-					NO_MAPPING);
 		if (err) {
 			flow_release_slot(slot);
 			return flow_index_reason(err);
 		}
-		flow = flow_at(slot);
+		reason = flow_open(slot, key, &scratch->answer, NO_MAPPING);
+		if (reason)
+			return reason;
+		flow = flow_find(key, &side, &slot);
 	}
 	if (flow)
 		flow_touch(skb, flow, pkt, side);

@@ -27,12 +27,24 @@ static __always_inline int forward_to_loopback(struct __sk_buff *skb)
 	return bpf_redirect(LOOPBACK_IFINDEX, BPF_F_INGRESS);
 }
 
+/*
+ * Has a packet on lo forget the route to itself that the host gave it, as
+ * on 6.1 the endpoint's namespace would follow that too: any other takes its
+ * place, also one that leads nowhere.
+ */
+static __noinline enum reason forward_forget_route(struct __sk_buff *skb)
+{
+	struct bpf_tunnel_key nowhere = {};
+
+	return bpf_skb_set_tunnel_key(skb, &nowhere, sizeof(nowhere), 0) ?
+		       REASON_KERNEL_ERROR :
+		       REASON_NONE;
+}
+
 /* To the endpoint of @network that has the destination's address, as from the
- * gateway. A packet out of lo still has the host's own way to itself, which
- * only a veth takes off. */
+ * gateway. */
 __verified_once int
-forward_to_endpoint(struct __sk_buff *skb, struct packet *pkt, __u32 network,
-		    bool loopback)
+forward_to_endpoint(struct __sk_buff *skb, struct packet *pkt, __u32 network)
 {
 	const struct station *station;
 	struct address dst;
@@ -49,13 +61,6 @@ forward_to_endpoint(struct __sk_buff *skb, struct packet *pkt, __u32 network,
 	reason = bridge_readdress(skb, pkt, station, bridge_gateway());
 	if (reason)
 		return verdict_drop(skb, reason);
-	if (loopback) {
-		/* lo takes what no other device would. */
-		if (!skb->gso_size &&
-		    bpf_check_mtu(skb, station->ifindex, &(__u32){ 0 }, 0, 0))
-			return verdict_drop(skb, REASON_TOO_BIG);
-		return bridge_deliver_anew(skb, station);
-	}
 	return bridge_deliver(skb, station);
 }
 
@@ -105,8 +110,10 @@ forward_in(struct __sk_buff *skb, struct packet *pkt, __u32 from)
 		reason = REASON_NONE;
 	} else {
 		reason = forward_check_network(to->network);
-		if (!reason && from == NETWORK_OUTSIDE)
-			reason = route_decrement_ttl(skb, pkt);
+		if (!reason)
+			reason = from == NETWORK_LOOPBACK ?
+					 forward_forget_route(skb) :
+					 route_decrement_ttl(skb, pkt);
 	}
 	if (reason)
 		return verdict_drop(skb, reason);
@@ -118,8 +125,7 @@ forward_in(struct __sk_buff *skb, struct packet *pkt, __u32 from)
 		return verdict_drop(skb, reason);
 	if (to->network == NETWORK_OUTSIDE)
 		return VERDICT_PASS;
-	return forward_to_endpoint(skb, pkt, to->network,
-				   from == NETWORK_LOOPBACK);
+	return forward_to_endpoint(skb, pkt, to->network);
 }
 
 /* Takes an ICMP error from outside or lo to the endpoint whose flow it is
@@ -139,11 +145,13 @@ forward_error_in(struct __sk_buff *skb, struct packet *pkt, __u32 from)
 		return VERDICT_PASS;
 	if (!reason)
 		reason = forward_check_network(network);
-	if (!reason && from == NETWORK_OUTSIDE)
-		reason = route_decrement_ttl(skb, pkt);
+	if (!reason)
+		reason = from == NETWORK_LOOPBACK ?
+				 forward_forget_route(skb) :
+				 route_decrement_ttl(skb, pkt);
 	if (reason)
 		return verdict_drop(skb, reason);
-	return forward_to_endpoint(skb, pkt, network, from == NETWORK_LOOPBACK);
+	return forward_to_endpoint(skb, pkt, network);
 }
 
 #endif

@@ -37,16 +37,19 @@ gateway_refuse(struct __sk_buff *skb, const struct packet *pkt,
 }
 
 /*
- * Looks at a flow that is masqueraded as from @source, while the host would now
- * speak from another address. It may go on as long as the host has its own; the
- * @route is then the one of that address.
+ * Looks at a flow that goes out as from @source, while the host would now speak
+ * from another address. It may go on as long as the host has its own; the
+ * @route is then the one of that address, for which answers have asked already.
  */
 static __noinline enum reason
 gateway_check_source(struct __sk_buff *skb, const struct packet *pkt,
-		     const struct address *source, struct route *route)
+		     const struct address *source, struct route *route,
+		     enum flow_side side)
 {
 	if (!route_is_local(skb, source))
 		return REASON_ADDRESS_LOST;
+	if (side == FLOW_ANSWER)
+		return REASON_NONE;
 	return route_find(skb, source, &pkt->dst, packet_length(skb, pkt),
 			  route);
 }
@@ -56,6 +59,16 @@ static __always_inline bool gateway_is_mapped(struct scratch *scratch)
 {
 	mapping_key(&scratch->mapping, &scratch->key);
 	return bpf_map_lookup_elem(&flow_index, &scratch->mapping);
+}
+
+/* Why there is no flow though gateway_open() did not fail: its port has been
+ * taken away, or others have taken its turn already. */
+static __always_inline enum reason
+gateway_why_not(const struct scratch *scratch)
+{
+	return bpf_map_lookup_elem(&flow_index, &scratch->key) ?
+		       REASON_UNKNOWN_FLOW :
+		       REASON_FLOW_TABLE_FULL;
 }
 
 /* What gateway_open() and gateway_error() give where the packet is still to be
@@ -112,7 +125,8 @@ gateway_open(struct __sk_buff *skb, struct packet *pkt,
 			return GATEWAY_GO_ON;
 		if (refused != PUBLISH_NOT_OURS)
 			return verdict_drop(skb, refused);
-		if (!gateway_is_mapped(scratch))
+		if (!gateway_is_mapped(scratch) ||
+		    search_socket(skb, &scratch->key) != SOCKET_NONE)
 			return forward_to_host();
 		/* Out and in again: RFC 4787 REQ-9. */
 		source = &pkt->dst;
@@ -172,7 +186,7 @@ gateway_error(struct __sk_buff *skb, struct packet *pkt, __u32 from)
 		return verdict_drop(skb, reason);
 	if (network == NETWORK_OUTSIDE)
 		return route_send(skb, route);
-	return forward_to_endpoint(skb, pkt, network, false);
+	return forward_to_endpoint(skb, pkt, network);
 }
 
 /* Takes a packet to where its flow goes, or to where it belongs by its
@@ -199,6 +213,10 @@ gateway_route(struct __sk_buff *skb, struct packet *pkt,
 	flow_key_of(&scratch->key, pkt, device->network);
 	if (has_ports)
 		flow = flow_find(&scratch->key, &side, &slot);
+	/* What is between endpoints of a network is not routed. */
+	if (flow && address_equal(&flow_other(flow, side)->src, &pkt->dst) &&
+	    flow_other(flow, side)->network == device->network)
+		flow = NULL;
 	if (!flow) {
 		verdict = gateway_open(skb, pkt, device, network, scratch,
 				       route, has_ports);
@@ -206,7 +224,7 @@ gateway_route(struct __sk_buff *skb, struct packet *pkt,
 			return verdict;
 		flow = flow_find(&scratch->key, &side, &slot);
 		if (!flow)
-			return verdict_drop(skb, REASON_FLOW_TABLE_FULL);
+			return verdict_drop(skb, gateway_why_not(scratch));
 	}
 
 	to = flow_other(flow, side);
@@ -224,8 +242,8 @@ gateway_route(struct __sk_buff *skb, struct packet *pkt,
 		    !address_equal(&to->dst, &route->source) &&
 		    (network->flags & NETWORK_MASQUERADE ||
 		     !address_equal(&to->dst, &pkt->src)))
-			reason =
-				gateway_check_source(skb, pkt, &to->dst, route);
+			reason = gateway_check_source(skb, pkt, &to->dst, route,
+						      side);
 	}
 	if (!reason && to->network != NETWORK_LOOPBACK && pkt->ttl <= 1)
 		reason = REASON_TTL_EXCEEDED;
@@ -246,7 +264,7 @@ gateway_route(struct __sk_buff *skb, struct packet *pkt,
 	if (to->network == NETWORK_LOOPBACK)
 		return forward_to_loopback(skb);
 	if (to->network != NETWORK_OUTSIDE)
-		return forward_to_endpoint(skb, pkt, to->network, false);
+		return forward_to_endpoint(skb, pkt, to->network);
 	if (route->ifindex)
 		return route_send(skb, route);
 	/* Back in, to where another endpoint is masqueraded. */

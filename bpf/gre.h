@@ -132,7 +132,7 @@ gre_identify(struct __sk_buff *skb, const struct packet *pkt,
 }
 
 /* Takes off everything in front of the inner frame that @pkt was read from. */
-static __always_inline enum reason
+static __noinline enum reason
 gre_decap(struct __sk_buff *skb, struct packet *pkt, __u32 inner)
 {
 	struct frame frame = { pkt->dst_mac, pkt->src_mac, pkt->ethertype };

@@ -40,6 +40,15 @@ flow_key_reverse(struct flow_key *back, const struct flow_key *key,
 	__builtin_memset(back->pad, 0, sizeof(back->pad));
 }
 
+static __always_inline bool
+flow_key_equal(const struct flow_key *a, const struct flow_key *b)
+{
+	return address_equal(&a->src, &b->src) &&
+	       address_equal(&a->dst, &b->dst) && a->sport == b->sport &&
+	       a->dport == b->dport && a->network == b->network &&
+	       a->protocol == b->protocol;
+}
+
 static __always_inline struct scratch *scratch_get(void)
 {
 	__u32 key = 0;
@@ -90,7 +99,8 @@ static __always_inline enum reason flow_index_reason(int err)
 }
 
 /* The flow of packets with @key, its slot and their side; NULL if there is
- * none. */
+ * none. The slot may have been given to another just now, hence the comparison.
+ */
 static __always_inline struct flow *
 flow_find(const struct flow_key *key, enum flow_side *side, __u32 *slot)
 {
@@ -102,9 +112,10 @@ flow_find(const struct flow_key *key, enum flow_side *side, __u32 *slot)
 	*side = ref->side;
 	*slot = ref->slot;
 	flow = flow_at(*slot);
-	/* One that is only claimed still says what its slot held before. */
 	if (!flow ||
-	    (flow->state != FLOW_ANSWERED && flow->state != FLOW_HALF_OPEN))
+	    (flow->state != FLOW_ANSWERED && flow->state != FLOW_HALF_OPEN) ||
+	    !flow_key_equal(key, *side == FLOW_OPENER ? &flow->opener :
+							&flow->answer))
 		return NULL;
 	return flow;
 }

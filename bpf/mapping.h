@@ -12,7 +12,7 @@
 
 /* How long an ended flow's slot is left alone: longer than any program runs
  * that may have found it. */
-#define FLOW_GRACE (SECONDS / 10)
+#define FLOW_GRACE (SECONDS / 100)
 
 static __always_inline void flow_bury(struct flow *flow)
 {
@@ -76,12 +76,33 @@ __verified_once int mapping_leave(__u32 slot)
 	return 0;
 }
 
-/* Has one flow more use the mapping found under @key: its slot, or NO_MAPPING. */
+/* Whether @key, of either kind, is that of the mapping held by @flow. */
+static __always_inline bool
+mapping_has_key(const struct flow *flow, const struct flow_key *key)
+{
+	bool out = flow->answer.network == NETWORK_OUTSIDE;
+	const struct flow_key *inside = out ? &flow->opener : &flow->answer;
+	const struct flow_key *outside = out ? &flow->answer : &flow->opener;
+
+	if (!address_equal(&key->dst, &outside->dst) ||
+	    key->protocol != outside->protocol)
+		return false;
+	if (key->network == NETWORK_OUTSIDE)
+		return key->dport == outside->dport;
+	return key->network == inside->network && key->sport == inside->sport &&
+	       address_equal(&key->src, &inside->src);
+}
+
+/* How often another CPU may be faster. */
+#define JOIN_ATTEMPTS 8
+
+/* Has one flow more use the mapping found under @key: its slot, or NO_MAPPING.
+ * One that has no user any more cannot be joined. */
 static __always_inline __u32 mapping_join(const struct flow_key *key)
 {
 	const struct flow_ref *ref = bpf_map_lookup_elem(&flow_index, key);
+	__u32 slot, users;
 	struct flow *flow;
-	__u32 slot;
 
 	if (!ref || ref->side != FLOW_MAPPING)
 		return NO_MAPPING;
@@ -89,10 +110,19 @@ static __always_inline __u32 mapping_join(const struct flow_key *key)
 	flow = flow_at(slot);
 	if (!flow)
 		return NO_MAPPING;
-	if (__sync_fetch_and_add(&flow->users, 1))
-		return slot;
-	/* The last has just left it. */
-	__sync_fetch_and_sub(&flow->users, 1);
+	for (int i = 0; i < JOIN_ATTEMPTS; i++) {
+		users = flow->users;
+		if (!users)
+			return NO_MAPPING;
+		if (__sync_val_compare_and_swap(&flow->users, users,
+						users + 1) != users)
+			continue;
+		/* Now nobody else is given the slot; somebody may have been. */
+		if (mapping_has_key(flow, key))
+			return slot;
+		mapping_leave(slot);
+		return NO_MAPPING;
+	}
 	return NO_MAPPING;
 }
 

@@ -66,16 +66,11 @@ masquerade_open(struct __sk_buff *skb, const struct address *source)
 	struct scratch *scratch = scratch_get();
 	__u32 mapping = NO_MAPPING;
 	enum reason reason;
-	struct flow *flow;
-	int err;
 
 	if (!scratch || !source)
 		return REASON_KERNEL_ERROR;
 	if (!flow_claim_slot(&search.slot))
 		return REASON_FLOW_TABLE_FULL;
-	flow = flow_at(search.slot);
-	if (!flow)
-		return REASON_KERNEL_ERROR;
 	scratch->opener = scratch->key;
 	flow_key_reverse(&scratch->answer, &scratch->opener, NETWORK_OUTSIDE);
 	scratch->answer.dst = *source;
@@ -90,26 +85,8 @@ masquerade_open(struct __sk_buff *skb, const struct address *source)
 		return reason;
 	}
 
-	flow->users = mapping == search.slot;
-	err = flow_open(search.slot, &scratch->opener, &scratch->answer,
-			mapping);
-	if (!err) {
-		if (mapping == search.slot) {
-			mapping_inside(&scratch->mapping, &scratch->opener,
-				       &scratch->answer);
-			flow_index_add(&scratch->mapping, search.slot,
-				       FLOW_MAPPING);
-		}
-		return REASON_NONE;
-	}
-	if (mapping == search.slot) {
-		mapping_key(&scratch->mapping, &scratch->answer);
-		flow_index_remove(&scratch->mapping, search.slot);
-	} else if (mapping != NO_MAPPING) {
-		mapping_leave(mapping);
-	}
-	flow_release_slot(search.slot);
-	return flow_index_reason(err);
+	return flow_open(search.slot, &scratch->opener, &scratch->answer,
+			 mapping);
 }
 
 /* Translates a packet of the host's own, whose key is scratch->key; opens its

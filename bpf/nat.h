@@ -86,6 +86,9 @@ nat_write_sctp(struct __sk_buff *skb, const struct packet *pkt,
 	    bpf_skb_load_bytes(skb, at + offsetof(struct sctp, checksum), &crc,
 			       sizeof(crc)))
 		return REASON_MALFORMED;
+	/* A device is still to fill it in. */
+	if (!crc)
+		return REASON_NONE;
 	crc ^= crc32c_change(before ^ after, length);
 	if (bpf_skb_store_bytes(skb, at + offsetof(struct sctp, checksum), &crc,
 				sizeof(crc), BPF_F_RECOMPUTE_CSUM))

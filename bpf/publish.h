@@ -21,9 +21,8 @@ static __always_inline bool address_is_loopback(const struct address *a)
 }
 
 /* The port that is published at the destination of @key, or at every address
- * of the host if that is one. */
-static __noinline const struct port *
-publish_find(struct __sk_buff *skb, const struct flow_key *key)
+ * of its family. */
+static __noinline const struct port *publish_lookup(const struct flow_key *key)
 {
 	struct port_key at = {
 		.address = key->dst,
@@ -37,10 +36,21 @@ publish_find(struct __sk_buff *skb, const struct flow_key *key)
 	at.address.word[3] = 0;
 	if (!address_is_ipv4(&key->dst))
 		__builtin_memset(&at.address, 0, sizeof(at.address));
-	port = bpf_map_lookup_elem(&ports, &at);
-	/* What comes in by an uplink may be for somebody behind the host. */
-	if (port && key->network == NETWORK_OUTSIDE &&
-	    !route_is_local(skb, &key->dst))
+	return bpf_map_lookup_elem(&ports, &at);
+}
+
+/* The port that packets with @key are for. What comes in by an uplink may be
+ * for somebody behind the host, and what has the number of one of the host's
+ * own connections for that. */
+static __always_inline const struct port *
+publish_find(struct __sk_buff *skb, const struct flow_key *key)
+{
+	const struct port *port = publish_lookup(key);
+
+	if (!port ||
+	    (key->network == NETWORK_OUTSIDE &&
+	     !route_is_local(skb, &key->dst)) ||
+	    search_socket(skb, key) == SOCKET_CONNECTED)
 		return NULL;
 	return port;
 }
@@ -89,7 +99,6 @@ publish_open_port(struct __sk_buff *skb, const struct flow_key *key,
 	const struct network *network;
 	enum reason reason;
 	__u32 id;
-	int err;
 
 	if (!key || !port || !scratch)
 		return REASON_KERNEL_ERROR;
@@ -126,11 +135,8 @@ publish_open_port(struct __sk_buff *skb, const struct flow_key *key,
 		flow_release_slot(search.slot);
 		return reason;
 	}
-	err = flow_open(search.slot, &scratch->opener, &scratch->answer,
-			NO_MAPPING);
-	if (err)
-		flow_release_slot(search.slot);
-	return flow_index_reason(err);
+	return flow_open(search.slot, &scratch->opener, &scratch->answer,
+			 NO_MAPPING);
 }
 
 /* Opens the flow of packets with @key from outside to a mapped port, if the
@@ -143,9 +149,8 @@ publish_open_mapping(struct __sk_buff *skb, const struct flow_key *key,
 	struct scratch *scratch = scratch_get();
 	const struct network *network;
 	const struct flow *holder;
-	enum reason reason;
 	__u32 slot, id;
-	int err;
+	int reason;
 
 	if (!key || !scratch)
 		return PUBLISH_NOT_OURS;
@@ -153,9 +158,12 @@ publish_open_mapping(struct __sk_buff *skb, const struct flow_key *key,
 	slot = mapping_join(&scratch->mapping);
 	if (slot == NO_MAPPING)
 		return PUBLISH_NOT_OURS;
+	/* The host may use or listen on a port that was free when it was
+	 * mapped. */
+	reason = PUBLISH_NOT_OURS;
 	holder = flow_at(slot);
-	if (!holder)
-		return REASON_KERNEL_ERROR;
+	if (!holder || search_socket(skb, key) != SOCKET_NONE)
+		goto refuse;
 	reason = REASON_UNSOLICITED;
 	scratch->opener = *key;
 	mapping_inside(&scratch->answer, &holder->opener, &holder->answer);
@@ -171,18 +179,11 @@ publish_open_mapping(struct __sk_buff *skb, const struct flow_key *key,
 	reason = search_port(&search);
 	if (reason)
 		goto release;
-	err = flow_open(search.slot, &scratch->opener, &scratch->answer, slot);
-	if (!err)
-		return REASON_NONE;
-	reason = flow_index_reason(err);
+	return flow_open(search.slot, &scratch->opener, &scratch->answer, slot);
 release:
 	flow_release_slot(search.slot);
 refuse:
 	mapping_leave(slot);
-	/* The host may listen on a port that was free when it was mapped. */
-	if (reason == REASON_UNSOLICITED &&
-	    search_socket(skb, key) != SOCKET_NONE)
-		return PUBLISH_NOT_OURS;
 	return reason;
 }
 
@@ -197,9 +198,6 @@ publish_open(struct __sk_buff *skb, const struct packet *pkt,
 
 	if (search_is_published(key->protocol, key->dport)) {
 		port = publish_find(skb, key);
-		/* The host's own connections may have the same number. */
-		if (port && search_socket(skb, key) == SOCKET_CONNECTED)
-			return PUBLISH_NOT_OURS;
 		if (port)
 			return may_open ? publish_open_port(skb, key, port) :
 					  REASON_UNKNOWN_FLOW;

@@ -153,6 +153,16 @@ static __always_inline __u32 search_pick(const struct search *search,
 			    ((last - first) / 2 + 1));
 }
 
+/* Whether the port in scratch->answer is another's already. */
+static __always_inline bool
+search_is_taken(const struct search *search, struct scratch *scratch)
+{
+	if (search->kind != SEARCH_MAPPING)
+		return bpf_map_lookup_elem(&flow_index, &scratch->answer);
+	mapping_key(&scratch->mapping, &scratch->answer);
+	return bpf_map_lookup_elem(&flow_index, &scratch->mapping);
+}
+
 /* Makes the port in scratch->answer the flow's; 0, or why not. */
 static __always_inline int
 search_take(const struct search *search, struct scratch *scratch)
@@ -195,6 +205,8 @@ static int search_try(__u32 attempt, void *context)
 		port = search_pick(search, attempt, own, first, last);
 	answer->dport = bpf_htons(port);
 	if (ours && search_is_published(answer->protocol, answer->dport))
+		return 0;
+	if (attempt && search_is_taken(search, scratch))
 		return 0;
 	if (search->kind != SEARCH_PEER &&
 	    (search->kind != SEARCH_HOST || attempt) &&

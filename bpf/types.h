@@ -262,15 +262,17 @@ enum flow_flag {
 	FLOW_ANSWER_FIN = 2,
 	FLOW_OPENER_RST = 4,
 	FLOW_ANSWER_RST = 8,
-	FLOW_HANDSHAKEN = 16, /* TCP: the opener has acknowledged the answer */
+	FLOW_REPLIED = 16, /* by whom it was opened to, if not with a reset */
+	FLOW_HANDSHAKEN = 32, /* TCP: and the opener has acknowledged that */
 };
 
 /* How far a place in `flows` is. */
 enum flow_state {
 	FLOW_FREE,
 	FLOW_CLAIMED, /* by a program that is about to fill it */
-	FLOW_HALF_OPEN, /* nobody has answered yet */
+	FLOW_HALF_OPEN, /* not known to be wanted by both sides: see flow.h */
 	FLOW_ANSWERED,
+	FLOW_REVOKED, /* its port has gone; what answers is stopped here */
 	FLOW_ENDED, /* but other flows still use its mapping */
 	FLOW_DEAD, /* left alone for a moment, for who has just found it */
 };
@@ -308,7 +310,8 @@ _Static_assert(sizeof(struct flow_ref) == 8, "struct flow_ref");
 
 /*
  * Half-open flows have a bounded share of `flows`, in parts: those that
- * endpoints open by their source, those from outside by whom they are for.
+ * endpoints open by their source, those from outside by whom they are for, each
+ * by the lowest bits of that address.
  */
 enum {
 	HALF_OPEN_PARTS = 128, /* a power of two; half of them each */
@@ -359,10 +362,12 @@ enum flow_choice {
 struct flow_filter {
 	enum flow_choice choice;
 	__u32 network;
+	__u32 first; /* slot, and how many are looked at from there on */
+	__u32 count;
 	struct address ipv4;
 	struct address ipv6;
 };
-_Static_assert(sizeof(struct flow_filter) == 40, "struct flow_filter");
+_Static_assert(sizeof(struct flow_filter) == 48, "struct flow_filter");
 
 /* A datagram in fragments, of which only the first says the ports. */
 struct fragment_key {

@@ -18,8 +18,7 @@ static __always_inline bool upkeep_has_sender(const struct flow_key *key)
 }
 
 /* Whether the port is there by which the flow came to its endpoint. */
-static __always_inline bool
-upkeep_has_port(struct __sk_buff *skb, const struct flow *flow)
+static __always_inline bool upkeep_has_port(const struct flow *flow)
 {
 	const struct flow_key *answer = &flow->answer;
 	const struct port *port;
@@ -28,7 +27,7 @@ upkeep_has_port(struct __sk_buff *skb, const struct flow *flow)
 	if (answer->network == NETWORK_OUTSIDE || flow->mapping != NO_MAPPING ||
 	    address_equal(&flow->opener.dst, &answer->src))
 		return true;
-	port = publish_find(skb, &flow->opener);
+	port = publish_lookup(&flow->opener);
 	return port && port->network == answer->network &&
 	       port->port == answer->sport &&
 	       address_equal(&port->address, &answer->src) &&
@@ -46,34 +45,31 @@ upkeep_is_of(const struct flow_key *key, const struct flow_filter *filter)
 		address_equal(&key->dst, &filter->ipv6));
 }
 
-struct upkeep {
-	struct __sk_buff *skb;
-	struct flow_filter filter;
-};
-
-static int upkeep_end_slot(__u32 slot, void *context)
+static int upkeep_end_slot(__u32 i, void *context)
 {
-	struct upkeep *upkeep = context;
+	const struct flow_filter *filter = context;
+	__u32 slot = filter->first + i, state;
 	struct flow *flow = flow_at(slot);
-	__u32 state;
 
 	if (!flow)
 		return 1;
 	state = flow->state;
-	if (state != FLOW_HALF_OPEN && state != FLOW_ANSWERED)
+	if (state != FLOW_HALF_OPEN && state != FLOW_ANSWERED &&
+	    state != FLOW_REVOKED)
 		return 0;
-	switch (upkeep->filter.choice) {
+	switch (filter->choice) {
 	case FLOWS_OF_ADDRESSES:
-		if (!upkeep_is_of(&flow->opener, &upkeep->filter) &&
-		    !upkeep_is_of(&flow->answer, &upkeep->filter))
+		if (!upkeep_is_of(&flow->opener, filter) &&
+		    !upkeep_is_of(&flow->answer, filter))
 			return 0;
 		break;
 	case FLOWS_UNBACKED:
-		if (upkeep_has_sender(&flow->opener) &&
-		    upkeep_has_sender(&flow->answer) &&
-		    upkeep_has_port(upkeep->skb, flow))
-			return 0;
-		break;
+		if (!upkeep_has_sender(&flow->opener) ||
+		    !upkeep_has_sender(&flow->answer))
+			break;
+		if (!upkeep_has_port(flow) && state != FLOW_REVOKED)
+			flow_revoke(flow, slot, state);
+		return 0;
 	default:
 		break;
 	}
@@ -112,7 +108,7 @@ upkeep_restore_mapping(const struct flow *old, __u32 slot, __u32 *mapping)
 static __always_inline int upkeep_restore(const struct flow *old)
 {
 	__u32 slot, mapping = NO_MAPPING;
-	struct flow_key key;
+	enum reason reason;
 	struct flow *flow;
 	int err;
 
@@ -124,28 +120,20 @@ static __always_inline int upkeep_restore(const struct flow *old)
 	if (!flow)
 		return REASON_KERNEL_ERROR;
 	err = flow_index_add(&old->answer, slot, FLOW_ANSWER);
-	if (err)
-		goto release;
+	if (err) {
+		flow_release_slot(slot);
+		return err == -EEXIST ? REASON_PORTS_EXHAUSTED :
+					flow_index_reason(err);
+	}
 	if (old->mapping != NO_MAPPING &&
 	    !upkeep_restore_mapping(old, slot, &mapping)) {
 		flow_index_remove(&old->answer, slot);
-		err = -EEXIST;
-		goto release;
+		flow_release_slot(slot);
+		return REASON_PORTS_EXHAUSTED;
 	}
-	flow->users = mapping == slot;
-	err = flow_open(slot, &old->opener, &old->answer, mapping);
-	if (err) {
-		mapping_outside(&key, &old->opener, &old->answer);
-		if (mapping == slot)
-			flow_index_remove(&key, slot);
-		else if (mapping != NO_MAPPING)
-			mapping_leave(mapping);
-		goto release;
-	}
-	if (mapping == slot) {
-		mapping_inside(&key, &old->opener, &old->answer);
-		flow_index_add(&key, slot, FLOW_MAPPING);
-	}
+	reason = flow_open(slot, &old->opener, &old->answer, mapping);
+	if (reason)
+		return reason;
 	flow->opened = old->opened;
 	flow->seen = old->seen;
 	flow->sent[0] = old->sent[0];
@@ -155,9 +143,6 @@ static __always_inline int upkeep_restore(const struct flow *old)
 		__sync_val_compare_and_swap(&flow->state, FLOW_HALF_OPEN,
 					    FLOW_ANSWERED);
 	return REASON_NONE;
-release:
-	flow_release_slot(slot);
-	return err == -EEXIST ? REASON_PORTS_EXHAUSTED : flow_index_reason(err);
 }
 
 #endif

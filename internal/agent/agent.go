@@ -46,6 +46,7 @@ type Agent struct {
 	store  *store.Store
 	host   *host.Host
 	tables *datapath.Tables // nil: not loaded
+	fresh  bool             // the programs were loaded by this Agent
 }
 
 // Open opens the host for changes and mends what an earlier command left
@@ -265,7 +266,7 @@ func (a *Agent) loadPrograms(gateway host.Gateway, wanted spec.Host) error {
 	if a.tables != nil {
 		err = a.tables.Close()
 	}
-	a.tables = tables
+	a.tables, a.fresh = tables, true
 	return err
 }
 
@@ -326,8 +327,7 @@ func Load(ctx context.Context, p Place, log *slog.Logger, given spec.Host) (err 
 		return err
 	}
 	a.warnOfTimeouts(given)
-	noun := store.Change{Kind: store.KindHost}
-	err = a.store.Update(func(tx *store.Tx) error { return tx.MarkPending(noun.Kind, noun.Key) })
+	takeBack, err := a.putHost(wanted)
 	if err != nil {
 		return err
 	}
@@ -336,10 +336,7 @@ func Load(ctx context.Context, p Place, log *slog.Logger, given spec.Host) (err 
 		return err
 	}
 	if err := a.loadPrograms(gateway, wanted); err != nil {
-		return errors.Join(err, a.store.Update(func(tx *store.Tx) error { return tx.ClearPending(noun) }))
-	}
-	if err := a.store.Update(func(tx *store.Tx) error { return tx.PutHost(wanted) }); err != nil {
-		return err
+		return errors.Join(err, takeBack())
 	}
 	return a.Reconcile()
 }

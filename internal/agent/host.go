@@ -2,6 +2,7 @@ package agent
 
 import (
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -151,4 +152,28 @@ func mtu(n spec.Network, uplinks []host.Uplink) int {
 		size -= greOverhead
 	}
 	return size
+}
+
+// putHost writes what is to be loaded into the store, marked as pending: if the
+// command dies before all is done, the next one loads it. takeBack undoes it.
+func (a *Agent) putHost(wanted spec.Host) (takeBack func() error, err error) {
+	var (
+		before spec.Host
+		known  bool
+		noun   = store.Change{Kind: store.KindHost}
+	)
+	err = a.store.Update(func(tx *store.Tx) (err error) {
+		if before, known, err = tx.Host(); err != nil {
+			return err
+		}
+		return errors.Join(tx.PutHost(wanted), tx.MarkPending(noun.Kind, noun.Key))
+	})
+	return func() error {
+		return a.store.Update(func(tx *store.Tx) error {
+			if known {
+				return errors.Join(tx.PutHost(before), tx.ClearPending(noun))
+			}
+			return errors.Join(tx.DeleteHost(), tx.ClearPending(noun))
+		})
+	}, err
 }

@@ -67,7 +67,10 @@ func (a *Agent) loopbackBefore() (before map[string]string, err error) {
 func (a *Agent) rememberLoopback(before map[string]string) error {
 	return a.store.Update(func(tx *store.Tx) error {
 		wanted, known, err := tx.Host()
-		if err != nil || !known {
+		if err == nil && !known {
+			err = errUnknownHost
+		}
+		if err != nil {
 			return err
 		}
 		wanted.Loopback = before

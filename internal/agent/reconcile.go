@@ -28,7 +28,8 @@ func (a *Agent) Reconcile() error {
 		return err
 	}
 	renew, err := a.isNew(gateway)
-	if err == nil && renew {
+	renew = renew || slices.Contains(w.pending, store.Change{Kind: store.KindHost}) // see putHost
+	if err == nil && renew && !a.fresh {
 		err = a.loadPrograms(gateway, w.host)
 	}
 	if err != nil {

@@ -40,6 +40,9 @@ func (tx *Tx) Host() (spec.Host, bool, error) {
 	return getRecord[spec.Host](tx, hostBucket, hostBucket)
 }
 
+// DeleteHost forgets what `load` was told.
+func (tx *Tx) DeleteHost() error { return tx.remove(hostBucket, hostBucket) }
+
 // PutHost keeps h in place of what was there.
 func (tx *Tx) PutHost(h spec.Host) error { return putRecord(tx, hostBucket, hostBucket, h) }
 
