@@ -61,7 +61,7 @@ type EbpnetFlow struct {
 	Turn    uint32
 	Flags   EbpnetFlowFlag
 	State   EbpnetFlowState
-	Pad     uint32
+	Uplink  uint32
 }
 
 type EbpnetFlowChoice uint32

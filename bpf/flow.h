@@ -302,6 +302,7 @@ flow_open(__u32 slot, const struct flow_key *opener,
 	flow->mapping = mapping;
 	flow->turn = MAX_HALF_OPEN; /* none yet */
 	flow->flags = 0;
+	flow->uplink = 0;
 	if (mapping == slot) {
 		mapping_inside(&scratch->mapping, opener, answer);
 		flow_index_add(&scratch->mapping, slot, FLOW_MAPPING);

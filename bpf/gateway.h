@@ -38,20 +38,25 @@ gateway_refuse(struct __sk_buff *skb, const struct packet *pkt,
 
 /*
  * Looks at a flow that goes out as from @source, while the host would now speak
- * from another address. It may go on as long as the host has its own; the
- * @route is then the one of that address, for which answers have asked already.
+ * from another address. It may go on as long as the host has its own and, if an
+ * endpoint opened it, the way of that leads by the same @uplink; else nobody
+ * would know where its answers belong. Answers have asked for that way already.
  */
 static __noinline enum reason
 gateway_check_source(struct __sk_buff *skb, const struct packet *pkt,
-		     const struct address *source, struct route *route,
-		     enum flow_side side)
+		     const struct address *source, __u32 uplink,
+		     struct route *route)
 {
+	enum reason reason;
+
 	if (!route_is_local(skb, source))
 		return REASON_ADDRESS_LOST;
-	if (side == FLOW_ANSWER)
+	if (!uplink)
 		return REASON_NONE;
-	return route_find(skb, source, &pkt->dst, packet_length(skb, pkt),
-			  route);
+	reason = route_find(skb, source, &pkt->dst, packet_length(skb, pkt),
+			    route);
+	return !reason && route->ifindex != uplink ? REASON_ADDRESS_LOST :
+						     reason;
 }
 
 /* Whether an endpoint is masqueraded by the destination of scratch->key. */
@@ -242,11 +247,14 @@ gateway_route(struct __sk_buff *skb, struct packet *pkt,
 		    !address_equal(&to->dst, &route->source) &&
 		    (network->flags & NETWORK_MASQUERADE ||
 		     !address_equal(&to->dst, &pkt->src)))
-			reason = gateway_check_source(skb, pkt, &to->dst, route,
-						      side);
+			reason = gateway_check_source(
+				skb, pkt, &to->dst,
+				side == FLOW_OPENER ? flow->uplink : 0, route);
 	}
 	if (!reason && to->network != NETWORK_LOOPBACK && pkt->ttl <= 1)
 		reason = REASON_TTL_EXCEEDED;
+	if (!reason && !flow->uplink && side == FLOW_OPENER)
+		flow->uplink = route->ifindex;
 	if (reason == REASON_ADDRESS_LOST)
 		flow_end(flow, slot, flow->state);
 	if (reason)

@@ -297,7 +297,7 @@ struct flow {
 	__u32 turn; /* its index in `half_open` */
 	enum flow_flag flags;
 	enum flow_state state;
-	__u32 pad;
+	__u32 uplink; /* ifindex; of a masqueraded flow, by which it went out */
 };
 _Static_assert(sizeof(struct flow) == 160, "struct flow");
 

@@ -85,6 +85,7 @@ func TestMasqueradeIsSwitched(t *testing.T) {
 	}
 	expectNoContainerAddress(t, u)
 	for _, f := range flows {
+		h.ExpectDrops(t, "address_lost", func() { stalls(t, f.Conn) })
 		if got := f.MustAsk(t); got.Addr() != f.host {
 			t.Errorf("the outside sees %s, want %s", got.Addr(), f.host)
 		}
@@ -119,6 +120,7 @@ func TestFlowsFollowTheUplinksAddress(t *testing.T) {
 	ip4, ip6 := renumber(t, h, u)
 	h.Ebpnet(t, "load")
 	for old, want := range map[netip.Addr]netip.Addr{h.IP4: ip4, h.IP6: ip6} {
+		h.ExpectDrops(t, "address_lost", func() { stalls(t, running[old]) })
 		if got := running[old].MustAsk(t); got.Addr() != want {
 			t.Errorf("a running flow leaves from %s, want %s", got.Addr(), want)
 		}

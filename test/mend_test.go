@@ -48,6 +48,10 @@ func TestNothingIsForwardedWithoutPrograms(t *testing.T) {
 	}
 	works()
 	removePins(t, h)
+	testutil.Eventually(t, "the kernel has let go of the programs", func() bool {
+		_, err := a.Try("ping", "-n", "-c", "1", "-W", "0.2", u.IP4.String())
+		return err != nil
+	})
 	for _, c := range []*testutil.Container{a, b} {
 		c.Run(t, "ip", "neigh", "flush", "all")
 		for _, address := range []netip.Addr{u.IP4, u.IP6, h.IP4} {
@@ -59,10 +63,12 @@ func TestNothingIsForwardedWithoutPrograms(t *testing.T) {
 	h.Ebpnet(t, "load")
 	for _, c := range []*testutil.Container{a, b} {
 		// It may still be giving up on the gateway's MAC.
-		testutil.Eventually(t, c.Endpoint+" reaches the outside again", func() bool {
-			_, err := c.Try("ping", "-n", "-c", "1", "-W", "0.4", u.IP4.String())
-			return err == nil
-		})
+		for _, address := range []netip.Addr{u.IP4, u.IP6} {
+			testutil.Eventually(t, c.Endpoint+" reaches the outside again", func() bool {
+				_, err := c.Try("ping", "-n", "-c", "1", "-W", "0.4", address.String())
+				return err == nil
+			})
+		}
 	}
 	works()
 }
