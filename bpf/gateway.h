@@ -4,6 +4,7 @@
 #define EBPNET_GATEWAY_H
 
 #include "forward.h"
+#include "icmp_reply.h"
 
 /* Drops a packet, and tells its sender why if that can help it. */
 static __noinline int

@@ -12,14 +12,6 @@
 /* What publish_open() gives where a packet is none of ours. */
 #define PUBLISH_NOT_OURS -1
 
-static __always_inline bool address_is_loopback(const struct address *a)
-{
-	if (address_is_ipv4(a))
-		return bpf_ntohl(a->word[3]) >> 24 == 127;
-	return !(a->word[0] | a->word[1] | a->word[2]) &&
-	       a->word[3] == bpf_htonl(1);
-}
-
 /* The port that is published at the destination of @key, or at every address
  * of its family. */
 static __noinline const struct port *publish_lookup(const struct flow_key *key)

@@ -41,8 +41,8 @@ type FlowState string
 
 // The states of a flow.
 const (
-	FlowHalfOpen    FlowState = "half-open"   // not answered yet
-	FlowEstablished FlowState = "established" // answered
+	FlowHalfOpen    FlowState = "half-open"   // not known to be wanted by both sides
+	FlowEstablished FlowState = "established" // answered, and TCP's handshake over
 	FlowClosing     FlowState = "closing"     // RST of one side or FIN of both seen
 )
 
@@ -142,6 +142,9 @@ func flowState(entry *bpf.EbpnetFlow) FlowState {
 		return FlowHalfOpen
 	case entry.Flags&reset != 0 || entry.Flags&ended == ended:
 		return FlowClosing
+	// Its ports are in use anew.
+	case entry.Opener.Protocol == unix.IPPROTO_TCP && entry.Flags&bpf.EbpnetFlowFlagFLOW_HANDSHAKEN == 0:
+		return FlowHalfOpen
 	}
 	return FlowEstablished
 }

@@ -56,14 +56,14 @@ func TestFlowTellsItsState(t *testing.T) {
 		state FlowState
 	}{
 		{out("S"), FlowHalfOpen},
-		{in("SA"), FlowEstablished},
+		{in("SA"), FlowHalfOpen},
 		{out("A"), FlowEstablished},
 		{out("FA"), FlowEstablished}, // one side may still speak
 		{in("A"), FlowEstablished},
 		{in("FA"), FlowClosing},
 		{out("A"), FlowClosing},
-		{out("S"), FlowEstablished}, // the ports are in use anew
-		{in("SA"), FlowEstablished},
+		{out("S"), FlowHalfOpen}, // the ports are in use anew
+		{in("SA"), FlowHalfOpen},
 		{in("RA"), FlowClosing},
 	} {
 		w.send(t, step.send)

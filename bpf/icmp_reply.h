@@ -1,0 +1,178 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* ICMP errors that the datapath sends itself. */
+#ifndef EBPNET_ICMP_REPLY_H
+#define EBPNET_ICMP_REPLY_H
+
+#include "csum.h"
+#include "index.h"
+
+/* An error that the datapath sends. */
+struct icmp_error {
+	__u8 type;
+	__u8 code;
+	__be16 mtu; /* IPv4: of the way on, or 0; IPv6 has it in 32 bits */
+};
+
+/* As many errors a second are sent to one endpoint, and as many at once, as
+ * Linux sends by default (icmp_msgs_per_sec, icmp_msgs_burst): RFC 1812,
+ * 4.3.2.8. */
+#define ICMP_INTERVAL (SECONDS / 1000)
+#define ICMP_BURST    (50 * ICMP_INTERVAL)
+
+static __always_inline bool icmp_may_send(__u32 endpoint)
+{
+	__u64 now = bpf_ktime_get_ns(), *due;
+
+	due = bpf_map_lookup_elem(&icmp_budgets, &endpoint);
+	if (!due)
+		return false;
+	if (*due < now)
+		*due = now;
+	else if (*due - now > ICMP_BURST)
+		return false;
+	*due += ICMP_INTERVAL;
+	return true;
+}
+
+struct icmp4_headers {
+	struct iphdr ip;
+	struct icmp icmp;
+};
+_Static_assert(sizeof(struct icmp4_headers) == 28, "struct icmp4_headers");
+
+struct icmp6_headers {
+	struct ipv6hdr ip;
+	struct icmp icmp;
+};
+_Static_assert(sizeof(struct icmp6_headers) == 48, "struct icmp6_headers");
+
+#define ICMP_TTL 64
+
+/* Where an error's headers go: behind the Ethernet header. */
+#define ICMP_AT sizeof(struct ethhdr)
+
+static __always_inline bool
+icmp_write_ipv4(struct __sk_buff *skb, const struct packet *pkt,
+		const struct address *from, const struct icmp_error *error,
+		__u8 tos, __u32 length, __s64 sum)
+{
+	struct icmp4_headers headers = {
+		.ip = {
+			.version = 4,
+			.ihl = 5,
+			.tos = tos,
+			.tot_len = bpf_htons(sizeof(headers) + length),
+			.ttl = ICMP_TTL,
+			.protocol = IPPROTO_ICMP,
+			.saddr = from->word[3],
+			.daddr = pkt->src.word[3],
+		},
+		.icmp = {
+			.type = error->type,
+			.code = error->code,
+			.sequence = error->mtu,
+		},
+	};
+
+	headers.ip.check = csum_fold(bpf_csum_diff(
+		NULL, 0, (__be32 *)&headers.ip, sizeof(headers.ip), 0));
+	headers.icmp.checksum = csum_fold(bpf_csum_diff(
+		NULL, 0, (__be32 *)&headers.icmp, sizeof(headers.icmp), sum));
+	return !bpf_skb_store_bytes(skb, ICMP_AT, &headers, sizeof(headers), 0);
+}
+
+static __always_inline bool
+icmp_write_ipv6(struct __sk_buff *skb, const struct packet *pkt,
+		const struct address *from, const struct icmp_error *error,
+		__u8 tos, __u32 length, __s64 sum)
+{
+	__be32 pseudo[2] = { bpf_htonl(sizeof(struct icmp) + length),
+			     bpf_htonl(IPPROTO_ICMPV6) };
+	struct icmp6_headers headers = {
+		.ip = {
+			.version = 6,
+			.priority = tos >> 4,
+			.flow_lbl = { tos << 4 },
+			.payload_len = bpf_htons(sizeof(struct icmp) + length),
+			.nexthdr = IPPROTO_ICMPV6,
+			.hop_limit = ICMP_TTL,
+		},
+		.icmp = {
+			.type = error->type,
+			.code = error->code,
+			.sequence = error->mtu,
+		},
+	};
+
+	__builtin_memcpy(&headers.ip.saddr, from, sizeof(*from));
+	__builtin_memcpy(&headers.ip.daddr, &pkt->src, sizeof(pkt->src));
+	sum = bpf_csum_diff(NULL, 0, (__be32 *)from, sizeof(*from), sum);
+	sum = bpf_csum_diff(NULL, 0, (__be32 *)&pkt->src, sizeof(pkt->src),
+			    sum);
+	sum = bpf_csum_diff(NULL, 0, pseudo, sizeof(pseudo), sum);
+	headers.icmp.checksum = csum_fold(bpf_csum_diff(
+		NULL, 0, (__be32 *)&headers.icmp, sizeof(headers.icmp), sum));
+	return !bpf_skb_store_bytes(skb, ICMP_AT, &headers, sizeof(headers), 0);
+}
+
+/* No error is about an error, nor about what has no header to tell it by. */
+static __always_inline bool icmp_is_unanswerable(const struct packet *pkt)
+{
+	return pkt->fragment == FRAGMENT_LATER ||
+	       ((pkt->protocol == IPPROTO_ICMP ||
+		 pkt->protocol == IPPROTO_ICMPV6) &&
+		!pkt->echo);
+}
+
+/*
+ * Makes the packet an error about itself, to its sender and from the gateway
+ * at @from; false if there is to be none (RFC 1122, 3.2.2; RFC 4443, 2.4). It
+ * has to be as it came.
+ */
+__verified_once bool
+icmp_reply(struct __sk_buff *skb, const struct packet *pkt, __u32 endpoint,
+	   const struct address *from, const struct icmp_error *error)
+{
+	struct scratch *scratch = scratch_get();
+	struct mac macs[2];
+	__u32 at, length;
+	bool ipv4;
+	__s64 sum;
+	__u8 tos;
+
+	if (!pkt || !from || !error || !scratch || icmp_is_unanswerable(pkt) ||
+	    !icmp_may_send(endpoint))
+		return false;
+	ipv4 = address_is_ipv4(&pkt->src);
+	at = ICMP_AT + (ipv4 ? sizeof(struct icmp4_headers) :
+			       sizeof(struct icmp6_headers));
+	macs[0] = pkt->src_mac;
+	macs[1] = pkt->dst_mac;
+	length = packet_said_length(skb, pkt);
+	if (skb->gso_size || length > skb->len - pkt->l3)
+		length = skb->len - pkt->l3;
+	if (length > ICMP_QUOTE)
+		length = ICMP_QUOTE;
+	barrier_var(length); /* the verifier has to see that it is not 0 */
+	if (length < sizeof(struct iphdr))
+		return false;
+	__builtin_memset(scratch->quote, 0, sizeof(scratch->quote));
+	if (bpf_skb_load_bytes(skb, pkt->l3, scratch->quote, length))
+		return false;
+	/* As urgent as what it is about: RFC 1812, 4.3.2.5. */
+	tos = scratch->quote[1];
+	if (!ipv4)
+		tos = scratch->quote[0] << 4 | scratch->quote[1] >> 4;
+	sum = bpf_csum_diff(NULL, 0, (__be32 *)scratch->quote,
+			    sizeof(scratch->quote), 0);
+	return !bpf_skb_change_tail(skb, at + length, 0) &&
+	       !bpf_skb_store_bytes(skb, 0, macs, sizeof(macs),
+				    BPF_F_INVALIDATE_HASH) &&
+	       !bpf_skb_store_bytes(skb, at, scratch->quote, length, 0) &&
+	       (ipv4 ? icmp_write_ipv4(skb, pkt, from, error, tos, length,
+				       sum) :
+		       icmp_write_ipv6(skb, pkt, from, error, tos, length,
+				       sum));
+}
+
+#endif
