@@ -28,7 +28,7 @@ static __always_inline bool icmp_may_send(__u32 endpoint)
 		return false;
 	if (*due < now)
 		*due = now;
-	else if (*due - now > ICMP_BURST)
+	else if (*due - now >= ICMP_BURST)
 		return false;
 	*due += ICMP_INTERVAL;
 	return true;

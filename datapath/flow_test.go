@@ -45,8 +45,8 @@ func TestFlowsExpire(t *testing.T) {
 		w.send(t, used)
 		return time.Since(began) > 2*timeout && len(w.flows(t)) == 3
 	})
-	if left := w.indexed(t); left != 6 {
-		t.Errorf("%d entries in the index for 3 flows, want 6", left)
+	if left := w.indexed(t); left != 12 {
+		t.Errorf("%d entries in the index for 3 masqueraded flows, want 12", left)
 	}
 	for _, f := range w.flows(t) {
 		if f.From.Port() == 1 {
@@ -64,7 +64,8 @@ func (w *world) flows(t testing.TB) []Flow {
 	return flows
 }
 
-// indexed counts the entries of the index: a flow has two.
+// indexed counts the entries of the index: a flow has two, and as many its
+// mapping.
 func (w *world) indexed(t testing.TB) int {
 	t.Helper()
 	n, err := countEntries[bpf.EbpnetFlowKey, bpf.EbpnetFlowRef](w.Maps.FlowIndex)
@@ -103,21 +104,23 @@ func TestAnswersFollowTheChosenPort(t *testing.T) {
 	testutil.RequireRoot(t)
 	w := newWorld(t, loadPinned)
 	for _, v6 := range []bool{false, true} {
-		for _, l4 := range []transport{tcp(40000, 80, "S"), udp(40000, 53), echo(v6, false, 40000)} {
+		for _, l4 := range []transport{tcp(40000, 80, "S"), udp(40000, 53), sctp(40000, 36), echo(v6, false, 40000)} {
 			first, second := outgoing(alice, v6, l4), outgoing(bob, v6, l4)
 			w.send(t, fromEndpoint("", alice, first.frame(t)))
 			_, out := w.send(t, fromEndpoint("", bob, second.frame(t)))
 			chosen := binary.BigEndian.Uint16(out[identifierAt(second):])
-			back := transport{protocol: l4.protocol, sport: l4.dport, dport: chosen, flags: "A"}
-			own := transport{protocol: l4.protocol, sport: l4.dport, dport: 40000, flags: "A"}
-			if l4.body != "" {
-				back, own = echo(v6, true, chosen), echo(v6, true, 40000)
-			}
-			want := incoming(v6, own)
-			answer := fromUplink("", incoming(v6, back).frame(t)).delivered(bob, translated(want, bob).frame(t))
+			want := incoming(v6, reversed(v6, l4, 40000))
+			answer := fromUplink("", incoming(v6, reversed(v6, l4, chosen)).frame(t)).delivered(bob, translated(want, bob).frame(t))
+			// A router's error about the packet as it left.
+			c := complaint{aboutIn: withIdentifier(masqueraded(second), chosen), aboutOut: second}
+			c.aboutOut.ttl = c.aboutIn.ttl
+			c.in = packet{from: routerMAC, to: uplinkMAC, src: peer.ip(v6), dst: uplink.ip(v6)}
+			c.out = translated(c.in, bob)
+			complained, told := c.frames(t, problemTTL(v6), wholePacket)
 			t.Run(l4.protocol.String()+second.dst.String(), func(t *testing.T) {
 				answer.checkOnly(t, w)
 				fromUplink("", want.frame(t)).delivered(alice, translated(want, alice).frame(t)).checkOnly(t, w)
+				fromUplink("", complained).delivered(bob, told).checkOnly(t, w)
 			})
 		}
 	}
@@ -144,6 +147,7 @@ func TestHostKeepsItsPort(t *testing.T) {
 		own.to = routerMAC
 		w.send(t, theirs)
 		w.send(t, fromUplink("", incoming(v6, tcp(80, 40000, "SA")).frame(t)))
+		w.send(t, sentBy(t, alice, v6, tcp(40000, 80, "A")))
 		_, out := w.send(t, toUplink("", own.frame(t)))
 		chosen := binary.BigEndian.Uint16(out[identifierAt(own):])
 		if chosen == 40000 {
@@ -161,6 +165,12 @@ func TestHostKeepsItsPort(t *testing.T) {
 		restored := back
 		restored.l4.dport = 40000
 		fromUplink("", back.frame(t)).rewritten(restored.frame(t)).checkOnly(t, w)
+
+		c := complaint{aboutIn: moved, aboutOut: own}
+		c.in = packet{from: routerMAC, to: uplinkMAC, src: peer.ip(v6), dst: uplink.ip(v6)}
+		c.out = c.in
+		complained, told := c.frames(t, problemTTL(v6), wholePacket)
+		fromUplink("", complained).rewritten(told).checkOnly(t, w)
 		// An endpoint that asks for the host's new port is given another.
 		taken := outgoing(bob, v6, tcp(chosen, 80, "S"))
 		_, out = w.send(t, fromEndpoint("", bob, taken.frame(t)))

@@ -27,14 +27,15 @@ var entrances = []entrance{
 	{loader.FromEndpoint, insider.device, []int{verdictShot, verdictDirect}},
 	{loader.FromHost, "ebpnet1", []int{verdictShot, verdictDirect}},
 	{loader.FromUplink, "up0", []int{verdictPass, verdictShot, verdictDirect}},
+	{loader.FromLoopback, "lo", []int{verdictPass, verdictShot, verdictDirect}},
 	{loader.ToGateway, "ebpnet0", []int{verdictPass, verdictShot}},
 	{loader.ToUplink, "up0", []int{verdictPass, verdictShot}},
 }
 
-// What a program may add to a frame: the headers of GRE; or it makes a
-// neighbor's answer of a shorter question.
+// What a program may add to a frame: the headers of an ICMPv6 error; or it
+// makes a neighbor's answer of a shorter question.
 const (
-	mostAdded    = 42
+	mostAdded    = 48
 	answerLength = atL4v6 + 32
 	fuzzIndex    = 256
 	// The largest frame that a test run takes for sure: a page without what
@@ -50,6 +51,7 @@ func FuzzPrograms(f *testing.F) {
 		spec.Maps[bpf.EbpnetMapFlowIndex].MaxEntries = fuzzIndex
 		return nil
 	}))
+	opened(closedNet)(f, w)
 	for _, g := range groups() {
 		for _, r := range g.rows(f) {
 			f.Add(uint8(slices.IndexFunc(entrances, r.entersBy)), uint16(r.skb.segments), r.in)

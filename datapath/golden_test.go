@@ -2,6 +2,7 @@ package datapath
 
 import (
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"slices"
 	"testing"
@@ -68,6 +69,10 @@ func fromUplink(name string, in []byte) row {
 	return row{name: name, hook: loader.FromUplink, device: "up0", in: in}
 }
 
+func fromLoopback(name string, in []byte) row {
+	return row{name: name, hook: loader.FromLoopback, device: "lo", in: in}
+}
+
 func toUplink(name string, in []byte) row {
 	return row{name: name, hook: loader.ToUplink, device: "up0", in: in}
 }
@@ -109,6 +114,11 @@ func (r row) rewritten(out []byte) row {
 
 func (r row) delivered(to host, out []byte) row {
 	r.verdict, r.out, r.receivers = verdictDirect, out, []host{to}
+	return r
+}
+
+func (r row) deliveredAs(to host, outOf func([]byte) []byte) row {
+	r.verdict, r.outOf, r.receivers = verdictDirect, outOf, []host{to}
 	return r
 }
 
@@ -174,15 +184,22 @@ func (w *world) program(h loader.Hook) *ebpf.Program {
 		loader.FromEndpoint: w.Programs.FromEndpoint,
 		loader.FromHost:     w.Programs.FromHost,
 		loader.FromUplink:   w.Programs.FromUplink,
+		loader.FromLoopback: w.Programs.FromLoopback,
 		loader.ToGateway:    w.Programs.ToGateway,
 		loader.ToUplink:     w.Programs.ToUplink,
 	}[h]
 }
 
-func (r row) check(t *testing.T, w *world, taps map[string]*testutil.Tap) {
-	if err := w.FlushFlows(FlowFilter{}); err != nil {
+// forgetPackets clears what the programs remember of packets.
+func (w *world) forgetPackets(t testing.TB) {
+	t.Helper()
+	if err := errors.Join(w.FlushFlows(FlowFilter{}), replace(w.Maps.Fragmented, map[bpf.EbpnetFragmentKey]bpf.EbpnetDatagram{})); err != nil {
 		t.Fatal(err)
 	}
+}
+
+func (r row) check(t *testing.T, w *world, taps map[string]*testutil.Tap) {
+	w.forgetPackets(t)
 	for _, s := range r.before {
 		w.run(t, w.program(s.hook), s.device, s.frame, s.skb)
 	}
@@ -252,6 +269,16 @@ func groups() []group {
 		{"host", loadPinned, hostRows},
 		{"tunnel", loadPinned, tunnelRows},
 		{"uplink", loadPinned, uplinkRows},
+		{"rerouted", loadPinned, rerouteRows},
+		{"fragments", loadPinned, fragmentRows},
+		{"published", loadPinned, publicationRows},
+		{"loopback", loadPinned, localRows},
+		{"hairpin", loadPinned, hairpinRows},
+		{"mappings", loadPinned, mappingRows},
+		{"one port", loadRange(40000, 40000), onePortRows},
+		{"errors", loadPinned, errorRows},
+		{"stray errors", loadPinned, strayErrorRows},
+		{"refusals", loadPinned, refusalRows},
 		{"full", small, fullRows},
 		{"no slots", loadPinned, noSlotRows},
 	}

@@ -44,6 +44,7 @@ type packet struct {
 	from, to mac
 	src, dst netip.Addr
 	ttl      uint8 // 0: 64
+	class    uint8 // of service
 	l4       transport
 	payload  string
 
@@ -51,7 +52,8 @@ type packet struct {
 	fragment fragment
 }
 
-// fragment makes a packet one; the zero value is none.
+// fragment makes a packet one; the zero value is none. With an offset it has no
+// transport header.
 type fragment struct {
 	more   bool
 	offset uint16 // in units of 8 bytes
@@ -61,13 +63,14 @@ type fragment struct {
 func (f fragment) is() bool { return f != fragment{} }
 
 // transport is what follows the IP header. ICMP has no ports; an echo's
-// identifier and sequence are the first bytes of its body.
+// identifier and sequence, or what an error says, are the first bytes of its
+// body.
 type transport struct {
 	protocol     layers.IPProtocol
 	sport, dport uint16
 	flags        string // of TCP, of "SAFR"
 	noChecksum   bool   // UDP over IPv4: RFC 768 allows none
-	icmp         uint8  // type
+	icmp, code   uint8  // of ICMP: type and code
 	body         string // of ICMP, after the checksum
 }
 
@@ -77,6 +80,10 @@ func tcp(sport, dport uint16, flags string) transport {
 
 func udp(sport, dport uint16) transport {
 	return transport{protocol: layers.IPProtocolUDP, sport: sport, dport: dport}
+}
+
+func sctp(sport, dport uint16) transport {
+	return transport{protocol: layers.IPProtocolSCTP, sport: sport, dport: dport}
 }
 
 func icmp4(kind uint8, body string) transport {
@@ -165,7 +172,7 @@ func (p packet) frame(t testing.TB) []byte {
 	var network gopacket.NetworkLayer
 	if p.dst.Is4() {
 		ip := &layers.IPv4{
-			Version: 4, TTL: ttl, Protocol: p.l4.protocol, SrcIP: p.src.AsSlice(), DstIP: p.dst.AsSlice(),
+			Version: 4, TOS: p.class, TTL: ttl, Protocol: p.l4.protocol, SrcIP: p.src.AsSlice(), DstIP: p.dst.AsSlice(),
 			Id: uint16(p.fragment.id), FragOffset: p.fragment.offset,
 		}
 		if p.fragment.more {
@@ -177,7 +184,7 @@ func (p packet) frame(t testing.TB) []byte {
 		network, below = ip, append(below, ip)
 	} else {
 		eth.EthernetType = layers.EthernetTypeIPv6
-		ip := &layers.IPv6{Version: 6, HopLimit: ttl, NextHeader: p.l4.protocol, SrcIP: p.src.AsSlice(), DstIP: p.dst.AsSlice()}
+		ip := &layers.IPv6{Version: 6, TrafficClass: p.class, HopLimit: ttl, NextHeader: p.l4.protocol, SrcIP: p.src.AsSlice(), DstIP: p.dst.AsSlice()}
 		network, below = ip, append(below, ip)
 		next := p.l4.protocol
 		var extensions []byte
@@ -194,7 +201,9 @@ func (p packet) frame(t testing.TB) []byte {
 			below = append(below, gopacket.Payload(extensions))
 		}
 	}
-	below = append(below, p.l4.layers(t, network)...)
+	if p.fragment.offset == 0 {
+		below = append(below, p.l4.layers(t, network)...)
+	}
 	buf := gopacket.NewSerializeBuffer()
 	options := gopacket.SerializeOptions{FixLengths: true, ComputeChecksums: true}
 	if err := gopacket.SerializeLayers(buf, options, append(below, gopacket.Payload(p.payload))...); err != nil {
@@ -236,17 +245,19 @@ func (l transport) layers(t testing.TB, network gopacket.NetworkLayer) []gopacke
 		udp := &layers.UDP{SrcPort: layers.UDPPort(l.sport), DstPort: layers.UDPPort(l.dport)}
 		checksummed(udp.SetNetworkLayerForChecksum(network))
 		return []gopacket.SerializableLayer{udp}
+	case layers.IPProtocolSCTP:
+		return []gopacket.SerializableLayer{&layers.SCTP{SrcPort: layers.SCTPPort(l.sport), DstPort: layers.SCTPPort(l.dport), VerificationTag: 1}}
 	case layers.IPProtocolICMPv6:
-		icmp := &layers.ICMPv6{TypeCode: layers.CreateICMPv6TypeCode(l.icmp, 0)}
+		icmp := &layers.ICMPv6{TypeCode: layers.CreateICMPv6TypeCode(l.icmp, l.code)}
 		checksummed(icmp.SetNetworkLayerForChecksum(network))
 		return []gopacket.SerializableLayer{icmp, gopacket.Payload(l.body)}
 	case layers.IPProtocolICMPv4:
 		body := []byte(l.body)
 		return []gopacket.SerializableLayer{&layers.ICMPv4{
-			TypeCode: layers.CreateICMPv4TypeCode(l.icmp, 0),
+			TypeCode: layers.CreateICMPv4TypeCode(l.icmp, l.code),
 			Id:       binary.BigEndian.Uint16(body),
 			Seq:      binary.BigEndian.Uint16(body[2:]),
-		}}
+		}, gopacket.Payload(body[4:])}
 	}
 	return nil
 }

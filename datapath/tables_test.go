@@ -279,8 +279,8 @@ func TestLimits(t *testing.T) {
 			t.Errorf("%s has room for %d, %s for %d only", of, size(of), room, size(room))
 		}
 	}
-	if size(bpf.EbpnetMapFlowIndex) != 2*size(bpf.EbpnetMapFlows) {
-		t.Error("the index has not room for two entries a flow")
+	if size(bpf.EbpnetMapFlowIndex) != 4*size(bpf.EbpnetMapFlows) {
+		t.Error("the index has not room for two entries a flow and two a mapping")
 	}
 	if firstRemote != size(bpf.EbpnetMapEndpointStats) {
 		t.Errorf("remote endpoints are numbered from %d, and %d are counted", firstRemote, size(bpf.EbpnetMapEndpointStats))

@@ -197,6 +197,7 @@ func (w *world) population() Wanted {
 		},
 		Tunnels: []Tunnel{{ID: theTunnel, Local: uplink.ip4, Remote: peer.ip4}},
 		Uplinks: []Uplink{{Ifindex: int(w.ifindex["up0"]), IPv4: uplink.ip4, IPv6: uplink.ip6, Default: true}},
+		Ports:   publishedPorts(),
 	}
 	for i := range wanted.Networks {
 		n := &wanted.Networks[i]
@@ -218,8 +219,10 @@ func (w *world) population() Wanted {
 }
 
 const (
-	protocolTCP = 6
-	protocolUDP = 17
+	protocolTCP  = 6
+	protocolUDP  = 17
+	protocolESP  = 50
+	protocolSCTP = 132
 )
 
 // pinDirectory makes a directory on bpffs for the length of the test.

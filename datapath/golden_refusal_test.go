@@ -1,0 +1,175 @@
+package datapath
+
+import (
+	"encoding/binary"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/ebpnet/ebpnet/internal/testutil"
+)
+
+// strayErrorRows are of ICMP errors about no flow, or that are not to be
+// believed.
+func strayErrorRows(t testing.TB) []row {
+	return bothFamilies(func(v6 bool) []row {
+		e := problemPort(v6)
+		query := sentBy(t, alice, v6, udp(40000, 53))
+		answered := answerTo(t, "", v6, udp(53, 40000), query)
+		in := func(name string, change func(*complaint), quote int) row {
+			c := complaintIn(v6, website, udp(40000, 53))
+			change(&c)
+			frame, _ := c.frames(t, e, quote)
+			return fromUplink(name, frame)
+		}
+		out := func(name string, change func(*complaint), quote int) row {
+			c := complaintOut(v6, udp(53, 40000))
+			change(&c)
+			frame, _ := c.frames(t, e, quote)
+			return fromEndpoint(name, alice, frame)
+		}
+		same := func(*complaint) {}
+		short := leastQuoted(complaintIn(v6, website, udp(40000, 53)).aboutIn) - 1
+		foreign := func(c *complaint) { c.aboutIn.l4 = transport{protocol: protocolESP} }
+		later := func(c *complaint) { c.aboutIn.fragment = fragmentAt(1) }
+		otherPort := func(c *complaint) { c.aboutIn.l4.sport++ }
+		otherAddress := func(c *complaint) { c.aboutIn.src = newUplink.ip(v6) }
+		bobs := func(c *complaint) { c.aboutIn.dst = bob.ip(v6) }
+		toHost := func(c *complaint) { c.in.dst = gatewayOf(openNet).ip(v6) }
+		bobQuery := sentBy(t, bob, v6, udp(40001, 53))
+		ofBob := func(c *complaint) { c.aboutIn.dst, c.aboutIn.l4.dport = bob.ip(v6), 40001 }
+		inside := complaint{in: between(alice, bob, v6, udp(1, 2)), aboutIn: between(bob, alice, v6, udp(2, 1))}
+		inside.in.payload = ""
+		inside.out, inside.aboutOut = inside.in, inside.aboutIn
+		bridged, _ := inside.frames(t, e, wholePacket)
+
+		stale, dying := complaintIn(v6, website, udp(40000, 53)), complaintOut(v6, udp(53, 40000))
+		stale.in.ttl, dying.in.ttl = 1, 1
+		stale.out.ttl, dying.out.ttl = 1, 1
+		stale.out.from, stale.out.to = stale.in.from, stale.in.to
+		staleIn, staleOut := stale.frames(t, e, wholePacket)
+		dyingIn, dyingOut := dying.frames(t, e, wholePacket)
+
+		// What was wrong stays wrong by as much: RFC 5508 REQ-3.
+		wrong := complaintIn(v6, website, udp(40000, 53))
+		wrongIn, wrongOut := wrong.frames(t, e, wholePacket)
+		at := atL4 + 2
+		if v6 {
+			at = atL4v6 + 2
+		}
+		spoil := func(frame []byte) []byte {
+			sum := binary.BigEndian.Uint16(frame[at:])
+			return patch(frame, at, byte((sum+0x0100)>>8), byte(sum))
+		}
+		return []row{
+			in("to an endpoint, no flow", same, wholePacket).passed(),
+			in("to an endpoint, cut short", same, short).after(query).passed(),
+			in("to an endpoint, about a protocol without ports", foreign, wholePacket).after(query).passed(),
+			in("to an endpoint, about a later fragment", later, wholePacket).after(query).passed(),
+			in("to an endpoint, about another port", otherPort, wholePacket).after(query).passed(),
+			in("to an endpoint, about another address", otherAddress, wholePacket).after(query).passed(),
+			fromUplink("to an endpoint, with a wrong checksum", spoil(wrongIn)).after(query).delivered(alice, spoil(wrongOut)),
+			withOutput(fromUplink("to an endpoint, TTL 1", staleIn).after(query).dropped("ttl_exceeded"), staleOut),
+
+			out("of an endpoint, no flow", same, wholePacket).dropped("unknown_flow"),
+			out("of an endpoint, cut short", same, short).after(query, answered).dropped("unknown_flow"),
+			out("of an endpoint, about a protocol without ports", foreign, wholePacket).after(query, answered).dropped("unknown_flow"),
+			out("of an endpoint, about a later fragment", later, wholePacket).after(query, answered).dropped("unknown_flow"),
+			out("of an endpoint, about another port", otherPort, wholePacket).after(query, answered).dropped("unknown_flow"),
+			out("of an endpoint, about a packet to its neighbor", bobs, wholePacket).after(query, answered).dropped("unknown_flow"),
+			out("of an endpoint, about its neighbor's flow", ofBob, wholePacket).after(bobQuery).dropped("unknown_flow"),
+			out("of an endpoint, to the host about no flow", toHost, wholePacket).redirected(nil),
+			out("of an endpoint, network turned internal", same, wholePacket).after(query, answered).
+				given(turned(openNet, func(n *Network) { n.Internal = true }), remember).dropped("internal"),
+			withOutput(fromEndpoint("of an endpoint, TTL 1", alice, dyingIn).after(query, answered).dropped("ttl_exceeded"), dyingOut),
+			fromEndpoint("of an endpoint to its neighbor", alice, bridged).delivered(bob, nil),
+			fromLoopback("of the host to itself", in("", same, wholePacket).in).passed(),
+		}
+	})
+}
+
+// refusalRows are of the errors that the datapath sends by itself.
+func refusalRows(t testing.TB) []row {
+	return bothFamilies(func(v6 bool) []row {
+		refused := func(name string, from host, p packet) row {
+			return fromEndpoint(name, from, p.frame(t)).refused("ttl_exceeded", refusal(t, from, problemTTL(v6), p).frame(t))
+		}
+		old := func(from host, l4 transport) packet { p := outgoing(from, v6, l4); p.ttl = 1; return p }
+		urgent, short, long, options := old(alice, udp(40000, 53)), old(alice, udp(40000, 53)), old(alice, tcp(40000, 80, "S")), old(alice, udp(40000, 53))
+		urgent.class, short.payload, long.payload = 0xb8, "", string(make([]byte, 200))
+		options.options = []byte{1, 4, 0, 0, 0, 0}
+		if !v6 {
+			options.options = []byte{0x94, 4, 0, 0}
+		}
+		first, _, last := inFragments(old(alice, udp(40000, 53)))
+		fresh, _, _ := inFragments(outgoing(alice, v6, udp(40000, 53)))
+		query := outgoing(alice, v6, udp(40000, 53))
+		tooBig := query
+		tooBig.payload = string(make([]byte, uplinkMTU))
+		_, bigLast, _ := inFragments(tooBig)
+		spent := func(t testing.TB, w *world) { w.setBudget(t, alice, time.Minute) }
+		left := func(t testing.TB, w *world) { w.setBudget(t, alice, 0) }
+		return []row{
+			refused("UDP", alice, old(alice, udp(40000, 53))),
+			refused("TCP, longer than what is quoted", alice, long),
+			refused("SCTP", alice, old(alice, sctp(40000, 36))),
+			refused("echo", alice, old(alice, echo(v6, false, 7))),
+			refused("padded by Ethernet", alice, short),
+			refused("of a class", alice, urgent),
+			refused("with options", alice, options),
+			refused("of a network without ICC", client, old(client, udp(40000, 53))),
+			refused("not masqueraded", plain, old(plain, udp(40000, 53))),
+			refused("first fragment", alice, first),
+			refused("in a flow", alice, old(alice, udp(40000, 53))).after(fromEndpoint("", alice, query.frame(t))),
+			fromEndpoint("later fragment", alice, last.frame(t)).after(fromEndpoint("", alice, fresh.frame(t))).dropped("ttl_exceeded"),
+			fromEndpoint("later fragment, too big", alice, bigLast.frame(t)).after(fromEndpoint("", alice, fresh.frame(t))).dropped("too_big"),
+			fromEndpoint("too big, in a flow", alice, tooBig.frame(t)).after(fromEndpoint("", alice, query.frame(t))).
+				refused("too_big", refusal(t, alice, problemSize(v6, uplinkMTU), tooBig).frame(t)),
+			fromEndpoint("too often", alice, old(alice, udp(40000, 53)).frame(t)).given(spent, left).dropped("ttl_exceeded"),
+			refused("another endpoint than the one who does so too often", bob, old(bob, udp(40000, 53))).given(spent, left),
+		}
+	})
+}
+
+// setBudget has the next ICMP error to an endpoint due after a time from now.
+func (w *world) setBudget(t testing.TB, h host, after time.Duration) {
+	t.Helper()
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
+		t.Fatal(err)
+	}
+	due := uint64(now.Nano() + after.Nanoseconds())
+	if after == 0 {
+		due = 0
+	}
+	if err := w.Maps.IcmpBudgets.Put(h.id, due); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestErrorsAreLimited sends more than may be answered at once: RFC 1812,
+// 4.3.2.8.
+func TestErrorsAreLimited(t *testing.T) {
+	t.Parallel()
+	testutil.RequireRoot(t)
+	const burst, sent = 50, 500 // ICMP_BURST and more than it
+	w := newWorld(t, loadPinned)
+	old := outgoing(alice, false, udp(40000, 53))
+	old.ttl = 1
+	r := fromEndpoint("", alice, old.frame(t))
+	began, answered := time.Now(), 0
+	for range sent {
+		if verdict, _ := w.send(t, r); verdict == verdictDirect {
+			answered++
+		}
+	}
+	// One a millisecond is due besides, and the first at once.
+	most := burst + 1 + int(time.Since(began)/time.Millisecond) + 1
+	if answered < burst || answered > most || answered == sent {
+		t.Errorf("%d of %d were answered, want %d to %d", answered, sent, burst, most)
+	}
+	if drops := w.counters(t).Drops["ttl_exceeded"].Packets; drops != sent {
+		t.Errorf("%d were counted, want %d", drops, sent)
+	}
+}
