@@ -37,7 +37,7 @@ func refused(t *testing.T, h *testutil.Host, code int, args []string, words ...s
 func everything(t *testing.T, h *testutil.Host) string {
 	t.Helper()
 	var all strings.Builder
-	for _, noun := range []string{"network", "endpoint", "link", "tunnel"} {
+	for _, noun := range []string{"network", "endpoint", "port", "link", "tunnel"} {
 		all.WriteString(h.Ebpnet(t, "-o", "json", noun, "ls"))
 	}
 	all.WriteString(h.Run(t, "ip", "-o", "addr"))
@@ -69,6 +69,10 @@ func TestBadInputIsRefused(t *testing.T) {
 		args  []string
 		words []string
 	}{
+		// A value that was forgotten is not taken from elsewhere.
+		{exitUsage, add("--ifname"), []string{"needs an argument", "ifname"}},
+		{exitUsage, []string{"network", "ls", "--state"}, []string{"needs an argument", "state"}},
+		{exitUsage, add("--ifname", "-x"), []string{"interface name", "-x"}},
 		// Things that do not exist.
 		{exitFailure, []string{"endpoint", "add", "new", "--network", "nowhere", "--netns", free.Name}, []string{"network", "nowhere"}},
 		{exitFailure, []string{"endpoint", "add", "new", "--network", "net", "--netns", "nowhere"}, []string{"namespace", "nowhere"}},

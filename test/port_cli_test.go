@@ -248,6 +248,10 @@ func TestPortsAreShown(t *testing.T) {
 	if out := h.Ebpnet(t, "endpoint", "ls"); !strings.Contains(out, "8080:80/tcp,53:53/udp") {
 		t.Errorf("endpoint ls does not tell what web publishes:\n%s", out)
 	}
+	// A bare "--" is the beginning of an option.
+	if options, _ := h.Try(h.Command()[0], "port", "add", "--", "--generate-bash-completion"); !strings.Contains(options, "--allow-from") {
+		t.Errorf("port add -- is completed to %q", options)
+	}
 	completion, _ := h.Try(h.Command()[0], "port", "--generate-bash-completion")
 	for _, word := range []string{"add", "rm", "ls", "inspect"} {
 		if !strings.Contains(completion, word) {

@@ -14,7 +14,15 @@ const completionFlag = "--generate-bash-completion"
 // options, command, its options, the rest. Without it "endpoint add web
 // --network n" would take "--network" for an argument.
 func interspersed(app *cli.App, args []string) []string {
-	if len(args) == 0 || args[len(args)-1] == completionFlag {
+	if len(args) == 0 {
+		return args
+	}
+	if before := len(args) - 2; args[before+1] == completionFlag {
+		// The library would take a bare "--" for the end of the options, and
+		// run the command.
+		if before >= 0 && args[before] == "--" {
+			args[before] = "-"
+		}
 		return args
 	}
 	var (
@@ -44,10 +52,20 @@ func interspersed(app *cli.App, args []string) []string {
 			}
 		}
 		*target = append(*target, arg)
-		if takesValue(flag) && !strings.Contains(arg, "=") && i+1 < len(args) {
-			i++
-			*target = append(*target, args[i])
+		if !takesValue(flag) || strings.Contains(arg, "=") {
+			continue
 		}
+		i++
+		if i < len(args) {
+			*target = append(*target, args[i])
+			continue
+		}
+		// What comes last has no value: so that the library says so, nothing
+		// may follow it.
+		if target == &globals {
+			return slices.Concat(args[:1], globals)
+		}
+		return slices.Concat(args[:1], globals, path, options)
 	}
 	ordered := slices.Concat(args[:1], globals, path, options)
 	if len(rest) == 0 {

@@ -31,7 +31,7 @@ func flowCommand() *cli.Command {
 			},
 			{
 				Name:        "flush",
-				Usage:       "forget flows; what still sends opens new ones",
+				Usage:       "forget flows; what an endpoint still sends opens new ones",
 				UsageText:   "ebpnet flow flush [--endpoint NAME]",
 				Description: "Example: ebpnet flow flush --endpoint web",
 				Flags:       []cli.Flag{ofEndpoint},

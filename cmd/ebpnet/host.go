@@ -69,7 +69,7 @@ func loadCommand() *cli.Command {
 			&cli.StringSliceFlag{Name: "uplink", Usage: "`DEV` that leads outside; may be repeated"},
 			&cli.StringFlag{Name: "tunnel-address", Usage: "`IP` of this host at which tunnels end"},
 			&cli.Uint64Flag{Name: "flows", Usage: "room for `N` answered flows, 1024 to 4194304", DefaultText: "as before; at first 262144"},
-			&cli.StringFlag{Name: "masquerade-ports", Usage: "`FIRST-LAST` of the host's ports to masquerade by; at first 1-65535"},
+			&cli.StringFlag{Name: "masquerade-ports", Usage: "`FIRST-LAST` of the host's ports to masquerade by; 1-65535 if nothing is said"},
 			&cli.StringSliceFlag{Name: "timeout", Usage: timeoutUsage()},
 		},
 		Action: func(c *cli.Context) (err error) {

@@ -16,7 +16,7 @@ func networkCommand() *cli.Command {
 		flags := []*cli.BoolFlag{
 			{Name: "icc", Usage: "endpoints may talk to each other; with =false only by links", Value: true},
 			{Name: "masquerade", Usage: "the outside sees the host's address", Value: true},
-			{Name: "internal", Usage: "no way out of the host"},
+			{Name: "internal", Usage: "no way out of the host, and no published ports"},
 		}
 		all := make([]cli.Flag, len(flags), len(flags)+1)
 		for i, f := range flags {

@@ -75,7 +75,7 @@ func portCommand() *cli.Command {
 }
 
 func portArguments(c *cli.Context) (endpoint string, p spec.Port, err error) {
-	args, err := arguments(c, "ENDPOINT", "[HOSTIP:][HOSTPORT]:PORT[/PROTOCOL]")
+	args, err := arguments(c, "ENDPOINT", "[HOSTIP:][HOSTPORT[-END]]:PORT[-END][/tcp|udp|sctp]")
 	if err != nil {
 		return "", p, err
 	}

@@ -77,12 +77,12 @@ func (e Endpoint) checkRemote(o EndpointOptions) error {
 // to what can be printed.
 func checkIfname(s string) error {
 	bad := s == "" || s == "." || s == ".." || s == "lo" || s == "all" || s == "default" ||
-		len(s) > maxIfnameLength || strings.ContainsAny(s, "/:%")
+		len(s) > maxIfnameLength || strings.ContainsAny(s, "/:%") || strings.HasPrefix(s, "-")
 	for _, c := range s {
 		bad = bad || c <= ' ' || c >= 0x7f
 	}
 	if bad {
-		return fmt.Errorf("%w interface name %q: want 1 to %d characters without spaces, '/', ':' or '%%'", ErrInvalid, s, maxIfnameLength)
+		return fmt.Errorf("%w interface name %q: want 1 to %d characters without spaces, '/', ':' or '%%', the first no '-'", ErrInvalid, s, maxIfnameLength)
 	}
 	return nil
 }
