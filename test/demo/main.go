@@ -93,6 +93,7 @@ func (d *demo) story() {
 	d.switchICC()
 	d.link()
 	d.masquerade()
+	d.publish()
 	d.count()
 }
 
@@ -166,6 +167,14 @@ func (d *demo) masquerade() {
 	for _, address := range []struct{ outside, host string }{{"192.0.2.254", "192.0.2.1"}, {"[2001:db8::fe]", "2001:db8::1"}} {
 		d.do(d.web.place, "curl --silent --show-error --max-time 5 http://"+address.outside+"/", contains("you are "+address.host+"\n", "the web server saw hostA"))
 	}
+}
+
+func (d *demo) publish() {
+	d.title("A published port lets in whom it is for")
+	d.do(d.hostB.place, "ebpnet port add redis1 16379:6379 --allow-from 192.0.2.254", contains("16379", "redis1 is published, for the outside alone"))
+	d.do(d.outside, "timeout 5 redis-cli -h 192.0.2.2 -p 16379 get greeting", contains("hello", "the outside reads"))
+	d.do(d.hostB.place, "timeout 5 redis-cli -h 127.0.0.1 -p 16379 get greeting", contains("hello", "so does the host itself"))
+	d.do(d.hostA.place, "timeout 1 redis-cli -h 192.0.2.2 -p 16379 get greeting", unanswered("hostA is not allowed"))
 }
 
 func (d *demo) count() {
