@@ -50,18 +50,20 @@ type EbpnetFdbKey struct {
 }
 
 type EbpnetFlow struct {
-	_       structs.HostLayout
-	Opener  EbpnetFlowKey
-	Answer  EbpnetFlowKey
-	Opened  uint64
-	Seen    uint64
-	Sent    [2]EbpnetCounter
-	Mapping uint32
-	Users   uint32
-	Turn    uint32
-	Flags   EbpnetFlowFlag
-	State   EbpnetFlowState
-	Uplink  uint32
+	_        structs.HostLayout
+	Opener   EbpnetFlowKey
+	Answer   EbpnetFlowKey
+	Opened   uint64
+	Seen     uint64
+	Sent     [2]EbpnetCounter
+	Mapping  uint32
+	Users    uint32
+	Turn     uint32
+	Flags    EbpnetFlowFlag
+	State    EbpnetFlowState
+	Uplink   uint32
+	Sequence uint32
+	Pad      uint32
 }
 
 type EbpnetFlowChoice uint32

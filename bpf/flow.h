@@ -5,7 +5,7 @@
  *
  * A flow is half-open until it is known that both sides want it, which cannot
  * be had by sending alone: for TCP with the opener's acknowledgment of the
- * answer; for others with the answer, or, as a source outside can be made up,
+ * answer's number; for others with the answer, or, as a source outside can be made up,
  * with what a stranger sends after it. An answered flow is never ended for
  * another; half-open ones have a bounded share, in which they make room. (A
  * timer for each flow would need memory for each, which the kernel now and then
@@ -39,6 +39,11 @@ static __always_inline __u64 flow_timeout(const struct flow *flow)
 	}
 	return icmp_timeout;
 }
+
+/* How far an opener's acknowledgment may be beyond the last answer's number:
+ * the largest window without scaling (RFC 9293), which one in 65,536 guesses
+ * hits. */
+#define MAX_ACKNOWLEDGED 65535
 
 /* Whether a packet makes a half-open flow an answered one. */
 static __always_inline bool
@@ -77,8 +82,12 @@ flow_touch(struct __sk_buff *skb, struct flow *flow, const struct packet *pkt,
 		    side == FLOW_OPENER)
 			clear = ~set;
 		else if (side == FLOW_OPENER && pkt->tcp_flags & TCP_ACK &&
-			 flow->flags & FLOW_REPLIED)
+			 flow->flags & FLOW_REPLIED &&
+			 pkt->acknowledged - flow->sequence <= MAX_ACKNOWLEDGED)
 			set |= FLOW_HANDSHAKEN;
+		if (side == FLOW_ANSWER && !(flow->flags & FLOW_HANDSHAKEN))
+			flow->sequence =
+				pkt->sequence + !!(pkt->tcp_flags & TCP_SYN);
 	}
 	if (flow->flags & clear)
 		__sync_fetch_and_and(&flow->flags, ~clear);

@@ -138,6 +138,8 @@ forward_error_in(struct __sk_buff *skb, struct packet *pkt, __u32 from)
 
 	if (!pkt)
 		return verdict_drop(skb, REASON_KERNEL_ERROR);
+	if (from == NETWORK_OUTSIDE && publish_is_spoofed(skb, &pkt->src))
+		return VERDICT_PASS; /* the host knows what to do with it */
 	reason = icmp_translate(skb, pkt, from, &network);
 	if (reason == REASON_UNKNOWN_FLOW || reason == REASON_MALFORMED)
 		return VERDICT_PASS;

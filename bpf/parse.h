@@ -113,6 +113,8 @@ struct packet {
 	__u8 icmp_type;
 	__u8 echo; /* enum echo */
 	__be32 fragment_id;
+	__u32 sequence; /* of TCP */
+	__u32 acknowledged;
 };
 
 /* Makes the first @length bytes of the packet, or all if it has less, readable
@@ -305,6 +307,8 @@ parse_l4(struct __sk_buff *skb, struct packet *pkt)
 		pkt->dport = tcp.dest;
 		pkt->tcp_flags = ((__u8 *)&tcp)[13];
 		pkt->l4_length = tcp.doff * 4;
+		pkt->sequence = bpf_ntohl(tcp.seq);
+		pkt->acknowledged = bpf_ntohl(tcp.ack_seq);
 		break;
 	case IPPROTO_UDP:
 		if (bpf_skb_load_bytes(skb, offset, &udp, sizeof(udp)))

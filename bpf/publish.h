@@ -31,9 +31,21 @@ static __noinline const struct port *publish_lookup(const struct flow_key *key)
 	return bpf_map_lookup_elem(&ports, &at);
 }
 
-/* The port that packets with @key are for. What comes in by an uplink may be
- * for somebody behind the host, and what has the number of one of the host's
- * own connections for that. */
+/* Whether what comes in by an uplink for @dst may be for a published port: not
+ * for somebody behind the host, a gateway, or a group. One at a loopback
+ * address is told of later. */
+static __noinline bool
+publish_is_reachable(struct __sk_buff *skb, const struct address *dst)
+{
+	if (address_is_loopback(dst))
+		return true;
+	return !route_is_unroutable(dst) &&
+	       !bpf_map_lookup_elem(&neighbors, dst) &&
+	       route_is_local(skb, dst);
+}
+
+/* The port that packets with @key are for. What has the number of one of the
+ * host's own connections is for that. */
 static __always_inline const struct port *
 publish_find(struct __sk_buff *skb, const struct flow_key *key)
 {
@@ -41,29 +53,27 @@ publish_find(struct __sk_buff *skb, const struct flow_key *key)
 
 	if (!port ||
 	    (key->network == NETWORK_OUTSIDE &&
-	     !route_is_local(skb, &key->dst)) ||
+	     !publish_is_reachable(skb, &key->dst)) ||
 	    search_socket(skb, key) == SOCKET_CONNECTED)
 		return NULL;
 	return port;
 }
 
-/* Whether a packet that opens a flow from outside says to be from where that
- * cannot be: the host itself, a container, or no unicast address. One that has
- * just left an endpoint, for another behind this host, comes from the host. */
+/* Whether a packet from outside says to be from where that cannot be: the host
+ * itself, a container, or no unicast address. One that has just left an
+ * endpoint, for another behind this host, comes from the host. */
 static __noinline bool
-publish_is_spoofed(struct __sk_buff *skb, const struct flow_key *key)
+publish_is_spoofed(struct __sk_buff *skb, const struct address *src)
 {
 	struct scratch *scratch = scratch_get();
 	__u32 ifindex = skb->ifindex;
 	enum reason reason;
 
-	if (!scratch || key->network != NETWORK_OUTSIDE)
+	if (!scratch || bpf_map_lookup_elem(&devices, &ifindex))
 		return false;
-	if (route_is_unroutable(&key->src))
+	if (route_is_unroutable(src))
 		return true;
-	if (bpf_map_lookup_elem(&devices, &ifindex))
-		return false;
-	reason = route_find(skb, &key->src, &key->src, 0, &scratch->route);
+	reason = route_find(skb, src, src, 0, &scratch->route);
 	return reason == REASON_ISOLATED ||
 	       (!reason && !scratch->route.ifindex);
 }
@@ -102,7 +112,8 @@ publish_open_port(struct __sk_buff *skb, const struct flow_key *key,
 		return REASON_INTERNAL;
 	if (key->network == NETWORK_OUTSIDE && address_is_loopback(&key->dst))
 		return REASON_LOOPBACK_ONLY;
-	if (publish_is_spoofed(skb, key))
+	if (key->network == NETWORK_OUTSIDE &&
+	    publish_is_spoofed(skb, &key->src))
 		return REASON_SPOOFED_ADDRESS;
 	/* The host itself gets to its containers in any case. */
 	if (key->network != NETWORK_LOOPBACK &&
@@ -163,7 +174,7 @@ publish_open_mapping(struct __sk_buff *skb, const struct flow_key *key,
 	id = scratch->answer.network;
 	network = bpf_map_lookup_elem(&networks, &id);
 	if (!may_open || !network || !(network->flags & NETWORK_OPEN) ||
-	    publish_is_spoofed(skb, key))
+	    publish_is_spoofed(skb, &key->src))
 		goto refuse;
 	reason = REASON_FLOW_TABLE_FULL;
 	if (!flow_claim_slot(&search.slot))

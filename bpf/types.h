@@ -298,8 +298,11 @@ struct flow {
 	enum flow_flag flags;
 	enum flow_state state;
 	__u32 uplink; /* ifindex; of a masqueraded flow, by which it went out */
+	__u32 sequence; /* TCP, half-open: of what the opener has to acknowledge
+			 */
+	__u32 pad;
 };
-_Static_assert(sizeof(struct flow) == 160, "struct flow");
+_Static_assert(sizeof(struct flow) == 168, "struct flow");
 
 /* Which flow a packet is of, and of which side. */
 struct flow_ref {

@@ -140,6 +140,7 @@ static __always_inline int upkeep_restore(const struct flow *old)
 	flow->sent[1] = old->sent[1];
 	flow->flags = old->flags;
 	flow->uplink = old->uplink;
+	flow->sequence = old->sequence;
 	if (old->state == FLOW_ANSWERED)
 		__sync_val_compare_and_swap(&flow->state, FLOW_HALF_OPEN,
 					    FLOW_ANSWERED);

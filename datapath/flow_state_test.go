@@ -2,6 +2,7 @@ package datapath
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -31,7 +32,8 @@ func loadSlots(slots uint32, timeouts map[string]time.Duration) func(testing.TB,
 // time or its short one.
 type life struct {
 	name string
-	// Of TCP: the flags of each packet, behind < if it comes in.
+	// Of TCP: the flags of each packet, behind < if it comes in, and before ! if
+	// it acknowledges what was never sent.
 	packets []string
 	long    bool
 }
@@ -43,6 +45,7 @@ func lives() []life {
 		{"SYN refused", []string{"S", "<RA"}, false},
 		{"SYN answered", []string{"S", "<SA"}, false},
 		{"handshake", []string{"S", "<SA", "A"}, true},
+		{"handshake by a guess", []string{"S", "<SA", "A!"}, false},
 		{"both at once", []string{"S", "<S", "SA", "<A"}, true},
 		{"data from the middle of a connection", []string{"A", "<A", "A"}, true},
 		{"FIN out", []string{"S", "<SA", "A", "FA", "<A"}, true},
@@ -127,7 +130,12 @@ func (w *world) openLives(t *testing.T, v6, longEnd bool, names map[uint16]strin
 			if flags[0] == '<' {
 				w.send(t, fromUplink("", incoming(v6, tcp(80, port, flags[1:])).frame(t)))
 			} else {
-				w.send(t, sentBy(t, alice, v6, tcp(port, 80, flags)))
+				flags, guessed := strings.CutSuffix(flags, "!")
+				l4 := tcp(port, 80, flags)
+				if guessed {
+					l4.ahead = 1 << 20
+				}
+				w.send(t, sentBy(t, alice, v6, l4))
 			}
 		}
 		note(l.name, l.long)

@@ -69,6 +69,7 @@ type transport struct {
 	protocol     layers.IPProtocol
 	sport, dport uint16
 	flags        string // of TCP, of "SAFR"
+	ahead        uint32 // how far a TCP acknowledgment is beyond the right one
 	noChecksum   bool   // UDP over IPv4: RFC 768 allows none
 	icmp, code   uint8  // of ICMP: type and code
 	body         string // of ICMP, after the checksum
@@ -238,6 +239,9 @@ func (l transport) layers(t testing.TB, network gopacket.NetworkLayer) []gopacke
 		tcp := &layers.TCP{
 			SrcPort: layers.TCPPort(l.sport), DstPort: layers.TCPPort(l.dport), Seq: 1, Window: 64000,
 			SYN: has('S'), ACK: has('A'), FIN: has('F'), RST: has('R'),
+		}
+		if tcp.ACK {
+			tcp.Ack = 2 + l.ahead // what follows a SYN of sequence 1
 		}
 		checksummed(tcp.SetNetworkLayerForChecksum(network))
 		return []gopacket.SerializableLayer{tcp}

@@ -26,7 +26,7 @@ type publication struct {
 }
 
 // firstChosen is the first port that is given to who asks for none.
-const firstChosen = 49152
+const firstChosen = 61000
 
 func publications(t *testing.T, h *testutil.Host, args ...string) []publication {
 	t.Helper()
@@ -101,7 +101,7 @@ func TestBadPortsAreRefused(t *testing.T) {
 		{exitFailure, port("rm", "a", "8081:80"), []string{"8081:80/tcp", `"a"`, "not found"}},
 		{exitFailure, port("rm", "a", "8080:80/udp"), []string{"8080:80/udp"}},
 		{exitFailure, port("rm", "b", "8080:80"), []string{"8080:80/tcp", `"b"`}},
-		{exitFailure, port("rm", "b", "80"), []string{"49152:80/tcp", "49153:80/tcp"}}, // which of the two?
+		{exitFailure, port("rm", "b", "80"), []string{"61000:80/tcp", "61001:80/tcp"}}, // which of the two?
 		{exitFailure, port("inspect", "a", "8081:80"), []string{"8081:80/tcp"}},
 		{exitFailure, port("add", "away", "1234:80"), []string{"tunnel", "peer", "its own host"}},
 		{exitFailure, port("add", "shut", "1234:80"), []string{"inside", "internal"}},
@@ -140,7 +140,7 @@ func TestBadPortsAreRefused(t *testing.T) {
 	}
 	h.Ebpnet(t, "port", "rm", "a", "8080:80")
 	publish(t, h, "b", "8080:80")
-	h.Ebpnet(t, "port", "rm", "b", "49152:80")
+	h.Ebpnet(t, "port", "rm", "b", "61000:80")
 	h.Ebpnet(t, "port", "rm", "b", "80/sctp") // the only one of its kind
 	h.Ebpnet(t, "port", "rm", "b", "8081:80")
 }

@@ -8,10 +8,11 @@ import (
 	"strings"
 )
 
-// The ports of the host from which one is chosen where none is asked for: the
-// dynamic ports of RFC 6335, section 6.
+// The ports of the host from which one is chosen where none is asked for: dynamic
+// ports (RFC 6335, section 6) above those that Linux gives its own sockets by
+// default (net.ipv4.ip_local_port_range).
 const (
-	FirstChosenPort = 49152
+	FirstChosenPort = 61000
 	LastChosenPort  = 65535
 )
 
