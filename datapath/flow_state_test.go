@@ -69,7 +69,7 @@ func lives() []life {
 func TestTimesOfFlows(t *testing.T) {
 	t.Parallel()
 	testutil.RequireRoot(t)
-	const slots = 64
+	const slots = 128
 	long := []string{bpf.EbpnetVarTcpEstablishedTimeout, bpf.EbpnetVarUdpAnsweredTimeout}
 	short := []string{bpf.EbpnetVarTcpTransitoryTimeout, bpf.EbpnetVarUdpUnansweredTimeout, bpf.EbpnetVarIcmpTimeout}
 	for _, longEnd := range []bool{false, true} {
