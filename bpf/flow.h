@@ -5,9 +5,9 @@
  *
  * A flow is half-open until it is known that both sides want it, which cannot
  * be had by sending alone: for TCP with the opener's acknowledgment of the
- * answer's number; for others with the answer, or, as a source outside can be made up,
- * with what a stranger sends after it. An answered flow is never ended for
- * another; half-open ones have a bounded share, in which they make room. (A
+ * answer's number; for others with the answer, or, as a source outside can be
+ * made up, with what a stranger sends after it. An answered flow is never ended
+ * for another; half-open ones have a bounded share, in which they make room. (A
  * timer for each flow would need memory for each, which the kernel now and then
  * has not got at hand: since 6.18 bpf_timer_init() fails for about one flow in
  * a hundred.)
