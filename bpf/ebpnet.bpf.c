@@ -372,19 +372,18 @@ int restore_flow(struct __sk_buff *skb)
 	return upkeep_restore(&flow);
 }
 
-/* Of no use but to have the type told of in Go. */
-const struct flow_filter *flow_filter_type __attribute__((unused));
-
 /* Ends the flows that the struct flow_filter behind an Ethernet header tells. */
 SEC("tc")
 int end_flows(struct __sk_buff *skb)
 {
-	struct flow_filter filter;
+	struct scratch *scratch = scratch_get();
 
-	if (bpf_skb_load_bytes(skb, sizeof(struct ethhdr), &filter,
-			       sizeof(filter)))
+	if (!scratch)
+		return REASON_KERNEL_ERROR;
+	if (bpf_skb_load_bytes(skb, sizeof(struct ethhdr), &scratch->filter,
+			       sizeof(scratch->filter)))
 		return REASON_MALFORMED;
-	bpf_loop(filter.count, upkeep_end_slot, &filter, 0);
+	bpf_loop(scratch->filter.count, upkeep_end_slot, NULL, 0);
 	return REASON_NONE;
 }
 

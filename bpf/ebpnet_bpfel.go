@@ -329,7 +329,6 @@ const (
 	EbpnetVarDecapIpv6Flags        = "decap_ipv6_flags"
 	EbpnetVarFibFlags              = "fib_flags"
 	EbpnetVarFirstPort             = "first_port"
-	EbpnetVarFlowFilterType        = "flow_filter_type"
 	EbpnetVarFlowSlots             = "flow_slots"
 	EbpnetVarGatewayIfindex        = "gateway_ifindex"
 	EbpnetVarGatewayMac            = "gateway_mac"
@@ -433,7 +432,6 @@ type EbpnetVariableSpecs struct {
 	DecapIpv6Flags        *ebpf.VariableSpec `ebpf:"decap_ipv6_flags"`
 	FibFlags              *ebpf.VariableSpec `ebpf:"fib_flags"`
 	FirstPort             *ebpf.VariableSpec `ebpf:"first_port"`
-	FlowFilterType        *ebpf.VariableSpec `ebpf:"flow_filter_type"`
 	FlowSlots             *ebpf.VariableSpec `ebpf:"flow_slots"`
 	GatewayIfindex        *ebpf.VariableSpec `ebpf:"gateway_ifindex"`
 	GatewayMac            *ebpf.VariableSpec `ebpf:"gateway_mac"`
@@ -530,7 +528,6 @@ type EbpnetVariables struct {
 	DecapIpv6Flags        *ebpf.Variable `ebpf:"decap_ipv6_flags"`
 	FibFlags              *ebpf.Variable `ebpf:"fib_flags"`
 	FirstPort             *ebpf.Variable `ebpf:"first_port"`
-	FlowFilterType        *ebpf.Variable `ebpf:"flow_filter_type"`
 	FlowSlots             *ebpf.Variable `ebpf:"flow_slots"`
 	GatewayIfindex        *ebpf.Variable `ebpf:"gateway_ifindex"`
 	GatewayMac            *ebpf.Variable `ebpf:"gateway_mac"`

@@ -345,16 +345,6 @@ struct route {
 };
 _Static_assert(sizeof(struct route) == 48, "struct route");
 
-struct scratch {
-	struct route route; /* of the packet at hand */
-	struct flow_key key; /* of the packet at hand */
-	struct flow_key mapping;
-	struct flow_key opener; /* of the flow that is being opened */
-	struct flow_key answer;
-	__u8 quote[ICMP_QUOTE];
-};
-_Static_assert(sizeof(struct scratch) == 352, "struct scratch");
-
 /* Which flows `end_flows` is to end. */
 enum flow_choice {
 	FLOWS_ALL,
@@ -371,6 +361,17 @@ struct flow_filter {
 	struct address ipv6;
 };
 _Static_assert(sizeof(struct flow_filter) == 48, "struct flow_filter");
+
+struct scratch {
+	struct route route; /* of the packet at hand */
+	struct flow_key key; /* of the packet at hand */
+	struct flow_key mapping;
+	struct flow_key opener; /* of the flow that is being opened */
+	struct flow_key answer;
+	struct flow_filter filter; /* of end_flows */
+	__u8 quote[ICMP_QUOTE];
+};
+_Static_assert(sizeof(struct scratch) == 400, "struct scratch");
 
 /* A datagram in fragments, of which only the first says the ports. */
 struct fragment_key {

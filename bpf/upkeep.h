@@ -45,12 +45,19 @@ upkeep_is_of(const struct flow_key *key, const struct flow_filter *filter)
 		address_equal(&key->dst, &filter->ipv6));
 }
 
+/* Ends the flow in a slot if scratch->filter is for it. */
 static int upkeep_end_slot(__u32 i, void *context)
 {
-	const struct flow_filter *filter = context;
-	__u32 slot = filter->first + i, state;
-	struct flow *flow = flow_at(slot);
+	struct scratch *scratch = scratch_get();
+	const struct flow_filter *filter;
+	struct flow *flow;
+	__u32 slot, state;
 
+	if (!scratch)
+		return 1;
+	filter = &scratch->filter;
+	slot = filter->first + i;
+	flow = flow_at(slot);
 	if (!flow)
 		return 1;
 	state = flow->state;

@@ -37,6 +37,7 @@ func strayErrorRows(t testing.TB) []row {
 		otherAddress := func(c *complaint) { c.aboutIn.src = newUplink.ip(v6) }
 		bobs := func(c *complaint) { c.aboutIn.dst = bob.ip(v6) }
 		toHost := func(c *complaint) { c.in.dst = gatewayOf(openNet).ip(v6) }
+		from := func(h host) func(*complaint) { return func(c *complaint) { c.in.src = h.ip(v6) } }
 		bobQuery := sentBy(t, bob, v6, udp(40001, 53))
 		ofBob := func(c *complaint) { c.aboutIn.dst, c.aboutIn.l4.dport = bob.ip(v6), 40001 }
 		inside := complaint{in: between(alice, bob, v6, udp(1, 2)), aboutIn: between(bob, alice, v6, udp(2, 1))}
@@ -63,6 +64,9 @@ func strayErrorRows(t testing.TB) []row {
 			return patch(frame, at, byte((sum+0x0100)>>8), byte(sum))
 		}
 		return []row{
+			in("from the host's own address", from(uplink), wholePacket).after(query).passed(),
+			in("from a container's address", from(bob), wholePacket).after(query).passed(),
+			in("from a loopback address", from(loopbackHost), wholePacket).after(query).passed(),
 			in("to an endpoint, no flow", same, wholePacket).passed(),
 			in("to an endpoint, cut short", same, short).after(query).passed(),
 			in("to an endpoint, about a protocol without ports", foreign, wholePacket).after(query).passed(),
