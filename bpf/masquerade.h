@@ -69,17 +69,16 @@ masquerade_open(struct __sk_buff *skb, const struct address *source)
 
 	if (!scratch || !source)
 		return REASON_KERNEL_ERROR;
-	if (!flow_claim_slot(&search.slot))
-		return REASON_FLOW_TABLE_FULL;
 	scratch->opener = scratch->key;
 	flow_key_reverse(&scratch->answer, &scratch->opener, NETWORK_OUTSIDE);
 	scratch->answer.dst = *source;
 	if (scratch->opener.network == NETWORK_OUTSIDE)
 		search.kind = SEARCH_HOST;
 	if (address_equal(source, &scratch->opener.src))
-		reason = search_port(&search);
-	else
-		reason = masquerade_find_port(&search, scratch, &mapping);
+		return search_open(&search, scratch, NO_MAPPING);
+	if (!flow_claim_slot(&search.slot))
+		return REASON_FLOW_TABLE_FULL;
+	reason = masquerade_find_port(&search, scratch, &mapping);
 	if (reason) {
 		flow_release_slot(search.slot);
 		return reason;

@@ -99,7 +99,6 @@ publish_open_port(struct __sk_buff *skb, const struct flow_key *key,
 	struct search search = { .skb = skb, .kind = SEARCH_PEER };
 	struct scratch *scratch = scratch_get();
 	const struct network *network;
-	enum reason reason;
 	__u32 id;
 
 	if (!key || !port || !scratch)
@@ -131,15 +130,7 @@ publish_open_port(struct __sk_buff *skb, const struct flow_key *key,
 					      network->gateway4 :
 					      network->gateway6;
 	}
-	if (!flow_claim_slot(&search.slot))
-		return REASON_FLOW_TABLE_FULL;
-	reason = search_port(&search);
-	if (reason) {
-		flow_release_slot(search.slot);
-		return reason;
-	}
-	return flow_open(search.slot, &scratch->opener, &scratch->answer,
-			 NO_MAPPING);
+	return search_open(&search, scratch, NO_MAPPING);
 }
 
 /* Opens the flow of packets with @key from outside to a mapped port, if the
@@ -176,15 +167,7 @@ publish_open_mapping(struct __sk_buff *skb, const struct flow_key *key,
 	if (!may_open || !network || !(network->flags & NETWORK_OPEN) ||
 	    publish_is_spoofed(skb, &key->src))
 		goto refuse;
-	reason = REASON_FLOW_TABLE_FULL;
-	if (!flow_claim_slot(&search.slot))
-		goto refuse;
-	reason = search_port(&search);
-	if (reason)
-		goto release;
-	return flow_open(search.slot, &scratch->opener, &scratch->answer, slot);
-release:
-	flow_release_slot(search.slot);
+	return search_open(&search, scratch, slot);
 refuse:
 	mapping_leave(slot);
 	return reason;

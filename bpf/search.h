@@ -233,4 +233,23 @@ static __always_inline enum reason search_port(struct search *search)
 	return search->reason;
 }
 
+/* Opens the flow of scratch's keys, in a slot and by a port that are found for
+ * it. If that fails, @mapping is given up. */
+static __always_inline enum reason
+search_open(struct search *search, struct scratch *scratch, __u32 mapping)
+{
+	enum reason reason = REASON_FLOW_TABLE_FULL;
+
+	if (flow_claim_slot(&search->slot)) {
+		reason = search_port(search);
+		if (!reason)
+			return flow_open(search->slot, &scratch->opener,
+					 &scratch->answer, mapping);
+		flow_release_slot(search->slot);
+	}
+	if (mapping != NO_MAPPING)
+		mapping_leave(mapping);
+	return reason;
+}
+
 #endif
