@@ -44,6 +44,19 @@ static __always_inline bool address_is_ipv4(const struct address *a)
 	return !(a->word[0] | a->word[1]) && a->word[2] == bpf_htonl(0xffff);
 }
 
+/* RFC 1112, RFC 4291: a group, or (IPv4) what is reserved or a broadcast. */
+static __always_inline bool address_is_group(const struct address *a)
+{
+	if (address_is_ipv4(a))
+		return bpf_ntohl(a->word[3]) >> 28 >= 14;
+	return bpf_ntohl(a->word[0]) >> 24 == 0xff;
+}
+
+static __always_inline bool address_is_link_local(const struct address *a)
+{
+	return bpf_ntohl(a->word[0]) >> 22 == LINK_LOCAL_PREFIX >> 6;
+}
+
 /* The link-local address that RFC 4291, appendix A, derives from a MAC. */
 static __always_inline struct address address_link_local(const struct mac *mac)
 {

@@ -5,28 +5,27 @@
 
 #include <linux/if_packet.h>
 
-#include "gre.h"
+#include "learn.h"
 #include "maps.h"
 #include "policy.h"
+#include "tunnel.h"
 #include "verdict.h"
 
+/* The station with the MAC, if it is known. */
 static __always_inline const struct station *
-bridge_lookup(__u32 network, const struct mac *mac)
+bridge_find(__u32 network, const struct mac *mac)
 {
 	struct fdb_key key = { .network = network, .mac = *mac };
 
 	return bpf_map_lookup_elem(&fdb, &key);
 }
 
-/* Byte by byte, as copying the whole lets the compiler forget that it is
- * volatile, and take it for the zeros that it is compiled with. */
-static __always_inline struct mac bridge_gateway(void)
+/* Whether the frame has got to the station already, as both are behind one
+ * trunk. */
+static __always_inline bool
+bridge_is_behind(const struct __sk_buff *skb, const struct station *station)
 {
-	struct mac mac;
-
-	for (int i = 0; i < ETH_ALEN; i++)
-		mac.byte[i] = gateway_mac.byte[i];
-	return mac;
+	return station->trunk && station->ifindex == skb->ifindex;
 }
 
 /* Addresses the frame to @station, as from @from. */
@@ -66,52 +65,42 @@ bridge_deliver_anew(struct __sk_buff *skb, const struct station *station)
 	return bpf_redirect(station->ifindex, 0);
 }
 
-/* Sends the frame into the tunnel behind which @station is. */
-static __noinline int
-bridge_tunnel(struct __sk_buff *skb, struct packet *pkt,
-	      const struct station *station, const struct network *network)
-{
-	__u32 id = station->tunnel, length = 0;
-	const struct tunnel *tunnel = bpf_map_lookup_elem(&tunnels, &id);
-	struct route route = {};
-	enum reason reason;
-
-	if (!tunnel || address_is_zero(&tunnel->remote))
-		return verdict_drop(skb, REASON_UNKNOWN_TUNNEL);
-	if (!skb->gso_size)
-		length = skb->len + sizeof(struct gre_headers);
-	reason = route_find(skb, &tunnel->local, &tunnel->remote, length,
-			    &route);
-	if (!reason && !route.ifindex)
-		reason = REASON_NO_ROUTE;
-	if (!reason)
-		reason = gre_encap(skb, pkt, tunnel, network->key);
-	if (reason)
-		return verdict_drop(skb, reason);
-	count_tx(&tunnel_stats, id, skb);
-	return route_send(skb, &route);
-}
-
-/* Takes a frame of endpoint @from to @station, if it may go there. */
+/* Takes a frame of an endpoint to @station, if it may go there. */
 static __always_inline int
-bridge_forward(struct __sk_buff *skb, struct packet *pkt, __u32 id,
-	       const struct network *network, __u32 from,
+bridge_forward(struct __sk_buff *skb, struct packet *pkt,
+	       const struct device *device, const struct network *network,
 	       const struct station *station)
 {
-	enum reason reason =
-		policy_check(skb, pkt, id, network, from, station->endpoint);
+	enum reason reason = policy_check(skb, pkt, device->network, network,
+					  device->endpoint, station->endpoint);
+	struct scratch *scratch;
+	int verdict;
 
 	if (reason)
 		return verdict_drop(skb, reason);
-	if (station->kind == STATION_REMOTE)
-		return bridge_tunnel(skb, pkt, station, network);
-	return bridge_deliver(skb, station);
+	if (station->kind == STATION_LOCAL)
+		return bridge_deliver(skb, station);
+	verdict = tunnel_send(skb, pkt, network, station->tunnel, device);
+	if (verdict != TUNNEL_TOO_BIG)
+		return verdict;
+	scratch = scratch_get();
+	reason = parse_l4(skb, pkt);
+	if (reason || !scratch)
+		return verdict_drop(skb, reason);
+	return icmp_refuse(skb, pkt, device, REASON_TOO_BIG,
+			   scratch->tunnel_mtu);
 }
+
+/* Where copies of a frame go. */
+enum flood {
+	FLOOD_TUNNELS = 1, /* not what came out of one: no loop can form */
+	FLOOD_UNKNOWN = 2, /* not to those whose every MAC is known */
+};
 
 struct bridge_flood {
 	struct __sk_buff *skb;
 	__u32 network;
-	__u32 from; /* ifindex */
+	enum flood flags;
 };
 
 static int bridge_flood_one(__u32 index, void *context)
@@ -119,28 +108,55 @@ static int bridge_flood_one(__u32 index, void *context)
 	struct bridge_flood *flood = context;
 	struct member_key key = { .network = flood->network, .index = index };
 	const struct station *member = bpf_map_lookup_elem(&members, &key);
+	struct scratch *scratch = scratch_get();
+	struct __sk_buff *skb = flood->skb;
 
-	if (!member || member->ifindex == flood->from)
+	if (!member || !scratch)
 		return 0;
-	count_rx(&endpoint_stats, member->endpoint, flood->skb);
-	count_rx(&network_stats, member->network, flood->skb);
-	bpf_clone_redirect(flood->skb, member->ifindex, 0);
+	if (member->kind == STATION_REMOTE) {
+		if (!(flood->flags & FLOOD_TUNNELS))
+			return 0;
+		skb->mark = tunnel_mark(flood->network, member->tunnel);
+		if (bpf_clone_redirect(skb, datapath_ifindex, 0))
+			verdict_count(skb, REASON_COPY_FAILED);
+		scratch->copies++;
+		return 0;
+	}
+	if (member->ifindex == skb->ifindex ||
+	    (flood->flags & FLOOD_UNKNOWN && !member->trunk))
+		return 0;
+	if (bpf_clone_redirect(skb, member->ifindex, 0)) {
+		verdict_count(skb, REASON_COPY_FAILED);
+	} else {
+		count_rx(&endpoint_stats, member->endpoint, skb);
+		count_rx(&network_stats, member->network, skb);
+	}
+	scratch->copies++;
 	return 0;
 }
 
-/* Copies the frame to every other local endpoint of its network. */
+/* Copies the frame to all of its network but where it is from. */
 static __noinline int
-bridge_flood(struct __sk_buff *skb, __u32 id, const struct network *network)
+bridge_flood(struct __sk_buff *skb, __u32 id, const struct network *network,
+	     enum flood flags)
 {
 	struct bridge_flood flood = {
 		.skb = skb,
 		.network = id,
-		.from = skb->ifindex,
+		.flags = flags,
 	};
+	struct scratch *scratch = scratch_get();
 
+	if (!scratch)
+		return verdict_drop(skb, REASON_KERNEL_ERROR);
 	if (!(network->flags & NETWORK_ICC))
 		return verdict_drop(skb, REASON_POLICY);
+	if (flags & FLOOD_UNKNOWN && !network->shared)
+		return verdict_drop(skb, REASON_UNKNOWN_DESTINATION);
+	scratch->copies = 0;
 	bpf_loop(network->members, bridge_flood_one, &flood, 0);
+	if (flags & FLOOD_UNKNOWN && !scratch->copies)
+		return verdict_drop(skb, REASON_UNKNOWN_DESTINATION);
 	return verdict_consume();
 }
 

@@ -3,11 +3,26 @@
 #ifndef EBPNET_CONFIG_H
 #define EBPNET_CONFIG_H
 
+#include <bpf/bpf_helpers.h>
+
 #include "types.h"
 
 /* The near end of the host's own veth: where packets for the host go in. */
 const volatile __u32 gateway_ifindex = 0;
+/* Its far end. */
+const volatile __u32 datapath_ifindex = 0;
 const volatile struct mac gateway_mac = {};
+
+/* Byte by byte, as copying the whole lets the compiler forget that it is
+ * volatile, and take it for the zeros that it is compiled with. */
+static __always_inline struct mac config_gateway_mac(void)
+{
+	struct mac mac;
+
+	for (unsigned long i = 0; i < sizeof(mac.byte); i++)
+		mac.byte[i] = gateway_mac.byte[i];
+	return mac;
+}
 
 /* Flags of bpf_fib_lookup() that this kernel knows. */
 const volatile __u32 fib_flags = 0;
@@ -25,6 +40,10 @@ const volatile __u64 tcp_transitory_timeout = 240 * SECONDS;
 const volatile __u64 udp_answered_timeout = 300 * SECONDS;
 const volatile __u64 udp_unanswered_timeout = 120 * SECONDS;
 const volatile __u64 icmp_timeout = 60 * SECONDS;
+
+/* How long a station that was learned is known without a packet from it: IEEE
+ * 802.1Q-2018, table 8-6. */
+const volatile __u64 learned_timeout = 300 * SECONDS;
 
 /* How many entries `flows` has. */
 const volatile __u32 flow_slots = DEFAULT_FLOWS + MAX_HALF_OPEN;

@@ -23,10 +23,14 @@
 #include "address.h"
 #include "parse.h"
 #include "guard.h"
+#include "guard_shared.h"
+#include "learn.h"
 #include "neigh.h"
 #include "policy.h"
 #include "route.h"
+#include "ecn.h"
 #include "gre.h"
+#include "tunnel.h"
 #include "bridge.h"
 #include "nat.h"
 #include "masquerade.h"
@@ -35,6 +39,7 @@
 #include "icmp_reply.h"
 #include "forward.h"
 #include "gateway.h"
+#include "sweep.h"
 #include "upkeep.h"
 
 /* An answer goes back to where its question came from. */
@@ -43,27 +48,83 @@ answer(struct __sk_buff *skb, enum neigh_result result)
 {
 	if (result == NEIGH_FAILED)
 		return verdict_drop(skb, REASON_KERNEL_ERROR);
+	if (result == NEIGH_MALFORMED)
+		return verdict_drop(skb, REASON_MALFORMED);
 	return bpf_redirect(skb->ifindex, 0);
 }
 
-static __noinline int
-arp_from_endpoint(struct __sk_buff *skb, struct packet *pkt,
-		  const struct device *device, const struct network *network)
+/* Looks at what a container sends: it speaks for itself only. */
+static __always_inline enum reason
+check_endpoint(struct __sk_buff *skb, const struct device *device,
+	       struct packet *pkt)
 {
-	enum neigh_result result;
-	enum reason reason;
-	struct arp arp;
+	if (!mac_equal(&pkt->src_mac, &device->mac))
+		return REASON_SPOOFED_MAC;
+	switch (pkt->ethertype) {
+	case bpf_htons(ETH_P_IP):
+		return guard_ipv4(skb, device, pkt);
+	case bpf_htons(ETH_P_IPV6):
+		return guard_ipv6(skb, device, pkt);
+	case bpf_htons(ETH_P_ARP):
+		return guard_arp(skb, device, pkt);
+	}
+	return REASON_UNKNOWN_PROTOCOL;
+}
 
-	if (bpf_skb_load_bytes(skb, pkt->l3, &arp, sizeof(arp)) ||
-	    !arp_is_valid(&arp))
-		return verdict_drop(skb, REASON_MALFORMED);
-	reason = guard_arp(device, &arp);
-	if (reason)
-		return verdict_drop(skb, reason);
-	result = neigh_arp(skb, device->network, &arp);
-	if (result != NEIGH_NOT_ASKED)
-		return answer(skb, result);
-	return bridge_flood(skb, device->network, network);
+/* Looks at what comes from behind a trunk, and learns who is there. */
+static __noinline enum reason
+check_trunk(struct __sk_buff *skb, const struct device *device,
+	    const struct network *network, struct packet *pkt)
+{
+	struct shared_source source = {
+		.network = device->network,
+		.endpoint = device->endpoint,
+	};
+	const struct station *known =
+		bridge_find(device->network, &pkt->src_mac);
+	struct station sender;
+	enum reason reason;
+
+	if (known && known->endpoint != device->endpoint)
+		return REASON_SPOOFED_MAC;
+	reason = guard_shared(skb, pkt, &source);
+	if (!reason && !known && network->flags & NETWORK_ICC) {
+		sender = learn_sender(device, skb->ifindex, pkt);
+		learn_station(&sender);
+	}
+	return reason;
+}
+
+/* Looks at what comes from behind a trunk to the gateway: it has to be from the
+ * network, and learned so that answers find it. */
+static __noinline enum reason
+check_trunk_outward(const struct device *device, const struct network *network,
+		    __u32 ifindex, const struct packet *pkt)
+{
+	struct station sender = learn_sender(device, ifindex, pkt);
+
+	if (address_is_link_local(&pkt->src))
+		return REASON_NONE;
+	if (!learn_is_inside(network, &pkt->src))
+		return REASON_SPOOFED_ADDRESS;
+	learn_neighbor(&sender, &pkt->src);
+	return REASON_NONE;
+}
+
+/* To a MAC that no known station has. */
+static __always_inline int
+to_unknown(struct __sk_buff *skb, struct packet *pkt,
+	   const struct device *device, const struct network *network)
+{
+	const struct station *station =
+		learn_find(device->network, &pkt->dst_mac);
+
+	if (station && bridge_is_behind(skb, station))
+		return verdict_consume();
+	if (station)
+		return bridge_forward(skb, pkt, device, network, station);
+	return bridge_flood(skb, device->network, network,
+			    FLOOD_TUNNELS | FLOOD_UNKNOWN);
 }
 
 /* What a container sends: TC ingress of its veth's end on the host. */
@@ -74,6 +135,7 @@ int from_endpoint(struct __sk_buff *skb)
 	const struct station *station;
 	const struct network *network;
 	const struct device *device;
+	enum neigh_result result;
 	struct packet pkt = {};
 	enum reason reason;
 
@@ -87,45 +149,37 @@ int from_endpoint(struct __sk_buff *skb)
 	count_tx(&network_stats, device->network, skb);
 
 	reason = parse_l3(skb, &pkt, 0);
-	if (reason)
-		return verdict_drop(skb, reason);
-	if (!mac_equal(&pkt.src_mac, &device->mac))
-		return verdict_drop(skb, REASON_SPOOFED_MAC);
-
-	if (skb->vlan_present)
-		return verdict_drop(skb, REASON_UNKNOWN_PROTOCOL);
-	switch (pkt.ethertype) {
-	case bpf_htons(ETH_P_IP):
-		reason = guard_ipv4(skb, device, &pkt);
-		break;
-	case bpf_htons(ETH_P_IPV6):
-		reason = guard_ipv6(skb, device, &pkt);
-		break;
-	case bpf_htons(ETH_P_ARP):
-		return arp_from_endpoint(skb, &pkt, device, network);
-	default:
+	if (!reason && skb->vlan_present)
 		reason = REASON_UNKNOWN_PROTOCOL;
-	}
+	if (!reason)
+		reason = device->trunk ?
+				 check_trunk(skb, device, network, &pkt) :
+				 check_endpoint(skb, device, &pkt);
 	if (reason)
 		return verdict_drop(skb, reason);
 
 	/* Also one to a neighbor's own MAC, which asks whether it is still
-	 * there: as with ARP, that needs no link. */
-	if (pkt.icmp_type == ND_SOLICIT) {
-		enum neigh_result result = neigh_nd(skb, device->network, &pkt);
-
-		if (result != NEIGH_NOT_ASKED)
-			return answer(skb, result);
-	}
+	 * there: that needs no link. */
+	result = neigh_answer(skb, device->network, &pkt);
+	if (result != NEIGH_NOT_ASKED)
+		return answer(skb, result);
 	if (mac_is_multicast(&pkt.dst_mac))
-		return bridge_flood(skb, device->network, network);
-	station = bridge_lookup(device->network, &pkt.dst_mac);
+		return bridge_flood(skb, device->network, network,
+				    FLOOD_TUNNELS);
+	station = bridge_find(device->network, &pkt.dst_mac);
 	if (!station)
+		return to_unknown(skb, &pkt, device, network);
+	if (bridge_is_behind(skb, station))
+		return verdict_consume();
+	if (station->kind != STATION_GATEWAY)
+		return bridge_forward(skb, &pkt, device, network, station);
+	if (pkt.ethertype == bpf_htons(ETH_P_ARP))
 		return verdict_drop(skb, REASON_UNKNOWN_DESTINATION);
-	if (station->kind == STATION_GATEWAY)
-		return gateway_forward(skb, &pkt, device, network);
-	return bridge_forward(skb, &pkt, device->network, network,
-			      device->endpoint, station);
+	if (device->trunk)
+		reason = check_trunk_outward(device, network, ifindex, &pkt);
+	if (reason)
+		return verdict_drop(skb, reason);
+	return gateway_forward(skb, &pkt, device, network);
 }
 
 /* What goes from the host to containers, while it can still be told where it
@@ -144,60 +198,99 @@ SEC("tc")
 int from_host(struct __sk_buff *skb)
 {
 	const struct station *station;
+	enum neigh_result result;
 	struct packet pkt = {};
 	enum reason reason;
-	struct arp arp;
 
 	reason = parse_l3(skb, &pkt, 0);
+	if (!reason && pkt.ethertype == bpf_htons(ETH_P_IPV6) &&
+	    pkt.protocol == IPPROTO_ICMPV6)
+		reason = parse_l4(skb, &pkt);
 	if (reason)
 		return verdict_drop(skb, reason);
-
-	switch (pkt.ethertype) {
-	case bpf_htons(ETH_P_ARP):
-		if (bpf_skb_load_bytes(skb, pkt.l3, &arp, sizeof(arp)) ||
-		    !arp_is_valid(&arp))
-			return verdict_drop(skb, REASON_MALFORMED);
-		enum neigh_result result =
-			neigh_arp(skb, NETWORK_OUTSIDE, &arp);
-
-		if (result == NEIGH_NOT_ASKED)
-			return verdict_drop(skb, REASON_UNKNOWN_DESTINATION);
+	result = neigh_answer(skb, NETWORK_OUTSIDE, &pkt);
+	if (result != NEIGH_NOT_ASKED)
 		return answer(skb, result);
-	case bpf_htons(ETH_P_IPV6):
-		if (pkt.protocol == IPPROTO_ICMPV6) {
-			reason = parse_l4(skb, &pkt);
-			if (reason)
-				return verdict_drop(skb, reason);
-			result = neigh_nd(skb, NETWORK_OUTSIDE, &pkt);
-			if (result != NEIGH_NOT_ASKED)
-				return answer(skb, result);
-		}
-		break;
+	switch (pkt.ethertype) {
 	case bpf_htons(ETH_P_IP):
+	case bpf_htons(ETH_P_IPV6):
 		break;
+	case bpf_htons(ETH_P_ARP):
+		return verdict_drop(skb, REASON_UNKNOWN_DESTINATION);
 	default:
 		return verdict_drop(skb, REASON_UNKNOWN_PROTOCOL);
 	}
 
-	station = bpf_map_lookup_elem(&neighbors, &pkt.dst);
+	station = learn_find_neighbor(&pkt.dst);
 	if (!station || station->kind != STATION_LOCAL)
 		return verdict_drop(skb, REASON_UNKNOWN_DESTINATION);
 	if (!mac_equal(&pkt.dst_mac, &station->mac)) {
-		reason = bridge_readdress(skb, &pkt, station, bridge_gateway());
+		reason = bridge_readdress(skb, &pkt, station,
+					  config_gateway_mac());
 		if (reason)
 			return verdict_drop(skb, reason);
 	}
 	return bridge_deliver(skb, station);
 }
 
-/* A frame out of a tunnel: only from stations known to be behind it, only to
- * local ones. */
+/* Looks at who sends a frame out of a tunnel: a known station that is there, or
+ * one that is learned there. Gives its endpoint, if it is known. */
+static __noinline enum reason
+check_tunnelled(struct __sk_buff *skb, struct packet *pkt,
+		const struct gre_origin *origin, const struct network *network,
+		__u32 *endpoint)
+{
+	struct shared_source source = { .network = origin->network };
+	const struct station *known =
+		bridge_find(origin->network, &pkt->src_mac);
+	struct station learned = {
+		.network = origin->network,
+		.tunnel = origin->tunnel,
+		.kind = STATION_REMOTE,
+		.mac = pkt->src_mac,
+	};
+	enum reason reason;
+
+	if (known &&
+	    (known->kind != STATION_REMOTE || known->tunnel != origin->tunnel))
+		return REASON_SPOOFED_OVERLAY;
+	if (known) {
+		source.endpoint = *endpoint = known->endpoint;
+		source.strict = true;
+	}
+	reason = guard_shared(skb, pkt, &source);
+	if (reason == REASON_SPOOFED_MAC || reason == REASON_SPOOFED_ADDRESS ||
+	    reason == REASON_ROGUE_ROUTER)
+		return REASON_SPOOFED_OVERLAY;
+	/* Without ICC only who is known may speak, by its links. */
+	if (!reason && !known && network->flags & NETWORK_ICC)
+		learn_station(&learned);
+	return reason;
+}
+
+/* Takes a frame of a tunnel to all that it may be for on this host. */
+static __noinline int
+flood_tunnelled(struct __sk_buff *skb, struct packet *pkt,
+		const struct gre_origin *origin, const struct network *network,
+		enum flood flags)
+{
+	enum reason reason;
+
+	if (!(network->flags & NETWORK_ICC))
+		return verdict_drop(skb, REASON_POLICY);
+	reason = gre_decap(skb, pkt, origin);
+	if (reason)
+		return verdict_drop(skb, reason);
+	return bridge_flood(skb, origin->network, network, flags);
+}
+
+/* A frame out of a tunnel: to local stations only. */
 static __noinline int from_tunnel(struct __sk_buff *skb, struct packet *pkt,
 				  const struct gre_origin *origin)
 {
-	const struct station *source, *owner, *station;
+	const struct station *station, *asked;
 	const struct network *network;
-	struct address link_local;
+	__u32 endpoint = 0;
 	enum reason reason;
 
 	count_rx(&tunnel_stats, origin->tunnel, skb);
@@ -205,39 +298,56 @@ static __noinline int from_tunnel(struct __sk_buff *skb, struct packet *pkt,
 	if (!network)
 		return verdict_drop(skb, REASON_UNKNOWN_KEY);
 	reason = parse_l3(skb, pkt, origin->inner);
-	if (reason)
-		return verdict_drop(skb, reason);
-	if (pkt->ethertype != bpf_htons(ETH_P_IP) &&
-	    pkt->ethertype != bpf_htons(ETH_P_IPV6))
-		return verdict_drop(skb, REASON_UNKNOWN_PROTOCOL);
-
-	source = bridge_lookup(origin->network, &pkt->src_mac);
-	if (!source || source->kind != STATION_REMOTE ||
-	    source->tunnel != origin->tunnel)
-		return verdict_drop(skb, REASON_SPOOFED_OVERLAY);
-	link_local = address_link_local(&pkt->src_mac);
-	if (!address_equal(&pkt->src, &link_local)) {
-		owner = bpf_map_lookup_elem(&neighbors, &pkt->src);
-		if (!owner || owner->endpoint != source->endpoint)
-			return verdict_drop(skb, REASON_SPOOFED_OVERLAY);
-	}
-	reason = guard_tunnelled(skb, pkt);
-	if (reason)
-		return verdict_drop(skb, reason);
-
-	station = bridge_lookup(origin->network, &pkt->dst_mac);
-	if (!station || station->kind != STATION_LOCAL)
-		return verdict_drop(skb, REASON_UNKNOWN_DESTINATION);
-	reason = policy_check(skb, pkt, origin->network, network,
-			      source->endpoint, station->endpoint);
 	if (!reason)
-		reason = gre_decap(skb, pkt, origin->inner);
+		reason = check_tunnelled(skb, pkt, origin, network, &endpoint);
+	if (!reason)
+		reason = ecn_decapsulate(skb, pkt, origin->tos);
 	if (reason)
 		return verdict_drop(skb, reason);
-	/* The kernel still takes it for IPv4, as the outer packet was. */
-	if (pkt->ethertype == bpf_htons(ETH_P_IPV6) && !decap_ipv6_flags)
-		return bridge_deliver_anew(skb, station);
-	return bridge_deliver(skb, station);
+
+	if (mac_is_multicast(&pkt->dst_mac)) {
+		/* Who is known need not be looked for. */
+		asked = neigh_find_asked(skb, pkt);
+		if (!asked || asked->network != origin->network)
+			return flood_tunnelled(skb, pkt, origin, network, 0);
+		if (asked->kind != STATION_LOCAL)
+			return verdict_consume(); /* its own host answers */
+		station = asked;
+	} else {
+		station = bridge_find(origin->network, &pkt->dst_mac);
+		if (!station)
+			station = learn_find(origin->network, &pkt->dst_mac);
+		if (!station)
+			return flood_tunnelled(skb, pkt, origin, network,
+					       FLOOD_UNKNOWN);
+		if (station->kind != STATION_LOCAL)
+			return verdict_drop(skb, REASON_UNKNOWN_DESTINATION);
+	}
+	reason = policy_check(skb, pkt, origin->network, network, endpoint,
+			      station->endpoint);
+	if (!reason)
+		reason = gre_decap(skb, pkt, origin);
+	if (reason)
+		return verdict_drop(skb, reason);
+	return gre_is_mistaken(pkt, origin) ?
+		       bridge_deliver_anew(skb, station) :
+		       bridge_deliver(skb, station);
+}
+
+/* What is on its way into a tunnel and took the detour that tunnel.h tells of:
+ * TC ingress of the near end of the host's veth. Here while there are tunnels;
+ * what containers send to the host has no mark. */
+SEC("tc")
+int to_tunnel(struct __sk_buff *skb)
+{
+	__u32 mark = skb->mark;
+
+	switch (mark & TUNNEL_MARK_KIND) {
+	case TUNNEL_MARK_FRAME:
+	case TUNNEL_MARK_PACKET:
+		return tunnel_go_on(skb, mark);
+	}
+	return VERDICT_PASS;
 }
 
 /* What comes in from the outside: TC ingress of an uplink. Most of it is the
@@ -253,8 +363,10 @@ int from_uplink(struct __sk_buff *skb)
 	 * ours; what is malformed is the host's to refuse. */
 	if (skb->pkt_type != PACKET_HOST || skb->vlan_present)
 		return VERDICT_PASS;
-	if (parse_l3(skb, &pkt, 0) || (pkt.ethertype != bpf_htons(ETH_P_IP) &&
-				       pkt.ethertype != bpf_htons(ETH_P_IPV6)))
+	if (parse_l3(skb, &pkt, 0) ||
+	    (pkt.ethertype != bpf_htons(ETH_P_IP) &&
+	     pkt.ethertype != bpf_htons(ETH_P_IPV6)) ||
+	    parse_l4(skb, &pkt))
 		return VERDICT_PASS;
 
 	if (pkt.protocol == IPPROTO_GRE) {
@@ -265,11 +377,10 @@ int from_uplink(struct __sk_buff *skb)
 			return VERDICT_PASS;
 		return from_tunnel(skb, &pkt, &origin);
 	}
-
-	if (parse_l4(skb, &pkt))
-		return VERDICT_PASS;
-	if (packet_is_icmp_error(&pkt))
+	if (packet_is_icmp_error(&pkt)) {
+		tunnel_hear(skb, &pkt);
 		return forward_error_in(skb, &pkt, NETWORK_OUTSIDE);
+	}
 	if (!fragment_find_ports(&pkt, NETWORK_OUTSIDE))
 		return VERDICT_PASS;
 	return forward_in(skb, &pkt, NETWORK_OUTSIDE);
@@ -353,11 +464,11 @@ int to_uplink(struct __sk_buff *skb)
  * but the datapath writes its flows.
  */
 
-/* Starts the sweep of the flows. */
+/* Starts the sweep of flows and of learned stations. */
 SEC("tc")
 int sweep_flows(struct __sk_buff *skb)
 {
-	return flow_start_sweep();
+	return sweep_start();
 }
 
 /* Opens again a flow of another table: the struct flow behind an Ethernet
@@ -370,6 +481,20 @@ int restore_flow(struct __sk_buff *skb)
 	if (bpf_skb_load_bytes(skb, sizeof(struct ethhdr), &flow, sizeof(flow)))
 		return REASON_MALFORMED;
 	return upkeep_restore(&flow);
+}
+
+/* Forgets learned stations: those that the struct learned_filter behind an
+ * Ethernet header tells. */
+SEC("tc")
+int forget_learned(struct __sk_buff *skb)
+{
+	struct learned_filter filter;
+
+	if (bpf_skb_load_bytes(skb, sizeof(struct ethhdr), &filter,
+			       sizeof(filter)))
+		return REASON_MALFORMED;
+	learn_forget(&filter, &filter);
+	return REASON_NONE;
 }
 
 /* Ends the flows that the struct flow_filter behind an Ethernet header tells. */

@@ -18,6 +18,14 @@ type EbpnetAddress struct {
 	Word [4]uint32
 }
 
+type EbpnetCarriedKey struct {
+	_      structs.HostLayout
+	Tunnel uint32
+	Key    uint32
+	Keyed  uint8
+	Pad    [3]uint8
+}
+
 type EbpnetCounter struct {
 	_       structs.HostLayout
 	Packets uint64
@@ -39,7 +47,8 @@ type EbpnetDevice struct {
 	Ipv4     EbpnetAddress
 	Ipv6     EbpnetAddress
 	Mac      EbpnetMac
-	Pad      [2]uint8
+	Trunk    uint8
+	Pad      uint8
 }
 
 type EbpnetFdbKey struct {
@@ -142,6 +151,37 @@ type EbpnetFragmentKey struct {
 	Pad      [3]uint8
 }
 
+type EbpnetLearned struct {
+	_       structs.HostLayout
+	Station EbpnetStation
+	Pad     uint32
+	Seen    uint64
+}
+
+type EbpnetLearnedCount struct {
+	_                structs.HostLayout
+	Stations         uint32
+	Neighbors        uint32
+	CountedStations  uint32
+	CountedNeighbors uint32
+}
+
+type EbpnetLearnedFilter struct {
+	_        structs.HostLayout
+	Network  uint32
+	Endpoint uint32
+	Tunnel   uint32
+	Pad      uint32
+	Before   uint64
+}
+
+type EbpnetLearnedPlace struct {
+	_        structs.HostLayout
+	Network  uint32
+	Endpoint uint32
+	Tunnel   uint32
+}
+
 type EbpnetLinkKey struct {
 	_        structs.HostLayout
 	Client   uint32
@@ -167,9 +207,12 @@ type EbpnetNetwork struct {
 	Flags    EbpnetNetworkFlag
 	Key      uint32
 	Members  uint32
-	Pad      uint32
+	Shared   uint32
 	Gateway4 EbpnetAddress
 	Gateway6 EbpnetAddress
+	Prefix4  uint8
+	Prefix6  uint8
+	Pad      [2]uint8
 }
 
 type EbpnetNetworkFlag uint32
@@ -179,6 +222,7 @@ const (
 	EbpnetNetworkFlagNETWORK_MASQUERADE EbpnetNetworkFlag = 2
 	EbpnetNetworkFlagNETWORK_INTERNAL   EbpnetNetworkFlag = 4
 	EbpnetNetworkFlagNETWORK_OPEN       EbpnetNetworkFlag = 8
+	EbpnetNetworkFlagNETWORK_KEYED      EbpnetNetworkFlag = 16
 )
 
 type EbpnetPort struct {
@@ -245,7 +289,10 @@ const (
 	EbpnetReasonREASON_SOURCE_NOT_ALLOWED  EbpnetReason = 27
 	EbpnetReasonREASON_LOOPBACK_ONLY       EbpnetReason = 28
 	EbpnetReasonREASON_ADDRESS_LOST        EbpnetReason = 29
-	EbpnetReasonREASON_COUNT               EbpnetReason = 30
+	EbpnetReasonREASON_BAD_GRE_CHECKSUM    EbpnetReason = 30
+	EbpnetReasonREASON_CONGESTION          EbpnetReason = 31
+	EbpnetReasonREASON_COPY_FAILED         EbpnetReason = 32
+	EbpnetReasonREASON_COUNT               EbpnetReason = 33
 )
 
 type EbpnetStation struct {
@@ -256,7 +303,8 @@ type EbpnetStation struct {
 	Tunnel   uint32
 	Kind     EbpnetStationKind
 	Mac      EbpnetMac
-	Pad      [2]uint8
+	Trunk    uint8
+	Pad      uint8
 }
 
 type EbpnetStationKind uint32
@@ -274,15 +322,40 @@ type EbpnetTraffic struct {
 }
 
 type EbpnetTunnel struct {
+	_     structs.HostLayout
+	Ends  EbpnetTunnelEnds
+	Flags EbpnetTunnelFlag
+	Ttl   uint8
+	Pad   [3]uint8
+}
+
+type EbpnetTunnelEnds struct {
 	_      structs.HostLayout
 	Local  EbpnetAddress
 	Remote EbpnetAddress
 }
 
+type EbpnetTunnelFlag uint32
+
+const (
+	EbpnetTunnelFlagTUNNEL_CSUM         EbpnetTunnelFlag = 1
+	EbpnetTunnelFlagTUNNEL_SEQ          EbpnetTunnelFlag = 2
+	EbpnetTunnelFlagTUNNEL_FRAGMENTABLE EbpnetTunnelFlag = 4
+	EbpnetTunnelFlagTUNNEL_COPY_DSCP    EbpnetTunnelFlag = 8
+)
+
+type EbpnetTunnelPath struct {
+	_        structs.HostLayout
+	Lowered  uint64
+	Mtu      uint32
+	Sequence uint32
+}
+
 type EbpnetUplink struct {
 	_       structs.HostLayout
 	Ifindex uint32
-	Pad     [3]uint32
+	Mtu     uint32
+	Pad     [2]uint32
 	Ipv4    EbpnetAddress
 	Ipv6    EbpnetAddress
 }
@@ -291,6 +364,7 @@ type EbpnetUplink struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	EbpnetMapCarried               = "carried"
 	EbpnetMapDevices               = "devices"
 	EbpnetMapDrops                 = "drops"
 	EbpnetMapEndpointStats         = "endpoint_stats"
@@ -301,10 +375,12 @@ const (
 	EbpnetMapHalfOpen              = "half_open"
 	EbpnetMapHalfOpenTurns         = "half_open_turns"
 	EbpnetMapIcmpBudgets           = "icmp_budgets"
+	EbpnetMapLearnedCounts         = "learned_counts"
+	EbpnetMapLearnedFdb            = "learned_fdb"
+	EbpnetMapLearnedNeighbors      = "learned_neighbors"
 	EbpnetMapLinks                 = "links"
 	EbpnetMapMembers               = "members"
 	EbpnetMapNeighbors             = "neighbors"
-	EbpnetMapNetworkKeys           = "network_keys"
 	EbpnetMapNetworkStats          = "network_stats"
 	EbpnetMapNetworks              = "networks"
 	EbpnetMapPortSources           = "port_sources"
@@ -313,10 +389,13 @@ const (
 	EbpnetMapScratches             = "scratches"
 	EbpnetMapSweepers              = "sweepers"
 	EbpnetMapTunnelIds             = "tunnel_ids"
+	EbpnetMapTunnelPaths           = "tunnel_paths"
 	EbpnetMapTunnelStats           = "tunnel_stats"
+	EbpnetMapTunnelWays            = "tunnel_ways"
 	EbpnetMapTunnels               = "tunnels"
 	EbpnetMapUplinks               = "uplinks"
 	EbpnetProgEndFlows             = "end_flows"
+	EbpnetProgForgetLearned        = "forget_learned"
 	EbpnetProgFromEndpoint         = "from_endpoint"
 	EbpnetProgFromHost             = "from_host"
 	EbpnetProgFromLoopback         = "from_loopback"
@@ -324,7 +403,9 @@ const (
 	EbpnetProgRestoreFlow          = "restore_flow"
 	EbpnetProgSweepFlows           = "sweep_flows"
 	EbpnetProgToGateway            = "to_gateway"
+	EbpnetProgToTunnel             = "to_tunnel"
 	EbpnetProgToUplink             = "to_uplink"
+	EbpnetVarDatapathIfindex       = "datapath_ifindex"
 	EbpnetVarDecapIpv4Flags        = "decap_ipv4_flags"
 	EbpnetVarDecapIpv6Flags        = "decap_ipv6_flags"
 	EbpnetVarFibFlags              = "fib_flags"
@@ -334,6 +415,7 @@ const (
 	EbpnetVarGatewayMac            = "gateway_mac"
 	EbpnetVarIcmpTimeout           = "icmp_timeout"
 	EbpnetVarLastPort              = "last_port"
+	EbpnetVarLearnedTimeout        = "learned_timeout"
 	EbpnetVarTcpEstablishedTimeout = "tcp_established_timeout"
 	EbpnetVarTcpTransitoryTimeout  = "tcp_transitory_timeout"
 	EbpnetVarUdpAnsweredTimeout    = "udp_answered_timeout"
@@ -382,52 +464,60 @@ type EbpnetSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type EbpnetProgramSpecs struct {
-	EndFlows     *ebpf.ProgramSpec `ebpf:"end_flows"`
-	FromEndpoint *ebpf.ProgramSpec `ebpf:"from_endpoint"`
-	FromHost     *ebpf.ProgramSpec `ebpf:"from_host"`
-	FromLoopback *ebpf.ProgramSpec `ebpf:"from_loopback"`
-	FromUplink   *ebpf.ProgramSpec `ebpf:"from_uplink"`
-	RestoreFlow  *ebpf.ProgramSpec `ebpf:"restore_flow"`
-	SweepFlows   *ebpf.ProgramSpec `ebpf:"sweep_flows"`
-	ToGateway    *ebpf.ProgramSpec `ebpf:"to_gateway"`
-	ToUplink     *ebpf.ProgramSpec `ebpf:"to_uplink"`
+	EndFlows      *ebpf.ProgramSpec `ebpf:"end_flows"`
+	ForgetLearned *ebpf.ProgramSpec `ebpf:"forget_learned"`
+	FromEndpoint  *ebpf.ProgramSpec `ebpf:"from_endpoint"`
+	FromHost      *ebpf.ProgramSpec `ebpf:"from_host"`
+	FromLoopback  *ebpf.ProgramSpec `ebpf:"from_loopback"`
+	FromUplink    *ebpf.ProgramSpec `ebpf:"from_uplink"`
+	RestoreFlow   *ebpf.ProgramSpec `ebpf:"restore_flow"`
+	SweepFlows    *ebpf.ProgramSpec `ebpf:"sweep_flows"`
+	ToGateway     *ebpf.ProgramSpec `ebpf:"to_gateway"`
+	ToTunnel      *ebpf.ProgramSpec `ebpf:"to_tunnel"`
+	ToUplink      *ebpf.ProgramSpec `ebpf:"to_uplink"`
 }
 
 // EbpnetMapSpecs contains maps before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type EbpnetMapSpecs struct {
-	Devices        *ebpf.MapSpec `ebpf:"devices"`
-	Drops          *ebpf.MapSpec `ebpf:"drops"`
-	EndpointStats  *ebpf.MapSpec `ebpf:"endpoint_stats"`
-	Fdb            *ebpf.MapSpec `ebpf:"fdb"`
-	FlowIndex      *ebpf.MapSpec `ebpf:"flow_index"`
-	Flows          *ebpf.MapSpec `ebpf:"flows"`
-	Fragmented     *ebpf.MapSpec `ebpf:"fragmented"`
-	HalfOpen       *ebpf.MapSpec `ebpf:"half_open"`
-	HalfOpenTurns  *ebpf.MapSpec `ebpf:"half_open_turns"`
-	IcmpBudgets    *ebpf.MapSpec `ebpf:"icmp_budgets"`
-	Links          *ebpf.MapSpec `ebpf:"links"`
-	Members        *ebpf.MapSpec `ebpf:"members"`
-	Neighbors      *ebpf.MapSpec `ebpf:"neighbors"`
-	NetworkKeys    *ebpf.MapSpec `ebpf:"network_keys"`
-	NetworkStats   *ebpf.MapSpec `ebpf:"network_stats"`
-	Networks       *ebpf.MapSpec `ebpf:"networks"`
-	PortSources    *ebpf.MapSpec `ebpf:"port_sources"`
-	Ports          *ebpf.MapSpec `ebpf:"ports"`
-	PublishedPorts *ebpf.MapSpec `ebpf:"published_ports"`
-	Scratches      *ebpf.MapSpec `ebpf:"scratches"`
-	Sweepers       *ebpf.MapSpec `ebpf:"sweepers"`
-	TunnelIds      *ebpf.MapSpec `ebpf:"tunnel_ids"`
-	TunnelStats    *ebpf.MapSpec `ebpf:"tunnel_stats"`
-	Tunnels        *ebpf.MapSpec `ebpf:"tunnels"`
-	Uplinks        *ebpf.MapSpec `ebpf:"uplinks"`
+	Carried          *ebpf.MapSpec `ebpf:"carried"`
+	Devices          *ebpf.MapSpec `ebpf:"devices"`
+	Drops            *ebpf.MapSpec `ebpf:"drops"`
+	EndpointStats    *ebpf.MapSpec `ebpf:"endpoint_stats"`
+	Fdb              *ebpf.MapSpec `ebpf:"fdb"`
+	FlowIndex        *ebpf.MapSpec `ebpf:"flow_index"`
+	Flows            *ebpf.MapSpec `ebpf:"flows"`
+	Fragmented       *ebpf.MapSpec `ebpf:"fragmented"`
+	HalfOpen         *ebpf.MapSpec `ebpf:"half_open"`
+	HalfOpenTurns    *ebpf.MapSpec `ebpf:"half_open_turns"`
+	IcmpBudgets      *ebpf.MapSpec `ebpf:"icmp_budgets"`
+	LearnedCounts    *ebpf.MapSpec `ebpf:"learned_counts"`
+	LearnedFdb       *ebpf.MapSpec `ebpf:"learned_fdb"`
+	LearnedNeighbors *ebpf.MapSpec `ebpf:"learned_neighbors"`
+	Links            *ebpf.MapSpec `ebpf:"links"`
+	Members          *ebpf.MapSpec `ebpf:"members"`
+	Neighbors        *ebpf.MapSpec `ebpf:"neighbors"`
+	NetworkStats     *ebpf.MapSpec `ebpf:"network_stats"`
+	Networks         *ebpf.MapSpec `ebpf:"networks"`
+	PortSources      *ebpf.MapSpec `ebpf:"port_sources"`
+	Ports            *ebpf.MapSpec `ebpf:"ports"`
+	PublishedPorts   *ebpf.MapSpec `ebpf:"published_ports"`
+	Scratches        *ebpf.MapSpec `ebpf:"scratches"`
+	Sweepers         *ebpf.MapSpec `ebpf:"sweepers"`
+	TunnelIds        *ebpf.MapSpec `ebpf:"tunnel_ids"`
+	TunnelPaths      *ebpf.MapSpec `ebpf:"tunnel_paths"`
+	TunnelStats      *ebpf.MapSpec `ebpf:"tunnel_stats"`
+	TunnelWays       *ebpf.MapSpec `ebpf:"tunnel_ways"`
+	Tunnels          *ebpf.MapSpec `ebpf:"tunnels"`
+	Uplinks          *ebpf.MapSpec `ebpf:"uplinks"`
 }
 
 // EbpnetVariableSpecs contains global variables before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type EbpnetVariableSpecs struct {
+	DatapathIfindex       *ebpf.VariableSpec `ebpf:"datapath_ifindex"`
 	DecapIpv4Flags        *ebpf.VariableSpec `ebpf:"decap_ipv4_flags"`
 	DecapIpv6Flags        *ebpf.VariableSpec `ebpf:"decap_ipv6_flags"`
 	FibFlags              *ebpf.VariableSpec `ebpf:"fib_flags"`
@@ -437,6 +527,7 @@ type EbpnetVariableSpecs struct {
 	GatewayMac            *ebpf.VariableSpec `ebpf:"gateway_mac"`
 	IcmpTimeout           *ebpf.VariableSpec `ebpf:"icmp_timeout"`
 	LastPort              *ebpf.VariableSpec `ebpf:"last_port"`
+	LearnedTimeout        *ebpf.VariableSpec `ebpf:"learned_timeout"`
 	TcpEstablishedTimeout *ebpf.VariableSpec `ebpf:"tcp_established_timeout"`
 	TcpTransitoryTimeout  *ebpf.VariableSpec `ebpf:"tcp_transitory_timeout"`
 	UdpAnsweredTimeout    *ebpf.VariableSpec `ebpf:"udp_answered_timeout"`
@@ -463,35 +554,41 @@ func (o *EbpnetObjects) Close() error {
 //
 // It can be passed to LoadEbpnetObjects or ebpf.CollectionSpec.LoadAndAssign.
 type EbpnetMaps struct {
-	Devices        *ebpf.Map `ebpf:"devices"`
-	Drops          *ebpf.Map `ebpf:"drops"`
-	EndpointStats  *ebpf.Map `ebpf:"endpoint_stats"`
-	Fdb            *ebpf.Map `ebpf:"fdb"`
-	FlowIndex      *ebpf.Map `ebpf:"flow_index"`
-	Flows          *ebpf.Map `ebpf:"flows"`
-	Fragmented     *ebpf.Map `ebpf:"fragmented"`
-	HalfOpen       *ebpf.Map `ebpf:"half_open"`
-	HalfOpenTurns  *ebpf.Map `ebpf:"half_open_turns"`
-	IcmpBudgets    *ebpf.Map `ebpf:"icmp_budgets"`
-	Links          *ebpf.Map `ebpf:"links"`
-	Members        *ebpf.Map `ebpf:"members"`
-	Neighbors      *ebpf.Map `ebpf:"neighbors"`
-	NetworkKeys    *ebpf.Map `ebpf:"network_keys"`
-	NetworkStats   *ebpf.Map `ebpf:"network_stats"`
-	Networks       *ebpf.Map `ebpf:"networks"`
-	PortSources    *ebpf.Map `ebpf:"port_sources"`
-	Ports          *ebpf.Map `ebpf:"ports"`
-	PublishedPorts *ebpf.Map `ebpf:"published_ports"`
-	Scratches      *ebpf.Map `ebpf:"scratches"`
-	Sweepers       *ebpf.Map `ebpf:"sweepers"`
-	TunnelIds      *ebpf.Map `ebpf:"tunnel_ids"`
-	TunnelStats    *ebpf.Map `ebpf:"tunnel_stats"`
-	Tunnels        *ebpf.Map `ebpf:"tunnels"`
-	Uplinks        *ebpf.Map `ebpf:"uplinks"`
+	Carried          *ebpf.Map `ebpf:"carried"`
+	Devices          *ebpf.Map `ebpf:"devices"`
+	Drops            *ebpf.Map `ebpf:"drops"`
+	EndpointStats    *ebpf.Map `ebpf:"endpoint_stats"`
+	Fdb              *ebpf.Map `ebpf:"fdb"`
+	FlowIndex        *ebpf.Map `ebpf:"flow_index"`
+	Flows            *ebpf.Map `ebpf:"flows"`
+	Fragmented       *ebpf.Map `ebpf:"fragmented"`
+	HalfOpen         *ebpf.Map `ebpf:"half_open"`
+	HalfOpenTurns    *ebpf.Map `ebpf:"half_open_turns"`
+	IcmpBudgets      *ebpf.Map `ebpf:"icmp_budgets"`
+	LearnedCounts    *ebpf.Map `ebpf:"learned_counts"`
+	LearnedFdb       *ebpf.Map `ebpf:"learned_fdb"`
+	LearnedNeighbors *ebpf.Map `ebpf:"learned_neighbors"`
+	Links            *ebpf.Map `ebpf:"links"`
+	Members          *ebpf.Map `ebpf:"members"`
+	Neighbors        *ebpf.Map `ebpf:"neighbors"`
+	NetworkStats     *ebpf.Map `ebpf:"network_stats"`
+	Networks         *ebpf.Map `ebpf:"networks"`
+	PortSources      *ebpf.Map `ebpf:"port_sources"`
+	Ports            *ebpf.Map `ebpf:"ports"`
+	PublishedPorts   *ebpf.Map `ebpf:"published_ports"`
+	Scratches        *ebpf.Map `ebpf:"scratches"`
+	Sweepers         *ebpf.Map `ebpf:"sweepers"`
+	TunnelIds        *ebpf.Map `ebpf:"tunnel_ids"`
+	TunnelPaths      *ebpf.Map `ebpf:"tunnel_paths"`
+	TunnelStats      *ebpf.Map `ebpf:"tunnel_stats"`
+	TunnelWays       *ebpf.Map `ebpf:"tunnel_ways"`
+	Tunnels          *ebpf.Map `ebpf:"tunnels"`
+	Uplinks          *ebpf.Map `ebpf:"uplinks"`
 }
 
 func (m *EbpnetMaps) Close() error {
 	return _EbpnetClose(
+		m.Carried,
 		m.Devices,
 		m.Drops,
 		m.EndpointStats,
@@ -502,10 +599,12 @@ func (m *EbpnetMaps) Close() error {
 		m.HalfOpen,
 		m.HalfOpenTurns,
 		m.IcmpBudgets,
+		m.LearnedCounts,
+		m.LearnedFdb,
+		m.LearnedNeighbors,
 		m.Links,
 		m.Members,
 		m.Neighbors,
-		m.NetworkKeys,
 		m.NetworkStats,
 		m.Networks,
 		m.PortSources,
@@ -514,7 +613,9 @@ func (m *EbpnetMaps) Close() error {
 		m.Scratches,
 		m.Sweepers,
 		m.TunnelIds,
+		m.TunnelPaths,
 		m.TunnelStats,
+		m.TunnelWays,
 		m.Tunnels,
 		m.Uplinks,
 	)
@@ -524,6 +625,7 @@ func (m *EbpnetMaps) Close() error {
 //
 // It can be passed to LoadEbpnetObjects or ebpf.CollectionSpec.LoadAndAssign.
 type EbpnetVariables struct {
+	DatapathIfindex       *ebpf.Variable `ebpf:"datapath_ifindex"`
 	DecapIpv4Flags        *ebpf.Variable `ebpf:"decap_ipv4_flags"`
 	DecapIpv6Flags        *ebpf.Variable `ebpf:"decap_ipv6_flags"`
 	FibFlags              *ebpf.Variable `ebpf:"fib_flags"`
@@ -533,6 +635,7 @@ type EbpnetVariables struct {
 	GatewayMac            *ebpf.Variable `ebpf:"gateway_mac"`
 	IcmpTimeout           *ebpf.Variable `ebpf:"icmp_timeout"`
 	LastPort              *ebpf.Variable `ebpf:"last_port"`
+	LearnedTimeout        *ebpf.Variable `ebpf:"learned_timeout"`
 	TcpEstablishedTimeout *ebpf.Variable `ebpf:"tcp_established_timeout"`
 	TcpTransitoryTimeout  *ebpf.Variable `ebpf:"tcp_transitory_timeout"`
 	UdpAnsweredTimeout    *ebpf.Variable `ebpf:"udp_answered_timeout"`
@@ -543,20 +646,23 @@ type EbpnetVariables struct {
 //
 // It can be passed to LoadEbpnetObjects or ebpf.CollectionSpec.LoadAndAssign.
 type EbpnetPrograms struct {
-	EndFlows     *ebpf.Program `ebpf:"end_flows"`
-	FromEndpoint *ebpf.Program `ebpf:"from_endpoint"`
-	FromHost     *ebpf.Program `ebpf:"from_host"`
-	FromLoopback *ebpf.Program `ebpf:"from_loopback"`
-	FromUplink   *ebpf.Program `ebpf:"from_uplink"`
-	RestoreFlow  *ebpf.Program `ebpf:"restore_flow"`
-	SweepFlows   *ebpf.Program `ebpf:"sweep_flows"`
-	ToGateway    *ebpf.Program `ebpf:"to_gateway"`
-	ToUplink     *ebpf.Program `ebpf:"to_uplink"`
+	EndFlows      *ebpf.Program `ebpf:"end_flows"`
+	ForgetLearned *ebpf.Program `ebpf:"forget_learned"`
+	FromEndpoint  *ebpf.Program `ebpf:"from_endpoint"`
+	FromHost      *ebpf.Program `ebpf:"from_host"`
+	FromLoopback  *ebpf.Program `ebpf:"from_loopback"`
+	FromUplink    *ebpf.Program `ebpf:"from_uplink"`
+	RestoreFlow   *ebpf.Program `ebpf:"restore_flow"`
+	SweepFlows    *ebpf.Program `ebpf:"sweep_flows"`
+	ToGateway     *ebpf.Program `ebpf:"to_gateway"`
+	ToTunnel      *ebpf.Program `ebpf:"to_tunnel"`
+	ToUplink      *ebpf.Program `ebpf:"to_uplink"`
 }
 
 func (p *EbpnetPrograms) Close() error {
 	return _EbpnetClose(
 		p.EndFlows,
+		p.ForgetLearned,
 		p.FromEndpoint,
 		p.FromHost,
 		p.FromLoopback,
@@ -564,6 +670,7 @@ func (p *EbpnetPrograms) Close() error {
 		p.RestoreFlow,
 		p.SweepFlows,
 		p.ToGateway,
+		p.ToTunnel,
 		p.ToUplink,
 	)
 }

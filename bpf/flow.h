@@ -150,39 +150,6 @@ static int flow_sweep_slot(__u32 i, void *context)
 	return 0;
 }
 
-/* The sweep goes round the table in SWEEP_PERIOD * SWEEP_STEPS, which is 6.4
- * seconds, in steps short enough not to hold up packets. */
-#define SWEEP_PERIOD (SECONDS / 10)
-#define SWEEP_STEPS  64
-
-static int flow_sweep(void *map, __u32 *key, struct sweeper *sweeper)
-{
-	__u32 hand = sweeper->hand, step = flow_slots / SWEEP_STEPS + 1;
-
-	bpf_loop(step, flow_sweep_slot, &hand, 0);
-	sweeper->hand = (hand + step) % flow_slots;
-	bpf_timer_start(&sweeper->timer, SWEEP_PERIOD, 0);
-	return 0;
-}
-
-/* Starts the sweep, or goes on with it by this version of the program. */
-static __always_inline long flow_start_sweep(void)
-{
-	__u32 key = 0;
-	struct sweeper *sweeper = bpf_map_lookup_elem(&sweepers, &key);
-	long err;
-
-	if (!sweeper)
-		return -ENOENT;
-	err = bpf_timer_init(&sweeper->timer, &sweepers, CLOCK_MONOTONIC);
-	if (err && err != -EBUSY)
-		return err;
-	err = bpf_timer_set_callback(&sweeper->timer, flow_sweep);
-	if (err)
-		return err;
-	return bpf_timer_start(&sweeper->timer, SWEEP_PERIOD, 0);
-}
-
 /* Slots looked at, at random, for a free one. The chance to miss one in a
  * table that is nine tenths full is one in a million. */
 #define SLOT_ATTEMPTS 128

@@ -53,12 +53,12 @@ forward_to_endpoint(struct __sk_buff *skb, struct packet *pkt, __u32 network)
 	if (!pkt)
 		return verdict_drop(skb, REASON_KERNEL_ERROR);
 	dst = pkt->dst; /* before 6.2 no key may be of a caller's memory */
-	station = bpf_map_lookup_elem(&neighbors, &dst);
+	station = learn_find_neighbor(&dst);
 
 	if (!station || station->network != network ||
 	    station->kind != STATION_LOCAL)
 		return verdict_drop(skb, REASON_UNKNOWN_DESTINATION);
-	reason = bridge_readdress(skb, pkt, station, bridge_gateway());
+	reason = bridge_readdress(skb, pkt, station, config_gateway_mac());
 	if (reason)
 		return verdict_drop(skb, reason);
 	return bridge_deliver(skb, station);

@@ -6,37 +6,6 @@
 #include "forward.h"
 #include "icmp_reply.h"
 
-/* Drops a packet, and tells its sender why if that can help it. */
-static __noinline int
-gateway_refuse(struct __sk_buff *skb, const struct packet *pkt,
-	       const struct device *device, enum reason reason, __u32 mtu)
-{
-	bool ipv4 = address_is_ipv4(&pkt->src);
-	struct icmp_error error = {};
-	const struct network *network;
-	__u32 id = device->network;
-
-	verdict_count(skb, reason);
-	switch (reason) {
-	case REASON_TTL_EXCEEDED:
-		error.type = ipv4 ? ICMP_TIME_EXCEEDED : ICMP6_TIME_EXCEEDED;
-		break;
-	case REASON_TOO_BIG:
-		error.type = ipv4 ? ICMP_UNREACHABLE : ICMP6_TOO_BIG;
-		error.code = ipv4 ? ICMP_FRAG_NEEDED : 0;
-		error.mtu = bpf_htons(mtu);
-		break;
-	default:
-		return TC_ACT_SHOT;
-	}
-	network = bpf_map_lookup_elem(&networks, &id);
-	if (!network ||
-	    !icmp_reply(skb, pkt, device->endpoint,
-			ipv4 ? &network->gateway4 : &network->gateway6, &error))
-		return TC_ACT_SHOT;
-	return bpf_redirect(skb->ifindex, 0);
-}
-
 /*
  * Looks at a flow that goes out as from @source, while the host would now speak
  * from another address. It may go on as long as the host has its own and, if an
@@ -104,8 +73,7 @@ gateway_open(struct __sk_buff *skb, struct packet *pkt,
 		reason = bridge_readdress(skb, pkt, station, pkt->src_mac);
 		if (reason)
 			return verdict_drop(skb, reason);
-		return bridge_forward(skb, pkt, device->network, network,
-				      device->endpoint, station);
+		return bridge_forward(skb, pkt, device, network, station);
 	}
 	if (network->flags & NETWORK_INTERNAL) {
 		if (station && station->network == device->network)
@@ -119,8 +87,8 @@ gateway_open(struct __sk_buff *skb, struct packet *pkt,
 		reason = route_find(skb, &pkt->src, &pkt->dst,
 				    packet_length(skb, pkt), route);
 		if (reason)
-			return gateway_refuse(skb, pkt, device, reason,
-					      route->mtu);
+			return icmp_refuse(skb, pkt, device, reason,
+					   route->mtu);
 	}
 
 	if (!route->ifindex) { /* to the host itself */
@@ -151,7 +119,7 @@ gateway_open(struct __sk_buff *skb, struct packet *pkt,
 	if (!flow_may_open(pkt))
 		return verdict_drop(skb, REASON_UNKNOWN_FLOW);
 	if (pkt->ttl <= 1)
-		return gateway_refuse(skb, pkt, device, REASON_TTL_EXCEEDED, 0);
+		return icmp_refuse(skb, pkt, device, REASON_TTL_EXCEEDED, 0);
 	reason = masquerade_open(skb, source);
 	if (reason)
 		return verdict_drop(skb, reason);
@@ -259,7 +227,7 @@ gateway_route(struct __sk_buff *skb, struct packet *pkt,
 	if (reason == REASON_ADDRESS_LOST)
 		flow_end(flow, slot, flow->state);
 	if (reason)
-		return gateway_refuse(skb, pkt, device, reason, route->mtu);
+		return icmp_refuse(skb, pkt, device, reason, route->mtu);
 
 	if (pkt->fragment == FRAGMENT_FIRST)
 		fragment_remember(pkt, device->network);

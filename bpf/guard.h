@@ -62,11 +62,17 @@ static __always_inline bool arp_is_valid(const struct arp *arp)
 
 /* A sender of 0.0.0.0 is a probe: RFC 5227. */
 static __always_inline enum reason
-guard_arp(const struct device *device, const struct arp *arp)
+guard_arp(struct __sk_buff *skb, const struct device *device,
+	  const struct packet *pkt)
 {
-	__be32 sender = arp_address(arp->sender);
+	struct arp arp;
+	__be32 sender;
 
-	if (!mac_equal(&arp->sender_mac, &device->mac))
+	if (bpf_skb_load_bytes(skb, pkt->l3, &arp, sizeof(arp)) ||
+	    !arp_is_valid(&arp))
+		return REASON_MALFORMED;
+	sender = arp_address(arp.sender);
+	if (!mac_equal(&arp.sender_mac, &device->mac))
 		return REASON_SPOOFED_MAC;
 	if (sender && sender != device->ipv4.word[3])
 		return REASON_SPOOFED_ADDRESS;
@@ -107,7 +113,7 @@ guard_is_own_ipv6(const struct device *device, const struct address *address)
 }
 
 /* What an endpoint may not say in ICMPv6, whatever its source address. */
-static __always_inline enum reason
+static __noinline enum reason
 guard_nd(struct __sk_buff *skb, const struct device *device,
 	 const struct packet *pkt)
 {
@@ -125,27 +131,6 @@ guard_nd(struct __sk_buff *skb, const struct device *device,
 		if (!guard_is_own_ipv6(device, &target))
 			return REASON_SPOOFED_ADDRESS;
 	}
-	return REASON_NONE;
-}
-
-/* ND has no place in a tunnel: each host answers for all addresses itself. */
-static __always_inline enum reason
-guard_tunnelled(struct __sk_buff *skb, struct packet *pkt)
-{
-	enum reason reason;
-
-	if (pkt->ethertype != bpf_htons(ETH_P_IPV6) ||
-	    pkt->protocol == IPPROTO_TCP || pkt->protocol == IPPROTO_UDP)
-		return REASON_NONE;
-	reason = parse_l4(skb, pkt);
-	if (reason || pkt->protocol != IPPROTO_ICMPV6)
-		return reason;
-	if (pkt->fragment)
-		return pkt->ttl == ND_HOP_LIMIT ? REASON_FRAGMENT : REASON_NONE;
-	if (pkt->icmp_type == MLD_QUERY ||
-	    (pkt->icmp_type >= ND_ROUTER_SOLICIT &&
-	     pkt->icmp_type <= ND_REDIRECT))
-		return REASON_SPOOFED_OVERLAY;
 	return REASON_NONE;
 }
 

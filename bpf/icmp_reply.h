@@ -3,8 +3,10 @@
 #ifndef EBPNET_ICMP_REPLY_H
 #define EBPNET_ICMP_REPLY_H
 
+#include "config.h"
 #include "csum.h"
 #include "index.h"
+#include "verdict.h"
 
 /* An error that the datapath sends. */
 struct icmp_error {
@@ -118,7 +120,9 @@ icmp_write_ipv6(struct __sk_buff *skb, const struct packet *pkt,
 /* No error is about an error, nor about what has no header to tell it by. */
 static __always_inline bool icmp_is_unanswerable(const struct packet *pkt)
 {
-	return pkt->fragment == FRAGMENT_LATER ||
+	return pkt->ethertype == bpf_htons(ETH_P_ARP) ||
+	       !(pkt->src.word[0] | pkt->src.word[1] | pkt->src.word[3]) ||
+	       address_is_group(&pkt->dst) || pkt->fragment == FRAGMENT_LATER ||
 	       ((pkt->protocol == IPPROTO_ICMP ||
 		 pkt->protocol == IPPROTO_ICMPV6) &&
 		!pkt->echo);
@@ -147,7 +151,7 @@ icmp_reply(struct __sk_buff *skb, const struct packet *pkt, __u32 endpoint,
 	at = ICMP_AT + (ipv4 ? sizeof(struct icmp4_headers) :
 			       sizeof(struct icmp6_headers));
 	macs[0] = pkt->src_mac;
-	macs[1] = pkt->dst_mac;
+	macs[1] = config_gateway_mac();
 	length = packet_said_length(skb, pkt);
 	if (skb->gso_size || length > skb->len - pkt->l3)
 		length = skb->len - pkt->l3;
@@ -173,6 +177,37 @@ icmp_reply(struct __sk_buff *skb, const struct packet *pkt, __u32 endpoint,
 				       sum) :
 		       icmp_write_ipv6(skb, pkt, from, error, tos, length,
 				       sum));
+}
+
+/* Drops a packet, and tells its sender why if that can help it. */
+static __noinline int
+icmp_refuse(struct __sk_buff *skb, const struct packet *pkt,
+	    const struct device *device, enum reason reason, __u32 mtu)
+{
+	bool ipv4 = address_is_ipv4(&pkt->src);
+	struct icmp_error error = {};
+	const struct network *network;
+	__u32 id = device->network;
+
+	verdict_count(skb, reason);
+	switch (reason) {
+	case REASON_TTL_EXCEEDED:
+		error.type = ipv4 ? ICMP_TIME_EXCEEDED : ICMP6_TIME_EXCEEDED;
+		break;
+	case REASON_TOO_BIG:
+		error.type = ipv4 ? ICMP_UNREACHABLE : ICMP6_TOO_BIG;
+		error.code = ipv4 ? ICMP_FRAG_NEEDED : 0;
+		error.mtu = bpf_htons(mtu);
+		break;
+	default:
+		return TC_ACT_SHOT;
+	}
+	network = bpf_map_lookup_elem(&networks, &id);
+	if (!network ||
+	    !icmp_reply(skb, pkt, device->endpoint,
+			ipv4 ? &network->gateway4 : &network->gateway6, &error))
+		return TC_ACT_SHOT;
+	return bpf_redirect(skb->ifindex, 0);
 }
 
 #endif

@@ -7,10 +7,11 @@
 #include "maps.h"
 #include "parse.h"
 
-#define ENOENT 2
-#define E2BIG  7
-#define EBUSY  16
-#define EEXIST 17
+#define ENOENT	 2
+#define E2BIG	 7
+#define EBUSY	 16
+#define EEXIST	 17
+#define EALREADY 114
 
 /* Keys are written field by field, and into a struct scratch where a program is
  * deep down: one copied as a whole takes its room on the stack twice. */

@@ -55,25 +55,60 @@ struct {
 	__type(value, struct network);
 } networks SEC(".maps");
 
-/* (network, 0..members-1) -> a local station. Written by the agent, read to
- * flood; lives as long as the endpoint. */
+/* (network, 0..members-1) -> where it floods to: a local station, or a tunnel
+ * as a station without a MAC. Written by the agent; lives as long as the
+ * endpoint, or as the tunnel carries the network. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, MAX_LOCAL_ENDPOINTS);
+	__uint(max_entries, MAX_LOCAL_ENDPOINTS + MAX_CARRIED);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, struct member_key);
 	__type(value, struct station);
 } members SEC(".maps");
 
-/* GRE key -> network id. Written by the agent, read for every packet out of a
- * tunnel; lives as long as the network. */
+/* (tunnel, GRE key) -> network id. Written by the agent, read for every packet
+ * out of a tunnel; lives as long as the tunnel carries the network. Full: the
+ * tunnel or the network is refused. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, MAX_NETWORKS);
+	__uint(max_entries, MAX_CARRIED);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, __be32);
+	__type(key, struct carried_key);
 	__type(value, __u32);
-} network_keys SEC(".maps");
+} carried SEC(".maps");
+
+/* (network, MAC) -> station that was seen behind a trunk or a tunnel. Written
+ * by the datapath, read where `fdb` has none; until it has not been seen for
+ * learned_timeout. Full, or the share of the network or the place used up: it
+ * is not learned, and flooded to. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_LEARNED);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct fdb_key);
+	__type(value, struct learned);
+} learned_fdb SEC(".maps");
+
+/* IP address -> station behind a trunk that spoke to the gateway. Written by
+ * the datapath, read where `neighbors` has none; lives as those of
+ * `learned_fdb`. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_LEARNED);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct address);
+	__type(value, struct learned);
+} learned_neighbors SEC(".maps");
+
+/* Place -> how many entries it has in the two above. Written by the datapath;
+ * one without entries stays, as there are no more places than that. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_LEARNED_PLACES);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct learned_place);
+	__type(value, struct learned_count);
+} learned_counts SEC(".maps");
 
 /* (client, server, protocol, port) -> the server's port is open to the
  * client. Written by the agent, read for every packet of a network with ICC
@@ -86,8 +121,8 @@ struct {
 	__type(value, __u32);
 } links SEC(".maps");
 
-/* Tunnel id -> its ends. Written by the agent, read for every packet into a
- * tunnel; lives as long as the tunnel. */
+/* Tunnel id -> its ends, and how packets are put into it. Written by the agent,
+ * read for every packet into a tunnel; lives as long as the tunnel. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, MAX_TUNNELS);
@@ -101,9 +136,27 @@ struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 2 * MAX_TUNNELS);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, struct tunnel);
+	__type(key, struct tunnel_ends);
 	__type(value, __u32);
 } tunnel_ids SEC(".maps");
+
+/* Tunnel id -> what the datapath knows of it. Written by the datapath, zeroed
+ * by the agent when an id is given out. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, MAX_TUNNELS);
+	__type(key, __u32);
+	__type(value, struct tunnel_path);
+} tunnel_paths SEC(".maps");
+
+/* Tunnel id -> the way into it, as it was at the last tick of the clock.
+ * Written and read by the datapath. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, MAX_TUNNELS);
+	__type(key, __u32);
+	__type(value, struct tunnel_way);
+} tunnel_ways SEC(".maps");
 
 /* ifindex of an uplink -> its addresses; key 0 holds the uplink of the
  * default route, for kernels that refuse a route lookup. Written by the

@@ -9,6 +9,7 @@
 
 #include "csum.h"
 #include "guard.h"
+#include "learn.h"
 #include "maps.h"
 
 /* RFC 4861, section 4.4: solicited, override. */
@@ -36,7 +37,9 @@ neigh_lookup(__u32 network, const struct mac *asker,
 	     const struct address *address)
 {
 	const struct station *station =
-		bpf_map_lookup_elem(&neighbors, address);
+		network == NETWORK_OUTSIDE ?
+			learn_find_neighbor(address) :
+			bpf_map_lookup_elem(&neighbors, address);
 
 	if (!station || mac_equal(&station->mac, asker))
 		return NULL;
@@ -130,24 +133,30 @@ neigh_answer_nd(struct __sk_buff *skb, const struct packet *pkt,
 enum neigh_result {
 	NEIGH_NOT_ASKED, /* no question, or one that the tables cannot answer */
 	NEIGH_ANSWERED, /* the packet is now the answer */
+	NEIGH_MALFORMED,
 	NEIGH_FAILED,
 };
 
 /* Answers a question from @network (NETWORK_OUTSIDE: from the host, who may
  * ask about every network). */
 static __noinline enum neigh_result
-neigh_arp(struct __sk_buff *skb, __u32 network, const struct arp *arp)
+neigh_arp(struct __sk_buff *skb, __u32 network, const struct packet *pkt)
 {
-	struct address target = address_from_ipv4(arp_address(arp->target));
 	const struct station *station;
+	struct address target;
+	struct arp arp;
 
-	if (arp->operation != bpf_htons(ARP_REQUEST))
+	if (bpf_skb_load_bytes(skb, pkt->l3, &arp, sizeof(arp)) ||
+	    !arp_is_valid(&arp))
+		return NEIGH_MALFORMED;
+	if (arp.operation != bpf_htons(ARP_REQUEST))
 		return NEIGH_NOT_ASKED;
-	station = neigh_lookup(network, &arp->sender_mac, &target);
+	target = address_from_ipv4(arp_address(arp.target));
+	station = neigh_lookup(network, &arp.sender_mac, &target);
 	if (!station)
 		return NEIGH_NOT_ASKED;
-	return neigh_answer_arp(skb, arp, station) ? NEIGH_FAILED :
-						     NEIGH_ANSWERED;
+	return neigh_answer_arp(skb, &arp, station) ? NEIGH_FAILED :
+						      NEIGH_ANSWERED;
 }
 
 static __noinline enum neigh_result
@@ -164,6 +173,41 @@ neigh_nd(struct __sk_buff *skb, __u32 network, const struct packet *pkt)
 		return NEIGH_NOT_ASKED;
 	return neigh_answer_nd(skb, pkt, &target, station) ? NEIGH_FAILED :
 							     NEIGH_ANSWERED;
+}
+
+/* Answers a question in ARP or ND; after parse_l4() if it is IPv6. */
+static __always_inline enum neigh_result
+neigh_answer(struct __sk_buff *skb, __u32 network, const struct packet *pkt)
+{
+	if (pkt->ethertype == bpf_htons(ETH_P_ARP))
+		return neigh_arp(skb, network, pkt);
+	if (pkt->icmp_type == ND_SOLICIT)
+		return neigh_nd(skb, network, pkt);
+	return NEIGH_NOT_ASKED;
+}
+
+/* The known station whose address is asked for in ARP or ND; NULL if it is no
+ * question, or one for somebody else. After parse_l4() if it is IPv6. */
+static __noinline const struct station *
+neigh_find_asked(struct __sk_buff *skb, const struct packet *pkt)
+{
+	struct address target;
+	struct arp arp;
+
+	if (pkt->ethertype == bpf_htons(ETH_P_ARP)) {
+		if (bpf_skb_load_bytes(skb, pkt->l3, &arp, sizeof(arp)) ||
+		    arp.operation != bpf_htons(ARP_REQUEST))
+			return NULL;
+		/* Who names himself asks nobody: RFC 5227, 3. */
+		if (arp_address(arp.sender) == arp_address(arp.target))
+			return NULL;
+		target = address_from_ipv4(arp_address(arp.target));
+	} else if (pkt->icmp_type != ND_SOLICIT ||
+		   bpf_skb_load_bytes(skb, pkt->l4 + 8, &target,
+				      sizeof(target))) {
+		return NULL;
+	}
+	return bpf_map_lookup_elem(&neighbors, &target);
 }
 
 #endif

@@ -23,8 +23,9 @@
 #define IP6_OFFSET_MASK	   0xfff8
 #define IP6_MORE_FRAGMENTS 0x0001
 
-/* What may stand in front of a frame: Ethernet, IPv4 with options, GRE. */
-#define MAX_OUTER_LENGTH (sizeof(struct ethhdr) + 60 + 8)
+/* What may stand in front of a frame: Ethernet, IPv4 with options, GRE with
+ * all its fields. */
+#define MAX_OUTER_LENGTH (sizeof(struct ethhdr) + 60 + 16)
 
 /* IPv6 extension headers in a row that are still followed. */
 #define MAX_EXTENSIONS 4
@@ -108,6 +109,7 @@ struct packet {
 	__u8 protocol; /* the last header's, once parse_l4() went there */
 	__u8 l4_length; /* of a TCP header; 0 for others */
 	__u8 ttl;
+	__u8 tos; /* IPv6: traffic class; 0 for ARP */
 	__u8 fragment; /* enum fragment */
 	__u8 tcp_flags; /* enum tcp_flag */
 	__u8 icmp_type;
@@ -160,6 +162,7 @@ parse_l3(struct __sk_buff *skb, struct packet *pkt, __u32 start)
 	pkt->ethertype = eth->h_proto;
 	pkt->l3 = start + sizeof(*eth);
 	pkt->l4 = 0;
+	pkt->tos = 0;
 
 	if (pkt->ethertype == bpf_htons(ETH_P_IP)) {
 		struct iphdr *ip = l3;
@@ -173,6 +176,7 @@ parse_l3(struct __sk_buff *skb, struct packet *pkt, __u32 start)
 		pkt->dst = address_from_ipv4(ip->daddr);
 		pkt->protocol = ip->protocol;
 		pkt->ttl = ip->ttl;
+		pkt->tos = ip->tos;
 		pkt->fragment = FRAGMENT_NONE;
 		if (ip->frag_off & bpf_htons(IP_MF | IP_OFFSET_MASK)) {
 			pkt->fragment =
@@ -196,6 +200,7 @@ parse_l3(struct __sk_buff *skb, struct packet *pkt, __u32 start)
 			return REASON_MALFORMED;
 		pkt->protocol = ip6->nexthdr;
 		pkt->ttl = ip6->hop_limit;
+		pkt->tos = ip6->priority << 4 | ip6->flow_lbl[0] >> 4;
 		pkt->fragment = FRAGMENT_NONE;
 	}
 	return REASON_NONE;
@@ -270,10 +275,12 @@ static __always_inline enum reason
 parse_l4(struct __sk_buff *skb, struct packet *pkt)
 {
 	__u32 offset = pkt->l3;
-	struct tcphdr tcp;
-	struct udphdr udp;
-	struct sctp sctp;
-	struct icmp icmp;
+	union { /* one at a time: the stack is small */
+		struct tcphdr tcp;
+		struct udphdr udp;
+		struct sctp sctp;
+		struct icmp icmp;
+	} header;
 
 	if (pkt->l4)
 		return REASON_NONE;
@@ -301,37 +308,41 @@ parse_l4(struct __sk_buff *skb, struct packet *pkt)
 
 	switch (pkt->protocol) {
 	case IPPROTO_TCP:
-		if (bpf_skb_load_bytes(skb, offset, &tcp, sizeof(tcp)))
+		if (bpf_skb_load_bytes(skb, offset, &header.tcp,
+				       sizeof(header.tcp)))
 			return REASON_MALFORMED;
-		pkt->sport = tcp.source;
-		pkt->dport = tcp.dest;
-		pkt->tcp_flags = ((__u8 *)&tcp)[13];
-		pkt->l4_length = tcp.doff * 4;
-		pkt->sequence = bpf_ntohl(tcp.seq);
-		pkt->acknowledged = bpf_ntohl(tcp.ack_seq);
+		pkt->sport = header.tcp.source;
+		pkt->dport = header.tcp.dest;
+		pkt->tcp_flags = ((__u8 *)&header.tcp)[13];
+		pkt->l4_length = header.tcp.doff * 4;
+		pkt->sequence = bpf_ntohl(header.tcp.seq);
+		pkt->acknowledged = bpf_ntohl(header.tcp.ack_seq);
 		break;
 	case IPPROTO_UDP:
-		if (bpf_skb_load_bytes(skb, offset, &udp, sizeof(udp)))
+		if (bpf_skb_load_bytes(skb, offset, &header.udp,
+				       sizeof(header.udp)))
 			return REASON_MALFORMED;
-		pkt->sport = udp.source;
-		pkt->dport = udp.dest;
+		pkt->sport = header.udp.source;
+		pkt->dport = header.udp.dest;
 		break;
 	case IPPROTO_SCTP:
-		if (bpf_skb_load_bytes(skb, offset, &sctp, sizeof(sctp)))
+		if (bpf_skb_load_bytes(skb, offset, &header.sctp,
+				       sizeof(header.sctp)))
 			return REASON_MALFORMED;
-		pkt->sport = sctp.source;
-		pkt->dport = sctp.dest;
+		pkt->sport = header.sctp.source;
+		pkt->dport = header.sctp.dest;
 		break;
 	case IPPROTO_ICMP:
 	case IPPROTO_ICMPV6:
-		if (bpf_skb_load_bytes(skb, offset, &icmp, sizeof(icmp)))
+		if (bpf_skb_load_bytes(skb, offset, &header.icmp,
+				       sizeof(header.icmp)))
 			return REASON_MALFORMED;
-		pkt->icmp_type = icmp.type;
-		pkt->echo = parse_echo(pkt, icmp.type);
+		pkt->icmp_type = header.icmp.type;
+		pkt->echo = parse_echo(pkt, header.icmp.type);
 		if (pkt->echo == ECHO_REQUEST)
-			pkt->sport = icmp.id;
+			pkt->sport = header.icmp.id;
 		else if (pkt->echo == ECHO_REPLY)
-			pkt->dport = icmp.id;
+			pkt->dport = header.icmp.id;
 		break;
 	}
 	return REASON_NONE;
@@ -352,8 +363,12 @@ static __always_inline __u32 packet_said_length(struct __sk_buff *skb,
 	return bpf_ntohs(length) + (ipv4 ? 0 : sizeof(struct ipv6hdr));
 }
 
+/* The size of a superframe whose parts have sizes of their own: SCTP's, in the
+ * kernel's skbuff.h. */
+#define GSO_BY_FRAGS 0xffff
+
 /* The length of the IP packet; of a superframe's longest segment, which the
- * kernel makes of TCP and UDP. After parse_l4(). */
+ * kernel makes of TCP and UDP. 0 if it cannot be told. After parse_l4(). */
 static __always_inline __u32 packet_length(const struct __sk_buff *skb,
 					   const struct packet *pkt)
 {
@@ -361,6 +376,8 @@ static __always_inline __u32 packet_length(const struct __sk_buff *skb,
 
 	if (!skb->gso_size)
 		return skb->len - pkt->l3;
+	if (skb->gso_size == GSO_BY_FRAGS)
+		return 0;
 	return pkt->l4 - pkt->l3 + headers + skb->gso_size;
 }
 

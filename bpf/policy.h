@@ -26,8 +26,8 @@ policy_has_link(__u32 client, __u32 server, __be16 port, __u8 protocol)
 	return bpf_map_lookup_elem(&links, &key);
 }
 
-/* Not inlined: the way without ICC is the same from every entry. */
-static __noinline enum reason
+/* The way without ICC is the same from every entry. */
+__verified_once enum reason
 policy_links(struct __sk_buff *skb, struct packet *pkt, __u32 id, __u32 from,
 	     __u32 to)
 {
@@ -37,6 +37,10 @@ policy_links(struct __sk_buff *skb, struct packet *pkt, __u32 id, __u32 from,
 	struct flow *flow;
 	__u32 slot;
 
+	if (!pkt)
+		return REASON_KERNEL_ERROR;
+	if (pkt->ethertype == bpf_htons(ETH_P_ARP))
+		return REASON_POLICY; /* the tables answer it */
 	reason = parse_l4(skb, pkt);
 	if (reason)
 		return reason;

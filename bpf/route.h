@@ -22,14 +22,13 @@ static __always_inline bool route_is_unroutable(const struct address *a)
 	}
 	return (!(a->word[0] | a->word[1] | a->word[2]) &&
 		bpf_ntohl(a->word[3]) <= 1) ||
-	       bpf_ntohl(a->word[0]) >> 24 == 0xff ||
-	       bpf_ntohl(a->word[0]) >> 22 == LINK_LOCAL_PREFIX >> 6;
+	       bpf_ntohl(a->word[0]) >> 24 == 0xff || address_is_link_local(a);
 }
 
 /* Without a route lookup (see route_find()) everything takes the uplink of
  * the default route, whose next hop the kernel still finds by itself. */
 static __always_inline enum reason
-route_by_default(const struct address *dst, struct route *route)
+route_by_default(const struct address *dst, __u32 length, struct route *route)
 {
 	__u32 key = 0;
 	const struct uplink *uplink = bpf_map_lookup_elem(&uplinks, &key);
@@ -40,7 +39,10 @@ route_by_default(const struct address *dst, struct route *route)
 	own = address_is_ipv4(dst) ? &uplink->ipv4 : &uplink->ipv6;
 	route->source = *own;
 	route->ifindex = address_equal(own, dst) ? 0 : uplink->ifindex;
-	return REASON_NONE;
+	route->mtu = uplink->mtu;
+	return route->ifindex && uplink->mtu && length > uplink->mtu ?
+		       REASON_TOO_BIG :
+		       REASON_NONE;
 }
 
 /*
@@ -83,7 +85,7 @@ route_find(struct __sk_buff *skb, const struct address *src,
 		route->ifindex = 0;
 		return REASON_NONE;
 	case BPF_FIB_LKUP_RET_FWD_DISABLED:
-		return route_by_default(dst, route);
+		return route_by_default(dst, length, route);
 	case BPF_FIB_LKUP_RET_FRAG_NEEDED:
 		route->mtu = fib.mtu_result;
 		return REASON_TOO_BIG;
@@ -99,6 +101,7 @@ route_find(struct __sk_buff *skb, const struct address *src,
 		return REASON_NOT_UPLINK;
 
 	route->ifindex = fib.ifindex;
+	route->mtu = length ? fib.mtu_result : 0;
 	/* The next hop of an IPv4 route may be an IPv6 address: RFC 8950. */
 	route->next.nh_family = fib.family;
 	if (fib.family == AF_INET)

@@ -25,6 +25,11 @@ enum {
 	MAX_NEIGHBORS = 2 * MAX_STATIONS,
 	MAX_LINKS = 131072,
 	MAX_TUNNELS = 1024,
+	MAX_CARRIED = 65536, /* a network of a tunnel each */
+	MAX_LEARNED = 65536,
+	LEARNED_A_NETWORK = 4096, /* MACs, and as many addresses */
+	LEARNED_A_PLACE = 1024, /* behind one trunk or tunnel */
+	MAX_LEARNED_PLACES = MAX_NETWORKS + MAX_LOCAL_ENDPOINTS + MAX_CARRIED,
 	MAX_UPLINKS = 64,
 	MAX_PORTS = 262144,
 	MAX_PORT_SOURCES = 65536,
@@ -67,6 +72,9 @@ enum reason {
 	REASON_SOURCE_NOT_ALLOWED,
 	REASON_LOOPBACK_ONLY,
 	REASON_ADDRESS_LOST,
+	REASON_BAD_GRE_CHECKSUM,
+	REASON_CONGESTION,
+	REASON_COPY_FAILED,
 	REASON_COUNT,
 };
 
@@ -106,7 +114,8 @@ struct device {
 	struct address ipv4; /* zero: none */
 	struct address ipv6; /* zero: none */
 	struct mac mac;
-	__u8 pad[2];
+	__u8 trunk; /* 1: other stations are behind it */
+	__u8 pad;
 };
 _Static_assert(sizeof(struct device) == 48, "struct device");
 
@@ -124,9 +133,46 @@ struct station {
 	__u32 tunnel;
 	enum station_kind kind;
 	struct mac mac;
-	__u8 pad[2];
+	__u8 trunk; /* 1: other stations are behind it */
+	__u8 pad;
 };
 _Static_assert(sizeof(struct station) == 28, "struct station");
+
+/* A station that has been seen behind a trunk or a tunnel. */
+struct learned {
+	struct station station;
+	__u32 pad;
+	__u64 seen; /* bpf_ktime_get_coarse_ns(), a second's precision */
+};
+_Static_assert(sizeof(struct learned) == 40, "struct learned");
+
+/* Where stations are learned: behind a trunk or a tunnel, or, where both are
+ * zero, on a network as a whole. */
+struct learned_place {
+	__u32 network;
+	__u32 endpoint;
+	__u32 tunnel;
+};
+_Static_assert(sizeof(struct learned_place) == 12, "struct learned_place");
+
+/* How many entries a place has in `learned_fdb` and `learned_neighbors`. */
+struct learned_count {
+	__u32 stations; /* as last counted, and those learned since */
+	__u32 neighbors;
+	__u32 counted_stations; /* while they are being counted */
+	__u32 counted_neighbors;
+};
+_Static_assert(sizeof(struct learned_count) == 16, "struct learned_count");
+
+/* Which learned stations `forget_learned` is to forget; zero: all. */
+struct learned_filter {
+	__u32 network;
+	__u32 endpoint;
+	__u32 tunnel;
+	__u32 pad;
+	__u64 before; /* those not seen since then */
+};
+_Static_assert(sizeof(struct learned_filter) == 24, "struct learned_filter");
 
 struct fdb_key {
 	__u32 network;
@@ -141,17 +187,21 @@ enum network_flag {
 	NETWORK_INTERNAL = 4,
 	NETWORK_OPEN =
 		8, /* anybody may send to a mapped port: RFC 4787 REQ-8 */
+	NETWORK_KEYED = 16, /* `key` is on the wire */
 };
 
 struct network {
 	enum network_flag flags;
-	__be32 key; /* GRE key; only networks with one have remote stations */
+	__be32 key; /* GRE key */
 	__u32 members; /* how many entries `members` holds for it */
-	__u32 pad;
+	__u32 shared; /* trunks and tunnels of these */
 	struct address gateway4; /* zero: none */
 	struct address gateway6; /* zero: none */
+	__u8 prefix4; /* length of the gateway's subnet */
+	__u8 prefix6;
+	__u8 pad[2];
 };
-_Static_assert(sizeof(struct network) == 48, "struct network");
+_Static_assert(sizeof(struct network) == 52, "struct network");
 
 struct member_key {
 	__u32 network;
@@ -170,15 +220,48 @@ _Static_assert(sizeof(struct link_key) == 12, "struct link_key");
 
 /* The two ends of a tunnel. A zero `remote` marks `local` as an address at
  * which all Ethernet in GRE belongs to ebpnet. */
-struct tunnel {
+struct tunnel_ends {
 	struct address local;
 	struct address remote;
 };
-_Static_assert(sizeof(struct tunnel) == 32, "struct tunnel");
+_Static_assert(sizeof(struct tunnel_ends) == 32, "struct tunnel_ends");
+
+enum tunnel_flag {
+	TUNNEL_CSUM = 1, /* sends checksums: RFC 2784 */
+	TUNNEL_SEQ = 2, /* sends sequence numbers: RFC 2890 */
+	TUNNEL_FRAGMENTABLE = 4, /* over IPv4, without DF */
+	TUNNEL_COPY_DSCP = 8, /* of the inner packet */
+};
+
+struct tunnel {
+	struct tunnel_ends ends;
+	enum tunnel_flag flags;
+	__u8 ttl; /* of the outer packets */
+	__u8 pad[3];
+};
+_Static_assert(sizeof(struct tunnel) == 40, "struct tunnel");
+
+/* A network as a tunnel carries it. */
+struct carried_key {
+	__u32 tunnel;
+	__be32 key; /* 0 if there is none */
+	__u8 keyed; /* 1: there is a key on the wire */
+	__u8 pad[3];
+};
+_Static_assert(sizeof(struct carried_key) == 12, "struct carried_key");
+
+/* What the datapath knows of a tunnel. */
+struct tunnel_path {
+	__u64 lowered; /* bpf_ktime_get_coarse_ns(), when the MTU was told */
+	__u32 mtu; /* of the way to the remote, as far as it is lower; or 0 */
+	__u32 sequence; /* packets sent with a number */
+};
+_Static_assert(sizeof(struct tunnel_path) == 16, "struct tunnel_path");
 
 struct uplink {
 	__u32 ifindex;
-	__u32 pad[3];
+	__u32 mtu;
+	__u32 pad[2];
 	struct address ipv4; /* zero: none */
 	struct address ipv6; /* zero: none */
 };
@@ -338,12 +421,20 @@ enum {
 /* Where the host's routing table sends a packet. */
 struct route {
 	__u32 ifindex; /* 0: to the host itself */
-	__u32 mtu; /* after REASON_TOO_BIG: what fits */
+	__u32 mtu; /* what fits, if it was asked; 0: not known */
 	struct address source; /* the host's address on that way */
 	struct bpf_redir_neigh next; /* nh_family 0: let the kernel find it */
 	__u32 pad;
 };
 _Static_assert(sizeof(struct route) == 48, "struct route");
+
+/* The way into a tunnel. */
+struct tunnel_way {
+	__u64 found; /* bpf_ktime_get_coarse_ns() */
+	struct tunnel_ends ends; /* that it was found for */
+	struct route route;
+};
+_Static_assert(sizeof(struct tunnel_way) == 88, "struct tunnel_way");
 
 /* Which flows `end_flows` is to end. */
 enum flow_choice {
@@ -369,9 +460,13 @@ struct scratch {
 	struct flow_key opener; /* of the flow that is being opened */
 	struct flow_key answer;
 	struct flow_filter filter; /* of end_flows */
+	struct learned_filter forget; /* of forget_learned */
+	__u32 copies; /* that bridge_flood() has tried to make */
+	__u32 tunnel_mtu; /* after TUNNEL_TOO_BIG: what would fit */
+	struct station learned; /* the one that learn_find() has found */
 	__u8 quote[ICMP_QUOTE];
 };
-_Static_assert(sizeof(struct scratch) == 400, "struct scratch");
+_Static_assert(sizeof(struct scratch) == 464, "struct scratch");
 
 /* A datagram in fragments, of which only the first says the ports. */
 struct fragment_key {

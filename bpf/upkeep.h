@@ -3,6 +3,7 @@
 #ifndef EBPNET_UPKEEP_H
 #define EBPNET_UPKEEP_H
 
+#include "learn.h"
 #include "masquerade.h"
 #include "publish.h"
 
@@ -13,7 +14,7 @@ static __always_inline bool upkeep_has_sender(const struct flow_key *key)
 
 	if (key->network == NETWORK_OUTSIDE || key->network == NETWORK_LOOPBACK)
 		return true;
-	station = bpf_map_lookup_elem(&neighbors, &key->src);
+	station = learn_find_neighbor(&key->src);
 	return station && station->network == key->network;
 }
 

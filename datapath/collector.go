@@ -72,6 +72,7 @@ type metrics struct {
 	endpoint, network, tunnel                   trafficMetrics
 	loaded, dropPackets, dropBytes, mapEntries  *prometheus.Desc
 	mapCapacity, programRuns, programRunSeconds *prometheus.Desc
+	learnedStations                             *prometheus.Desc
 }
 
 func newMetrics() metrics {
@@ -79,6 +80,7 @@ func newMetrics() metrics {
 		endpoint:          describeTraffic("endpoint", "the endpoint", "endpoint", "network"),
 		network:           describeTraffic("network", "the network's local endpoints", "network"),
 		tunnel:            describeTraffic("tunnel", "the tunnel, outer frames", "tunnel"),
+		learnedStations:   describe("network_learned_stations", "MACs that are learned on the network.", "network"),
 		loaded:            describe("loaded", "Whether the datapath is loaded."),
 		dropPackets:       describe("dropped_packets_total", "Packets dropped, by reason.", "reason"),
 		dropBytes:         describe("dropped_bytes_total", "Bytes dropped, by reason.", "reason"),
@@ -99,6 +101,7 @@ func (c Collector) Describe(to chan<- *prometheus.Desc) {
 	}
 	for _, d := range []*prometheus.Desc{
 		m.loaded, m.dropPackets, m.dropBytes, m.mapEntries, m.mapCapacity, m.programRuns, m.programRunSeconds,
+		m.learnedStations,
 	} {
 		to <- d
 	}
@@ -147,6 +150,11 @@ func (c Collector) collectTraffic(to chan<- prometheus.Metric, m metrics, t *Tab
 			return err
 		}
 		m.network.send(to, traffic, name)
+		learned, err := t.LearnedStations(id)
+		if err != nil {
+			return err
+		}
+		to <- prometheus.MustNewConstMetric(m.learnedStations, prometheus.GaugeValue, float64(learned), name)
 	}
 	for name, id := range names.Tunnels {
 		traffic, err := t.TunnelTraffic(id)

@@ -40,6 +40,16 @@ func TestTrafficIsReset(t *testing.T) {
 			t.Errorf("%s after the reset: %+v, %v", noun.name, after, err)
 		}
 	}
+	path := bpf.EbpnetTunnelPath{Lowered: 1, Mtu: 1400, Sequence: 3}
+	if err := w.Maps.TunnelPaths.Put(uint32(theTunnel), path); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.ResetTunnelTraffic(theTunnel); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Maps.TunnelPaths.Lookup(uint32(theTunnel), &path); err != nil || path != (bpf.EbpnetTunnelPath{}) {
+		t.Errorf("what is known of the tunnel's path after the reset: %+v, %v", path, err)
+	}
 	if _, err := w.EndpointTraffic(firstRemote); err == nil {
 		t.Error("a remote endpoint is counted")
 	}
@@ -72,7 +82,8 @@ func TestUsageNamesEveryMap(t *testing.T) {
 		}
 	}
 	for name, want := range map[string]int{
-		bpf.EbpnetMapDevices: len(locals()), bpf.EbpnetMapFdb: 12, bpf.EbpnetMapLinks: 4, bpf.EbpnetMapFlowIndex: 0, bpf.EbpnetMapUplinks: 2,
+		bpf.EbpnetMapDevices: len(locals()) + 1, bpf.EbpnetMapFdb: 13, bpf.EbpnetMapLinks: 4, bpf.EbpnetMapFlowIndex: 0, bpf.EbpnetMapUplinks: 2,
+		bpf.EbpnetMapCarried: 5, bpf.EbpnetMapMembers: len(locals()) + 1 + 5, bpf.EbpnetMapTunnels: 2, bpf.EbpnetMapLearnedFdb: 0,
 	} {
 		if got[name].Entries != want {
 			t.Errorf("%d entries in %s, want %d", got[name].Entries, name, want)
@@ -86,7 +97,8 @@ func TestCollector(t *testing.T) {
 	dir := pinDirectory(t)
 	w := newWorld(t, loadAt(dir))
 	w.send(t, fromEndpoint("", alice, between(alice, remote, false, udp(1, 2)).frame(t)))
-	w.send(t, fromEndpoint("", alice, between(alice, nobody, false, udp(1, 2)).frame(t)))
+	w.send(t, fromEndpoint("", insider, between(insider, nobody, false, udp(1, 2)).frame(t)))
+	w.learn(t, Endpoint{Network: openNet, Tunnel: theTunnel, MAC: nobody.mac}.station())
 	names := Names{
 		Endpoints: []NamedEndpoint{{Name: "web", Network: "front", ID: alice.id}},
 		Networks:  map[string]uint32{"front": openNet, "back": closedNet},
@@ -97,15 +109,17 @@ func TestCollector(t *testing.T) {
 	metrics := gather(t, NewCollector(open, func() (Names, error) { return names, nil }))
 	for want, value := range map[string]float64{
 		"ebpnet_loaded": 1,
-		"ebpnet_endpoint_transmit_packets_total endpoint=web network=front": 2,
+		"ebpnet_endpoint_transmit_packets_total endpoint=web network=front": 1,
 		"ebpnet_endpoint_receive_packets_total endpoint=web network=front":  0,
-		"ebpnet_network_transmit_packets_total network=front":               2,
+		"ebpnet_network_transmit_packets_total network=front":               1,
 		"ebpnet_network_transmit_packets_total network=back":                0,
 		"ebpnet_tunnel_transmit_packets_total tunnel=hB":                    1,
 		"ebpnet_tunnel_transmit_bytes_total tunnel=hB":                      60 + 42,
 		"ebpnet_dropped_packets_total reason=unknown_destination":           1,
 		"ebpnet_dropped_bytes_total reason=unknown_destination":             60,
 		"ebpnet_dropped_packets_total reason=policy":                        0,
+		"ebpnet_network_learned_stations network=front":                     1,
+		"ebpnet_network_learned_stations network=back":                      0,
 		"ebpnet_map_entries map=devices":                                    float64(len(locals())),
 	} {
 		if got, ok := metrics[want]; !ok || got != value {

@@ -11,6 +11,7 @@ package datapath
 import (
 	"errors"
 	"fmt"
+	"maps"
 
 	"github.com/cilium/ebpf"
 
@@ -50,84 +51,116 @@ type Wanted struct {
 	Endpoints []Endpoint
 	Links     []Link
 	Tunnels   []Tunnel
+	Carried   []Carried
 	Uplinks   []Uplink
 	Ports     []Port
+}
+
+// contents are what the tables hold of Wanted.
+type contents struct {
+	networks  map[uint32]bpf.EbpnetNetwork
+	devices   map[uint32]bpf.EbpnetDevice
+	fdb       map[bpf.EbpnetFdbKey]bpf.EbpnetStation
+	neighbors map[bpf.EbpnetAddress]bpf.EbpnetStation
+	members   map[bpf.EbpnetMemberKey]bpf.EbpnetStation
+	links     map[bpf.EbpnetLinkKey]uint32
+	tunnels   map[uint32]bpf.EbpnetTunnel
+	tunnelIDs map[bpf.EbpnetTunnelEnds]uint32
+	carried   map[bpf.EbpnetCarriedKey]uint32
+	uplinks   map[uint32]bpf.EbpnetUplink
+	ports     published
+	places    map[place]bool // where stations can be learned
+}
+
+func contentsOf(w Wanted) contents {
+	c := contents{
+		networks:  map[uint32]bpf.EbpnetNetwork{},
+		devices:   map[uint32]bpf.EbpnetDevice{},
+		fdb:       map[bpf.EbpnetFdbKey]bpf.EbpnetStation{},
+		neighbors: map[bpf.EbpnetAddress]bpf.EbpnetStation{},
+		members:   map[bpf.EbpnetMemberKey]bpf.EbpnetStation{},
+		links:     map[bpf.EbpnetLinkKey]uint32{},
+		tunnels:   map[uint32]bpf.EbpnetTunnel{},
+		tunnelIDs: map[bpf.EbpnetTunnelEnds]uint32{},
+		carried:   map[bpf.EbpnetCarriedKey]uint32{},
+		uplinks:   uplinkEntries(w.Uplinks),
+		ports:     publish(w.Ports),
+		places:    map[place]bool{},
+	}
+	for _, l := range w.Links {
+		for _, key := range l.keys() {
+			c.links[key] = 1
+		}
+	}
+	for _, n := range w.Networks {
+		c.networks[n.ID] = n.entry()
+		for _, g := range n.gateways() {
+			c.fdb[fdbKey(n.ID, g.station.Mac)] = g.station
+			c.neighbors[g.address] = g.station
+		}
+	}
+	for _, e := range w.Endpoints {
+		c.fdb[fdbKey(e.Network, e.mac())] = e.station()
+		for _, a := range e.Addresses {
+			c.neighbors[addressOf(a)] = e.station()
+		}
+		if !e.Remote() {
+			c.devices[uint32(e.Ifindex)] = e.device()
+			c.join(e.station())
+		}
+	}
+	for _, tunnel := range w.Tunnels {
+		c.tunnels[tunnel.ID] = tunnel.entry()
+		c.tunnelIDs[tunnel.ends()] = tunnel.ID
+		c.tunnelIDs[tunnel.claim()] = 0
+	}
+	for _, carried := range w.Carried {
+		c.carried[carried.key()] = carried.Network
+		c.join(carried.member())
+	}
+	return c
+}
+
+// join adds a station to those that its network floods to.
+func (c contents) join(s bpf.EbpnetStation) {
+	network := c.networks[s.Network]
+	c.members[addMember(&network, s)] = s
+	c.networks[s.Network] = network
+	if isShared(s) {
+		c.places[placeOf(s)] = true
+	}
 }
 
 // Replace makes the tables hold what is wanted and nothing else. What
 // forbids comes before what allows: at no moment may anything pass that is
 // allowed neither before nor after. Flows stay, but for those whose endpoint or
-// published port has gone.
+// published port has gone; so do learned stations, but for those behind an
+// endpoint or a tunnel that has.
 func (t *Tables) Replace(w Wanted) error {
-	var (
-		networks  = map[uint32]bpf.EbpnetNetwork{}
-		keys      = map[uint32]uint32{}
-		devices   = map[uint32]bpf.EbpnetDevice{}
-		fdb       = map[bpf.EbpnetFdbKey]bpf.EbpnetStation{}
-		neighbors = map[bpf.EbpnetAddress]bpf.EbpnetStation{}
-		members   = map[bpf.EbpnetMemberKey]bpf.EbpnetStation{}
-		links     = map[bpf.EbpnetLinkKey]uint32{}
-		tunnels   = map[uint32]bpf.EbpnetTunnel{}
-		tunnelIDs = map[bpf.EbpnetTunnel]uint32{}
-		uplinks   = map[uint32]bpf.EbpnetUplink{}
-		ports     = publish(w.Ports)
-	)
-	for _, l := range w.Links {
-		for _, key := range l.keys() {
-			links[key] = 1
-		}
+	c := contentsOf(w)
+	members, err := t.settled(c.members)
+	if err != nil {
+		return err
 	}
-	for _, n := range w.Networks {
-		networks[n.ID] = n.entry()
-		if n.Key != nil {
-			keys[networkOrder32(*n.Key)] = n.ID
-		}
-		for _, g := range n.gateways() {
-			fdb[fdbKey(n.ID, g.station.Mac)] = g.station
-			neighbors[g.address] = g.station
-		}
-	}
-	for _, e := range w.Endpoints {
-		fdb[fdbKey(e.Network, e.mac())] = e.station()
-		for _, a := range e.Addresses {
-			neighbors[addressOf(a)] = e.station()
-		}
-		if e.Remote() {
-			continue
-		}
-		devices[uint32(e.Ifindex)] = e.device()
-		network := networks[e.Network]
-		members[bpf.EbpnetMemberKey{Network: e.Network, Index: network.Members}] = e.station()
-		network.Members++
-		networks[e.Network] = network
-	}
-	for _, tunnel := range w.Tunnels {
-		tunnels[tunnel.ID] = tunnel.entry()
-		tunnelIDs[tunnel.entry()] = tunnel.ID
-		tunnelIDs[tunnel.claim()] = 0
-	}
-	for _, u := range w.Uplinks {
-		uplinks[uint32(u.Ifindex)] = u.entry()
-		if u.Default {
-			uplinks[defaultUplink] = u.entry()
-		}
-	}
-
-	missing, err := t.withdraw(ports)
+	missing, err := t.withdraw(c.ports)
+	missingIDs, err2 := removeOthers(t.Maps.TunnelIds, c.tunnelIDs)
+	missingCarried, err3 := removeOthers(t.Maps.Carried, c.carried)
 	return errors.Join(
-		err,
-		replace(t.Maps.Links, links),
-		replaceArray(t.Maps.Networks, networks),
+		err, err2, err3,
+		t.cutTunnels(c.tunnels),
+		replace(t.Maps.Links, c.links),
+		replaceArray(t.Maps.Networks, c.networks),
 		replace(t.Maps.Members, members),
-		replace(t.Maps.Devices, devices),
-		replace(t.Maps.Fdb, fdb),
-		replace(t.Maps.Neighbors, neighbors),
-		replace(t.Maps.NetworkKeys, keys),
-		replaceArray(t.Maps.Tunnels, tunnels),
-		replace(t.Maps.TunnelIds, tunnelIDs),
-		replace(t.Maps.Uplinks, uplinks),
+		replace(t.Maps.Devices, c.devices),
+		replace(t.Maps.Fdb, c.fdb),
+		replace(t.Maps.Neighbors, c.neighbors),
+		t.forgetElsewhere(c.places),
+		replaceArray(t.Maps.Tunnels, c.tunnels),
+		putAll(t.Maps.TunnelIds, missingIDs),
+		putAll(t.Maps.Carried, missingCarried),
+		replace(t.Maps.Uplinks, c.uplinks),
 		t.putPublished(missing),
-		replaceArray(t.Maps.PublishedPorts, ports.words),
+		replaceArray(t.Maps.PublishedPorts, c.ports.words),
 		t.EndUnbackedFlows(),
 	)
 }
@@ -135,37 +168,24 @@ func (t *Tables) Replace(w Wanted) error {
 // replace makes a hash hold what is wanted and nothing else, touching only
 // what differs.
 func replace[K, V comparable](m *ebpf.Map, wanted map[K]V) error {
-	var (
-		key   K
-		value V
-		gone  []K
-		same  = make(map[K]bool, len(wanted))
-	)
-	entries := m.Iterate()
-	for entries.Next(&key, &value) {
-		if want, ok := wanted[key]; !ok {
-			gone = append(gone, key)
-		} else if want == value {
-			same[key] = true
+	var gone []K
+	missing := maps.Clone(wanted)
+	err := eachBatch(m, func(keys []K, values []V) {
+		for i, key := range keys {
+			if want, ok := wanted[key]; !ok {
+				gone = append(gone, key)
+			} else if want == values[i] {
+				delete(missing, key)
+			}
 		}
-	}
-	if err := entries.Err(); err != nil {
+	})
+	if err != nil {
 		return fmt.Errorf("read %v: %w", m, err)
 	}
-	for _, key := range gone {
-		if err := remove(m, key); err != nil {
-			return err
-		}
+	if err := removeAll(m, gone); err != nil {
+		return err
 	}
-	for key, value := range wanted {
-		if same[key] {
-			continue
-		}
-		if err := put(m, key, value); err != nil {
-			return err
-		}
-	}
-	return nil
+	return putAll(m, missing)
 }
 
 // replaceArray does the same for an array, whose empty places are zero.

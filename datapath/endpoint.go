@@ -19,12 +19,20 @@ type Endpoint struct {
 	Addresses []netip.Addr // at most one a family
 	Ifindex   int          // local
 	Tunnel    uint32       // remote: the tunnel's id, else 0
+	Trunk     bool         // local: other stations are behind it
 }
 
 // Remote tells whether e is behind a tunnel.
 func (e Endpoint) Remote() bool { return e.Tunnel != 0 }
 
 func (e Endpoint) mac() bpf.EbpnetMac { return bpf.EbpnetMac{Byte: e.MAC} }
+
+func (e Endpoint) trunk() uint8 {
+	if e.Trunk {
+		return 1
+	}
+	return 0
+}
 
 func (e Endpoint) station() bpf.EbpnetStation {
 	s := bpf.EbpnetStation{
@@ -37,13 +45,13 @@ func (e Endpoint) station() bpf.EbpnetStation {
 		s.Kind = bpf.EbpnetStationKindSTATION_REMOTE
 		s.Tunnel = e.Tunnel
 	} else {
-		s.Ifindex = uint32(e.Ifindex)
+		s.Ifindex, s.Trunk = uint32(e.Ifindex), e.trunk()
 	}
 	return s
 }
 
 func (e Endpoint) device() bpf.EbpnetDevice {
-	d := bpf.EbpnetDevice{Network: e.Network, Endpoint: e.ID, Mac: e.mac()}
+	d := bpf.EbpnetDevice{Network: e.Network, Endpoint: e.ID, Mac: e.mac(), Trunk: e.trunk()}
 	for _, a := range e.Addresses {
 		if a.Is4() {
 			d.Ipv4 = addressOf(a)
@@ -75,21 +83,29 @@ func (t *Tables) PutEndpoint(e Endpoint) error {
 	err := t.Maps.Devices.Lookup(uint32(e.Ifindex), &old)
 	if errors.Is(err, ebpf.ErrKeyNotExist) {
 		err = t.join(e.station())
+	} else if err == nil && old.Trunk != e.trunk() {
+		err = t.changeMember(e.station())
 	}
 	if err != nil {
 		return err
 	}
-	return put(t.Maps.Devices, uint32(e.Ifindex), e.device())
+	if err := put(t.Maps.Devices, uint32(e.Ifindex), e.device()); err != nil {
+		return err
+	}
+	if old.Trunk == 0 || e.Trunk {
+		return nil
+	}
+	return t.endTrunk(e)
 }
 
-// DeleteEndpoint takes an endpoint away with its flows. Its links have gone
-// before it.
+// DeleteEndpoint takes an endpoint away with its flows, and forgets the
+// stations that were learned behind it. Its links have gone before it.
 func (t *Tables) DeleteEndpoint(e Endpoint) error {
 	if !e.Remote() {
 		if err := remove(t.Maps.Devices, uint32(e.Ifindex)); err != nil {
 			return err
 		}
-		if err := t.leave(e); err != nil {
+		if err := t.leave(e.station()); err != nil {
 			return err
 		}
 	}
@@ -101,70 +117,19 @@ func (t *Tables) DeleteEndpoint(e Endpoint) error {
 			return err
 		}
 	}
+	if e.Trunk {
+		return t.endTrunk(e)
+	}
 	return t.EndUnbackedFlows()
 }
 
-// join adds a station to those that its network floods to, of which it is none
-// yet.
-func (t *Tables) join(s bpf.EbpnetStation) error {
-	var network bpf.EbpnetNetwork
-	if err := t.Maps.Networks.Lookup(s.Network, &network); err != nil {
+// endTrunk forgets the stations that were learned behind an endpoint, with
+// their flows.
+func (t *Tables) endTrunk(e Endpoint) error {
+	if err := t.ForgetLearned(LearnedFilter{Network: e.Network, Endpoint: e.ID}); err != nil {
 		return err
 	}
-	key := bpf.EbpnetMemberKey{Network: s.Network, Index: network.Members}
-	if err := put(t.Maps.Members, key, s); err != nil {
-		return err
-	}
-	network.Members++
-	return put(t.Maps.Networks, s.Network, network)
-}
-
-// leave takes an endpoint out of those that its network floods to; the last
-// member moves into its place.
-func (t *Tables) leave(e Endpoint) error {
-	var network bpf.EbpnetNetwork
-	if err := t.Maps.Networks.Lookup(e.Network, &network); err != nil {
-		return err
-	}
-	index, err := t.memberIndex(e.Network, network.Members, e.ID)
-	if errors.Is(err, ebpf.ErrKeyNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	last := bpf.EbpnetMemberKey{Network: e.Network, Index: network.Members - 1}
-	var moved bpf.EbpnetStation
-	if err := t.Maps.Members.Lookup(last, &moved); err != nil {
-		return fmt.Errorf("read the members of network %d: %w", e.Network, err)
-	}
-	if err := put(t.Maps.Members, bpf.EbpnetMemberKey{Network: e.Network, Index: index}, moved); err != nil {
-		return err
-	}
-	network.Members--
-	if err := put(t.Maps.Networks, e.Network, network); err != nil {
-		return err
-	}
-	return remove(t.Maps.Members, last)
-}
-
-// memberIndex finds an endpoint among the members of its network, from the
-// youngest on; ebpf.ErrKeyNotExist if it is none.
-func (t *Tables) memberIndex(network, count, endpoint uint32) (uint32, error) {
-	for i := count; i > 0; i-- {
-		var s bpf.EbpnetStation
-		err := t.Maps.Members.Lookup(bpf.EbpnetMemberKey{Network: network, Index: i - 1}, &s)
-		if errors.Is(err, ebpf.ErrKeyNotExist) {
-			continue
-		}
-		if err != nil {
-			return 0, fmt.Errorf("read the members of network %d: %w", network, err)
-		}
-		if s.Endpoint == endpoint {
-			return i - 1, nil
-		}
-	}
-	return 0, ebpf.ErrKeyNotExist
+	return t.EndUnbackedFlows()
 }
 
 // LocalEndpoints lists the ids of the endpoints that a device belongs to.

@@ -2,7 +2,6 @@ package datapath
 
 import (
 	"cmp"
-	"encoding/binary"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -171,10 +170,6 @@ func (t *Tables) EndUnbackedFlows() error {
 	return t.endFlows(bpf.EbpnetFlowFilter{Choice: bpf.EbpnetFlowChoiceFLOWS_UNBACKED})
 }
 
-// headerSize is what a frame begins with that tells a program, beyond it, what
-// to do.
-const headerSize = 14
-
 // flowsARun is how many flows are looked at in one go: the kernel does nothing
 // else meanwhile on that CPU.
 const flowsARun = 65536
@@ -182,16 +177,8 @@ const flowsARun = 65536
 func (t *Tables) endFlows(filter bpf.EbpnetFlowFilter) error {
 	filter.Count = flowsARun
 	for ; filter.First < t.Maps.Flows.MaxEntries(); filter.First += filter.Count {
-		frame, err := binary.Append(make([]byte, headerSize), binary.NativeEndian, filter)
-		if err != nil {
+		if err := command(t.Programs.EndFlows, filter); err != nil {
 			return fmt.Errorf("end flows: %w", err)
-		}
-		status, _, err := t.Programs.EndFlows.Test(frame)
-		if err != nil {
-			return fmt.Errorf("end flows: %w", err)
-		}
-		if status != 0 {
-			return fmt.Errorf("end flows: the program gives %d", status)
 		}
 	}
 	return nil

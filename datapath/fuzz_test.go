@@ -30,12 +30,14 @@ var entrances = []entrance{
 	{loader.FromLoopback, "lo", []int{verdictPass, verdictShot, verdictDirect}},
 	{loader.ToGateway, "ebpnet0", []int{verdictPass, verdictShot}},
 	{loader.ToUplink, "up0", []int{verdictPass, verdictShot}},
+	{loader.ToTunnel, "ebpnet0", []int{verdictPass, verdictShot, verdictDirect}},
+	{loader.FromEndpoint, trunk.device, []int{verdictShot, verdictDirect}},
 }
 
-// What a program may add to a frame: the headers of an ICMPv6 error; or it
-// makes a neighbor's answer of a shorter question.
+// What a program may add to a frame: IPv6 and GRE with all its fields around
+// its Ethernet header; or it makes a neighbor's answer of a shorter question.
 const (
-	mostAdded    = 48
+	mostAdded    = 40 + 16 + atIP
 	answerLength = atL4v6 + 32
 	fuzzIndex    = 256
 	// The largest frame that a test run takes for sure: a page without what
@@ -51,31 +53,37 @@ func FuzzPrograms(f *testing.F) {
 		spec.Maps[bpf.EbpnetMapFlowIndex].MaxEntries = fuzzIndex
 		return nil
 	}))
+	withForms(&w.wanted)
+	withShared(&w.wanted)
+	remember(f, w)
 	opened(closedNet)(f, w)
 	for _, g := range groups() {
 		for _, r := range g.rows(f) {
-			f.Add(uint8(slices.IndexFunc(entrances, r.entersBy)), uint16(r.skb.segments), r.in)
+			f.Add(uint8(r.entrance()), uint16(r.skb.segments), r.skb.mark, r.in)
 		}
 	}
-	f.Fuzz(func(t *testing.T, by uint8, segments uint16, frame []byte) {
+	f.Fuzz(func(t *testing.T, by uint8, segments uint16, mark uint32, frame []byte) {
 		e := entrances[int(by)%len(entrances)]
 		if len(frame) > mostData {
 			t.Skip("larger than a test run takes")
 		}
-		verdict, out, err := w.try(w.program(e.hook), e.device, frame, skbContext{segments: uint32(segments), size: uint32(min(segments, 1))})
+		o, err := w.try(w.program(e.hook), e.device, frame, skbContext{
+			segments: uint32(segments), size: uint32(min(segments, 1)), mark: mark,
+		})
 		if errors.Is(err, unix.EINVAL) && tooShort(frame) {
 			t.Skip("shorter than a test run takes")
 		}
 		if err != nil {
 			t.Fatal(err)
 		}
-		if !slices.Contains(e.verdicts, verdict) {
-			t.Errorf("verdict %d, want one of %v", verdict, e.verdicts)
+		if !slices.Contains(e.verdicts, o.verdict) {
+			t.Errorf("verdict %d, want one of %v", o.verdict, e.verdicts)
 		}
+		out := o.frame
 		if len(out) < atIP || len(out) > max(len(frame)+mostAdded, answerLength) {
 			t.Errorf("a frame of %d bytes became %d", len(frame), len(out))
 		}
-		if verdict == verdictDirect {
+		if o.verdict == verdictDirect {
 			if err := wellFormed(out, segments > 0); err != nil {
 				t.Errorf("%v: %x", err, out)
 			}
@@ -86,8 +94,14 @@ func FuzzPrograms(f *testing.F) {
 	})
 }
 
-func (r row) entersBy(e entrance) bool {
-	return e.hook == r.hook && (e.device == r.device || r.hook == loader.FromEndpoint)
+// entrance is the one by which the row's packet comes in, or one that is like
+// it.
+func (r row) entrance() int {
+	i := slices.IndexFunc(entrances, func(e entrance) bool { return e.hook == r.hook && e.device == r.device })
+	if i < 0 {
+		i = slices.IndexFunc(entrances, func(e entrance) bool { return e.hook == r.hook })
+	}
+	return i
 }
 
 // tooShort tells whether the kernel wants more of a frame before it runs any

@@ -44,19 +44,21 @@ func bridgeRows(t testing.TB) []row {
 			super,
 			uncounted,
 			fromEndpoint("to itself", alice, between(alice, alice, v6, udp(1000, 2000)).frame(t)).delivered(alice, nil),
-			fromEndpoint("unknown unicast", alice, between(alice, nobody, v6, udp(1000, 2000)).frame(t)).dropped("unknown_destination"),
-			fromEndpoint("another network's MAC", alice, between(alice, client, v6, udp(1000, 2000)).frame(t)).dropped("unknown_destination"),
+			fromEndpoint("unknown unicast", alice, between(alice, nobody, v6, udp(1000, 2000)).frame(t)).floodedTo().into(theTunnel),
+			fromEndpoint("another network's MAC", alice, between(alice, client, v6, udp(1000, 2000)).frame(t)).floodedTo().into(theTunnel),
+			fromEndpoint("unknown unicast without tunnels", insider, between(insider, nobody, v6, udp(1000, 2000)).frame(t)).dropped("unknown_destination"),
+			fromEndpoint("unknown unicast without ICC", client, between(client, nobody, v6, udp(1000, 2000)).frame(t)).dropped("policy"),
 			fromEndpoint("neighbor by way of the gateway", alice, ethernet(viaGateway, alice.mac, gatewayMAC).frame(t)).
 				delivered(bob, viaGateway.frame(t)),
-			fromEndpoint("multicast", alice, mdns.frame(t)).floodedTo(bob),
+			fromEndpoint("multicast", alice, mdns.frame(t)).floodedTo(bob).into(theTunnel),
 			fromEndpoint("multicast without ICC", client, mdnsClosed.frame(t)).dropped("policy"),
 		}
 	})
 	dhcp := packet{from: alice.mac, to: broadcastMAC, src: netip.IPv4Unspecified(), dst: everyone, l4: udp(68, 67), payload: "discover"}
 	broadcast := packet{from: alice.mac, to: broadcastMAC, src: alice.ip4, dst: everyone, l4: udp(1, 2)}
 	return append(rows,
-		fromEndpoint("DHCP discover", alice, dhcp.frame(t)).floodedTo(bob),
-		fromEndpoint("broadcast", alice, broadcast.frame(t)).floodedTo(bob),
+		fromEndpoint("DHCP discover", alice, dhcp.frame(t)).floodedTo(bob).into(theTunnel),
+		fromEndpoint("broadcast", alice, broadcast.frame(t)).floodedTo(bob).into(theTunnel),
 	)
 }
 
@@ -93,12 +95,12 @@ func neighborRows(t testing.TB) []row {
 		fromEndpoint("ARP without ICC", client, arpRequest(t, client.mac, client.ip4, server.ip4)).redirected(answer(server, client)),
 		fromEndpoint("ARP to a neighbor's MAC", alice, unicastARP).redirected(answer(bob, alice)),
 		fromEndpoint("ARP probe", alice, probe).redirected(probeAnswer),
-		fromEndpoint("ARP for oneself", alice, arpRequest(t, alice.mac, alice.ip4, alice.ip4)).floodedTo(bob),
-		fromEndpoint("ARP for nobody", alice, arpRequest(t, alice.mac, alice.ip4, nobody.ip4)).floodedTo(bob),
+		fromEndpoint("ARP for oneself", alice, arpRequest(t, alice.mac, alice.ip4, alice.ip4)).floodedTo(bob).into(theTunnel),
+		fromEndpoint("ARP for nobody", alice, arpRequest(t, alice.mac, alice.ip4, nobody.ip4)).floodedTo(bob).into(theTunnel),
 		fromEndpoint("ARP for nobody without ICC", client, arpRequest(t, client.mac, client.ip4, address4(closedNet, 99))).dropped("policy"),
-		fromEndpoint("ARP for another network", alice, arpRequest(t, alice.mac, alice.ip4, client.ip4)).floodedTo(bob),
-		fromEndpoint("ARP for another network's gateway", alice, arpRequest(t, alice.mac, alice.ip4, closedGW.ip4)).floodedTo(bob),
-		fromEndpoint("gratuitous ARP", alice, gratuitous).floodedTo(bob),
+		fromEndpoint("ARP for another network", alice, arpRequest(t, alice.mac, alice.ip4, client.ip4)).floodedTo(bob).into(theTunnel),
+		fromEndpoint("ARP for another network's gateway", alice, arpRequest(t, alice.mac, alice.ip4, closedGW.ip4)).floodedTo(bob).into(theTunnel),
+		fromEndpoint("gratuitous ARP", alice, gratuitous).floodedTo(bob).into(theTunnel),
 
 		fromEndpoint("NS for a neighbor", alice, ask(alice.mac, alice.ip6, bob.ip6, withMAC(alice.mac)).frame(t)).redirected(solicited(bob, alice)),
 		fromEndpoint("NS shorter than its answer", alice, ask(alice.mac, alice.ip6, bob.ip6, "").frame(t)).redirected(solicited(bob, alice)),
@@ -111,11 +113,11 @@ func neighborRows(t testing.TB) []row {
 			redirected(tell(bob.mac, alice.mac, bob.ip6, linkLocal(alice.mac), ndSolicited|ndOverride).frame(t)),
 		fromEndpoint("NS for an address that another has", alice, ask(alice.mac, zero6, bob.ip6, "").frame(t)).
 			redirected(tell(bob.mac, multicastMAC(allNodes), bob.ip6, allNodes, ndOverride).frame(t)),
-		fromEndpoint("NS for oneself", alice, ownNS.frame(t)).floodedTo(bob),
-		fromEndpoint("NS for nobody", alice, ask(alice.mac, alice.ip6, nobody.ip6, "").frame(t)).floodedTo(bob),
-		fromEndpoint("NS from afar", alice, farNS.frame(t)).floodedTo(bob),
-		fromEndpoint("NS cut short", alice, shortNS.frame(t)).floodedTo(bob),
-		fromEndpoint("own NA", alice, tell(alice.mac, multicastMAC(allNodes), alice.ip6, allNodes, ndOverride).frame(t)).floodedTo(bob),
+		fromEndpoint("NS for oneself", alice, ownNS.frame(t)).floodedTo(bob).into(theTunnel),
+		fromEndpoint("NS for nobody", alice, ask(alice.mac, alice.ip6, nobody.ip6, "").frame(t)).floodedTo(bob).into(theTunnel),
+		fromEndpoint("NS from afar", alice, farNS.frame(t)).floodedTo(bob).into(theTunnel),
+		fromEndpoint("NS cut short", alice, shortNS.frame(t)).floodedTo(bob).into(theTunnel),
+		fromEndpoint("own NA", alice, tell(alice.mac, multicastMAC(allNodes), alice.ip6, allNodes, ndOverride).frame(t)).floodedTo(bob).into(theTunnel),
 
 		fromHost("ARP", arpRequest(t, gatewayMAC, gw.ip4, alice.ip4)).redirected(answer(alice, gw)),
 		fromHost("ARP for one behind a tunnel", arpRequest(t, gatewayMAC, gw.ip4, remote.ip4)).redirected(answer(remote, gw)),

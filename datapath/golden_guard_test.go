@@ -68,15 +68,15 @@ func guardRows(t testing.TB) []row {
 
 		fromEndpoint("link-local address", alice, eui64.frame(t)).delivered(bob, nil),
 		fromEndpoint("another's link-local address", alice, foreign.frame(t)).dropped("spoofed_address"),
-		fromEndpoint("router solicitation from no address", alice, nd(zero6, allRouters, routerSolicit, "\x00\x00\x00\x00").frame(t)).floodedTo(bob),
-		fromEndpoint("multicast report from no address", alice, nd(zero6, allRouters, mldReport, "0123456789abcdefghij").frame(t)).floodedTo(bob),
+		fromEndpoint("router solicitation from no address", alice, nd(zero6, allRouters, routerSolicit, "\x00\x00\x00\x00").frame(t)).floodedTo(bob).into(theTunnel),
+		fromEndpoint("multicast report from no address", alice, nd(zero6, allRouters, mldReport, "0123456789abcdefghij").frame(t)).floodedTo(bob).into(theTunnel),
 		fromEndpoint("NS from no address to a MAC", alice, unicast(nd(zero6, allNodes, neighborAsk, ndBody(0, bob.ip6, ""))).frame(t)).dropped("spoofed_address"),
 		fromEndpoint("echo from no address", alice, nd(zero6, allNodes, echoRequest6, "\x00\x01\x00\x01").frame(t)).dropped("spoofed_address"),
 		fromEndpoint("NA for another's address", alice, nd(alice.ip6, allNodes, neighborAnswer, ndBody(ndOverride, bob.ip6, ndOption(optionTargetMAC, alice.mac))).frame(t)).
 			dropped("spoofed_address"),
 		fromEndpoint("NA for another's address to a MAC", alice, unicast(nd(alice.ip6, allNodes, neighborAnswer, ndBody(ndOverride, gatewayOf(openNet).ip6, ""))).frame(t)).
 			dropped("spoofed_address"),
-		fromEndpoint("NA for the link-local address", alice, nd(linkLocal(alice.mac), allNodes, neighborAnswer, ndBody(0, linkLocal(alice.mac), "")).frame(t)).floodedTo(bob),
+		fromEndpoint("NA for the link-local address", alice, nd(linkLocal(alice.mac), allNodes, neighborAnswer, ndBody(0, linkLocal(alice.mac), "")).frame(t)).floodedTo(bob).into(theTunnel),
 		fromEndpoint("NA cut short", alice, nd(alice.ip6, allNodes, neighborAnswer, "\x00\x00\x00\x00short").frame(t)).dropped("malformed"),
 		fromEndpoint("router advertisement", alice, nd(linkLocal(alice.mac), allNodes, routerAdvert, "0123456789").frame(t)).dropped("rogue_router"),
 		fromEndpoint("router advertisement to a MAC", alice, unicast(nd(alice.ip6, allNodes, routerAdvert, "0123456789")).frame(t)).dropped("rogue_router"),

@@ -69,23 +69,33 @@ func policyRows(t testing.TB) []row {
 	})
 }
 
-func gatewayRows(t testing.TB) []row {
-	sysctl := func(value string) func(testing.TB, *world) {
-		return func(t testing.TB, w *world) {
-			w.ns.SetSysctl(t, "ipv4/conf/ebpnet0/forwarding", value)
-			w.ns.SetSysctl(t, "ipv6/conf/ebpnet0/forwarding", value)
-		}
-	}
-	off, on := sysctl("0"), sysctl("1")
-	stranded := func(t testing.TB, w *world) {
-		off(t, w)
-		if err := w.ReplaceUplinks(nil); err != nil {
+// unrouted has no route be looked up, where the uplink's MTU is what the tables
+// say (0: not known), and routed has them be.
+func unrouted(mtu int) func(testing.TB, *world) {
+	return func(t testing.TB, w *world) {
+		t.Helper()
+		setForwarding("0")(t, w)
+		uplink := w.wanted.Uplinks[0]
+		uplink.MTU = mtu
+		if err := w.ReplaceUplinks([]Uplink{uplink}); err != nil {
 			t.Fatal(err)
 		}
 	}
-	rescued := func(t testing.TB, w *world) {
-		on(t, w)
-		if err := w.ReplaceUplinks(w.wanted.Uplinks); err != nil {
+}
+
+func routed(t testing.TB, w *world) {
+	t.Helper()
+	setForwarding("1")(t, w)
+	if err := w.ReplaceUplinks(w.wanted.Uplinks); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func gatewayRows(t testing.TB) []row {
+	off, on := setForwarding("0"), setForwarding("1")
+	stranded := func(t testing.TB, w *world) {
+		off(t, w)
+		if err := w.ReplaceUplinks(nil); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -120,10 +130,14 @@ func gatewayRows(t testing.TB) []row {
 		fitted.src, fitted.ttl = uplink.ip(v6), 63
 		tooBig := fits
 		tooBig.payload += "x"
-		bigMasqueraded := big
+		bigMasqueraded, longer, bigToHost := big, fitted, big
 		bigMasqueraded.src, bigMasqueraded.ttl = uplink.ip(v6), 63
+		longer.payload += "x"
+		bigToHost.dst = uplink.ip(v6)
 		super := fromEndpoint("superframe larger than the uplink's MTU", alice, big.frame(t)).redirected(bigMasqueraded.frame(t))
 		super.skb = skbContext{segments: 2, size: 1000}
+		superOff := super.given(off, on)
+		superOff.name += ", forwarding off"
 		ping := leaving(alice, gatewayOf(openNet).ip(v6))
 		ping.l4 = echo(v6, false, 1)
 		rows := []row{
@@ -150,12 +164,21 @@ func gatewayRows(t testing.TB) []row {
 				refused("too_big", refusal(t, alice, problemSize(v6, uplinkMTU), tooBig).frame(t)),
 			super,
 			to("outside, forwarding off", alice, website.ip(v6)).given(off, on).redirected(masqueraded.frame(t)),
+			fromEndpoint("as large as the uplink's MTU, forwarding off", alice, fits.frame(t)).given(off, on).redirected(fitted.frame(t)),
+			fromEndpoint("larger than the uplink's MTU, forwarding off", alice, tooBig.frame(t)).given(off, on).
+				refused("too_big", refusal(t, alice, problemSize(v6, uplinkMTU), tooBig).frame(t)),
+			fromEndpoint("larger than a narrow uplink's MTU, forwarding off", alice, fits.frame(t)).given(unrouted(uplinkMTU-1), routed).
+				refused("too_big", refusal(t, alice, problemSize(v6, uplinkMTU-1), fits).frame(t)),
+			fromEndpoint("large, forwarding off and the uplink's MTU unknown", alice, tooBig.frame(t)).given(unrouted(0), routed).
+				redirected(longer.frame(t)),
+			fromEndpoint("larger than the uplink's MTU to the host, forwarding off", alice, bigToHost.frame(t)).given(off, on).redirected(nil),
+			superOff,
 			to("host, forwarding off", alice, uplink.ip(v6)).given(off, on).redirected(nil),
 			to("gateway, forwarding off", alice, gatewayOf(openNet).ip(v6)).given(off, on).redirected(nil),
 			to("another network's gateway, forwarding off", alice, gatewayOf(closedNet).ip(v6)).given(off, on).redirected(nil),
 			to("another network's gateway, forwarding off and internal", insider, gatewayOf(openNet).ip(v6)).given(off, on).dropped("internal"),
 			to("another network, forwarding off", alice, client.ip(v6)).given(off, on).dropped("isolated"),
-			to("outside, forwarding off and no uplink", alice, website.ip(v6)).given(stranded, rescued).dropped("no_route"),
+			to("outside, forwarding off and no uplink", alice, website.ip(v6)).given(stranded, routed).dropped("no_route"),
 		}
 		if v6 {
 			own := leaving(alice, website.ip6)

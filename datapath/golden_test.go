@@ -9,7 +9,6 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/google/go-cmp/cmp"
-	"github.com/gopacket/gopacket"
 
 	"github.com/ebpnet/ebpnet/bpf"
 	"github.com/ebpnet/ebpnet/internal/testutil"
@@ -33,12 +32,15 @@ type row struct {
 	verdict    int
 	out        []byte              // nil: as it went in
 	outOf      func([]byte) []byte // in place of out: it follows from what came out
+	mark       uint32              // that out leaves with
 	reason     string              // of the drop, if it is one
+	unwrapped  bool                // it is out that is dropped
 	sender     *host               // endpoint that is counted as having sent in
 	receivers  []host              // endpoints that are counted as having got out
-	flooded    bool                // receivers get copies of in, by their devices
-	fromTunnel bool
-	toTunnel   bool
+	flooded    bool                // receivers get copies of out, by their devices
+	detours    []uint32            // tunnels that copies are on their way into
+	fromTunnel uint32              // 0: none
+	toTunnel   uint32
 }
 
 // step is a packet that goes by before the one that matters.
@@ -78,10 +80,17 @@ func toUplink(name string, in []byte) row {
 }
 
 // outOfTunnel is fromUplink for a frame that a tunnel takes credit for.
-func outOfTunnel(name string, in []byte) row {
+func outOfTunnel(name string, in []byte) row { return outOf(theTunnel, name, in) }
+
+func outOf(tunnel uint32, name string, in []byte) row {
 	r := fromUplink(name, in)
-	r.fromTunnel = true
+	r.fromTunnel = tunnel
 	return r
+}
+
+// toTunnel is a frame after its detour, which had it marked.
+func toTunnel(name string, mark uint32, in []byte) row {
+	return row{name: name, hook: loader.ToTunnel, device: "ebpnet0", in: in, skb: skbContext{mark: mark}}
 }
 
 func (r row) after(steps ...row) row {
@@ -99,6 +108,12 @@ func (r row) given(setup, undo func(testing.TB, *world)) row {
 
 func (r row) dropped(reason string) row {
 	r.verdict, r.reason = verdictShot, reason
+	return r
+}
+
+// alsoDropped counts as dropped though others get it.
+func (r row) alsoDropped(reason string) row {
+	r.reason = reason
 	return r
 }
 
@@ -132,8 +147,16 @@ func (r row) redirectedAs(outOf func([]byte) []byte) row {
 	return r
 }
 
-func (r row) tunnelled(out []byte) row {
-	r.verdict, r.out, r.toTunnel = verdictDirect, out, true
+func (r row) tunnelled(out []byte) row { return r.tunnelledBy(theTunnel, out) }
+
+func (r row) tunnelledBy(tunnel uint32, out []byte) row {
+	r.verdict, r.out, r.toTunnel = verdictDirect, out, tunnel
+	return r
+}
+
+// detoured is sent out of the far end of the host's veth with a mark.
+func (r row) detoured(mark uint32) row {
+	r.verdict, r.mark = verdictDirect, mark
 	return r
 }
 
@@ -142,9 +165,27 @@ func (r row) floodedTo(receivers ...host) row {
 	return r
 }
 
+// into has copies flooded into tunnels too.
+func (r row) into(tunnels ...uint32) row {
+	r.detours = tunnels
+	return r
+}
+
+// floodedAs is floodedTo for what comes out of a tunnel as out.
+func (r row) floodedAs(out []byte, receivers ...host) row {
+	r.out = out
+	return r.floodedTo(receivers...)
+}
+
+// droppedAs is dropped for what came out of a tunnel as out.
+func (r row) droppedAs(reason string, out []byte) row {
+	r.out, r.unwrapped = out, true
+	return r.dropped(reason)
+}
+
 // counted is what the counters should say.
 func (r row) counted(out []byte) counters {
-	c := counters{Drops: map[string]Counter{}, Endpoints: map[string]Traffic{}, Networks: map[uint32]Traffic{}}
+	c := counters{map[string]Counter{}, map[string]Traffic{}, map[uint32]Traffic{}, map[uint32]Traffic{}}
 	count := func(into *Counter, frame []byte) {
 		segments := r.skb.segments
 		if size := int(r.skb.size); segments == 0 && size > 0 {
@@ -155,7 +196,11 @@ func (r row) counted(out []byte) counters {
 	}
 	if r.reason != "" {
 		var drop Counter
-		count(&drop, r.in)
+		dropped := r.in
+		if r.unwrapped {
+			dropped = out
+		}
+		count(&drop, dropped)
 		c.Drops[r.reason] = drop
 	}
 	if r.sender != nil {
@@ -170,11 +215,15 @@ func (r row) counted(out []byte) counters {
 		count(&n.Rx, out)
 		c.Endpoints[to.device], c.Networks[to.network] = e, n
 	}
-	if r.fromTunnel {
-		count(&c.Tunnel.Rx, r.in)
+	if id := r.fromTunnel; id != 0 {
+		tunnel := c.Tunnels[id]
+		count(&tunnel.Rx, r.in)
+		c.Tunnels[id] = tunnel
 	}
-	if r.toTunnel {
-		count(&c.Tunnel.Tx, out)
+	if id := r.toTunnel; id != 0 {
+		tunnel := c.Tunnels[id]
+		count(&tunnel.Tx, out)
+		c.Tunnels[id] = tunnel
 	}
 	return c
 }
@@ -187,18 +236,31 @@ func (w *world) program(h loader.Hook) *ebpf.Program {
 		loader.FromLoopback: w.Programs.FromLoopback,
 		loader.ToGateway:    w.Programs.ToGateway,
 		loader.ToUplink:     w.Programs.ToUplink,
+		loader.ToTunnel:     w.Programs.ToTunnel,
 	}[h]
 }
 
 // forgetPackets clears what the programs remember of packets.
 func (w *world) forgetPackets(t testing.TB) {
 	t.Helper()
-	if err := errors.Join(w.FlushFlows(FlowFilter{}), replace(w.Maps.Fragmented, map[bpf.EbpnetFragmentKey]bpf.EbpnetDatagram{})); err != nil {
+	err := errors.Join(
+		w.FlushFlows(FlowFilter{}),
+		w.ForgetLearned(LearnedFilter{}),
+		replace(w.Maps.Fragmented, map[bpf.EbpnetFragmentKey]bpf.EbpnetDatagram{}),
+	)
+	for _, tunnel := range w.wanted.Tunnels {
+		err = errors.Join(
+			err,
+			w.Maps.TunnelPaths.Put(tunnel.ID, bpf.EbpnetTunnelPath{}),
+			w.Maps.TunnelWays.Put(tunnel.ID, [][]byte{}), // zero for each CPU
+		)
+	}
+	if err != nil {
 		t.Fatal(err)
 	}
 }
 
-func (r row) check(t *testing.T, w *world, taps map[string]*testutil.Tap) {
+func (r row) check(t *testing.T, w *world, taps map[string]*testutil.Tap, detour *detour) {
 	w.forgetPackets(t)
 	for _, s := range r.before {
 		w.run(t, w.program(s.hook), s.device, s.frame, s.skb)
@@ -210,47 +272,43 @@ func (r row) check(t *testing.T, w *world, taps map[string]*testutil.Tap) {
 		r.setup(t, w)
 	}
 	before := w.counters(t)
-	verdict, out := w.run(t, w.program(r.hook), r.device, r.in, r.skb)
+	o, err := w.try(w.program(r.hook), r.device, r.in, r.skb)
+	if err != nil {
+		t.Fatalf("run with %x: %v", r.in, err)
+	}
 	counted := w.counters(t).since(before)
 
 	want := r.in
 	switch {
 	case r.outOf != nil:
-		want = r.outOf(out)
+		want = r.outOf(o.frame)
 	case r.out != nil:
 		want = r.out
 	}
-	if verdict != r.verdict {
-		t.Errorf("verdict %d, want %d", verdict, r.verdict)
+	if o.verdict != r.verdict {
+		t.Errorf("verdict %d, want %d", o.verdict, r.verdict)
 	}
-	if string(out) != string(want) {
-		t.Errorf("wrong packet (-want +got):\n%s", cmp.Diff(hex.Dump(want), hex.Dump(out)))
+	if string(o.frame) != string(want) {
+		t.Errorf("wrong packet (-want +got):\n%s", cmp.Diff(hex.Dump(want), hex.Dump(o.frame)))
+	}
+	if o.mark != r.mark && r.verdict != verdictShot {
+		t.Errorf("mark %#x, want %#x", o.mark, r.mark)
 	}
 	if diff := cmp.Diff(r.counted(want), counted); diff != "" {
 		t.Errorf("wrong counters (-want +got):\n%s", diff)
 	}
 	if r.flooded {
-		r.checkFlood(t, taps)
-	}
-}
-
-func (r row) checkFlood(t *testing.T, taps map[string]*testutil.Tap) {
-	same := func(p gopacket.Packet) bool { return string(p.Data()) == string(r.in) }
-	for _, e := range r.receivers {
-		taps[e.device].Await(t, "a copy for "+e.device, same)
-	}
-	for name, tap := range taps {
-		if tap.Receive(t, 0, same) != nil {
-			t.Errorf("a copy too many for %s", name)
-		}
+		r.checkFlood(t, want, taps)
+		detour.check(t, r, want)
 	}
 }
 
 // group is rows that share a world.
 type group struct {
-	name string
-	load func(testing.TB, loader.Config) *Tables
-	rows func(testing.TB) []row
+	name   string
+	load   func(testing.TB, loader.Config) *Tables
+	rows   func(testing.TB) []row
+	change func(*Wanted) // what is wanted of the world; nil: as it is
 }
 
 func groups() []group {
@@ -259,28 +317,36 @@ func groups() []group {
 		return nil
 	})
 	return []group{
-		{"parse", loadPinned, parseRows},
-		{"bridge", loadPinned, bridgeRows},
-		{"neighbors", loadPinned, neighborRows},
-		{"guard", loadPinned, guardRows},
-		{"policy", loadPinned, policyRows},
-		{"gateway", loadPinned, gatewayRows},
-		{"masquerade", loadPinned, masqueradeRows},
-		{"host", loadPinned, hostRows},
-		{"tunnel", loadPinned, tunnelRows},
-		{"uplink", loadPinned, uplinkRows},
-		{"rerouted", loadPinned, rerouteRows},
-		{"fragments", loadPinned, fragmentRows},
-		{"published", loadPinned, publicationRows},
-		{"loopback", loadPinned, localRows},
-		{"hairpin", loadPinned, hairpinRows},
-		{"mappings", loadPinned, mappingRows},
-		{"one port", loadRange(40000, 40000), onePortRows},
-		{"errors", loadPinned, errorRows},
-		{"stray errors", loadPinned, strayErrorRows},
-		{"refusals", loadPinned, refusalRows},
-		{"full", small, fullRows},
-		{"no slots", loadPinned, noSlotRows},
+		{name: "parse", load: loadPinned, rows: parseRows},
+		{name: "bridge", load: loadPinned, rows: bridgeRows},
+		{name: "neighbors", load: loadPinned, rows: neighborRows},
+		{name: "guard", load: loadPinned, rows: guardRows},
+		{name: "policy", load: loadPinned, rows: policyRows},
+		{name: "gateway", load: loadPinned, rows: gatewayRows},
+		{name: "masquerade", load: loadPinned, rows: masqueradeRows},
+		{name: "host", load: loadPinned, rows: hostRows},
+		{name: "tunnel", load: loadPinned, rows: tunnelRows},
+		{name: "tunnel forms", load: loadPinned, rows: greRows, change: withForms},
+		{name: "tunnel forms, short", load: loadDecap(decapIPv4, decapIPv6), rows: greShortRows, change: withForms},
+		{name: "tunnel forms, before Linux 6.3", load: loadDecap(0, 0), rows: greBeforeRows, change: withForms},
+		{name: "tunnel marks", load: loadPinned, rows: ecnRows, change: withForms},
+		{name: "tunnel sizes", load: loadPinned, rows: sizeRows, change: withForms},
+		{name: "flood", load: loadPinned, rows: floodRows, change: withShared},
+		{name: "learning", load: loadPinned, rows: learnRows, change: withShared},
+		{name: "trunk", load: loadPinned, rows: trunkRows, change: withShared},
+		{name: "uplink", load: loadPinned, rows: uplinkRows},
+		{name: "rerouted", load: loadPinned, rows: rerouteRows},
+		{name: "fragments", load: loadPinned, rows: fragmentRows},
+		{name: "published", load: loadPinned, rows: publicationRows},
+		{name: "loopback", load: loadPinned, rows: localRows},
+		{name: "hairpin", load: loadPinned, rows: hairpinRows},
+		{name: "mappings", load: loadPinned, rows: mappingRows},
+		{name: "one port", load: loadRange(40000, 40000), rows: onePortRows},
+		{name: "errors", load: loadPinned, rows: errorRows},
+		{name: "stray errors", load: loadPinned, rows: strayErrorRows},
+		{name: "refusals", load: loadPinned, rows: refusalRows},
+		{name: "full", load: small, rows: fullRows},
+		{name: "no slots", load: loadPinned, rows: noSlotRows},
 	}
 }
 
@@ -291,12 +357,17 @@ func TestGolden(t *testing.T) {
 		t.Run(g.name, func(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t, g.load)
+			if g.change != nil {
+				g.change(&w.wanted)
+				remember(t, w)
+			}
+			detour := w.newDetour(t)
 			taps := map[string]*testutil.Tap{}
 			for _, e := range locals() {
 				taps[e.device] = w.containers.NewTap(t, "c-"+e.device)
 			}
 			for _, r := range g.rows(t) {
-				t.Run(r.name, func(t *testing.T) { r.check(t, w, taps) })
+				t.Run(r.name, func(t *testing.T) { r.check(t, w, taps, detour) })
 			}
 		})
 	}

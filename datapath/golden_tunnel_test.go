@@ -5,19 +5,10 @@ import (
 	"slices"
 	"testing"
 
-	"github.com/gopacket/gopacket"
 	"github.com/gopacket/gopacket/layers"
-
-	"github.com/ebpnet/ebpnet/internal/testutil"
 )
 
 func hostRows(t testing.TB) []row {
-	sysctl := func(value string) func(testing.TB, *world) {
-		return func(t testing.TB, w *world) {
-			w.ns.SetSysctl(t, "ipv4/conf/ebpnet0/forwarding", value)
-			w.ns.SetSysctl(t, "ipv6/conf/ebpnet0/forwarding", value)
-		}
-	}
 	return bothFamilies(func(v6 bool) []row {
 		to := func(src netip.Addr, dst host) packet {
 			return packet{from: gatewayMAC, to: dst.mac, src: src, dst: dst.ip(v6), l4: udp(1, 2), payload: "hello"}
@@ -37,7 +28,7 @@ func hostRows(t testing.TB) []row {
 			fromHost("from another network's gateway", to(gatewayOf(closedNet).ip(v6), alice).frame(t)).delivered(alice, nil),
 			fromHost("from the uplink's address", to(uplink.ip(v6), alice).frame(t)).delivered(alice, nil),
 			fromHost("from the uplink's address, forwarding off", to(uplink.ip(v6), alice).frame(t)).
-				given(sysctl("0"), sysctl("1")).delivered(alice, nil),
+				given(setForwarding("0"), setForwarding("1")).delivered(alice, nil),
 			fromHost("to a network without ICC", to(gatewayOf(closedNet).ip(v6), server).frame(t)).delivered(server, nil),
 			fromHost("to an internal network", to(gatewayOf(internalNet).ip(v6), insider).frame(t)).delivered(insider, nil),
 			fromHost("with a stale MAC", astray.frame(t)).delivered(alice, to(gw, alice).frame(t)),
@@ -52,16 +43,11 @@ func hostRows(t testing.TB) []row {
 }
 
 func tunnelRows(t testing.TB) []row {
-	wrapped := func(key uint32, inner []byte) []byte {
-		return gre(t, routerMAC, uplinkMAC, peer.ip4, uplink.ip4, key, inner)
-	}
-	// What goes into a tunnel keeps its Ethernet header until it leaves.
-	entered := func(key uint32, p packet) []byte {
-		return gre(t, p.from, p.to, uplink.ip4, peer.ip4, key, p.frame(t))
-	}
+	wrapped := func(k uint32, inner []byte) []byte { return arriving(false, key(k)).around(t, inner) }
+	entered := func(k uint32, p packet) []byte { return leaving(false, key(k)).around(t, p.frame(t)) }
 	moved := func(to netip.Addr) func(testing.TB, *world) {
 		return func(t testing.TB, w *world) {
-			if err := w.PutTunnel(Tunnel{ID: theTunnel, Local: uplink.ip4, Remote: to}); err != nil {
+			if err := w.PutTunnel(Tunnel{ID: theTunnel, Local: uplink.ip4, Remote: to, TTL: tunnelTTL}); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -80,9 +66,17 @@ func tunnelRows(t testing.TB) []row {
 		fits.payload = string(make([]byte, uplinkMTU-ipHeaders-map[bool]int{false: 28, true: 48}[v6]))
 		big.payload = fits.payload + "x"
 		// A test run's superframe is of no protocol, and the kernel resizes
-		// only TCP's and UDP's.
-		super := fromEndpoint("superframe of neither TCP nor UDP", alice, big.frame(t)).dropped("kernel_error")
+		// only TCP's and UDP's. It is cut on the detour, unless that is a test
+		// run too.
+		super := fromEndpoint("superframe of neither TCP nor UDP", alice, big.frame(t)).detoured(frameMark(openNet, theTunnel))
 		super.skb = skbContext{segments: 2, size: 1000}
+		superClosed := fromEndpoint("superframe of neither TCP nor UDP, without ICC", server, between(server, remoteClient, v6, tcp(6379, 40000, "SA")).frame(t))
+		superClosed.skb = skbContext{segments: 2, size: 1}
+		superLong := fromEndpoint("superframe of neither TCP nor UDP, of too long segments", alice, big.frame(t)).
+			refused("too_big", refusal(t, alice, problemSize(v6, uplinkMTU-ipHeaders), big).frame(t))
+		superLong.skb = skbContext{segments: 2, size: uplinkMTU}
+		superThen := toTunnel("superframe of neither TCP nor UDP, after its detour", frameMark(openNet, theTunnel), big.frame(t)).dropped("kernel_error")
+		superThen.skb.segments, superThen.skb.size = 2, 1000
 		superIn := outOfTunnel("superframe of neither TCP nor UDP", wrapped(openKey, in.frame(t))).dropped("kernel_error")
 		superIn.skb = skbContext{segments: 2, size: 3}
 		wrongMAC, localMAC, wrongIP, goodLL, badLL := in, in, in, in, in
@@ -96,6 +90,9 @@ func tunnelRows(t testing.TB) []row {
 		spoofed := func(name string, p packet) row {
 			return outOfTunnel(name, wrapped(openKey, p.frame(t))).dropped("spoofed_overlay")
 		}
+		let := func(name string, p packet) row {
+			return outOfTunnel(name, wrapped(openKey, p.frame(t))).delivered(alice, p.frame(t))
+		}
 		nowhere := func(name string, p packet) row {
 			return outOfTunnel(name, wrapped(openKey, p.frame(t))).dropped("unknown_destination")
 		}
@@ -105,8 +102,12 @@ func tunnelRows(t testing.TB) []row {
 		rows := []row{
 			fromEndpoint("into a tunnel", alice, out.frame(t)).tunnelled(entered(openKey, out)),
 			fromEndpoint("as large as fits", alice, fits.frame(t)).tunnelled(entered(openKey, fits)),
-			fromEndpoint("larger than fits", alice, big.frame(t)).dropped("too_big"),
+			fromEndpoint("larger than fits", alice, big.frame(t)).
+				refused("too_big", refusal(t, alice, problemSize(v6, uplinkMTU-ipHeaders), big).frame(t)),
 			super,
+			superLong,
+			superThen,
+			superClosed.after(asked).detoured(frameMark(closedNet, theTunnel)),
 			fromEndpoint("into a tunnel by way of the gateway", alice, around.frame(t)).tunnelled(entered(openKey, out)),
 			fromEndpoint("tunnel to nowhere", alice, out.frame(t)).given(moved(refused.ip4), remember).dropped("no_route"),
 			fromEndpoint("tunnel to this host", alice, out.frame(t)).given(moved(uplink.ip4), remember).dropped("no_route"),
@@ -121,8 +122,8 @@ func tunnelRows(t testing.TB) []row {
 			outOfTunnel("another network's key", wrapped(closedKey, in.frame(t))).dropped("spoofed_overlay"),
 			nowhere("to the gateway", toGateway),
 			nowhere("back into the tunnel", toRemote),
-			nowhere("to everybody", toGroup),
-			nowhere("to another network", toOther),
+			outOfTunnel("to everybody", wrapped(openKey, toGroup.frame(t))).floodedAs(toGroup.frame(t), alice, bob),
+			outOfTunnel("to another network", wrapped(openKey, toOther.frame(t))).droppedAs("unknown_destination", toOther.frame(t)),
 			asked,
 			outOfTunnel("unlinked port of one behind a tunnel", wrapped(closedKey, between(remoteClient, server, v6, tcp(40000, 6380, "S")).frame(t))).dropped("policy"),
 			fromEndpoint("answer to a client behind a tunnel", server, answer.frame(t)).after(asked).tunnelled(entered(closedKey, answer)),
@@ -141,21 +142,21 @@ func tunnelRows(t testing.TB) []row {
 			ping := nd(echoRequest6, "\x00\x01\x00\x01")
 			short := nd(neighborAnswer, "")
 			rows = append(rows,
-				spoofed("neighbor solicitation", nd(neighborAsk, ndBody(0, alice.ip6, ndOption(optionSourceMAC, remote.mac)))),
-				spoofed("neighbor advertisement", nd(neighborAnswer, ndBody(ndOverride, remote.ip6, ndOption(optionTargetMAC, remote.mac)))),
+				let("neighbor solicitation", nd(neighborAsk, ndBody(0, alice.ip6, ndOption(optionSourceMAC, remote.mac)))),
+				let("neighbor advertisement", nd(neighborAnswer, ndBody(ndOverride, remote.ip6, ndOption(optionTargetMAC, remote.mac)))),
+				spoofed("neighbor advertisement for another", nd(neighborAnswer, ndBody(ndOverride, bob.ip6, ndOption(optionTargetMAC, remote.mac)))),
+				spoofed("neighbor advertisement for the gateway", nd(neighborAnswer, ndBody(ndOverride, gatewayOf(openNet).ip6, ndOption(optionTargetMAC, remote.mac)))),
 				outOfTunnel("neighbor advertisement cut short", wrapped(openKey, short.frame(t))).dropped("malformed"),
-				spoofed("router solicitation", nd(routerSolicit, "\x00\x00\x00\x00")),
+				let("router solicitation", nd(routerSolicit, "\x00\x00\x00\x00")),
 				spoofed("router advertisement", nd(routerAdvert, "0123456789")),
 				spoofed("router advertisement behind options", hidden),
 				spoofed("redirect", nd(redirect6, "0123456789")),
 				spoofed("multicast query", nd(mldQuery, "0123456789abcdefghij")),
 				outOfTunnel("ND in fragments", wrapped(openKey, fragments.frame(t))).dropped("fragment"),
 				outOfTunnel("later fragment of ND", wrapped(openKey, last.frame(t))).dropped("fragment"),
-				outOfTunnel("ICMPv6 in fragments", wrapped(openKey, far.frame(t))).delivered(alice, far.frame(t)),
-				outOfTunnel("ping as from this link", wrapped(openKey, ping.frame(t))).delivered(alice, ping.frame(t)),
-			)
-			rows = append(rows,
-				outOfTunnel("link-local address", wrapped(openKey, goodLL.frame(t))).delivered(alice, goodLL.frame(t)),
+				let("ICMPv6 in fragments", far),
+				let("ping as from this link", ping),
+				let("link-local address", goodLL),
 				spoofed("another's link-local address", badLL))
 		}
 		return rows
@@ -165,43 +166,36 @@ func tunnelRows(t testing.TB) []row {
 	inner6 := between(remote, alice, true, udp(2, 1)).frame(t)
 	good := wrapped(openKey, inner)
 	const atGRE = atL4
-	outer := func(src, dst netip.Addr, header gopacket.SerializableLayer) []byte {
-		ip := &layers.IPv4{Version: 4, TTL: 64, Protocol: layers.IPProtocolGRE, SrcIP: src.AsSlice(), DstIP: dst.AsSlice()}
-		return testutil.Frame(t, &layers.Ethernet{SrcMAC: routerMAC[:], DstMAC: uplinkMAC[:], EthernetType: layers.EthernetTypeIPv4},
-			ip, header, gopacket.Payload(inner))
+	with := func(change func(*wrapping)) []byte {
+		w := arriving(false, key(openKey))
+		change(&w)
+		return w.around(t, inner)
 	}
-	teb := func() *layers.GRE {
-		return &layers.GRE{KeyPresent: true, Key: openKey, Protocol: layers.EthernetTypeTransparentEthernetBridging}
-	}
-	keyless, sequenced, routed := teb(), teb(), teb()
-	keyless.KeyPresent, sequenced.SeqPresent, routed.Protocol = false, true, layers.EthernetTypeIPv4
+	options := with(func(w *wrapping) {
+		w.options = []layers.IPv4Option{{OptionType: 0x94, OptionLength: 4, OptionData: []byte{0, 0}}}
+	})
+	otherGRE := func(w *wrapping) { w.inside = layers.EthernetTypeIPv4 }
 	fragment := patch(good, atIP+6, 0x20, 0)
-	options := testutil.Frame(t, &layers.Ethernet{SrcMAC: routerMAC[:], DstMAC: uplinkMAC[:], EthernetType: layers.EthernetTypeIPv4},
-		&layers.IPv4{
-			Version: 4, TTL: 64, Protocol: layers.IPProtocolGRE, SrcIP: peer.ip4.AsSlice(), DstIP: uplink.ip4.AsSlice(),
-			Options: []layers.IPv4Option{{OptionType: 0x94, OptionLength: 4, OptionData: []byte{0, 0}}},
-		},
-		teb(), gopacket.Payload(inner))
-	six := packet{from: routerMAC, to: uplinkMAC, src: peer.ip6, dst: uplink.ip6, l4: transport{protocol: layers.IPProtocolGRE}, payload: string(good[atGRE:])}
 	elsewhere := netip.MustParseAddr("192.0.2.99")
 	uncounted := func(name string, in []byte) row { return fromUplink(name, in) }
 	tagged := slices.Concat(good[:atEthertype], []byte{0x81, 0, 0, 5}, good[atEthertype:])
 	remoteARP := arpRequest(t, remote.mac, remote.ip4, alice.ip4)
 	return append(rows,
 		outOfTunnel("outer options", options).delivered(alice, inner),
-		uncounted("unknown peer", outer(elsewhere, uplink.ip4, teb())).dropped("unknown_tunnel"),
-		uncounted("another address of this host", outer(peer.ip4, elsewhere, teb())).passed(),
-		uncounted("other GRE of an unknown peer", outer(elsewhere, uplink.ip4, routed)).passed(),
-		uncounted("other GRE of a known peer", outer(peer.ip4, uplink.ip4, routed)).dropped("bad_gre"),
-		uncounted("without a key", outer(peer.ip4, uplink.ip4, keyless)).dropped("bad_gre"),
-		uncounted("with sequence numbers", outer(peer.ip4, uplink.ip4, sequenced)).dropped("bad_gre"),
+		uncounted("unknown peer", with(func(w *wrapping) { w.src = elsewhere })).dropped("unknown_tunnel"),
+		uncounted("another address of this host", with(func(w *wrapping) { w.dst = elsewhere })).passed(),
+		uncounted("other GRE of an unknown peer", with(func(w *wrapping) { otherGRE(w); w.src = elsewhere })).passed(),
+		uncounted("other GRE of a known peer", with(otherGRE)).dropped("bad_gre"),
+		uncounted("without a key", with(func(w *wrapping) { w.key = nil })).dropped("unknown_key"),
+		outOfTunnel("with sequence numbers", with(func(w *wrapping) { w.sequence = key(7) })).delivered(alice, inner),
 		uncounted("cut short", patch(good[:atGRE+7], atIPLength, 0, 20+7)).dropped("bad_gre"),
 		uncounted("in fragments", fragment).dropped("fragment"),
 		uncounted("unknown key", wrapped(strangeKey, inner)).dropped("unknown_key"),
-		uncounted("over IPv6", six.frame(t)).passed(),
+		uncounted("over IPv6", arriving(true, key(openKey)).around(t, inner)).passed(),
 		uncounted("to another's MAC", patch(good, 0, alice.mac[:]...)).passed(),
 		uncounted("in a VLAN", tagged).passed(),
-		outOfTunnel("ARP", wrapped(openKey, remoteARP)).dropped("unknown_protocol"),
+		outOfTunnel("ARP", wrapped(openKey, remoteARP)).delivered(alice, remoteARP),
+		outOfTunnel("of no protocol that a container speaks", wrapped(openKey, patch(inner, atEthertype, 0x88, 0xcc))).dropped("unknown_protocol"),
 		outOfTunnel("inner IPv4 header cut short", cutIPv4(t, good, ipHeaders+19)).dropped("malformed"),
 		outOfTunnel("inner IPv6 header cut short", cutIPv4(t, wrapped(openKey, inner6), ipHeaders+39)).dropped("malformed"),
 		outOfTunnel("inner Ethernet header cut short", cutIPv4(t, good, ipHeaders-1)).dropped("malformed"),

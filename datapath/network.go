@@ -10,9 +10,9 @@ import (
 type Network struct {
 	ID                        uint32
 	ICC, Masquerade, Internal bool
-	Open                      bool    // anybody may send to a port that it is masqueraded by
-	Key                       *uint32 // GRE key; nil: no tunnels
-	Gateways                  []netip.Addr
+	Open                      bool           // anybody may send to a port that it is masqueraded by
+	Key                       *uint32        // GRE key; nil: none on the wire
+	Gateways                  []netip.Prefix // at most one a family, each with its subnet's length
 	GatewayMAC                [6]byte
 }
 
@@ -31,13 +31,14 @@ func (n Network) entry() bpf.EbpnetNetwork {
 		e.Flags |= bpf.EbpnetNetworkFlagNETWORK_OPEN
 	}
 	if n.Key != nil {
+		e.Flags |= bpf.EbpnetNetworkFlagNETWORK_KEYED
 		e.Key = networkOrder32(*n.Key)
 	}
-	for _, a := range n.Gateways {
-		if a.Is4() {
-			e.Gateway4 = addressOf(a)
+	for _, g := range n.Gateways {
+		if g.Addr().Is4() {
+			e.Gateway4, e.Prefix4 = addressOf(g.Addr()), uint8(g.Bits())
 		} else {
-			e.Gateway6 = addressOf(a)
+			e.Gateway6, e.Prefix6 = addressOf(g.Addr()), uint8(g.Bits())
 		}
 	}
 	return e
@@ -50,8 +51,8 @@ type gateway struct {
 
 func (n Network) gateways() []gateway {
 	out := make([]gateway, len(n.Gateways))
-	for i, a := range n.Gateways {
-		out[i] = gateway{addressOf(a), bpf.EbpnetStation{
+	for i, g := range n.Gateways {
+		out[i] = gateway{addressOf(g.Addr()), bpf.EbpnetStation{
 			Network: n.ID,
 			Kind:    bpf.EbpnetStationKindSTATION_GATEWAY,
 			Mac:     bpf.EbpnetMac{Byte: n.GatewayMAC},
@@ -62,12 +63,12 @@ func (n Network) gateways() []gateway {
 
 // PutNetwork writes a network. Its policy holds from the next packet on.
 func (t *Tables) PutNetwork(n Network) error {
-	var old bpf.EbpnetNetwork
-	if err := t.Maps.Networks.Lookup(n.ID, &old); err != nil {
+	old, err := t.network(n.ID)
+	if err != nil {
 		return err
 	}
 	e := n.entry()
-	e.Members = old.Members
+	e.Members, e.Shared = old.Members, old.Shared
 	if err := put(t.Maps.Networks, n.ID, e); err != nil {
 		return err
 	}
@@ -79,19 +80,12 @@ func (t *Tables) PutNetwork(n Network) error {
 			return err
 		}
 	}
-	if n.Key == nil {
-		return nil
-	}
-	return put(t.Maps.NetworkKeys, networkOrder32(*n.Key), n.ID)
+	return nil
 }
 
-// DeleteNetwork takes a network away. Its endpoints have gone before it.
+// DeleteNetwork takes a network away, and forgets the stations that were
+// learned on it. Its endpoints have gone before it, and no tunnel carries it.
 func (t *Tables) DeleteNetwork(n Network) error {
-	if n.Key != nil {
-		if err := remove(t.Maps.NetworkKeys, networkOrder32(*n.Key)); err != nil {
-			return err
-		}
-	}
 	for _, g := range n.gateways() {
 		if err := remove(t.Maps.Fdb, fdbKey(n.ID, g.station.Mac)); err != nil {
 			return err
@@ -100,5 +94,8 @@ func (t *Tables) DeleteNetwork(n Network) error {
 			return err
 		}
 	}
-	return put(t.Maps.Networks, n.ID, bpf.EbpnetNetwork{})
+	if err := put(t.Maps.Networks, n.ID, bpf.EbpnetNetwork{}); err != nil {
+		return err
+	}
+	return t.ForgetLearned(LearnedFilter{Network: n.ID})
 }

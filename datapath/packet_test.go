@@ -283,16 +283,6 @@ func arpRequest(t testing.TB, sender mac, senderIP, targetIP netip.Addr) []byte 
 	return arp(t, sender, broadcastMAC, layers.ARPRequest, sender, senderIP, mac{}, targetIP)
 }
 
-// gre wraps an inner frame as it looks on the underlay.
-func gre(t testing.TB, from, to mac, src, dst netip.Addr, key uint32, inner []byte) []byte {
-	t.Helper()
-	return testutil.Frame(t,
-		&layers.Ethernet{SrcMAC: from[:], DstMAC: to[:], EthernetType: layers.EthernetTypeIPv4},
-		&layers.IPv4{Version: 4, TTL: 64, Flags: layers.IPv4DontFragment, Protocol: layers.IPProtocolGRE, SrcIP: src.AsSlice(), DstIP: dst.AsSlice()},
-		&layers.GRE{KeyPresent: true, Key: key, Protocol: layers.EthernetTypeTransparentEthernetBridging},
-		gopacket.Payload(inner))
-}
-
 // patch overwrites bytes of a copy of a frame.
 func patch(frame []byte, offset int, with ...byte) []byte {
 	out := slices.Clone(frame)

@@ -1,6 +1,7 @@
 package datapath
 
 import (
+	"encoding/binary"
 	"fmt"
 	"time"
 
@@ -27,6 +28,7 @@ func (t *Tables) ProgramTimes() ([]ProgramTime, error) {
 		{"from_uplink", t.Programs.FromUplink},
 		{"to_gateway", t.Programs.ToGateway},
 		{"sweep_flows", t.Programs.SweepFlows},
+		{"to_tunnel", t.Programs.ToTunnel},
 		{"to_uplink", t.Programs.ToUplink},
 	}
 	times := make([]ProgramTime, 0, len(programs))
@@ -38,4 +40,24 @@ func (t *Tables) ProgramTimes() ([]ProgramTime, error) {
 		times = append(times, ProgramTime{entry.name, stats.RunCount, stats.Runtime})
 	}
 	return times, nil
+}
+
+// headerSize is what a frame begins with that tells a program, beyond it, what
+// to do.
+const headerSize = 14
+
+// command runs one of the programs that do what they are told.
+func command(p *ebpf.Program, what any) error {
+	frame, err := binary.Append(make([]byte, headerSize), binary.NativeEndian, what)
+	if err != nil {
+		return err
+	}
+	status, _, err := p.Test(frame)
+	if err != nil {
+		return err
+	}
+	if status != 0 {
+		return fmt.Errorf("the program gives %d", status)
+	}
+	return nil
 }

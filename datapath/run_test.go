@@ -12,6 +12,7 @@ import (
 // include/uapi/linux/bpf.h.
 const (
 	skbSize       = 192
+	skbMark       = 8
 	skbArrived    = 36
 	skbIfindex    = 40
 	skbGSOSegs    = 164
@@ -26,31 +27,41 @@ const (
 type skbContext struct {
 	segments, size uint32 // of a superframe
 	arrived        uint32 // the device by which the host got what it forwards
+	mark           uint32
 }
 
-// try sends a frame in by a device, and gives the verdict and what the program
-// made of the frame, or why the kernel did not take it.
-func (w *world) try(p *ebpf.Program, device string, frame []byte, c skbContext) (int, []byte, error) {
+// outcome is what a program made of a frame.
+type outcome struct {
+	verdict int
+	frame   []byte
+	mark    uint32
+}
+
+// try sends a frame in by a device, and gives what the program made of it, or
+// why the kernel did not take it.
+func (w *world) try(p *ebpf.Program, device string, frame []byte, c skbContext) (outcome, error) {
 	context := make([]byte, skbSize)
 	binary.NativeEndian.PutUint32(context[skbIfindex:], w.ifindex[device])
 	binary.NativeEndian.PutUint32(context[skbGSOSegs:], c.segments)
 	binary.NativeEndian.PutUint32(context[skbGSOSize:], c.size)
 	binary.NativeEndian.PutUint32(context[skbArrived:], c.arrived)
-	options := &ebpf.RunOptions{Data: frame, DataOut: make([]byte, len(frame)+extraData), Context: context}
+	binary.NativeEndian.PutUint32(context[skbMark:], c.mark)
+	after := make([]byte, skbSize)
+	options := &ebpf.RunOptions{Data: frame, DataOut: make([]byte, len(frame)+extraData), Context: context, ContextOut: after}
 	var verdict uint32
 	var err error
 	w.ns.Do(func() { verdict, err = p.Run(options) })
-	return int(int32(verdict)), options.DataOut, err
+	return outcome{int(int32(verdict)), options.DataOut, binary.NativeEndian.Uint32(after[skbMark:])}, err
 }
 
 // run is try for frames that the kernel takes.
 func (w *world) run(t testing.TB, p *ebpf.Program, device string, frame []byte, c skbContext) (int, []byte) {
 	t.Helper()
-	verdict, out, err := w.try(p, device, frame, c)
+	o, err := w.try(p, device, frame, c)
 	if err != nil {
 		t.Fatalf("run with %x: %v", frame, err)
 	}
-	return verdict, out
+	return o.verdict, o.frame
 }
 
 // counters is everything that the programs count.
@@ -58,12 +69,12 @@ type counters struct {
 	Drops     map[string]Counter
 	Endpoints map[string]Traffic
 	Networks  map[uint32]Traffic
-	Tunnel    Traffic
+	Tunnels   map[uint32]Traffic
 }
 
 func (w *world) counters(t testing.TB) counters {
 	t.Helper()
-	c := counters{map[string]Counter{}, map[string]Traffic{}, map[uint32]Traffic{}, Traffic{}}
+	c := counters{map[string]Counter{}, map[string]Traffic{}, map[uint32]Traffic{}, map[uint32]Traffic{}}
 	check := func(err error) {
 		t.Helper()
 		if err != nil {
@@ -83,8 +94,10 @@ func (w *world) counters(t testing.TB) counters {
 		c.Networks[id], err = w.NetworkTraffic(id)
 		check(err)
 	}
-	c.Tunnel, err = w.TunnelTraffic(theTunnel)
-	check(err)
+	for _, tunnel := range w.wanted.Tunnels {
+		c.Tunnels[tunnel.ID], err = w.TunnelTraffic(tunnel.ID)
+		check(err)
+	}
 	return c
 }
 
@@ -94,7 +107,7 @@ func (t Traffic) minus(o Traffic) Traffic { return Traffic{t.Tx.minus(o.Tx), t.R
 
 // since gives what was counted since before, without what was not.
 func (c counters) since(before counters) counters {
-	d := counters{map[string]Counter{}, map[string]Traffic{}, map[uint32]Traffic{}, c.Tunnel.minus(before.Tunnel)}
+	d := counters{map[string]Counter{}, map[string]Traffic{}, map[uint32]Traffic{}, map[uint32]Traffic{}}
 	for reason := range c.Drops {
 		d.Drops[reason] = c.Drops[reason].minus(before.Drops[reason])
 	}
@@ -104,8 +117,13 @@ func (c counters) since(before counters) counters {
 	for id := range c.Networks {
 		d.Networks[id] = c.Networks[id].minus(before.Networks[id])
 	}
+	for id := range c.Tunnels {
+		d.Tunnels[id] = c.Tunnels[id].minus(before.Tunnels[id])
+	}
 	maps.DeleteFunc(d.Drops, func(_ string, c Counter) bool { return c == Counter{} })
 	maps.DeleteFunc(d.Endpoints, func(_ string, t Traffic) bool { return t == Traffic{} })
-	maps.DeleteFunc(d.Networks, func(_ uint32, t Traffic) bool { return t == Traffic{} })
+	none := func(_ uint32, t Traffic) bool { return t == Traffic{} }
+	maps.DeleteFunc(d.Networks, none)
+	maps.DeleteFunc(d.Tunnels, none)
 	return d
 }

@@ -54,8 +54,12 @@ func (t *Tables) ResetNetworkTraffic(id uint32) error {
 	return resetTraffic(t.Maps.NetworkStats, id)
 }
 
-// ResetTunnelTraffic zeroes the counters of an id that is given out anew.
+// ResetTunnelTraffic zeroes the counters of an id that is given out anew, and
+// what the datapath knows of the way to the remote.
 func (t *Tables) ResetTunnelTraffic(id uint32) error {
+	if err := put(t.Maps.TunnelPaths, id, bpf.EbpnetTunnelPath{}); err != nil {
+		return err
+	}
 	return resetTraffic(t.Maps.TunnelStats, id)
 }
 
@@ -152,6 +156,7 @@ func (t *Tables) Usage() ([]MapUsage, error) {
 		m     *ebpf.Map
 		count func(*ebpf.Map) (int, error)
 	}{
+		{"carried", t.Maps.Carried, countEntries[bpf.EbpnetCarriedKey, uint32]},
 		{"devices", t.Maps.Devices, countEntries[uint32, bpf.EbpnetDevice]},
 		{"drops", t.Maps.Drops, countReasons},
 		{"endpoint_stats", t.Maps.EndpointStats, t.countEndpoints},
@@ -162,10 +167,12 @@ func (t *Tables) Usage() ([]MapUsage, error) {
 		{"half_open", t.Maps.HalfOpen, counted(halfOpen)},
 		{"half_open_turns", t.Maps.HalfOpenTurns, countUsed[uint32]},
 		{"icmp_budgets", t.Maps.IcmpBudgets, countUsed[uint64]},
+		{"learned_counts", t.Maps.LearnedCounts, countEntries[bpf.EbpnetLearnedPlace, bpf.EbpnetLearnedCount]},
+		{"learned_fdb", t.Maps.LearnedFdb, countEntries[bpf.EbpnetFdbKey, bpf.EbpnetLearned]},
+		{"learned_neighbors", t.Maps.LearnedNeighbors, countEntries[bpf.EbpnetAddress, bpf.EbpnetLearned]},
 		{"links", t.Maps.Links, countEntries[bpf.EbpnetLinkKey, uint32]},
 		{"members", t.Maps.Members, countEntries[bpf.EbpnetMemberKey, bpf.EbpnetStation]},
 		{"neighbors", t.Maps.Neighbors, countEntries[bpf.EbpnetAddress, bpf.EbpnetStation]},
-		{"network_keys", t.Maps.NetworkKeys, countEntries[uint32, uint32]},
 		{"network_stats", t.Maps.NetworkStats, t.countNetworks},
 		{"networks", t.Maps.Networks, t.countNetworks},
 		{"port_sources", t.Maps.PortSources, countEntries[bpf.EbpnetPortSourceKey, uint32]},
@@ -173,8 +180,10 @@ func (t *Tables) Usage() ([]MapUsage, error) {
 		{"published_ports", t.Maps.PublishedPorts, countUsed[uint64]},
 		{"scratches", t.Maps.Scratches, countAll},
 		{"sweepers", t.Maps.Sweepers, countAll},
-		{"tunnel_ids", t.Maps.TunnelIds, countEntries[bpf.EbpnetTunnel, uint32]},
+		{"tunnel_ids", t.Maps.TunnelIds, countEntries[bpf.EbpnetTunnelEnds, uint32]},
+		{"tunnel_paths", t.Maps.TunnelPaths, countUsed[bpf.EbpnetTunnelPath]},
 		{"tunnel_stats", t.Maps.TunnelStats, t.countTunnels},
+		{"tunnel_ways", t.Maps.TunnelWays, t.countTunnels},
 		{"tunnels", t.Maps.Tunnels, t.countTunnels},
 		{"uplinks", t.Maps.Uplinks, countEntries[uint32, bpf.EbpnetUplink]},
 	}

@@ -3,8 +3,6 @@ package datapath
 import (
 	"errors"
 	"fmt"
-	"maps"
-	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"strings"
@@ -37,9 +35,9 @@ func (t *Tables) dump(tb testing.TB) []string {
 	err = errors.Join(err, dumpTable(t.Maps.Fdb, func(k bpf.EbpnetFdbKey, v bpf.EbpnetStation) { note("fdb", k, v) }))
 	err = errors.Join(err, dumpTable(t.Maps.Neighbors, func(k bpf.EbpnetAddress, v bpf.EbpnetStation) { note("neighbors", k, v) }))
 	err = errors.Join(err, dumpTable(t.Maps.Members, func(k bpf.EbpnetMemberKey, v bpf.EbpnetStation) { note("members", k.Network, v) }))
-	err = errors.Join(err, dumpTable(t.Maps.NetworkKeys, func(k, v uint32) { note("network_keys", k, v) }))
+	err = errors.Join(err, dumpTable(t.Maps.Carried, func(k bpf.EbpnetCarriedKey, v uint32) { note("carried", k, v) }))
 	err = errors.Join(err, dumpTable(t.Maps.Links, func(k bpf.EbpnetLinkKey, v uint32) { note("links", k, v) }))
-	err = errors.Join(err, dumpTable(t.Maps.TunnelIds, func(k bpf.EbpnetTunnel, v uint32) { note("tunnel_ids", k, v) }))
+	err = errors.Join(err, dumpTable(t.Maps.TunnelIds, func(k bpf.EbpnetTunnelEnds, v uint32) { note("tunnel_ids", k, v) }))
 	err = errors.Join(err, dumpTable(t.Maps.Uplinks, func(k uint32, v bpf.EbpnetUplink) { note("uplinks", k, v) }))
 	err = errors.Join(err, dumpTable(t.Maps.Networks, func(k uint32, v bpf.EbpnetNetwork) {
 		if v != (bpf.EbpnetNetwork{}) {
@@ -68,31 +66,11 @@ func dumpTable[K, V any](m *ebpf.Map, f func(K, V)) error {
 	return entries.Err()
 }
 
-// checkDense fails unless the members of every network stand at 0 to one less
-// than their number.
-func (t *Tables) checkDense(tb testing.TB) {
-	tb.Helper()
-	places := map[uint32]map[uint32]bool{}
-	err := dumpTable(t.Maps.Members, func(k bpf.EbpnetMemberKey, _ bpf.EbpnetStation) {
-		if places[k.Network] == nil {
-			places[k.Network] = map[uint32]bool{}
-		}
-		places[k.Network][k.Index] = true
-	})
-	err = errors.Join(err, dumpTable(t.Maps.Networks, func(id uint32, n bpf.EbpnetNetwork) {
-		if len(places[id]) != int(n.Members) {
-			tb.Errorf("network %d counts %d members, and has %d", id, n.Members, len(places[id]))
-		}
-		for i := range n.Members {
-			if !places[id][i] {
-				tb.Errorf("network %d has no member %d", id, i)
-			}
-		}
-	}))
-	if err != nil {
-		tb.Fatal(err)
-	}
-}
+// theTrunk is an endpoint of example with others behind it.
+var theTrunk = Endpoint{ID: 7, Network: openNet, MAC: mac{2, 5: 7}, Ifindex: 300, Trunk: true}
+
+// otherTunnel is a tunnel of example over IPv6.
+const otherTunnel = 2
 
 // example is something of every noun.
 func example() Wanted {
@@ -100,7 +78,19 @@ func example() Wanted {
 	for i, e := range locals() {
 		w.ifindex[e.device] = uint32(200 + i)
 	}
-	return w.population()
+	wanted := w.population()
+	wanted.Endpoints = append(wanted.Endpoints, theTrunk)
+	wanted.Tunnels = append(wanted.Tunnels, Tunnel{
+		ID: otherTunnel, Local: uplink.ip6, Remote: peer.ip6, TTL: tunnelTTL,
+		Checksums: true, Sequence: true, Fragmentable: true, CopyDSCP: true,
+	})
+	wanted.Carried = append(
+		wanted.Carried,
+		Carried{Tunnel: otherTunnel, Network: openNet, Key: key(openKey)},
+		Carried{Tunnel: otherTunnel, Network: internalNet},
+		Carried{Tunnel: theTunnel, Network: plainNet},
+	)
+	return wanted
 }
 
 func TestReplaceIsExact(t *testing.T) {
@@ -112,7 +102,8 @@ func TestReplaceIsExact(t *testing.T) {
 	}
 	wanted := example()
 	less := wanted
-	less.Endpoints, less.Links, less.Tunnels = wanted.Endpoints[1:4], wanted.Links[1:], nil
+	less.Endpoints, less.Links, less.Tunnels = wanted.Endpoints[1:4], wanted.Links[1:], wanted.Tunnels[1:]
+	less.Carried = wanted.Carried[len(wanted.Carried)-2 : len(wanted.Carried)-1]
 	less.Networks = slices.Clone(wanted.Networks[:3])
 	less.Networks[1].ICC = true
 	less.Networks[0].Key = nil
@@ -150,8 +141,13 @@ func (t *Tables) putAll(w Wanted) error {
 	for _, tunnel := range w.Tunnels {
 		err = errors.Join(err, t.PutTunnel(tunnel))
 	}
-	for _, e := range w.Endpoints {
-		err = errors.Join(err, t.PutEndpoint(e))
+	for i := range max(len(w.Endpoints), len(w.Carried)) {
+		if i < len(w.Endpoints) {
+			err = errors.Join(err, t.PutEndpoint(w.Endpoints[i]))
+		}
+		if i < len(w.Carried) {
+			err = errors.Join(err, t.PutCarried(w.Carried[i]))
+		}
 	}
 	for _, l := range w.Links {
 		err = errors.Join(err, t.PutLink(l))
@@ -163,7 +159,7 @@ func TestPutAndDeleteEqualReplace(t *testing.T) {
 	t.Parallel()
 	put, replaced := emptyTables(t), emptyTables(t)
 	wanted := example()
-	wanted.Tunnels = append(wanted.Tunnels, Tunnel{ID: 2, Local: uplink.ip4, Remote: netip.MustParseAddr("192.0.2.3")})
+	wanted.Tunnels = append(wanted.Tunnels, Tunnel{ID: 3, Local: uplink.ip4, Remote: netip.MustParseAddr("192.0.2.3")})
 	same := func(what string, w Wanted) {
 		t.Helper()
 		if err := replaced.Replace(w); err != nil {
@@ -190,13 +186,26 @@ func TestPutAndDeleteEqualReplace(t *testing.T) {
 	must(put.DeleteLink(link))
 	wanted.Links = wanted.Links[1:]
 	same("link deleted", wanted)
-	must(put.DeleteTunnel(wanted.Tunnels[1], true))
-	wanted.Tunnels = wanted.Tunnels[:1]
-	same("one of two tunnels deleted", wanted)
+	must(put.DeleteTunnel(wanted.Tunnels[2], true))
+	wanted.Tunnels = wanted.Tunnels[:2]
+	same("one of two tunnels of an address deleted", wanted)
+	for len(wanted.Carried) > 1 {
+		must(put.DeleteCarried(wanted.Carried[0]))
+		must(put.DeleteCarried(wanted.Carried[0]))
+		wanted.Carried = wanted.Carried[1:]
+		same("a tunnel carries a network less", wanted)
+	}
 
 	wanted.Networks[closedNet-1].ICC = true
 	must(put.PutNetwork(wanted.Networks[closedNet-1]))
 	same("ICC switched on", wanted)
+
+	trunk := &wanted.Endpoints[len(wanted.Endpoints)-1]
+	for _, on := range []bool{false, true} {
+		trunk.Trunk = on
+		must(put.PutEndpoint(*trunk))
+		same(fmt.Sprintf("trunk: %t", on), wanted)
+	}
 
 	must(put.DeleteLink(wanted.Links[0]))
 	must(put.DeleteLink(wanted.Links[1]))
@@ -208,7 +217,11 @@ func TestPutAndDeleteEqualReplace(t *testing.T) {
 		wanted.Endpoints = wanted.Endpoints[1:]
 		same("endpoint deleted", wanted)
 	}
-	must(put.DeleteTunnel(wanted.Tunnels[0], false))
+	must(put.DeleteCarried(wanted.Carried[0]))
+	wanted.Carried = nil
+	for _, tunnel := range wanted.Tunnels {
+		must(put.DeleteTunnel(tunnel, false))
+	}
 	wanted.Tunnels = nil
 	for len(wanted.Networks) > 0 {
 		must(put.DeleteNetwork(wanted.Networks[0]))
@@ -217,44 +230,6 @@ func TestPutAndDeleteEqualReplace(t *testing.T) {
 	}
 	must(put.ReplaceUplinks(nil))
 	same("nothing", Wanted{})
-}
-
-func TestMembersStayDense(t *testing.T) {
-	t.Parallel()
-	tables := emptyTables(t)
-	for id := range uint32(2) {
-		if err := tables.PutNetwork(Network{ID: id + 1, ICC: true}); err != nil {
-			t.Fatal(err)
-		}
-	}
-	random := rand.New(rand.NewPCG(1, 2))
-	in := map[uint32]Endpoint{}
-	for range 400 {
-		id := 1 + random.Uint32N(40)
-		e := Endpoint{
-			ID: id, Network: 1 + id%2, MAC: mac{2, 5: byte(id)}, Ifindex: int(1000 + id),
-			Addresses: []netip.Addr{address4(1+id%2, id)},
-		}
-		if _, ok := in[id]; ok {
-			delete(in, id)
-			if err := tables.DeleteEndpoint(e); err != nil {
-				t.Fatal(err)
-			}
-		} else {
-			in[id] = e
-			if err := tables.PutEndpoint(e); err != nil {
-				t.Fatal(err)
-			}
-		}
-		tables.checkDense(t)
-	}
-	var got []uint32
-	if err := dumpTable(tables.Maps.Members, func(_ bpf.EbpnetMemberKey, s bpf.EbpnetStation) { got = append(got, s.Endpoint) }); err != nil {
-		t.Fatal(err)
-	}
-	if want := slices.Sorted(maps.Keys(in)); !slices.Equal(slices.Sorted(slices.Values(got)), want) {
-		t.Errorf("members %v, want %v", got, want)
-	}
 }
 
 // TestLimits holds the limits of the nouns against the sizes of the tables.
@@ -269,15 +244,18 @@ func TestLimits(t *testing.T) {
 	if got, want := spec.MaxNetworks, size(bpf.EbpnetMapNetworks)-1; got != want {
 		t.Errorf("spec.MaxNetworks is %d, the table has room for %d", got, want)
 	}
-	for of, room := range map[string]string{
-		bpf.EbpnetMapNetworks: bpf.EbpnetMapNetworkStats,
-		bpf.EbpnetMapTunnels:  bpf.EbpnetMapTunnelStats,
-		bpf.EbpnetMapDevices:  bpf.EbpnetMapEndpointStats,
-		bpf.EbpnetMapMembers:  bpf.EbpnetMapDevices,
+	for _, pair := range [][2]string{
+		{bpf.EbpnetMapNetworks, bpf.EbpnetMapNetworkStats},
+		{bpf.EbpnetMapTunnels, bpf.EbpnetMapTunnelStats},
+		{bpf.EbpnetMapTunnels, bpf.EbpnetMapTunnelPaths},
+		{bpf.EbpnetMapDevices, bpf.EbpnetMapEndpointStats},
 	} {
-		if size(of) > size(room) {
+		if of, room := pair[0], pair[1]; size(of) > size(room) {
 			t.Errorf("%s has room for %d, %s for %d only", of, size(of), room, size(room))
 		}
+	}
+	if size(bpf.EbpnetMapMembers) != size(bpf.EbpnetMapDevices)+size(bpf.EbpnetMapCarried) {
+		t.Error("what a network can flood to is not what can be its members")
 	}
 	if size(bpf.EbpnetMapFlowIndex) != 4*size(bpf.EbpnetMapFlows) {
 		t.Error("the index has not room for two entries a flow and two a mapping")

@@ -10,6 +10,7 @@ import (
 // each family; an unset one is none.
 type Uplink struct {
 	Ifindex    int
+	MTU        int // in bytes
 	IPv4, IPv6 netip.Addr
 	Default    bool // holds the default route
 }
@@ -19,17 +20,21 @@ type Uplink struct {
 const defaultUplink = 0
 
 func (u Uplink) entry() bpf.EbpnetUplink {
-	return bpf.EbpnetUplink{Ifindex: uint32(u.Ifindex), Ipv4: addressOf(u.IPv4), Ipv6: addressOf(u.IPv6)}
+	return bpf.EbpnetUplink{Ifindex: uint32(u.Ifindex), Mtu: uint32(u.MTU), Ipv4: addressOf(u.IPv4), Ipv6: addressOf(u.IPv6)}
 }
 
 // ReplaceUplinks makes the given uplinks the host's only ones.
 func (t *Tables) ReplaceUplinks(uplinks []Uplink) error {
-	wanted := map[uint32]bpf.EbpnetUplink{}
+	return replace(t.Maps.Uplinks, uplinkEntries(uplinks))
+}
+
+func uplinkEntries(uplinks []Uplink) map[uint32]bpf.EbpnetUplink {
+	entries := map[uint32]bpf.EbpnetUplink{}
 	for _, u := range uplinks {
-		wanted[uint32(u.Ifindex)] = u.entry()
+		entries[uint32(u.Ifindex)] = u.entry()
 		if u.Default {
-			wanted[defaultUplink] = u.entry()
+			entries[defaultUplink] = u.entry()
 		}
 	}
-	return replace(t.Maps.Uplinks, wanted)
+	return entries
 }

@@ -1,6 +1,7 @@
 package datapath
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -46,7 +47,10 @@ const (
 	strangeKey  = 0x0a0b0c0d
 	theTunnel   = 1
 	firstRemote = 16384 // ids of remote endpoints
+	tunnelTTL   = 64
 	uplinkMTU   = 1500
+	prefix4     = 24 // of the networks' subnets
+	prefix6     = 64
 )
 
 var (
@@ -137,7 +141,7 @@ func newWorld(t testing.TB, load func(testing.TB, loader.Config) *Tables) *world
 	}
 	for network := range uint32(plainNet) {
 		g := gatewayOf(network + 1)
-		batch += fmt.Sprintf("addr add %s/24 dev ebpnet0\naddr add %s/64 dev ebpnet0 nodad\n", g.ip4, g.ip6)
+		batch += fmt.Sprintf("addr add %s/%d dev ebpnet0\naddr add %s/%d dev ebpnet0 nodad\n", g.ip4, prefix4, g.ip6, prefix6)
 	}
 	batch += "addr add 192.0.2.1/24 dev up0\naddr add 2001:db8:1::1/64 dev up0 nodad\n" +
 		"route add default via 192.0.2.254\nroute add default via 2001:db8:1::fe\n" +
@@ -149,8 +153,7 @@ func newWorld(t testing.TB, load func(testing.TB, loader.Config) *Tables) *world
 		batch += "link set c-" + e.device + " up\n"
 	}
 	w.ip(t, w.containers, batch)
-	w.ns.SetSysctl(t, "ipv4/conf/ebpnet0/forwarding", "1")
-	w.ns.SetSysctl(t, "ipv6/conf/ebpnet0/forwarding", "1")
+	setForwarding("1")(t, w)
 
 	var devices []net.Interface
 	var err error
@@ -161,12 +164,24 @@ func newWorld(t testing.TB, load func(testing.TB, loader.Config) *Tables) *world
 	for _, d := range devices {
 		w.ifindex[d.Name] = uint32(d.Index)
 	}
-	w.Tables = load(t, loader.Config{GatewayIfindex: w.ifindex["ebpnet0"], GatewayMAC: gatewayMAC})
+	w.Tables = load(t, loader.Config{
+		GatewayIfindex: w.ifindex["ebpnet0"], DatapathIfindex: w.ifindex["ebpnet1"], GatewayMAC: gatewayMAC,
+	})
 	w.wanted = w.population()
 	if err := w.Replace(w.wanted); err != nil {
 		t.Fatal(err)
 	}
 	return w
+}
+
+// setForwarding has the host forward what containers send, or ("0") not, so that
+// its routes cannot be looked up.
+func setForwarding(value string) func(testing.TB, *world) {
+	return func(t testing.TB, w *world) {
+		t.Helper()
+		w.ns.SetSysctl(t, "ipv4/conf/ebpnet0/forwarding", value)
+		w.ns.SetSysctl(t, "ipv6/conf/ebpnet0/forwarding", value)
+	}
 }
 
 // ip runs `ip -batch`, one process for all of it.
@@ -182,7 +197,10 @@ func (w *world) ip(t testing.TB, n *testutil.Netns, batch string) {
 func key(k uint32) *uint32 { return &k }
 
 func (w *world) population() Wanted {
-	gateways := func(network uint32) []netip.Addr { g := gatewayOf(network); return []netip.Addr{g.ip4, g.ip6} }
+	gateways := func(network uint32) []netip.Prefix {
+		g := gatewayOf(network)
+		return []netip.Prefix{netip.PrefixFrom(g.ip4, prefix4), netip.PrefixFrom(g.ip6, prefix6)}
+	}
 	wanted := Wanted{
 		Networks: []Network{
 			{ID: openNet, ICC: true, Masquerade: true, Key: key(openKey)},
@@ -195,8 +213,12 @@ func (w *world) population() Wanted {
 			{Client: client.id, Server: server.id, Protocol: protocolUDP, First: 53, Last: 53},
 			{Client: remoteClient.id, Server: server.id, Protocol: protocolTCP, First: 6379, Last: 6379},
 		},
-		Tunnels: []Tunnel{{ID: theTunnel, Local: uplink.ip4, Remote: peer.ip4}},
-		Uplinks: []Uplink{{Ifindex: int(w.ifindex["up0"]), IPv4: uplink.ip4, IPv6: uplink.ip6, Default: true}},
+		Tunnels: []Tunnel{{ID: theTunnel, Local: uplink.ip4, Remote: peer.ip4, TTL: tunnelTTL}},
+		Carried: []Carried{
+			{Tunnel: theTunnel, Network: openNet, Key: key(openKey)},
+			{Tunnel: theTunnel, Network: closedNet, Key: key(closedKey)},
+		},
+		Uplinks: []Uplink{{Ifindex: int(w.ifindex["up0"]), MTU: uplinkMTU, IPv4: uplink.ip4, IPv6: uplink.ip6, Default: true}},
 		Ports:   publishedPorts(),
 	}
 	for i := range wanted.Networks {
@@ -276,11 +298,12 @@ func loadChanged(change func(*ebpf.CollectionSpec) error) func(testing.TB, loade
 		}
 		// The flags of a kernel that has them all; see loader.Probe.
 		for name, value := range map[string]any{
-			bpf.EbpnetVarGatewayIfindex: c.GatewayIfindex,
-			bpf.EbpnetVarGatewayMac:     c.GatewayMAC,
-			bpf.EbpnetVarFibFlags:       uint32(1<<2 | 1<<4),
-			bpf.EbpnetVarDecapIpv4Flags: uint32(1 << 7),
-			bpf.EbpnetVarDecapIpv6Flags: uint32(1 << 8),
+			bpf.EbpnetVarGatewayIfindex:  c.GatewayIfindex,
+			bpf.EbpnetVarDatapathIfindex: c.DatapathIfindex,
+			bpf.EbpnetVarGatewayMac:      c.GatewayMAC,
+			bpf.EbpnetVarFibFlags:        uint32(1<<2 | 1<<4),
+			bpf.EbpnetVarDecapIpv4Flags:  uint32(decapIPv4),
+			bpf.EbpnetVarDecapIpv6Flags:  uint32(decapIPv6),
 		} {
 			if err := setConstant(spec, name, value); err != nil {
 				t.Fatal(err)
@@ -308,6 +331,24 @@ func loadChanged(change func(*ebpf.CollectionSpec) error) func(testing.TB, loade
 		startSweep(t, objects.Programs.SweepFlows)
 		return &Tables{&objects}
 	}
+}
+
+// Flags of bpf_skb_adjust_room() since Linux 6.3: BPF_F_ADJ_ROOM_DECAP_L3_IPV4 and
+// BPF_F_ADJ_ROOM_DECAP_L3_IPV6.
+const (
+	decapIPv4 = 1 << 7
+	decapIPv6 = 1 << 8
+)
+
+// loadDecap loads the programs for kernels that know these flags, and no others,
+// to take off outer headers with.
+func loadDecap(ipv4, ipv6 uint32) func(testing.TB, loader.Config) *Tables {
+	return loadChanged(func(spec *ebpf.CollectionSpec) error {
+		return errors.Join(
+			setConstant(spec, bpf.EbpnetVarDecapIpv4Flags, ipv4),
+			setConstant(spec, bpf.EbpnetVarDecapIpv6Flags, ipv6),
+		)
+	})
 }
 
 // startSweep does as loader.Load does.

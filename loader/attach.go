@@ -26,6 +26,7 @@ var (
 	FromUplink   = Hook{name: "from_uplink"}
 	FromLoopback = Hook{name: "from_loopback"}
 	ToGateway    = Hook{name: "to_gateway", egress: true}
+	ToTunnel     = Hook{name: "to_tunnel"}
 	ToUplink     = Hook{name: "to_uplink", egress: true}
 )
 
@@ -43,6 +44,8 @@ func (o *Objects) program(h Hook) *ebpf.Program {
 		return o.Programs.FromLoopback
 	case ToGateway:
 		return o.Programs.ToGateway
+	case ToTunnel:
+		return o.Programs.ToTunnel
 	default:
 		return o.Programs.ToUplink
 	}
@@ -248,7 +251,7 @@ func Unload(dir string) error {
 		return fmt.Errorf("list devices: %w", err)
 	}
 	for _, device := range devices {
-		for _, h := range []Hook{FromEndpoint, FromHost, FromUplink, FromLoopback, ToGateway, ToUplink} {
+		for _, h := range []Hook{FromEndpoint, FromHost, FromUplink, FromLoopback, ToGateway, ToTunnel, ToUplink} {
 			if err := detachClsact(h, device.Attrs().Index); err != nil {
 				return err
 			}

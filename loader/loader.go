@@ -31,17 +31,20 @@ var ErrOtherVersion = errors.New("loaded by another version of ebpnet")
 // Config is what the programs are told at load. What is zero of Flows, the
 // ports and the timeouts stays as compiled (bpf/config.h).
 type Config struct {
-	GatewayIfindex uint32 // of the near end of the host's own veth
-	GatewayMAC     [6]byte
+	GatewayIfindex  uint32 // of the near end of the host's own veth
+	DatapathIfindex uint32 // of its far end
+	GatewayMAC      [6]byte
 
 	Flows               uint32 // answered ones that there is room for
 	FirstPort, LastPort uint16 // of the host, to masquerade by
 	Timeouts            Timeouts
 }
 
-// Timeouts are the times after which flows without a packet end.
+// Timeouts are the times after which flows without a packet end, and after
+// which a learned station is forgotten that sent none.
 type Timeouts struct {
 	TCPEstablished, TCPTransitory, UDPAnswered, UDPUnanswered, ICMP time.Duration
+	Learned                                                         time.Duration
 }
 
 // Objects are the maps and programs of a loaded datapath, opened from their
@@ -224,6 +227,7 @@ func configure(spec *ebpf.CollectionSpec, c Config) error {
 	}
 	return errors.Join(
 		constants.GatewayIfindex.Set(c.GatewayIfindex),
+		constants.DatapathIfindex.Set(c.DatapathIfindex),
 		constants.GatewayMac.Set(c.GatewayMAC),
 		constants.FibFlags.Set(flags.fib),
 		constants.DecapIpv4Flags.Set(flags.decapIPv4),
@@ -236,6 +240,7 @@ func configure(spec *ebpf.CollectionSpec, c Config) error {
 		setGiven(constants.UdpAnsweredTimeout, c.Timeouts.UDPAnswered),
 		setGiven(constants.UdpUnansweredTimeout, c.Timeouts.UDPUnanswered),
 		setGiven(constants.IcmpTimeout, c.Timeouts.ICMP),
+		setGiven(constants.LearnedTimeout, c.Timeouts.Learned),
 	)
 }
 

@@ -32,7 +32,7 @@ func TestLoadKeepsWhatTheMapsHold(t *testing.T) {
 	opened, err := Open(dir)
 	must(t, err)
 	defer func() { must(t, opened.Close()) }()
-	for _, h := range []Hook{FromEndpoint, FromHost, FromUplink, ToGateway, ToUplink} {
+	for _, h := range []Hook{FromEndpoint, FromHost, FromUplink, FromLoopback, ToGateway, ToTunnel, ToUplink} {
 		older, newer, pinned := programID(t, first.program(h)), programID(t, second.program(h)), programID(t, opened.program(h))
 		if older == newer || newer != pinned {
 			t.Errorf("%s: was %d, loaded %d, pinned %d; want the pin to be the new one", h, older, newer, pinned)
@@ -144,8 +144,9 @@ func TestUnload(t *testing.T) {
 		must(t, o.Attach(FromUplink, w.ifindex))
 		must(t, o.attachClsact(FromEndpoint, w.ifindex))
 		must(t, o.Attach(ToUplink, w.ifindex))
+		must(t, o.Attach(ToTunnel, w.ifindex))
 	})
-	if len(w.attached(t)) != 2 || len(w.filters(t)) != 1 {
+	if len(w.attached(t)) != 3 || len(w.filters(t)) != 1 {
 		t.Fatalf("attached %v and %v", w.attached(t), w.filters(t))
 	}
 	w.Do(func() { must(t, Unload(dir)) })

@@ -69,8 +69,8 @@ func TestConstants(t *testing.T) {
 	given, err := bpf.LoadEbpnet()
 	must(t, err)
 	must(t, configure(given, Config{
-		Flows: fewFlows, FirstPort: 1024, LastPort: 2047,
-		Timeouts: Timeouts{1 * time.Second, 2 * time.Second, 3 * time.Second, 4 * time.Second, 5 * time.Second},
+		DatapathIfindex: 7, Flows: fewFlows, FirstPort: 1024, LastPort: 2047,
+		Timeouts: Timeouts{1 * time.Second, 2 * time.Second, 3 * time.Second, 4 * time.Second, 5 * time.Second, 6 * time.Second},
 	}))
 	none, err := bpf.LoadEbpnet()
 	must(t, err)
@@ -88,6 +88,9 @@ func TestConstants(t *testing.T) {
 		{bpf.EbpnetVarUdpAnsweredTimeout, uint64(host.Timeout(spec.UDPAnswered)), 3e9},
 		{bpf.EbpnetVarUdpUnansweredTimeout, uint64(host.Timeout(spec.UDPUnanswered)), 4e9},
 		{bpf.EbpnetVarIcmpTimeout, uint64(host.Timeout(spec.ICMP)), 5e9},
+		// IEEE 802.1Q-2018, table 8-6.
+		{bpf.EbpnetVarLearnedTimeout, uint64(5 * time.Minute), 6e9},
+		{bpf.EbpnetVarDatapathIfindex, 0, 7},
 	} {
 		if got := read(defaults, c.name); got != c.asCompiled {
 			t.Errorf("%s is compiled to be %d, and spec says %d", c.name, got, c.asCompiled)

@@ -1,0 +1,139 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The source guard where several stations are: behind a trunk or a tunnel.
+ * Whoever is not known may be anybody but who is known to be elsewhere, and
+ * nobody is a router.
+ */
+#ifndef EBPNET_GUARD_SHARED_H
+#define EBPNET_GUARD_SHARED_H
+
+#include "guard.h"
+#include "maps.h"
+
+/* Who sends from there. */
+struct shared_source {
+	__u32 network;
+	__u32 endpoint; /* 0: nobody known */
+	bool strict; /* it has told all its addresses */
+};
+
+/* The MAC that a link-local address is of, if it is derived from one: RFC 4291,
+ * appendix A. */
+static __always_inline bool
+guard_mac_of_link_local(const struct address *address, struct mac *mac)
+{
+	__u32 high = bpf_ntohl(address->word[2]);
+	__u32 low = bpf_ntohl(address->word[3]);
+
+	*mac = (struct mac){ {
+		high >> 24 ^ 0x02,
+		high >> 16,
+		high >> 8,
+		low >> 16,
+		low >> 8,
+		low,
+	} };
+	return (high & 0xff) == 0xff && low >> 24 == 0xfe;
+}
+
+/* Whether the sender may speak as from @address. */
+static __noinline bool
+guard_shared_address(const struct shared_source *source,
+		     const struct mac *sender, const struct address *address)
+{
+	struct fdb_key key = { .network = source->network };
+	const struct station *owner;
+	struct address own;
+
+	if (!(address->word[0] | address->word[1] | address->word[3]))
+		return true; /* it has none yet */
+	if (address_is_group(address) || address_is_loopback(address))
+		return false;
+	if (address_is_link_local(address)) {
+		own = address_link_local(sender);
+		if (address_equal(&own, address))
+			return true;
+		if (source->strict)
+			return false;
+		if (!guard_mac_of_link_local(address, &key.mac))
+			return true;
+		owner = bpf_map_lookup_elem(&fdb, &key);
+	} else {
+		own = *address; /* before 6.2 no key may be a caller's */
+		owner = bpf_map_lookup_elem(&neighbors, &own);
+	}
+	if (!owner)
+		return !source->strict;
+	return source->endpoint && owner->endpoint == source->endpoint;
+}
+
+static __always_inline enum reason
+guard_shared_arp(struct __sk_buff *skb, const struct packet *pkt,
+		 const struct shared_source *source)
+{
+	struct address sender;
+	struct arp arp;
+
+	if (bpf_skb_load_bytes(skb, pkt->l3, &arp, sizeof(arp)) ||
+	    !arp_is_valid(&arp))
+		return REASON_MALFORMED;
+	if (!mac_equal(&arp.sender_mac, &pkt->src_mac))
+		return REASON_SPOOFED_MAC;
+	sender = address_from_ipv4(arp_address(arp.sender));
+	return guard_shared_address(source, &pkt->src_mac, &sender) ?
+		       REASON_NONE :
+		       REASON_SPOOFED_ADDRESS;
+}
+
+static __always_inline enum reason
+guard_shared_icmpv6(struct __sk_buff *skb, const struct packet *pkt,
+		    const struct shared_source *source)
+{
+	struct address target;
+
+	/* Such a fragment may hide what is looked for here: RFC 6980. */
+	if (pkt->fragment)
+		return pkt->ttl == ND_HOP_LIMIT ? REASON_FRAGMENT : REASON_NONE;
+	switch (pkt->icmp_type) {
+	case MLD_QUERY:
+	case ND_ROUTER_ADVERT:
+	case ND_REDIRECT:
+		return REASON_ROGUE_ROUTER;
+	case ND_ADVERT:
+		if (bpf_skb_load_bytes(skb, pkt->l4 + 8, &target,
+				       sizeof(target)))
+			return REASON_MALFORMED;
+		if (!guard_shared_address(source, &pkt->src_mac, &target))
+			return REASON_SPOOFED_ADDRESS;
+	}
+	return REASON_NONE;
+}
+
+/* What of a packet does not fit who sends it. */
+static __noinline enum reason
+guard_shared(struct __sk_buff *skb, struct packet *pkt,
+	     const struct shared_source *source)
+{
+	enum reason reason;
+
+	if (!pkt || !source)
+		return REASON_KERNEL_ERROR;
+	if (mac_is_multicast(&pkt->src_mac))
+		return REASON_MALFORMED;
+	if (pkt->ethertype == bpf_htons(ETH_P_ARP))
+		return guard_shared_arp(skb, pkt, source);
+	if (pkt->ethertype != bpf_htons(ETH_P_IP) &&
+	    pkt->ethertype != bpf_htons(ETH_P_IPV6))
+		return REASON_UNKNOWN_PROTOCOL;
+	if (!guard_shared_address(source, &pkt->src_mac, &pkt->src))
+		return REASON_SPOOFED_ADDRESS;
+	if (pkt->ethertype == bpf_htons(ETH_P_IP) ||
+	    pkt->protocol == IPPROTO_TCP || pkt->protocol == IPPROTO_UDP)
+		return REASON_NONE;
+	reason = parse_l4(skb, pkt);
+	if (reason || pkt->protocol != IPPROTO_ICMPV6)
+		return reason;
+	return guard_shared_icmpv6(skb, pkt, source);
+}
+
+#endif

@@ -1,0 +1,273 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Into a tunnel: what fits, which way, and what the underlay says of it. */
+#ifndef EBPNET_TUNNEL_H
+#define EBPNET_TUNNEL_H
+
+#include "ecn.h"
+#include "gre.h"
+#include "icmp_reply.h"
+
+/*
+ * Some frames take a detour: out of the far end of the host's own veth and in
+ * at the near end, where to_tunnel() goes on with them. A copy that is flooded
+ * into a tunnel does, as each tunnel wants other headers; what goes into a
+ * tunnel with checksums or sequence numbers does, as superframes are cut and
+ * checksums completed on that way; and so does what the kernel has yet to learn
+ * of that it is in outer headers now. skb->mark says which one it is.
+ */
+enum tunnel_mark {
+	TUNNEL_MARK_FRAME = 0xeb100000, /* to be wrapped */
+	TUNNEL_MARK_PACKET = 0xeb200000, /* to be sent */
+	TUNNEL_MARK_KIND = 0xfff00000,
+	TUNNEL_MARK_NETWORK = 10, /* bits to shift by */
+};
+_Static_assert((int)MAX_NETWORKS <= 1 << 10 && (int)MAX_TUNNELS <= 1 << 10,
+	       "enum tunnel_mark");
+
+static __always_inline __u32 tunnel_mark(__u32 network, __u32 tunnel)
+{
+	return TUNNEL_MARK_FRAME | network << TUNNEL_MARK_NETWORK | tunnel;
+}
+
+static __always_inline int tunnel_detour(struct __sk_buff *skb, __u32 mark)
+{
+	skb->mark = mark;
+	return bpf_redirect(datapath_ifindex, 0);
+}
+
+/* How long a tunnel keeps to a smaller MTU that the underlay has told of: RFC
+ * 1191, 6.3. */
+#define TUNNEL_MTU_AGE (600 * SECONDS)
+
+/* What a packet is let be for all that the underlay says, as its sender would
+ * not go below: Linux's min_pmtu, and RFC 8200, 5. */
+#define TUNNEL_LEAST4 552
+#define TUNNEL_LEAST6 1280
+
+static __always_inline __u32 tunnel_lowered_mtu(const struct tunnel_path *path)
+{
+	if (bpf_ktime_get_coarse_ns() >= path->lowered + TUNNEL_MTU_AGE)
+		return 0;
+	return path->mtu;
+}
+
+/* The longest packet that goes into a tunnel where @room is for what it is
+ * wrapped in. */
+static __always_inline __u32 tunnel_most(const struct packet *pkt,
+					 const struct tunnel_path *path,
+					 const struct route *route, __u32 room)
+{
+	__u32 least = pkt->ethertype == bpf_htons(ETH_P_IPV6) ? TUNNEL_LEAST6 :
+								TUNNEL_LEAST4;
+	__u32 mtu = tunnel_lowered_mtu(path);
+
+	if (mtu && mtu < least + room)
+		mtu = least + room;
+	if (!mtu || (route->mtu && route->mtu < mtu))
+		mtu = route->mtu ? route->mtu : 0xffff;
+	return mtu > room ? mtu - room : 0;
+}
+
+/*
+ * Finds the way into a tunnel and, in route->mtu, what fits there. The kernel's
+ * routing table is asked once a tick of the clock, which is a few milliseconds:
+ * that takes longer than all else that is looked up for a packet.
+ */
+static __noinline struct tunnel_way *
+tunnel_find_way(struct __sk_buff *skb, const struct tunnel_ends *ends, __u32 id,
+		enum reason *reason)
+{
+	struct tunnel_way *way = bpf_map_lookup_elem(&tunnel_ways, &id);
+	__u64 now = bpf_ktime_get_coarse_ns();
+
+	*reason = REASON_KERNEL_ERROR;
+	if (!way)
+		return NULL;
+	*reason = REASON_NONE;
+	if (way->found == now &&
+	    address_equal(&way->ends.remote, &ends->remote) &&
+	    address_equal(&way->ends.local, &ends->local))
+		return way;
+	/* Any length, as that of this packet is of no concern to the next. */
+	*reason = route_find(skb, &ends->local, &ends->remote, 1, &way->route);
+	if (!*reason && !way->route.ifindex)
+		*reason = REASON_NO_ROUTE;
+	way->found = *reason ? 0 : now;
+	way->ends = *ends;
+	return way;
+}
+
+/* The length of the packet in the frame; of a superframe's longest segment. */
+static __always_inline enum reason
+tunnel_packet_length(struct __sk_buff *skb, struct packet *pkt, __u32 *length)
+{
+	enum reason reason = skb->gso_size ? parse_l4(skb, pkt) : REASON_NONE;
+
+	*length = packet_length(skb, pkt);
+	return reason;
+}
+
+/* What tunnel_send() gives where the frame is too large; what would not be is
+ * told in scratch->tunnel_mtu. */
+#define TUNNEL_TOO_BIG -3
+
+/* Sends the frame into a tunnel. @device is the endpoint's that it is from;
+ * none after the detour. */
+__verified_once int tunnel_send(struct __sk_buff *skb, struct packet *pkt,
+				const struct network *network, __u32 id,
+				const struct device *device)
+{
+	const struct tunnel *tunnel = bpf_map_lookup_elem(&tunnels, &id);
+	struct tunnel_path *path = bpf_map_lookup_elem(&tunnel_paths, &id);
+	struct scratch *scratch = scratch_get();
+	__u32 length, most, sequence = 0;
+	enum gre_result result;
+	struct tunnel_way *way;
+	enum reason reason;
+
+	if (!pkt || !network || !scratch || !tunnel || !path ||
+	    address_is_zero(&tunnel->ends.remote))
+		return verdict_drop(skb, REASON_UNKNOWN_TUNNEL);
+	way = tunnel_find_way(skb, &tunnel->ends, id, &reason);
+	if (!reason)
+		reason = tunnel_packet_length(skb, pkt, &length);
+	if (reason || !way)
+		return verdict_drop(skb, reason);
+	most = tunnel_most(pkt, path, &way->route,
+			   gre_overhead(tunnel, network) +
+				   sizeof(struct frame));
+	if (length > most) {
+		if (!device)
+			return verdict_drop(skb, REASON_TOO_BIG);
+		scratch->tunnel_mtu = most;
+		return TUNNEL_TOO_BIG;
+	}
+	if (tunnel->flags & (TUNNEL_CSUM | TUNNEL_SEQ) && device)
+		return tunnel_detour(skb, tunnel_mark(device->network, id));
+	if (tunnel->flags & TUNNEL_SEQ)
+		sequence = __sync_fetch_and_add(&path->sequence, 1);
+	result = gre_encap(skb, pkt, tunnel, network, sequence);
+	if (result == GRE_TO_BE_CUT && device)
+		return tunnel_detour(skb, tunnel_mark(device->network, id));
+	if (result > GRE_WRAPPED_UNTOLD)
+		return verdict_drop(skb, REASON_KERNEL_ERROR);
+	count_tx(&tunnel_stats, id, skb);
+	if (result == GRE_WRAPPED_UNTOLD)
+		return tunnel_detour(skb, TUNNEL_MARK_PACKET);
+	return route_send(skb, &way->route);
+}
+
+/* Goes on with a frame or a packet after its detour. */
+static __noinline int tunnel_go_on(struct __sk_buff *skb, __u32 mark)
+{
+	__u32 mask = (1 << TUNNEL_MARK_NETWORK) - 1;
+	__u32 id = mark >> TUNNEL_MARK_NETWORK & mask;
+	__u32 tunnel_id = mark & mask;
+	const struct network *network;
+	const struct tunnel *tunnel;
+	struct packet pkt = {};
+	struct route route = {};
+	enum reason reason;
+	int verdict;
+
+	skb->mark = 0;
+	reason = parse_l3(skb, &pkt, 0);
+	if (reason)
+		return verdict_drop(skb, reason);
+	if ((mark & TUNNEL_MARK_KIND) == TUNNEL_MARK_PACKET) {
+		reason = route_find(skb, &pkt.src, &pkt.dst, 0, &route);
+		if (!reason && !route.ifindex)
+			reason = REASON_NO_ROUTE;
+		return reason ? verdict_drop(skb, reason) :
+				route_send(skb, &route);
+	}
+	network = bpf_map_lookup_elem(&networks, &id);
+	tunnel = bpf_map_lookup_elem(&tunnels, &tunnel_id);
+	/* Either may have gone while the frame was on its way. */
+	if (!network || !tunnel || !gre_is_carried(tunnel_id, id, network))
+		return verdict_drop(skb, REASON_UNKNOWN_TUNNEL);
+	verdict = tunnel_send(skb, &pkt, network, tunnel_id, NULL);
+	if (verdict != TC_ACT_REDIRECT)
+		return verdict;
+	/* It is on its way, but has not left. */
+	reason = gre_put_checksum(skb, tunnel);
+	return reason ? verdict_drop(skb, reason) : verdict;
+}
+
+/* What an ICMP error quotes of a packet of ours. */
+struct tunnel_quote4 {
+	struct iphdr ip;
+	struct gre_base gre;
+};
+_Static_assert(sizeof(struct tunnel_quote4) == 24, "struct tunnel_quote4");
+
+struct tunnel_quote6 {
+	struct ipv6hdr ip;
+	struct gre_base gre;
+};
+_Static_assert(sizeof(struct tunnel_quote6) == 44, "struct tunnel_quote6");
+
+/*
+ * Looks at an ICMP error from outside: one that says that a packet in a tunnel
+ * was too big lowers the tunnel's MTU for a while. Its sender has to know the
+ * tunnel's ends and a key, as RFC 5927 wishes it for TCP.
+ */
+static __noinline void
+tunnel_hear(struct __sk_buff *skb, const struct packet *pkt)
+{
+	__u32 at = pkt->l4 + sizeof(struct icmp), mtu, lowered, network;
+	struct tunnel_ends ends = {};
+	struct tunnel_quote6 quote6;
+	struct tunnel_quote4 quote4;
+	struct tunnel_path *path;
+	struct gre_base gre;
+	__u32 *found, id;
+	__be32 rest;
+	__u8 code;
+
+	if (bpf_skb_load_bytes(skb, pkt->l4 + offsetof(struct icmp, code),
+			       &code, sizeof(code)) ||
+	    bpf_skb_load_bytes(skb, at - sizeof(rest), &rest, sizeof(rest)))
+		return;
+	if (address_is_ipv4(&pkt->dst)) {
+		if (pkt->icmp_type != ICMP_UNREACHABLE ||
+		    code != ICMP_FRAG_NEEDED ||
+		    bpf_skb_load_bytes(skb, at, &quote4, sizeof(quote4)) ||
+		    quote4.ip.protocol != IPPROTO_GRE || quote4.ip.ihl != 5)
+			return;
+		ends.local = address_from_ipv4(quote4.ip.saddr);
+		ends.remote = address_from_ipv4(quote4.ip.daddr);
+		gre = quote4.gre;
+		at += sizeof(quote4.ip);
+		mtu = bpf_ntohl(rest) & 0xffff;
+	} else {
+		if (pkt->icmp_type != ICMP6_TOO_BIG ||
+		    bpf_skb_load_bytes(skb, at, &quote6, sizeof(quote6)) ||
+		    quote6.ip.nexthdr != IPPROTO_GRE)
+			return;
+		__builtin_memcpy(&ends.local, &quote6.ip.saddr,
+				 sizeof(ends.local));
+		__builtin_memcpy(&ends.remote, &quote6.ip.daddr,
+				 sizeof(ends.remote));
+		gre = quote6.gre;
+		at += sizeof(quote6.ip);
+		mtu = bpf_ntohl(rest);
+		if (mtu < TUNNEL_LEAST6) /* RFC 8201, 4 */
+			return;
+	}
+	found = bpf_map_lookup_elem(&tunnel_ids, &ends);
+	if (!found || !mtu || gre.protocol != bpf_htons(ETH_P_TEB) ||
+	    gre_find_network(skb, *found, at, &gre, &network))
+		return;
+	id = *found;
+	path = bpf_map_lookup_elem(&tunnel_paths, &id);
+	if (!path)
+		return;
+	lowered = tunnel_lowered_mtu(path);
+	if (lowered && lowered <= mtu)
+		return;
+	path->mtu = mtu;
+	path->lowered = bpf_ktime_get_coarse_ns();
+}
+
+#endif

@@ -1,0 +1,51 @@
+package datapath
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/ebpnet/ebpnet/bpf"
+)
+
+// Carried is a network that a tunnel carries, by ids. What the network floods
+// goes into the tunnel too.
+type Carried struct {
+	Tunnel, Network uint32
+	Key             *uint32 // GRE key; nil: none on the wire
+}
+
+func (c Carried) key() bpf.EbpnetCarriedKey {
+	key := bpf.EbpnetCarriedKey{Tunnel: c.Tunnel}
+	if c.Key != nil {
+		key.Key, key.Keyed = networkOrder32(*c.Key), 1
+	}
+	return key
+}
+
+// member is the tunnel as the network floods to it.
+func (c Carried) member() bpf.EbpnetStation {
+	return bpf.EbpnetStation{Network: c.Network, Tunnel: c.Tunnel, Kind: bpf.EbpnetStationKindSTATION_REMOTE}
+}
+
+// PutCarried lets a tunnel carry a network; both are there already.
+func (t *Tables) PutCarried(c Carried) error {
+	_, err := t.findMember(c.member())
+	if errors.Is(err, ebpf.ErrKeyNotExist) {
+		err = t.join(c.member())
+	}
+	if err != nil {
+		return fmt.Errorf("flood network %d into tunnel %d: %w", c.Network, c.Tunnel, err)
+	}
+	return put(t.Maps.Carried, c.key(), c.Network)
+}
+
+// DeleteCarried ends that a tunnel carries a network. To be called before either
+// of them goes, which forgets the stations that were learned there.
+func (t *Tables) DeleteCarried(c Carried) error {
+	if err := remove(t.Maps.Carried, c.key()); err != nil {
+		return err
+	}
+	return t.leave(c.member())
+}

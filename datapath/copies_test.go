@@ -1,0 +1,122 @@
+package datapath
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"slices"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/gopacket/gopacket"
+	"golang.org/x/sys/unix"
+
+	"github.com/ebpnet/ebpnet/internal/testutil"
+)
+
+// What is marked on its detour: enum tunnel_mark of bpf/tunnel.h.
+const (
+	frameKind   = 0xeb100000 // to be wrapped
+	packetMark  = 0xeb200000 // in its outer headers already
+	strangeMark = 0xeb300000
+	markNetwork = 10 // bits to shift by
+)
+
+// frameMark is the mark of a frame of a network for a tunnel.
+func frameMark(network, tunnel uint32) uint32 { return frameKind | network<<markNetwork | tunnel }
+
+// checkFlood fails unless each of the receivers got one copy, and nobody else.
+func (r row) checkFlood(t *testing.T, copied []byte, taps map[string]*testutil.Tap) {
+	same := func(p gopacket.Packet) bool { return string(p.Data()) == string(copied) }
+	for _, e := range r.receivers {
+		taps[e.device].Await(t, "a copy for "+e.device, same)
+	}
+	for name, tap := range taps {
+		if tap.Receive(t, 0, same) != nil {
+			t.Errorf("a copy too many for %s", name)
+		}
+	}
+}
+
+// detour is the near end of the host's veth, where to_tunnel would go on with
+// what comes in.
+type detour struct{ fd int }
+
+// copied is a frame that came in there.
+type copied struct {
+	frame []byte
+	mark  uint32
+}
+
+func (w *world) newDetour(t testing.TB) *detour {
+	t.Helper()
+	d := &detour{}
+	var err error
+	w.ns.Do(func() {
+		d.fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Close(d.fd) }) // nothing is left to lose
+	err = errors.Join(
+		unix.SetsockoptInt(d.fd, unix.SOL_SOCKET, unix.SO_RCVMARK, 1),
+		unix.SetsockoptInt(d.fd, unix.SOL_PACKET, unix.PACKET_IGNORE_OUTGOING, 1),
+		unix.Bind(d.fd, &unix.SockaddrLinklayer{Protocol: networkOrder16(unix.ETH_P_ALL), Ifindex: int(w.ifindex["ebpnet0"])}),
+	)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+// receive gives the next frame that waits, if one does.
+func (d *detour) receive(t testing.TB) (copied, bool) {
+	t.Helper()
+	frame, control := make([]byte, 2*uplinkMTU), make([]byte, unix.CmsgSpace(4))
+	n, controls, _, _, err := unix.Recvmsg(d.fd, frame, control, 0)
+	if errors.Is(err, unix.EAGAIN) {
+		return copied{}, false
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := copied{frame: frame[:n]}
+	messages, err := unix.ParseSocketControlMessage(control[:controls])
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range messages {
+		if m.Header.Level == unix.SOL_SOCKET && m.Header.Type == unix.SO_MARK {
+			c.mark = binary.NativeEndian.Uint32(m.Data)
+		}
+	}
+	return c, true
+}
+
+// check fails unless a copy came for each tunnel that the row floods into, and
+// no other.
+func (d *detour) check(t testing.TB, r row, frame []byte) {
+	t.Helper()
+	var want, got []uint32
+	for _, tunnel := range r.detours {
+		want = append(want, frameMark(r.sender.network, tunnel))
+	}
+	look := func() bool {
+		for {
+			c, ok := d.receive(t)
+			if !ok {
+				return len(got) >= len(want)
+			}
+			if bytes.Equal(c.frame, frame) {
+				got = append(got, c.mark)
+			}
+		}
+	}
+	testutil.Eventually(t, "copies for tunnels", look)
+	slices.Sort(want)
+	slices.Sort(got)
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("marks of copies (-want +got):\n%s", diff)
+	}
+}

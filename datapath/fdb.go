@@ -1,0 +1,127 @@
+package datapath
+
+import (
+	"bytes"
+	"cmp"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/ebpnet/ebpnet/bpf"
+)
+
+// Station is where frames to a MAC of a network go.
+type Station struct {
+	Network          uint32
+	MAC              [6]byte
+	Endpoint, Tunnel uint32        // behind which it is; 0: none
+	Gateway          bool          // it is the host itself
+	Learned          bool          // seen there, and not put there
+	Age              time.Duration // of a learned one, since it was seen last
+}
+
+// Stations lists all stations by network and MAC: those that were put, and
+// those that the datapath has learned.
+func (t *Tables) Stations() ([]Station, error) {
+	now, err := coarseNow()
+	if err != nil {
+		return nil, err
+	}
+	var stations []Station
+	err = eachBatch(t.Maps.Fdb, func(keys []bpf.EbpnetFdbKey, values []bpf.EbpnetStation) {
+		for i, key := range keys {
+			stations = append(stations, stationOf(key, values[i]))
+		}
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list stations: %w", err)
+	}
+	err = eachBatch(t.Maps.LearnedFdb, func(keys []bpf.EbpnetFdbKey, values []bpf.EbpnetLearned) {
+		for i, key := range keys {
+			s := stationOf(key, values[i].Station)
+			s.Learned, s.Age = true, max(0, now-time.Duration(values[i].Seen))
+			stations = append(stations, s)
+		}
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list learned stations: %w", err)
+	}
+	slices.SortStableFunc(stations, func(a, b Station) int {
+		return cmp.Or(cmp.Compare(a.Network, b.Network), bytes.Compare(a.MAC[:], b.MAC[:]))
+	})
+	return stations, nil
+}
+
+func stationOf(key bpf.EbpnetFdbKey, s bpf.EbpnetStation) Station {
+	return Station{
+		Network:  key.Network,
+		MAC:      key.Mac.Byte,
+		Endpoint: s.Endpoint,
+		Tunnel:   s.Tunnel,
+		Gateway:  s.Kind == bpf.EbpnetStationKindSTATION_GATEWAY,
+	}
+}
+
+// LearnedStations is how many MACs are learned on a network at present.
+func (t *Tables) LearnedStations(network uint32) (uint32, error) {
+	var count bpf.EbpnetLearnedCount
+	err := t.Maps.LearnedCounts.Lookup(bpf.EbpnetLearnedPlace{Network: network}, &count)
+	if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+		return 0, fmt.Errorf("read what is learned on network %d: %w", network, err)
+	}
+	return count.Stations, nil
+}
+
+// LearnedFilter says which learned stations are meant: those on the network,
+// behind the endpoint and behind the tunnel, as far as given. The zero value
+// means all.
+type LearnedFilter struct {
+	Network, Endpoint, Tunnel uint32
+}
+
+// ForgetLearned forgets the MACs and addresses that were learned where f says.
+func (t *Tables) ForgetLearned(f LearnedFilter) error {
+	entry := bpf.EbpnetLearnedFilter{Network: f.Network, Endpoint: f.Endpoint, Tunnel: f.Tunnel}
+	if err := command(t.Programs.ForgetLearned, entry); err != nil {
+		return fmt.Errorf("forget learned stations: %w", err)
+	}
+	return nil
+}
+
+// place is where a station can be learned: behind a trunk or a tunnel.
+type place struct {
+	LearnedFilter
+	ifindex uint32 // of a trunk
+}
+
+func placeOf(s bpf.EbpnetStation) place {
+	return place{LearnedFilter{Network: s.Network, Endpoint: s.Endpoint, Tunnel: s.Tunnel}, s.Ifindex}
+}
+
+// forgetElsewhere forgets what was learned in other places than those.
+func (t *Tables) forgetElsewhere(places map[place]bool) error {
+	gone := map[LearnedFilter]bool{}
+	look := func(learned []bpf.EbpnetLearned) {
+		for _, l := range learned {
+			if p := placeOf(l.Station); !places[p] {
+				gone[p.LearnedFilter] = true
+			}
+		}
+	}
+	err := eachBatch(t.Maps.LearnedFdb, func(_ []bpf.EbpnetFdbKey, learned []bpf.EbpnetLearned) { look(learned) })
+	if err == nil {
+		err = eachBatch(t.Maps.LearnedNeighbors, func(_ []bpf.EbpnetAddress, learned []bpf.EbpnetLearned) { look(learned) })
+	}
+	if err != nil {
+		return fmt.Errorf("list learned stations: %w", err)
+	}
+	for f := range gone {
+		if err := t.ForgetLearned(f); err != nil {
+			return err
+		}
+	}
+	return nil
+}

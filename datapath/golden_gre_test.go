@@ -1,0 +1,296 @@
+package datapath
+
+import (
+	"encoding/binary"
+	"fmt"
+	"testing"
+
+	"github.com/gopacket/gopacket/layers"
+)
+
+// sample is a frame by its name.
+type sample struct {
+	name  string
+	frame []byte
+}
+
+// inners are frames of every kind that a tunnel carries.
+func inners(t testing.TB, from, to host) []sample {
+	odd4, odd6 := between(from, to, false, udp(1, 2)), between(from, to, true, udp(1, 2))
+	odd4.payload, odd6.payload = "0123456789abcdefghij!", "!"
+	long := odd4
+	long.payload = string(make([]byte, 700)) + "several times what is summed up at once"
+	return []sample{
+		{"IPv4", between(from, to, false, udp(1, 2)).frame(t)},
+		{"IPv4 of odd length", odd4.frame(t)},
+		{"IPv4, long", long.frame(t)},
+		{"IPv6", between(from, to, true, udp(1, 2)).frame(t)},
+		{"IPv6 of odd length", odd6.frame(t)},
+		{"ARP", arp(t, from.mac, to.mac, layers.ARPReply, from.mac, from.ip4, to.mac, to.ip4)},
+	}
+}
+
+func isARP(frame []byte) bool {
+	return layers.EthernetType(binary.BigEndian.Uint16(frame[atEthertype:])) == layers.EthernetTypeARP
+}
+
+// enters is tunnelledBy for a tunnel of withForms: ARP takes the detour in its
+// outer headers.
+func (r row) enters(tunnel uint32, out []byte) row {
+	if isARP(r.in) {
+		r.mark = packetMark
+	}
+	return r.tunnelledBy(tunnel, out)
+}
+
+func greRows(t testing.TB) []row {
+	rows := append(greOutRows(t), greDetourRows(t)...)
+	rows = append(rows, greInRows(t)...)
+	for _, v6 := range []bool{false, true} {
+		rows = append(rows, greRefusalRows(t, v6)...)
+	}
+	return rows
+}
+
+// greOutRows are of what each kind of tunnel puts around each kind of frame.
+func greOutRows(t testing.TB) []row {
+	var rows []row
+	for _, tunnel := range formTunnels() {
+		for _, network := range carries(tunnel.ID) {
+			from, to := localOn(network), remoteBehind(tunnel.ID, network)
+			around := sentInto(tunnel.ID, network)
+			around.ttl = tunnel.TTL
+			for _, inner := range inners(t, from, to) {
+				name := fmt.Sprintf("into tunnel %d of network %d/%s", tunnel.ID, network, inner.name)
+				out := around.around(t, inner.frame)
+				r := fromEndpoint(name, from, inner.frame)
+				switch {
+				case detours(tunnel.ID):
+					mark := frameMark(network, tunnel.ID)
+					rows = append(rows, r.detoured(mark), toTunnel(name+", after the detour", mark, inner.frame).enters(tunnel.ID, out))
+				case tunnel.ID == fragmentable4:
+					r = r.enters(tunnel.ID, nil)
+					r.outOf = withAnyID(out)
+					rows = append(rows, r)
+				default:
+					rows = append(rows, r.enters(tunnel.ID, out))
+				}
+			}
+		}
+	}
+	return rows
+}
+
+// withAnyID is an IPv4 packet that may be cut: without DF, and with whatever
+// identifier it got.
+func withAnyID(out []byte) func([]byte) []byte {
+	return func(got []byte) []byte {
+		want := patch(out, atIP+4, got[atIP+4], got[atIP+5], 0, 0)
+		binary.BigEndian.PutUint16(want[atIP+10:], 0)
+		binary.BigEndian.PutUint16(want[atIP+10:], internetChecksum(want[atIP:atL4]))
+		return want
+	}
+}
+
+// greDetourRows are of the near end of the host's veth.
+func greDetourRows(t testing.TB) []row {
+	const numbered, unknown, both = firstForm + formSequence, 999, firstForm + formSequence + formChecksum
+	p := between(alice, remoteBehind(numbered, openNet), false, udp(1, 2))
+	third := sentInto(numbered, openNet)
+	third.sequence = key(2)
+	step := toTunnel("", frameMark(openNet, numbered), p.frame(t))
+	question := arpRequest(t, alice.mac, alice.ip4, nobody.ip4)
+	wrapped := sentInto(plainForm4, openNet).around(t, question)
+	astray := leaving(false, key(openKey))
+	astray.dst = refused.ip4
+	toSelf := leaving(false, key(openKey))
+	toSelf.dst = uplink.ip4
+	other := toTunnel("with another's mark", strangeMark, p.frame(t)).passed()
+	other.mark = strangeMark
+	broken := patch(p.frame(t), atIP, 0x65)
+	closed := func(t testing.TB, w *world) {
+		if err := w.DeleteTunnel(tunnelOf(w, numbered), true); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return []row{
+		toTunnel("without a mark", 0, p.frame(t)).passed(),
+		other,
+		toTunnel("the third with a number", frameMark(openNet, numbered), p.frame(t)).after(step, step).
+			enters(numbered, third.around(t, p.frame(t))),
+		toTunnel("ARP in its outer headers", packetMark, wrapped).redirected(wrapped),
+		toTunnel("ARP in its outer headers, over IPv6", packetMark, sentInto(plainForm6, openNet).around(t, question)).redirected(nil),
+		toTunnel("ARP in its outer headers to nowhere", packetMark, astray.around(t, question)).dropped("no_route"),
+		toTunnel("ARP in its outer headers to this host", packetMark, toSelf.around(t, question)).dropped("no_route"),
+		toTunnel("ARP, with checksum and number", frameMark(plainNet, both), arpRequest(t, plain.mac, plain.ip4, nobody.ip4)).
+			enters(both, sentInto(both, plainNet).around(t, arpRequest(t, plain.mac, plain.ip4, nobody.ip4))),
+		toTunnel("of no tunnel", frameMark(openNet, unknown), p.frame(t)).dropped("unknown_tunnel"),
+		toTunnel("of a tunnel that has just gone", frameMark(openNet, numbered), p.frame(t)).given(closed, remember).dropped("unknown_tunnel"),
+		toTunnel("of no network", frameMark(1023, 1023), p.frame(t)).dropped("unknown_tunnel"),
+		toTunnel("malformed", frameMark(openNet, numbered), broken).dropped("malformed"),
+	}
+}
+
+func tunnelOf(w *world, id uint32) Tunnel {
+	for _, t := range w.wanted.Tunnels {
+		if t.ID == id {
+			return t
+		}
+	}
+	return Tunnel{}
+}
+
+// greInRows are of all that a peer may put around each kind of frame.
+func greInRows(t testing.TB) []row {
+	var rows []row
+	for _, tunnel := range []uint32{plainForm4, plainForm6} {
+		for _, network := range carries(tunnel) {
+			from, to := remoteBehind(tunnel, network), localOn(network)
+			for fields := range 4 {
+				w := cameOut(tunnel, network)
+				w.checksum = fields&formChecksum != 0
+				if fields&formSequence != 0 {
+					w.sequence = key(0xfffffffe)
+				}
+				for _, inner := range inners(t, from, to) {
+					name := fmt.Sprintf("out of tunnel %d of network %d, with fields %d/%s", tunnel, network, fields, inner.name)
+					frame := w.around(t, inner.frame)
+					const padding = "padding of Ethernet"
+					rows = append(rows,
+						outOf(tunnel, name, frame).delivered(to, inner.frame),
+						outOf(tunnel, name+", padded", append(frame[:len(frame):len(frame)], padding...)).
+							delivered(to, append(inner.frame[:len(inner.frame):len(inner.frame)], padding...)))
+				}
+			}
+		}
+	}
+	zero, keyless := remoteBehind(zeroTunnel, internalNet), remoteBehind(zeroTunnel, plainNet)
+	fromZero, fromKeyless := between(zero, insider, false, udp(1, 2)).frame(t), between(keyless, plain, false, udp(1, 2)).frame(t)
+	for _, tunnel := range []uint32{plainForm4, plainForm6} {
+		far := remoteBehind(tunnel, openNet)
+		padded := arp(t, far.mac, alice.mac, layers.ARPReply, far.mac, far.ip4, alice.mac, alice.ip4)
+		rows = append(rows, outOf(tunnel, fmt.Sprintf("ARP that nobody padded, out of tunnel %d", tunnel),
+			cameOut(tunnel, openNet).around(t, padded[:atIP+28])).delivered(alice, padded))
+	}
+	rows = append(rows, greExtensionRows(t)...)
+	return append(rows,
+		outOf(zeroTunnel, "a key of zero", cameOut(zeroTunnel, internalNet).around(t, fromZero)).delivered(insider, fromZero),
+		outOf(zeroTunnel, "no key, where zero is one", cameOut(zeroTunnel, plainNet).around(t, fromKeyless)).delivered(plain, fromKeyless),
+	)
+}
+
+// greShortRows are of packets that nobody padded.
+func greShortRows(t testing.TB) []row { return shortRows(t, false) }
+
+// greBeforeRows are of kernels before Linux 6.3, which leave as much of a packet
+// as the outer IP header was.
+func greBeforeRows(t testing.TB) []row { return append(greInRows(t), shortRows(t, true)...) }
+
+// shortRows are of the shortest packets, which over IPv6 are padded or not.
+func shortRows(t testing.TB, padded bool) []row {
+	const ipv6Header = 40
+	var rows []row
+	for _, tunnel := range []uint32{plainForm4, plainForm6} {
+		far := remoteBehind(tunnel, openNet)
+		for _, payload := range []string{"", "0", "0123456789a", "0123456789ab", "0123456789abc"} {
+			p := between(far, alice, false, udp(1, 2))
+			p.payload = payload
+			inner := p.frame(t)[:atIP+28+len(payload)]
+			out := inner
+			if padded && overIPv6(tunnel) && len(inner) < atIP+ipv6Header {
+				out = append(inner[:len(inner):len(inner)], make([]byte, atIP+ipv6Header-len(inner))...)
+			}
+			rows = append(rows, outOf(tunnel, fmt.Sprintf("IPv4 of %d bytes out of tunnel %d", len(inner)-atIP, tunnel),
+				cameOut(tunnel, openNet).around(t, inner)).delivered(alice, out))
+		}
+		empty := between(far, alice, true, udp(1, 2))
+		empty.payload = ""
+		shortest := empty.frame(t)[:atL4v6+8]
+		rows = append(rows, outOf(tunnel, fmt.Sprintf("IPv6 without payload out of tunnel %d", tunnel),
+			cameOut(tunnel, openNet).around(t, shortest)).delivered(alice, shortest))
+	}
+	return rows
+}
+
+// greExtensionRows are of GRE behind extension headers of IPv6.
+func greExtensionRows(t testing.TB) []row {
+	inner := between(remoteBehind(plainForm6, openNet), alice, true, udp(1, 2)).frame(t)
+	around := cameOut(plainForm6, openNet)
+	around.checksum = true
+	p := packet{
+		from: routerMAC, to: uplinkMAC, src: around.src, dst: around.dst,
+		l4: transport{protocol: layers.IPProtocolGRE}, payload: string(around.gre(inner)),
+	}
+	options, first, last := p, p, p
+	options.options = []byte{1, 4, 0, 0, 0, 0} // PadN: RFC 8200, section 4.2
+	first.fragment.more, last.fragment = true, fragmentAt(2)
+	foreign := first
+	foreign.src = website.ip6
+	return []row{
+		outOf(plainForm6, "behind options of IPv6", options.frame(t)).delivered(alice, inner),
+		fromUplink("first fragment of IPv6", first.frame(t)).dropped("fragment"),
+		fromUplink("later fragment of IPv6", last.frame(t)).dropped("fragment"),
+		fromUplink("first fragment of IPv6, of an unknown peer", foreign.frame(t)).passed(),
+	}
+}
+
+// greRefusalRows are of what is not let in, over an underlay.
+func greRefusalRows(t testing.TB, v6 bool) []row {
+	tunnel, keyed, keyless, at := uint32(plainForm4), uint32(keyedTunnel4), uint32(keylessTunnel4), atL4
+	under := "IPv4"
+	if v6 {
+		tunnel, keyed, keyless, at, under = plainForm6, keyedTunnel6, keylessTunnel6, atL4v6, "IPv6"
+	}
+	inner := between(remoteBehind(tunnel, openNet), alice, false, udp(1, 2)).frame(t)
+	with := func(change func(*wrapping)) []byte {
+		w := cameOut(tunnel, openNet)
+		change(&w)
+		return w.around(t, inner)
+	}
+	summed := with(func(w *wrapping) { w.checksum = true })
+	all := with(func(w *wrapping) { w.checksum, w.sequence = true, key(1) })
+	// cut shortens the frame to some bytes of GRE, and says so.
+	cut := func(frame []byte, length int) []byte {
+		if v6 {
+			return cutIPv6(t, frame, length)
+		}
+		return patch(frame[:at+length], atIPLength, 0, byte(20+length))
+	}
+	refuse := func(name string, in []byte, reason string) row {
+		return fromUplink(under+"/"+name, in).dropped(reason)
+	}
+	flagged := func(flags uint16) []byte { return with(func(w *wrapping) { w.flags = flags }) }
+	ofKeyed := between(remoteBehind(keyed, openNet), alice, false, udp(1, 2)).frame(t)
+	ofKeyless := between(remoteBehind(keyless, plainNet), plain, false, udp(1, 2)).frame(t)
+	around := func(tunnel uint32, k *uint32, inner []byte) []byte {
+		w := cameOut(tunnel, openNet)
+		w.key = k
+		return w.around(t, inner)
+	}
+	return []row{
+		refuse("a byte wrong under a checksum", patch(summed, len(summed)-1, summed[len(summed)-1]^1), "bad_gre_checksum"),
+		refuse("key wrong under a checksum", patch(summed, at+8, ^summed[at+8]), "unknown_key"),
+		refuse("sequence number wrong under a checksum", patch(all, at+12, ^all[at+12]), "bad_gre_checksum"),
+		refuse("checksum of zero", patch(summed, at+4, 0, 0), "bad_gre_checksum"),
+		refuse("checksum of nothing", cut(summed, 12), "bad_gre_checksum"),
+		refuse("cut short before the key", cut(summed, 8), "bad_gre"),
+		refuse("cut short in its first word", cut(summed, 3), "bad_gre"),
+		outOf(tunnel, under+"/cut short before the number", cut(with(func(w *wrapping) { w.sequence = key(1) }), 8)).dropped("malformed"),
+		refuse("routing", flagged(0x4000), "bad_gre"),
+		refuse("strict source route", flagged(0x0800), "bad_gre"),
+		refuse("recursion", flagged(0x0100), "bad_gre"),
+		refuse("acknowledgment", flagged(0x0080), "bad_gre"),
+		refuse("a reserved flag", flagged(0x0008), "bad_gre"),
+		refuse("version 1", flagged(1), "bad_gre"),
+		refuse("something else than Ethernet", with(func(w *wrapping) { w.inside = layers.EthernetTypeIPv4 }), "bad_gre"),
+		refuse("a key of none", around(tunnel, key(strangeKey), inner), "unknown_key"),
+		refuse("a key that other tunnels carry", around(tunnel, key(closedKey), inner), "unknown_key"),
+		refuse("zero, where no key is one", around(tunnel, key(0), inner), "unknown_key"),
+		refuse("no key into a tunnel of keys", around(keyed, nil, ofKeyed), "unknown_key"),
+		outOf(keyed, under+"/the key that a tunnel is restricted to", around(keyed, key(openKey), ofKeyed)).delivered(alice, ofKeyed),
+		refuse("a key into a tunnel without", around(keyless, key(openKey), ofKeyless), "unknown_key"),
+		outOf(keyless, under+"/no key, which a tunnel is restricted to", around(keyless, nil, ofKeyless)).delivered(plain, ofKeyless),
+		outOf(keyed, under+"/by another tunnel than one's own", around(keyed, key(openKey), inner)).dropped("spoofed_overlay"),
+		refuse("unknown peer", with(func(w *wrapping) { w.src = website.ip(v6) }), "unknown_tunnel"),
+	}
+}

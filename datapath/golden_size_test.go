@@ -1,0 +1,358 @@
+package datapath
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/gopacket/gopacket/layers"
+
+	"github.com/ebpnet/ebpnet/bpf"
+)
+
+// What a packet is let be however narrow a tunnel's path is told to be, and how
+// long that is believed: bpf/tunnel.h.
+const (
+	leastPacket4 = 552
+	leastPacket6 = 1280
+	loweredFor   = 600 * time.Second
+)
+
+// The least MTU that IPv6 has: RFC 8200, section 5.
+const leastMTU6 = 1280
+
+// overhead is what a tunnel puts in front of the inner IP packet, but for the
+// outer Ethernet header.
+func overhead(around wrapping) int {
+	length := len(around.gre(nil)) + 20 + atIP
+	if around.dst.Is6() {
+		length += 20
+	}
+	return length
+}
+
+// ofLength is p with as much payload as makes the IP packet of that length.
+func ofLength(t testing.TB, p packet, length int) packet {
+	p.payload = ""
+	p.payload = string(make([]byte, length-len(ipPacket(p.frame(t)))))
+	return p
+}
+
+// sizeRows are of what fits into a tunnel, and who is told what does not.
+func sizeRows(t testing.TB) []row {
+	rows := bothFamilies(func(v6 bool) []row {
+		var rows []row
+		for _, tunnel := range formTunnels() {
+			if !isForm(tunnel.ID) {
+				continue
+			}
+			for _, network := range carries(tunnel.ID) {
+				rows = append(rows, fitRows(t, v6, tunnel.ID, network)...)
+			}
+		}
+		for _, tunnel := range []uint32{keyedTunnel4, keyedTunnel6} {
+			rows = append(rows, loweredRows(t, v6, tunnel)...)
+			rows = append(rows, narrowUplinkRows(t, v6, tunnel)...)
+		}
+		return slices.Concat(rows, untoldRows(t, v6), toldRows(t, v6))
+	})
+	return slices.Concat(rows, forgedRows(t, false), forgedRows(t, true), heardRows(t))
+}
+
+// fitRows are of the largest packet that goes into a tunnel of withForms, and
+// one that is larger by a byte.
+func fitRows(t testing.TB, v6 bool, tunnel, network uint32) []row {
+	from, to := localOn(network), remoteBehind(tunnel, network)
+	around := sentInto(tunnel, network)
+	most := uplinkMTU - overhead(around)
+	fits := ofLength(t, between(from, to, v6, udp(1, 2)), most)
+	big := ofLength(t, fits, most+1)
+	by := ethernet(big, from.mac, gatewayMAC)
+	name := func(what string) string { return fmt.Sprintf("%s tunnel %d of network %d", what, tunnel, network) }
+	told := refusal(t, from, problemSize(v6, uint32(most)), big).frame(t)
+	rows := []row{
+		fromEndpoint(name("larger than fits"), from, big.frame(t)).refused("too_big", told),
+		fromEndpoint(name("larger than fits, by way of the gateway"), from, by.frame(t)).refused("too_big", told),
+	}
+	fitting := fromEndpoint(name("as large as fits"), from, fits.frame(t))
+	if !detours(tunnel) {
+		return append(rows, fitting.tunnelledBy(tunnel, around.around(t, fits.frame(t))))
+	}
+	mark := frameMark(network, tunnel)
+	return append(rows,
+		fitting.detoured(mark),
+		toTunnel(name("as large as fits, after the detour"), mark, fits.frame(t)).tunnelledBy(tunnel, around.around(t, fits.frame(t))),
+		toTunnel(name("larger than fits, after the detour"), mark, big.frame(t)).dropped("too_big"))
+}
+
+// untoldRows are of what is too big without anybody being told.
+func untoldRows(t testing.TB, v6 bool) []row {
+	big := ofLength(t, between(alice, remoteBehind(plainForm4, openNet), v6, udp(1, 2)), uplinkMTU)
+	later := big
+	later.fragment = fragmentAt(1)
+	complaint := big
+	complaint.l4 = icmp4(unreachable4, "\x00\x00\x00\x00about something")
+	if v6 {
+		complaint.l4 = icmp6(1, "\x00\x00\x00\x00about something")
+	}
+	spent := func(t testing.TB, w *world) { w.setBudget(t, alice, time.Minute) }
+	left := func(t testing.TB, w *world) { w.setBudget(t, alice, 0) }
+	rows := []row{
+		fromEndpoint("later fragment, too big", alice, later.frame(t)).dropped("too_big"),
+		fromEndpoint("ICMP error, too big", alice, complaint.frame(t)).dropped("too_big"),
+		fromEndpoint("too big too often", alice, big.frame(t)).given(spent, left).dropped("too_big"),
+	}
+	groups := []string{"224.0.0.251", "255.255.255.255"}
+	if v6 {
+		groups = []string{"ff02::fb", "ff0e::5"}
+	}
+	for _, group := range groups {
+		p := big
+		p.dst = netip.MustParseAddr(group)
+		rows = append(rows, fromEndpoint("to "+group+" at a MAC, too big", alice, p.frame(t)).dropped("too_big"))
+	}
+	if v6 {
+		return rows
+	}
+	for _, tunnel := range []uint32{plainForm4, plainForm6} {
+		far := remoteBehind(tunnel, openNet)
+		most := uplinkMTU - overhead(sentInto(tunnel, openNet))
+		answer := arp(t, alice.mac, far.mac, layers.ARPReply, alice.mac, alice.ip4, far.mac, far.ip4)
+		padded := func(length int, with byte) []byte {
+			return append(answer[:len(answer):len(answer)], bytes.Repeat([]byte{with}, atIP+length-len(answer))...)
+		}
+		fits := padded(most, 0)
+		rows = append(rows,
+			fromEndpoint(fmt.Sprintf("padded ARP into tunnel %d", tunnel), alice, fits).enters(tunnel, sentInto(tunnel, openNet).around(t, fits)),
+			fromEndpoint(fmt.Sprintf("ARP padded with zeros, too big for tunnel %d", tunnel), alice, padded(most+1, 0)).dropped("too_big"),
+			fromEndpoint(fmt.Sprintf("ARP padded with something, too big for tunnel %d", tunnel), alice, padded(most+1, 0xff)).dropped("too_big"))
+	}
+	return rows
+}
+
+// toldRows are of what else than TCP and UDP is too big, and its sender told so.
+func toldRows(t testing.TB, v6 bool) []row {
+	most := uplinkMTU - overhead(sentInto(plainForm4, openNet))
+	big := ofLength(t, between(alice, remoteBehind(plainForm4, openNet), v6, udp(1, 2)), most+1)
+	told := func(name string, p packet) row {
+		return fromEndpoint(name, alice, p.frame(t)).refused("too_big", refusal(t, alice, problemSize(v6, uint32(most)), p).frame(t))
+	}
+	with := func(l4 transport) packet {
+		p := big
+		p.l4 = l4
+		return ofLength(t, p, most+1)
+	}
+	urgent, first := big, big
+	urgent.class, first.fragment.more = expedited, true
+	return []row{
+		told("too big, of a class", urgent),
+		told("first fragment, too big", ofLength(t, first, most+1)),
+		told("TCP, too big", with(tcp(1, 2, "A"))),
+		told("ping, too big", with(echo(v6, false, 7))),
+		told("answer to a ping, too big", with(echo(v6, true, 7))),
+		told("a protocol without ports, too big", with(transport{protocol: protocolESP})),
+	}
+}
+
+// complains is an ICMP error of a router about a packet of a tunnel.
+func complains(t testing.TB, name string, e problem, about []byte) row {
+	v6 := about[0]>>4 == 6
+	body := string(binary.BigEndian.AppendUint32(nil, e.value)) + string(about)
+	p := packet{from: routerMAC, to: uplinkMAC, src: website.ip(v6), dst: uplink.ip(v6), l4: icmp4(e.icmp, body)}
+	if v6 {
+		p.l4 = icmp6(e.icmp, body)
+	}
+	p.l4.code = e.code
+	return fromUplink(name, p.frame(t)).passed()
+}
+
+// quoted is what such an error quotes of a packet of a tunnel: no more than the
+// GRE header, where fields are as the tunnel has them.
+func quoted(t testing.TB, around wrapping) []byte {
+	return ipPacket(around.around(t, nil))
+}
+
+// tooLong says that no more than mtu fits on the way of a tunnel's packets.
+func tooLong(t testing.TB, tunnel uint32, mtu uint32) row {
+	around := sentInto(tunnel, openNet)
+	return complains(t, "", problemSize(around.dst.Is6(), mtu), quoted(t, around))
+}
+
+// loweredRows are of tunnels whose path has been told to be narrower.
+func loweredRows(t testing.TB, v6 bool, tunnel uint32) []row {
+	room, least := overhead(sentInto(tunnel, openNet)), leastPacket4
+	if v6 {
+		least = leastPacket6
+	}
+	// narrow are the rows of a path that is believed to take no more than mtu.
+	narrow := func(what string, mtu uint32, change func(testing.TB, *world), before ...row) []row {
+		most := min(max(int(mtu)-room, least), uplinkMTU-room)
+		rows := mostRows(t, what, v6, tunnel, most)
+		for i := range rows {
+			rows[i] = rows[i].after(before...).given(change, nil)
+		}
+		return rows
+	}
+	// low are those where it is told to be that narrow, which IPv6 cannot be.
+	low := func(what string, mtu uint32, before ...row) []row {
+		if overIPv6(tunnel) && mtu < leastMTU6 {
+			mtu = uplinkMTU
+		}
+		return narrow(what, mtu, nil, before...)
+	}
+	heard := func(mtu uint32) row { return tooLong(t, tunnel, mtu) }
+	// justFits is what the packet that is let be just fits into.
+	justFits := uint32(least + room)
+	then := map[bool]uint32{false: 68, true: 1400}[overIPv6(tunnel)]
+	old := func(age time.Duration) func(testing.TB, *world) {
+		return func(t testing.TB, w *world) { w.agePath(t, tunnel, age) }
+	}
+	const slack = 10 * time.Second
+	other := map[bool]uint32{false: keyedTunnel6, true: keyedTunnel4}[overIPv6(tunnel)]
+	return slices.Concat(
+		narrow("heard of 1400", 1400, nil, heard(1400)),
+		narrow("heard of 1400 and then of more", 1400, nil, heard(1400), heard(1450)),
+		narrow("heard of 1400 and then of less", 1300, nil, heard(1400), heard(1300)),
+		low("heard of what the least packet fits into", justFits, heard(justFits)),
+		low("heard of a byte more", justFits+1, heard(justFits+1)),
+		low("heard of a byte less", justFits-1, heard(justFits-1)),
+		low("heard of the least that IPv6 has", leastMTU6, heard(leastMTU6)),
+		low("heard of less than IPv6 has", leastMTU6-1, heard(leastMTU6-1)),
+		low("heard of the least that IPv4 has", 68, heard(68)),
+		low("heard of next to nothing", 1, heard(1)),
+		narrow("heard of 1400 and then of the least that IPv4 has", then, nil, heard(1400), heard(68)),
+		narrow("heard of the least that IPv4 has and then of 1400", then, nil, heard(68), heard(1400)),
+		narrow("heard of more than fits", uplinkMTU, nil, heard(9000)),
+		narrow("heard of nothing", uplinkMTU, nil, heard(0)),
+		narrow("heard of another tunnel", uplinkMTU, nil, tooLong(t, other, 1400)),
+		narrow("heard a while ago", 1400, old(loweredFor-slack), heard(1400)),
+		narrow("heard too long ago", uplinkMTU, old(loweredFor), heard(1400)),
+		narrow("heard of more, after too long", 1450, func(t testing.TB, w *world) {
+			w.agePath(t, tunnel, loweredFor)
+			w.send(t, heard(1450))
+		}, heard(1400)),
+	)
+}
+
+// mostRows are of the longest packet that goes into a tunnel, and of one that is
+// longer by a byte.
+func mostRows(t testing.TB, what string, v6 bool, tunnel uint32, most int) []row {
+	fits := ofLength(t, between(alice, remoteBehind(tunnel, openNet), v6, udp(1, 2)), most)
+	big := ofLength(t, fits, most+1)
+	name := func(size string) string { return fmt.Sprintf("%s, %s, tunnel %d", what, size, tunnel) }
+	return []row{
+		fromEndpoint(name("as large as fits"), alice, fits.frame(t)).
+			tunnelledBy(tunnel, sentInto(tunnel, openNet).around(t, fits.frame(t))),
+		fromEndpoint(name("larger"), alice, big.frame(t)).
+			refused("too_big", refusal(t, alice, problemSize(v6, uint32(most)), big).frame(t)),
+	}
+}
+
+// narrowUplinkRows are of uplinks that take less, whatever is said of the way
+// behind them.
+func narrowUplinkRows(t testing.TB, v6 bool, tunnel uint32) []row {
+	const narrow = 1300 // a packet of leastPacket6 does not fit into any tunnel
+	room := overhead(sentInto(tunnel, openNet))
+	mtu := func(bytes int) func(testing.TB, *world) {
+		return func(t testing.TB, w *world) { w.ns.Run(t, "ip", "link", "set", "up0", "mtu", fmt.Sprint(bytes)) }
+	}
+	var rows []row
+	add := func(what string, most int, setup, undo func(testing.TB, *world), before ...row) {
+		for _, r := range mostRows(t, what, v6, tunnel, most) {
+			rows = append(rows, r.after(before...).given(setup, undo))
+		}
+	}
+	add("narrow uplink", narrow-room, mtu(narrow), mtu(uplinkMTU))
+	add("narrow uplink, heard of more", narrow-room, mtu(narrow), mtu(uplinkMTU), tooLong(t, tunnel, 1400))
+	if !overIPv6(tunnel) && v6 {
+		add("narrow uplink, heard of the least that IPv4 has", narrow-room, mtu(narrow), mtu(uplinkMTU), tooLong(t, tunnel, 68))
+	}
+	add("forwarding off", uplinkMTU-room, unrouted(uplinkMTU), routed)
+	add("forwarding off, narrow uplink", narrow-room, unrouted(narrow), routed)
+	add("forwarding off, heard of 1400", 1400-room, unrouted(uplinkMTU), routed, tooLong(t, tunnel, 1400))
+	return rows
+}
+
+// agePath makes what was heard of a tunnel older.
+func (w *world) agePath(t testing.TB, tunnel uint32, by time.Duration) {
+	t.Helper()
+	var path bpf.EbpnetTunnelPath
+	if err := w.Maps.TunnelPaths.Lookup(tunnel, &path); err != nil {
+		t.Fatal(err)
+	}
+	path.Lowered -= uint64(by)
+	if err := w.Maps.TunnelPaths.Put(tunnel, path); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// forgedRows are of errors that do not lower a tunnel's MTU.
+func forgedRows(t testing.TB, v6 bool) []row {
+	tunnel := map[bool]uint32{false: keyedTunnel4, true: keyedTunnel6}[v6]
+	around := sentInto(tunnel, openNet)
+	full := ofLength(t, between(alice, remoteBehind(tunnel, openNet), false, udp(1, 2)), uplinkMTU-overhead(around))
+	e := problemSize(v6, 1400)
+	var rows []row
+	forged := func(name string, e problem, quote []byte) {
+		rows = append(rows, fromEndpoint(fmt.Sprintf("forged over IPv6: %v/%s", v6, name), alice, full.frame(t)).
+			after(complains(t, "", e, quote)).tunnelledBy(tunnel, around.around(t, full.frame(t))))
+	}
+	with := func(change func(*wrapping)) []byte {
+		w := around
+		change(&w)
+		return quoted(t, w)
+	}
+	good := quoted(t, around)
+	protocol := map[bool]int{false: 9, true: 6}[v6] // where the IP header says it
+	forged("another remote", e, with(func(w *wrapping) { w.dst = tunnelPeer(tunnel).Next().Next().Next().Next() }))
+	forged("another local address", e, with(func(w *wrapping) { w.src = website.ip(v6) }))
+	forged("ends turned round", e, with(func(w *wrapping) { w.src, w.dst = w.dst, w.src }))
+	forged("another key", e, with(func(w *wrapping) { w.key = key(strangeKey) }))
+	forged("another tunnel's key", e, with(func(w *wrapping) { w.key = key(closedKey) }))
+	forged("no key", e, with(func(w *wrapping) { w.key = nil }))
+	forged("other GRE", e, with(func(w *wrapping) { w.inside = 0x0800 }))
+	forged("not GRE", e, patch(good, protocol, protocolESP))
+	forged("cut short before the key", e, good[:len(good)-4])
+	forged("cut short before GRE", e, good[:len(good)-8])
+	forged("no MTU", problemSize(v6, 0), good)
+	forged("another error", problemPort(v6), good)
+	late := problemTTL(v6)
+	late.value = 1400
+	forged("another error that says a number", late, good)
+	if !v6 {
+		forged("options", e, patch(good, 0, 0x46))
+	}
+	return rows
+}
+
+// heardRows are of the same errors as they come, which the host hears too, and
+// of tunnels with other headers.
+func heardRows(t testing.TB) []row {
+	const all4, all6 = firstForm + formChecksum + formSequence, firstForm + formChecksum + formSequence + formOverIPv6
+	var rows []row
+	for _, tunnel := range []uint32{all4, all6} {
+		around := sentInto(tunnel, openNet)
+		heard := tooLong(t, tunnel, 1400)
+		heard.name = fmt.Sprintf("about tunnel %d", tunnel)
+		big := ofLength(t, between(alice, remoteBehind(tunnel, openNet), false, udp(1, 2)), 1400-overhead(around)+1)
+		fits := ofLength(t, big, 1400-overhead(around))
+		mark := frameMark(openNet, tunnel)
+		rows = append(rows,
+			heard,
+			fromEndpoint(fmt.Sprintf("before the detour into tunnel %d", tunnel), alice, big.frame(t)).after(heard).
+				refused("too_big", refusal(t, alice, problemSize(false, uint32(1400-overhead(around))), big).frame(t)),
+			toTunnel(fmt.Sprintf("after the detour into tunnel %d", tunnel), mark, big.frame(t)).after(heard).dropped("too_big"),
+			toTunnel(fmt.Sprintf("after the detour into tunnel %d, as large as fits", tunnel), mark, fits.frame(t)).after(heard).
+				tunnelledBy(tunnel, around.around(t, fits.frame(t))))
+	}
+	keyless := sentInto(keylessTunnel4, plainNet)
+	big := ofLength(t, between(plain, remoteBehind(keylessTunnel4, plainNet), false, udp(1, 2)), 1400-overhead(keyless)+1)
+	return append(rows,
+		fromEndpoint("about a packet without a key", plain, big.frame(t)).
+			after(complains(t, "", problemSize(false, 1400), quoted(t, keyless))).
+			refused("too_big", refusal(t, plain, problemSize(false, uint32(1400-overhead(keyless))), big).frame(t)))
+}
