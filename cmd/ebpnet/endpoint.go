@@ -19,10 +19,12 @@ func endpointCommand() *cli.Command {
 				Aliases: []string{"create"},
 				Usage:   "put a namespace on a network, or tell of an endpoint behind a tunnel",
 				UsageText: "ebpnet endpoint add NAME --network NET --netns PATH|NAME|pid:N [--ifname eth0]\n" +
-					"      [--ip IP]... [--mac MAC] [--expose PORT[-END][/tcp|udp]]...\n" +
+					"      [--ip IP]... [--mac MAC] [--trunk] [--expose PORT[-END][/tcp|udp]]...\n" +
 					"      [--publish [HOSTIP:][HOSTPORT[-END]]:PORT[-END][/tcp|udp|sctp]]...\n" +
 					"   ebpnet endpoint add NAME --network NET --tunnel TUNNEL --ip IP [--ip IP6] --mac MAC [--expose ...]...",
-				Description: "Example: ebpnet endpoint add redis1 --network web --netns redis1 --expose 6379/tcp",
+				Description: "A trunk has other stations behind it, as the host of virtual machines or of nested containers has:\n" +
+					"it may send as any MAC and address of the network that nobody else on this host has.\n" +
+					"Example: ebpnet endpoint add redis1 --network web --netns redis1 --expose 6379/tcp",
 				Flags: []cli.Flag{
 					&cli.StringFlag{Name: "network", Usage: "`NET` to be on"},
 					&cli.StringFlag{Name: "netns", Usage: "`NAMESPACE`: a path, a name of 'ip netns', or pid:N"},
@@ -31,6 +33,7 @@ func endpointCommand() *cli.Command {
 					&cli.StringFlag{Name: "mac", Usage: "`MAC` (default: follows from the first address)"},
 					&cli.StringSliceFlag{Name: "expose", Usage: "`PORT` that links without --port open"},
 					&cli.StringSliceFlag{Name: "publish", Usage: "`[HOSTIP:][HOSTPORT]:PORT` of the host that leads to it, see 'ebpnet port add --help'"},
+					&cli.BoolFlag{Name: "trunk", Usage: "it is a bridge: other MACs are behind it, which are learned"},
 					&cli.StringFlag{Name: "tunnel", Usage: "`TUNNEL` that it is behind"},
 				},
 				Action: addEndpoint,
@@ -100,6 +103,7 @@ func addEndpoint(c *cli.Context) error {
 		MAC:       c.String("mac"),
 		Expose:    c.StringSlice("expose"),
 		Tunnel:    c.String("tunnel"),
+		Trunk:     c.Bool("trunk"),
 	}
 	if options.Tunnel != "" && c.IsSet("ifname") {
 		return usagef("--ifname is of an endpoint on this host, not of one behind a tunnel")

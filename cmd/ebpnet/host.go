@@ -67,7 +67,7 @@ func loadCommand() *cli.Command {
 			"Example: ebpnet load --uplink eth0 --flows 1000000 --timeout udp-answered=10m",
 		Flags: []cli.Flag{
 			&cli.StringSliceFlag{Name: "uplink", Usage: "`DEV` that leads outside; may be repeated"},
-			&cli.StringFlag{Name: "tunnel-address", Usage: "`IP` of this host at which tunnels end"},
+			&cli.StringFlag{Name: "tunnel-address", Usage: "`IP` of this host at which tunnels of its family end"},
 			&cli.Uint64Flag{Name: "flows", Usage: "room for `N` answered flows, 1024 to 4194304", DefaultText: "as before; at first 262144"},
 			&cli.StringFlag{Name: "masquerade-ports", Usage: "`FIRST-LAST` of the host's ports to masquerade by; 1-65535 if nothing is said"},
 			&cli.StringSliceFlag{Name: "timeout", Usage: timeoutUsage()},
@@ -105,7 +105,7 @@ func timeoutUsage() string {
 	for _, name := range spec.Timeouts() {
 		names = append(names, fmt.Sprintf("%s (%s)", name, name.Default()))
 	}
-	return "`NAME=DURATION` after which a flow without a packet ends, such as 90s or 2h4m, or NAME=default; may be repeated; " +
+	return "`NAME=DURATION` after which a flow without a packet ends, or (fdb) a learned station is forgotten, such as 90s or 2h4m, or NAME=default; may be repeated; " +
 		strings.Join(names, ", ")
 }
 

@@ -79,7 +79,7 @@ func newApp() *cli.App {
 		Commands: []*cli.Command{
 			checkCommand(), loadCommand(), unloadCommand(), statusCommand(),
 			networkCommand(), endpointCommand(), portCommand(), linkCommand(), tunnelCommand(),
-			flowCommand(), statsCommand(), serveCommand(),
+			flowCommand(), fdbCommand(), statsCommand(), serveCommand(),
 		},
 	}
 	for _, c := range app.Commands {

@@ -49,23 +49,25 @@ func networkCommand() *cli.Command {
 				Flags: append([]cli.Flag{
 					&cli.StringSliceFlag{Name: "subnet", Usage: "`CIDR`, at most one a family"},
 					&cli.StringFlag{Name: "gateway", Usage: "`IP` of the host on the network (default: a subnet's first)"},
-					&cli.StringFlag{Name: "key", Usage: "GRE key `N`, for tunnels to other hosts"},
+					&cli.StringFlag{Name: "key", Usage: "GRE key `N` in tunnels to other hosts (default: only tunnels that name the network carry it, without a key)"},
 					&cli.IntFlag{Name: "mtu", Usage: "`N` bytes", DefaultText: "what fits the uplinks and tunnels"},
 				}, policy("")...),
 				Action: createNetwork,
 			},
 			{
 				Name:  "set",
-				Usage: "change a network's policy, with effect on the next packet",
+				Usage: "change a network's policy, with effect on the next packet, or its MTU, with effect on all endpoints",
 				UsageText: "ebpnet network set NAME [--icc=true|false] [--masquerade=true|false] [--internal=true|false]\n" +
-					"   [--filtering endpoint-independent|address-and-port-dependent]",
+					"   [--filtering endpoint-independent|address-and-port-dependent] [--mtu N]",
 				Description: "Example: ebpnet network set web --icc=false",
-				Flags:       policy("as it is"),
-				Action:      setNetwork,
+				Flags: append([]cli.Flag{
+					&cli.IntFlag{Name: "mtu", Usage: "`N` bytes; 0 for what fits the uplinks and tunnels", DefaultText: "as it is"},
+				}, policy("as it is")...),
+				Action: setNetwork,
 			},
 			{
 				Name:        "rm",
-				Usage:       "remove a network without endpoints",
+				Usage:       "remove a network without endpoints that no tunnel names",
 				UsageText:   "ebpnet network rm NAME",
 				Description: "Example: ebpnet network rm web",
 				Action: func(c *cli.Context) error {
@@ -153,8 +155,16 @@ func setNetwork(c *cli.Context) error {
 		change.Filtering = &filtering
 		given = true
 	}
+	if c.IsSet("mtu") {
+		mtu := c.Int("mtu")
+		if err := spec.CheckMTU(mtu); err != nil {
+			return err
+		}
+		change.MTU = &mtu
+		given = true
+	}
 	if !given {
-		return usagef("nothing to set; want at least one of --icc, --masquerade, --internal, --filtering")
+		return usagef("nothing to set; want at least one of --icc, --masquerade, --internal, --filtering, --mtu")
 	}
 	return withAgent(c, func(a *agent.Agent) error { return a.SetNetwork(args[0], change) })
 }

@@ -1,6 +1,9 @@
 package main
 
 import (
+	"fmt"
+	"strings"
+
 	"github.com/urfave/cli/v2"
 
 	"github.com/ebpnet/ebpnet/internal/agent"
@@ -15,14 +18,25 @@ func tunnelCommand() *cli.Command {
 		Description: "Example: ebpnet tunnel add hostB --remote 192.0.2.2",
 		Subcommands: []*cli.Command{
 			{
-				Name:        "add",
-				Aliases:     []string{"create"},
-				Usage:       "make a tunnel; only its remote is accepted as a peer",
-				UsageText:   "ebpnet tunnel add NAME --remote IP [--local IP]",
-				Description: "Example: ebpnet tunnel add hostB --remote 192.0.2.2",
+				Name:    "add",
+				Aliases: []string{"create"},
+				Usage:   "make a tunnel; only its remote is accepted as a peer",
+				UsageText: "ebpnet tunnel add NAME --remote IP [--local IP] [--network NET]...\n" +
+					"   [--csum] [--seq] [--df=true|false] [--ttl N] [--copy-dscp]",
+				Description: "It carries every network that has a key, or if it names some only those; of those, one may be without a key.\n" +
+					"Checksums and sequence numbers are taken from the other side in any case. The MTU of the endpoints on the\n" +
+					"networks that it carries is lowered at once if need be. Over IPv6, both addresses are IPv6.\n" +
+					"Example: ebpnet tunnel add hostB --remote 192.0.2.2\n" +
+					"Example: ebpnet tunnel add switch --remote 2001:db8::2 --network shop --network lab --csum",
 				Flags: []cli.Flag{
 					&cli.StringFlag{Name: "remote", Usage: "`IP` of the other host"},
 					&cli.StringFlag{Name: "local", Usage: "`IP` of this host (default: its tunnel address, or its first uplink's)"},
+					&cli.StringSliceFlag{Name: "network", Usage: "`NET` to carry; may be repeated (default: all with a key)"},
+					&cli.BoolFlag{Name: "csum", Usage: "send checksums: RFC 2784"},
+					&cli.BoolFlag{Name: "seq", Usage: "send sequence numbers: RFC 2890"},
+					&cli.BoolFlag{Name: "df", Usage: "forbid others to fragment it on its way; with =false, over IPv4, they may", Value: true},
+					&cli.IntFlag{Name: "ttl", Usage: "send with TTL or hop limit `N`, 1 to 255", Value: spec.DefaultTTL},
+					&cli.BoolFlag{Name: "copy-dscp", Usage: "send with the DSCP of the packet inside instead of 0"},
 				},
 				Action: addTunnel,
 			},
@@ -88,17 +102,22 @@ func addTunnel(c *cli.Context) error {
 	if err := required(c, "remote"); err != nil {
 		return err
 	}
-	t := spec.Tunnel{Name: args[0]}
-	if err := spec.Name("tunnel", t.Name); err != nil {
-		return err
+	if c.IsSet("local") && c.String("local") == "" {
+		return usagef("--local is empty: want an address of this host, or leave it out")
 	}
-	if t.Remote, err = spec.ParseAddress(c.String("remote")); err != nil {
+	t, err := spec.NewTunnel(spec.TunnelOptions{
+		Name:         args[0],
+		Remote:       c.String("remote"),
+		Local:        c.String("local"),
+		Networks:     c.StringSlice("network"),
+		Checksums:    c.Bool("csum"),
+		Sequence:     c.Bool("seq"),
+		Fragmentable: !c.Bool("df"),
+		CopyDSCP:     c.Bool("copy-dscp"),
+		TTL:          c.Int("ttl"),
+	})
+	if err != nil {
 		return err
-	}
-	if c.IsSet("local") {
-		if t.Local, err = spec.ParseAddress(c.String("local")); err != nil {
-			return err
-		}
 	}
 	return withAgent(c, func(a *agent.Agent) error {
 		t, err := a.AddTunnel(t)
@@ -110,9 +129,34 @@ func addTunnel(c *cli.Context) error {
 }
 
 func printTunnels(c *cli.Context, data any, tunnels []spec.Tunnel) error {
-	t := table{headings: []string{"NAME", "LOCAL", "REMOTE"}}
+	t := table{headings: []string{"NAME", "LOCAL", "REMOTE", "NETWORKS", "OPTIONS"}}
 	for _, tunnel := range tunnels {
-		t.add(tunnel.Name, tunnel.Local.String(), tunnel.Remote.String())
+		networks := "all with a key"
+		if len(tunnel.Networks) > 0 {
+			networks = strings.Join(tunnel.Networks, ",")
+		}
+		t.add(tunnel.Name, tunnel.Local.String(), tunnel.Remote.String(), networks, strings.Join(tunnelOptions(tunnel), " "))
 	}
 	return print(c, data, one(t))
+}
+
+// tunnelOptions gives what a tunnel was added with beyond its ends and
+// networks, as it would be said again.
+func tunnelOptions(t spec.Tunnel) []string {
+	var options []string
+	for _, o := range []struct {
+		set  bool
+		text string
+	}{
+		{t.Checksums, "--csum"},
+		{t.Sequence, "--seq"},
+		{t.Fragmentable, "--df=false"},
+		{t.HopLimit() != spec.DefaultTTL, fmt.Sprintf("--ttl=%d", t.TTL)},
+		{t.CopyDSCP, "--copy-dscp"},
+	} {
+		if o.set {
+			options = append(options, o.text)
+		}
+	}
+	return options
 }

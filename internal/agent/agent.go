@@ -212,7 +212,7 @@ const settle = 200 * time.Millisecond
 // Serve keeps this host as wanted while devices, addresses and routes change,
 // until ctx ends. The store is locked only while it works.
 func Serve(ctx context.Context, p Place, log *slog.Logger) error {
-	follow := (*Agent).Reconcile
+	var f follower
 	for ctx.Err() == nil {
 		changed, err := host.Watch(ctx)
 		if err != nil {
@@ -220,11 +220,9 @@ func Serve(ctx context.Context, p Place, log *slog.Logger) error {
 		}
 		for open := true; open && ctx.Err() == nil; {
 			wait := settle
-			if err := openOnce(ctx, p, log, follow); err != nil && ctx.Err() == nil {
+			if err := openOnce(ctx, p, log, f.follow); err != nil && ctx.Err() == nil {
 				log.Error("cannot follow changes of this host", "error", err)
 				wait = backOff
-			} else {
-				follow = (*Agent).followUplinks
 			}
 			pause(ctx, wait)
 			select {
@@ -233,7 +231,7 @@ func Serve(ctx context.Context, p Place, log *slog.Logger) error {
 			case _, open = <-changed:
 			}
 		}
-		follow = (*Agent).Reconcile // some changes may not have been told of
+		f = follower{} // some changes may not have been told of
 	}
 	return nil
 }

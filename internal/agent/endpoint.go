@@ -55,8 +55,10 @@ func (a *Agent) AddEndpoint(e spec.Endpoint, publish []spec.Port) (spec.Endpoint
 			if tunnel, err = checkTunnelled(tx, e, network); err != nil {
 				return err
 			}
-			if size, err = a.networkMTU(tx, network); err != nil {
-				return err
+			if !e.Remote() {
+				if size, err = a.networkMTU(tx, network); err != nil {
+					return err
+				}
 			}
 			if err := complete(tx, &e, network); err != nil {
 				return fmt.Errorf("endpoint %q: %w", e.Name, err)
@@ -78,15 +80,21 @@ func (a *Agent) AddEndpoint(e spec.Endpoint, publish []spec.Port) (spec.Endpoint
 	return e, ports, err
 }
 
-// checkTunnelled checks a remote endpoint's tunnel.
+// checkTunnelled gives a remote endpoint's tunnel, which must carry its
+// network.
 func checkTunnelled(tx *store.Tx, e spec.Endpoint, n spec.Network) (spec.Tunnel, error) {
 	if !e.Remote() {
 		return spec.Tunnel{}, nil
 	}
-	if n.Key == nil {
-		return spec.Tunnel{}, fmt.Errorf("network %q %w: it has no GRE key, so no tunnel carries it; create it with --key", n.Name, ErrUnfit)
+	t, err := tx.Tunnel(e.Tunnel)
+	if err != nil || t.Carries(n) {
+		return t, err
 	}
-	return tx.Tunnel(e.Tunnel)
+	why := "it carries only those it was added with"
+	if len(t.Networks) == 0 {
+		why = "it carries those with a key"
+	}
+	return t, fmt.Errorf("tunnel %q %w: it does not carry network %q, as %s; add the tunnel with --network %s", t.Name, ErrUnfit, n.Name, why, n.Name)
 }
 
 // complete gives a new endpoint its id, addresses and MAC, and checks those
@@ -151,7 +159,8 @@ func (a *Agent) startEndpoint(e spec.Endpoint, n spec.Network, t spec.Tunnel, mt
 	if err := a.tables.ResetEndpointTraffic(e.ID); err != nil {
 		return err
 	}
-	ifindex, err := a.host.CreateVeth(vethOf(e, n, mtu))
+	veth := vethOf(e, n, mtu)
+	ifindex, err := a.host.CreateVeth(veth)
 	if err != nil {
 		return err
 	}
@@ -161,7 +170,22 @@ func (a *Agent) startEndpoint(e spec.Endpoint, n spec.Network, t spec.Tunnel, mt
 	if err := a.tables.Attach(loader.FromEndpoint, ifindex); err != nil {
 		return err
 	}
-	return a.host.SetUp(ifindex)
+	if err := a.host.SetUp(ifindex, veth); err != nil {
+		return err
+	}
+	a.announce(veth, n)
+	return nil
+}
+
+// announce tells an endpoint's network where the endpoint is now, if others of
+// the network may talk to it unasked. They find it without that too, later.
+func (a *Agent) announce(v host.Veth, n spec.Network) {
+	if !n.ICC {
+		return
+	}
+	if err := a.host.Announce(v); err != nil {
+		a.log.Warn("endpoint is not announced", "endpoint", v.Alias, "error", err)
+	}
 }
 
 // RemoveEndpoint removes an endpoint, its links, its ports and its flows.

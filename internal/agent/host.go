@@ -75,13 +75,17 @@ func completeFlows(wanted *spec.Host, given spec.Host) {
 	wanted.Timeouts = timeouts
 }
 
-// warnOfTimeouts tells of the timeouts given that end flows sooner than peers
-// may rely on.
+// warnOfTimeouts tells of the timeouts given that are shorter than peers may
+// rely on.
 func (a *Agent) warnOfTimeouts(given spec.Host) {
 	for _, name := range spec.Timeouts() {
 		minimum, source := name.Minimum()
 		if d := given.Timeouts[name]; d != 0 && d < minimum {
-			a.log.Warn("timeout is shorter than it should be: idle connections may break",
+			effect := "idle connections may break"
+			if name == spec.Learned {
+				effect = "who is silent is flooded to"
+			}
+			a.log.Warn("timeout is shorter than it should be: "+effect,
 				"timeout", name, "is", d, "minimum", minimum, "by", source)
 		}
 	}
@@ -91,17 +95,19 @@ func (a *Agent) warnOfTimeouts(given spec.Host) {
 func loaderConfig(gateway host.Gateway, wanted spec.Host) loader.Config {
 	ports := wanted.MasqueradePorts.Effective()
 	return loader.Config{
-		GatewayIfindex: uint32(gateway.Near),
-		GatewayMAC:     wanted.GatewayMAC,
-		Flows:          wanted.FlowCapacity(),
-		FirstPort:      ports.First,
-		LastPort:       ports.Last,
+		GatewayIfindex:  uint32(gateway.Near),
+		DatapathIfindex: uint32(gateway.Far),
+		GatewayMAC:      wanted.GatewayMAC,
+		Flows:           wanted.FlowCapacity(),
+		FirstPort:       ports.First,
+		LastPort:        ports.Last,
 		Timeouts: loader.Timeouts{
 			TCPEstablished: wanted.Timeout(spec.TCPEstablished),
 			TCPTransitory:  wanted.Timeout(spec.TCPTransitory),
 			UDPAnswered:    wanted.Timeout(spec.UDPAnswered),
 			UDPUnanswered:  wanted.Timeout(spec.UDPUnanswered),
 			ICMP:           wanted.Timeout(spec.ICMP),
+			Learned:        wanted.Timeout(spec.Learned),
 		},
 	}
 }
@@ -125,33 +131,6 @@ func (a *Agent) uplinks(wanted spec.Host) ([]host.Uplink, error) {
 		there = append(there, u)
 	}
 	return there, nil
-}
-
-// Sizes that an endpoint's MTU follows from, in bytes.
-const (
-	defaultMTU  = 1500 // Ethernet's, where there is no uplink
-	greOverhead = 42   // IPv4, GRE with key, the inner Ethernet header
-)
-
-// mtu is what fits through the smallest uplink, and its tunnels where the
-// network has a key.
-func mtu(n spec.Network, uplinks []host.Uplink) int {
-	if n.MTU != 0 {
-		return n.MTU
-	}
-	size := 0
-	for _, u := range uplinks {
-		if size == 0 || u.MTU < size {
-			size = u.MTU
-		}
-	}
-	if size == 0 {
-		size = defaultMTU
-	}
-	if n.Key != nil {
-		size -= greOverhead
-	}
-	return size
 }
 
 // putHost writes what is to be loaded into the store, marked as pending: if the

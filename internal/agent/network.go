@@ -4,9 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
-	"github.com/ebpnet/ebpnet/internal/host"
 	"github.com/ebpnet/ebpnet/internal/spec"
 	"github.com/ebpnet/ebpnet/internal/store"
 )
@@ -16,10 +16,14 @@ func (a *Agent) CreateNetwork(n spec.Network) (spec.Network, error) {
 	if err := a.checkForeign(n); err != nil {
 		return n, err
 	}
+	var tunnels []spec.Tunnel
 	err := a.do(change{
 		noun: store.Change{Kind: store.KindNetwork, Key: n.Name},
 		write: func(tx *store.Tx) (err error) {
-			if err := checkNewNetwork(tx, n); err != nil {
+			if tunnels, err = tx.Tunnels(); err != nil {
+				return err
+			}
+			if err := checkNewNetwork(tx, n, tunnels); err != nil {
 				return err
 			}
 			if n.ID, err = tx.NextID(store.KindNetwork, 1, spec.MaxNetworks); err != nil {
@@ -31,7 +35,10 @@ func (a *Agent) CreateNetwork(n spec.Network) (spec.Network, error) {
 			if err := a.tables.ResetNetworkTraffic(n.ID); err != nil {
 				return err
 			}
-			return a.applyNetworks(n)
+			if err := a.applyNetworks(n); err != nil {
+				return err
+			}
+			return a.putCarried(carriedBy(tunnels, n))
 		},
 		revert: func(tx *store.Tx) error { return tx.DeleteNetwork(n.Name) },
 	})
@@ -55,7 +62,7 @@ func (a *Agent) checkForeign(n spec.Network) error {
 	return nil
 }
 
-func checkNewNetwork(tx *store.Tx, n spec.Network) error {
+func checkNewNetwork(tx *store.Tx, n spec.Network, tunnels []spec.Tunnel) error {
 	others, err := tx.Networks()
 	if err != nil {
 		return err
@@ -69,6 +76,11 @@ func checkNewNetwork(tx *store.Tx, n spec.Network) error {
 		}
 		if n.Key != nil && other.Key != nil && *n.Key == *other.Key {
 			return fmt.Errorf("network %q %w: network %q has GRE key %d; choose another", n.Name, ErrUnfit, other.Name, *n.Key)
+		}
+	}
+	for _, t := range tunnels {
+		if within(n, t.Remote) {
+			return fmt.Errorf("network %q %w: %s holds %s, where tunnel %q leads; choose another", n.Name, ErrUnfit, joined(n.Subnets), t.Remote, t.Name)
 		}
 	}
 	return nil
@@ -99,11 +111,16 @@ func (a *Agent) applyNetworks(n spec.Network) error {
 type NetworkChange struct {
 	ICC, Masquerade, Internal *bool
 	Filtering                 *spec.Filtering
+	MTU                       *int // 0: follows the uplinks and the tunnels
 }
 
-// SetNetwork changes a network's policy, with effect on the next packet.
+// SetNetwork changes a network's policy, with effect on the next packet, and
+// its MTU, with effect on the endpoints that are there.
 func (a *Agent) SetNetwork(name string, c NetworkChange) error {
-	var before, after spec.Network
+	var (
+		before, after spec.Network
+		changed       []resized
+	)
 	return a.do(change{
 		noun: store.Change{Kind: store.KindNetwork, Key: name},
 		write: func(tx *store.Tx) (err error) {
@@ -119,16 +136,34 @@ func (a *Agent) SetNetwork(name string, c NetworkChange) error {
 			if c.Filtering != nil {
 				after.Filtering = *c.Filtering
 			}
+			if c.MTU != nil {
+				after.MTU = *c.MTU
+				size, err := a.networkMTU(tx, after)
+				if err != nil {
+					return err
+				}
+				if changed, err = resizedOn(tx, after, size); err != nil {
+					return err
+				}
+			}
 			return tx.PutNetwork(after)
 		},
-		apply:  func() error { return a.applyNetworks(after) },
+		apply: func() error {
+			if err := a.applyNetworks(after); err != nil {
+				return err
+			}
+			return a.resize(changed)
+		},
 		revert: func(tx *store.Tx) error { return tx.PutNetwork(before) },
 	})
 }
 
-// RemoveNetwork removes a network that no endpoint is on.
+// RemoveNetwork removes a network that no endpoint is on and no tunnel names.
 func (a *Agent) RemoveNetwork(name string) error {
-	var n spec.Network
+	var (
+		n       spec.Network
+		tunnels []spec.Tunnel
+	)
 	return a.do(change{
 		noun: store.Change{Kind: store.KindNetwork, Key: name},
 		write: func(tx *store.Tx) (err error) {
@@ -142,6 +177,14 @@ func (a *Agent) RemoveNetwork(name string) error {
 			if len(on) > 0 {
 				return fmt.Errorf("network %q is %w by endpoint %q (%d in all): remove them first", name, ErrInUse, on[0].Name, len(on))
 			}
+			if tunnels, err = tx.Tunnels(); err != nil {
+				return err
+			}
+			for _, t := range tunnels {
+				if slices.Contains(t.Networks, name) {
+					return fmt.Errorf("network %q is %w by tunnel %q, which carries it by name: remove that first", name, ErrInUse, t.Name)
+				}
+			}
 			return tx.DeleteNetwork(name)
 		},
 		apply: func() error {
@@ -150,29 +193,10 @@ func (a *Agent) RemoveNetwork(name string) error {
 				return err
 			}
 			return errors.Join(
+				a.deleteCarried(carriedBy(tunnels, n)),
 				a.tables.DeleteNetwork(networkEntry(n, w.host)),
 				a.host.SetGatewayAddresses(gatewayPrefixes(w.networks)))
 		},
 		revert: func(tx *store.Tx) error { return tx.PutNetwork(n) },
 	})
-}
-
-// networkMTU is the MTU that a new endpoint of the network gets.
-func (a *Agent) networkMTU(tx *store.Tx, n spec.Network) (int, error) {
-	wanted, _, err := tx.Host()
-	if err != nil {
-		return 0, err
-	}
-	uplinks := make([]host.Uplink, 0, len(wanted.Uplinks))
-	for _, name := range wanted.Uplinks {
-		u, err := a.host.Uplink(name)
-		if isGone(err) {
-			continue
-		}
-		if err != nil {
-			return 0, err
-		}
-		uplinks = append(uplinks, u)
-	}
-	return mtu(n, uplinks), nil
 }

@@ -42,12 +42,21 @@ func (a *Agent) Reconcile() error {
 	if err != nil {
 		return err
 	}
-	veths, failed, err := a.reconcileVeths(&w, uplinks)
+	if err := a.host.SetGatewayMTU(gatewayMTU(uplinks)); err != nil {
+		return err
+	}
+	veths, made, failed, err := a.reconcileVeths(&w, uplinks)
 	if err != nil {
 		return err
 	}
 	if len(w.ports) > 0 {
 		if err := a.openLoopback(); err != nil {
+			return err
+		}
+	}
+	detour := detourOf(gateway, len(w.tunnels) > 0)
+	if len(w.tunnels) > 0 {
+		if err := a.attach([]attachment{detour}); err != nil {
 			return err
 		}
 	}
@@ -65,6 +74,7 @@ func (a *Agent) Reconcile() error {
 		{loader.ToGateway, []int{gateway.Near}},
 		{loader.FromHost, []int{gateway.Far}},
 		{loader.FromEndpoint, slices.Collect(maps.Values(veths))},
+		detour,
 	}
 	if err := a.attach(append(hooks, uplinkHooks(uplinks)...)); err != nil {
 		return err
@@ -72,10 +82,17 @@ func (a *Agent) Reconcile() error {
 	if err := a.finishResize(); err != nil {
 		return err
 	}
-	for _, ifindex := range veths {
-		if err := a.host.SetUp(ifindex); err != nil {
+	for _, name := range made {
+		e := w.endpoints[name]
+		n := w.networks[e.Network]
+		veth := vethOf(e, n, 0)
+		if err := a.host.SetUp(veths[name], veth); err != nil {
 			return err
 		}
+		a.announce(veth, n)
+	}
+	if err := a.warnOfTunnels(maps.Values(w.tunnels)); err != nil {
+		return err
 	}
 	if failed != nil {
 		return failed
@@ -92,15 +109,21 @@ func (a *Agent) Reconcile() error {
 
 // reconcileVeths sees to it that every local endpoint has its veth and nobody
 // else has one. It gives the ifindexes of their host's ends, by the endpoints'
-// names, and leaves out of w who could not be given one: failed says why.
-func (a *Agent) reconcileVeths(w *everything, uplinks []host.Uplink) (veths map[string]int, failed, err error) {
+// names, and whose were made anew; it leaves out of w who could not be given
+// one: failed says why.
+func (a *Agent) reconcileVeths(w *everything, uplinks []host.Uplink) (veths map[string]int, made []string, failed, err error) {
 	stray, err := a.host.Veths()
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	boot, err := host.BootID()
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
+	}
+	tunnels := slices.Collect(maps.Values(w.tunnels))
+	sizes := make(map[string]int, len(w.networks))
+	for name, n := range w.networks {
+		sizes[name] = mtu(n, tunnels, uplinks)
 	}
 	veths = map[string]int{}
 	for _, name := range slices.Sorted(maps.Keys(w.endpoints)) {
@@ -108,12 +131,14 @@ func (a *Agent) reconcileVeths(w *everything, uplinks []host.Uplink) (veths map[
 		if e.Remote() {
 			continue
 		}
-		n := w.networks[e.Network]
-		ifindex, err := a.reconcileVeth(e, n, mtu(n, uplinks), boot)
+		ifindex, isNew, err := a.reconcileVeth(e, w.networks[e.Network], sizes[e.Network], boot)
 		switch {
 		case err == nil:
 			delete(stray, e.ID)
 			veths[name] = ifindex
+			if isNew {
+				made = append(made, name)
+			}
 			continue
 		case !errors.Is(err, host.ErrNoNamespace):
 			failed = errors.Join(failed, fmt.Errorf("endpoint %q: %w", name, err))
@@ -124,48 +149,45 @@ func (a *Agent) reconcileVeths(w *everything, uplinks []host.Uplink) (veths map[
 		default:
 			a.log.Warn("endpoint removed: its namespace has gone", "endpoint", name, "namespace", e.Netns.Path)
 			if err := a.forget(w, e); err != nil {
-				return nil, nil, err
+				return nil, nil, nil, err
 			}
 		}
 		w.drop(name)
 	}
 	for id := range stray {
 		if err := a.host.RemoveVeth(id); err != nil {
-			return nil, nil, err
+			return nil, nil, nil, err
 		}
 	}
-	return veths, failed, nil
+	return veths, made, failed, nil
 }
 
-// reconcileVeth sees to it that a local endpoint has its veth.
-func (a *Agent) reconcileVeth(e spec.Endpoint, n spec.Network, mtu int, boot string) (ifindex int, err error) {
+// reconcileVeth sees to it that a local endpoint has its veth, and tells
+// whether it is new.
+func (a *Agent) reconcileVeth(e spec.Endpoint, n spec.Network, mtu int, boot string) (ifindex int, isNew bool, err error) {
 	device, err := a.host.FindVeth(e.ID)
 	switch {
 	case err == nil && device.Up:
-		// One that works is not given up for its MTU.
-		if device.MTU != mtu {
-			if err := a.host.SetMTU(vethOf(e, n, mtu)); err != nil {
-				a.log.Warn("endpoint keeps its MTU", "endpoint", e.Name, "mtu", device.MTU, "error", err)
-			}
-		}
-		return device.Ifindex, nil
+		a.resizeEndpoint(resized{e, n, mtu})
+		return device.Ifindex, false, nil
 	case err == nil:
 		err = a.host.RemoveVeth(e.ID)
 	case isGone(err):
 		err = nil
 	}
 	if err != nil {
-		return 0, err
+		return 0, false, err
 	}
 	inode, err := namespaceOf(e)
 	if err != nil {
-		return 0, err
+		return 0, false, err
 	}
 	e.Netns.Inode, e.Netns.Boot = inode, boot
 	if err := a.store.Update(func(tx *store.Tx) error { return tx.PutEndpoint(e) }); err != nil {
-		return 0, err
+		return 0, false, err
 	}
-	return a.host.CreateVeth(vethOf(e, n, mtu))
+	ifindex, err = a.host.CreateVeth(vethOf(e, n, mtu))
+	return ifindex, true, err
 }
 
 func isGone(err error) bool { return errors.Is(err, host.ErrNoDevice) }
@@ -278,11 +300,42 @@ func (a *Agent) attach(wanted []attachment) error {
 	return nil
 }
 
+// follower keeps up with a host's uplinks.
+type follower struct {
+	mtu int // of the uplinks when all was reconciled; 0: it has not been
+}
+
+// follow does what the uplinks' changes ask for.
+func (f *follower) follow(a *Agent) error {
+	var uplinks []host.Uplink
+	err := a.store.View(func(tx *store.Tx) (err error) {
+		uplinks, err = a.wantedUplinks(tx)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if now := uplinkMTU(uplinks); now != f.mtu {
+		if err := a.Reconcile(); err != nil {
+			return err
+		}
+		f.mtu = now
+		return nil
+	}
+	return a.followUplinks()
+}
+
 // followUplinks brings what is kept of the uplinks to what they are now.
 func (a *Agent) followUplinks() error {
-	var wanted spec.Host
+	var (
+		wanted  spec.Host
+		tunnels []spec.Tunnel
+	)
 	err := a.store.View(func(tx *store.Tx) (err error) {
-		wanted, _, err = tx.Host()
+		if wanted, _, err = tx.Host(); err != nil {
+			return err
+		}
+		tunnels, err = tx.Tunnels()
 		return err
 	})
 	if err != nil {
@@ -313,6 +366,9 @@ func (a *Agent) followUplinks() error {
 		entries[i] = uplinkEntry(u)
 	}
 	if err := a.tables.ReplaceUplinks(entries); err != nil {
+		return err
+	}
+	if err := a.warnOfTunnels(slices.Values(tunnels)); err != nil {
 		return err
 	}
 	return a.attach(uplinkHooks(uplinks))

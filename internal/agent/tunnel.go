@@ -1,12 +1,17 @@
 package agent
 
 import (
+	"errors"
 	"fmt"
+	"iter"
 	"net/netip"
 	"slices"
 
+	"github.com/ebpnet/ebpnet/datapath"
+	"github.com/ebpnet/ebpnet/internal/host"
 	"github.com/ebpnet/ebpnet/internal/spec"
 	"github.com/ebpnet/ebpnet/internal/store"
+	"github.com/ebpnet/ebpnet/loader"
 )
 
 // maxTunnels leaves out id 0, which is no tunnel (MAX_TUNNELS in
@@ -14,11 +19,15 @@ import (
 const maxTunnels = 1023
 
 // AddTunnel makes a tunnel. Without a local address it is the host's tunnel
-// address, or its first uplink's.
+// address, or its first uplink's, of the remote's family.
 func (a *Agent) AddTunnel(t spec.Tunnel) (spec.Tunnel, error) {
 	if err := a.completeTunnel(&t); err != nil {
 		return t, fmt.Errorf("tunnel %q: %w", t.Name, err)
 	}
+	var (
+		carried []datapath.Carried
+		changed []resized
+	)
 	err := a.do(change{
 		noun: store.Change{Kind: store.KindTunnel, Key: t.Name},
 		write: func(tx *store.Tx) error {
@@ -26,37 +35,120 @@ func (a *Agent) AddTunnel(t spec.Tunnel) (spec.Tunnel, error) {
 			if err != nil {
 				return err
 			}
-			for _, other := range others {
-				if other.Name == t.Name {
-					return fmt.Errorf("tunnel %q %w: choose another name, or remove it first", t.Name, ErrExists)
-				}
-				if other.Remote == t.Remote && other.Local == t.Local {
-					return fmt.Errorf("tunnel %q %w: tunnel %q joins %s and %s already", t.Name, ErrUnfit, other.Name, t.Local, t.Remote)
-				}
+			if err := checkNewTunnel(tx, t, others); err != nil {
+				return err
 			}
 			if t.ID, err = tx.NextID(store.KindTunnel, 1, maxTunnels); err != nil {
 				return err
 			}
-			return tx.PutTunnel(t)
-		},
-		apply: func() error {
-			if err := a.tables.ResetTunnelTraffic(t.ID); err != nil {
+			if carried, err = carriedIn(tx, t); err != nil {
 				return err
 			}
-			return a.tables.PutTunnel(tunnelEntry(t))
+			if changed, err = a.resizedBy(tx, others, append(slices.Clone(others), t)); err != nil {
+				return err
+			}
+			return tx.PutTunnel(t)
 		},
+		apply:  func() error { return a.startTunnel(t, carried, changed) },
 		revert: func(tx *store.Tx) error { return tx.DeleteTunnel(t.Name) },
 	})
 	return t, err
 }
 
+// checkNewTunnel checks whether a tunnel fits those that are there, and the
+// networks.
+func checkNewTunnel(tx *store.Tx, t spec.Tunnel, others []spec.Tunnel) error {
+	for _, other := range others {
+		if other.Name == t.Name {
+			return fmt.Errorf("tunnel %q %w: choose another name, or remove it first", t.Name, ErrExists)
+		}
+		if other.Remote == t.Remote && other.Local == t.Local {
+			return fmt.Errorf("tunnel %q %w: tunnel %q joins %s and %s already", t.Name, ErrUnfit, other.Name, t.Local, t.Remote)
+		}
+	}
+	keyless := ""
+	for _, name := range t.Networks {
+		n, err := tx.Network(name)
+		if err != nil {
+			return fmt.Errorf("tunnel %q: %w", t.Name, err)
+		}
+		if n.Key != nil {
+			continue
+		}
+		if keyless != "" {
+			return fmt.Errorf("tunnel %q %w: networks %q and %q have no key, so that nothing would tell their packets apart; name one of them",
+				t.Name, ErrUnfit, keyless, name)
+		}
+		keyless = name
+	}
+	return nil
+}
+
+// carriedIn gives the networks that a tunnel carries.
+func carriedIn(tx *store.Tx, t spec.Tunnel) ([]datapath.Carried, error) {
+	networks, err := tx.Networks()
+	if err != nil {
+		return nil, err
+	}
+	var entries []datapath.Carried
+	for _, n := range networks {
+		entries = append(entries, carriedBy([]spec.Tunnel{t}, n)...)
+	}
+	return entries, nil
+}
+
+// startTunnel brings a new tunnel into the kernel: nothing goes into it that
+// does not fit, or has no way there.
+func (a *Agent) startTunnel(t spec.Tunnel, carried []datapath.Carried, changed []resized) error {
+	if err := a.resize(changed); err != nil {
+		return err
+	}
+	gateway, err := a.host.FindGateway()
+	if err != nil {
+		return err
+	}
+	if err := a.attach([]attachment{detourOf(gateway, true)}); err != nil {
+		return err
+	}
+	if err := a.tables.ResetTunnelTraffic(t.ID); err != nil {
+		return err
+	}
+	if err := a.tables.PutTunnel(tunnelEntry(t)); err != nil {
+		return err
+	}
+	return a.putCarried(carried)
+}
+
+// detourOf is the program by which some packets get into tunnels (to_tunnel in
+// bpf/ebpnet.bpf.c), which is needed only where there are some.
+func detourOf(gateway host.Gateway, needed bool) attachment {
+	if !needed {
+		return attachment{hook: loader.ToTunnel}
+	}
+	return attachment{loader.ToTunnel, []int{gateway.Near}}
+}
+
+func (a *Agent) putCarried(entries []datapath.Carried) error {
+	for _, c := range entries {
+		if err := a.tables.PutCarried(c); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (a *Agent) deleteCarried(entries []datapath.Carried) error {
+	for _, c := range entries {
+		if err := a.tables.DeleteCarried(c); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// completeTunnel gives a new tunnel its local end, and checks both ends against
+// the host.
 func (a *Agent) completeTunnel(t *spec.Tunnel) error {
-	if !t.Remote.Is4() {
-		return fmt.Errorf("%w remote %s: tunnels run over IPv4; give the other host's IPv4 address", spec.ErrInvalid, t.Remote)
-	}
-	if !t.Remote.IsGlobalUnicast() || t.Remote == netip.AddrFrom4([4]byte{255, 255, 255, 255}) {
-		return fmt.Errorf("%w remote %s: no other host has it", spec.ErrInvalid, t.Remote)
-	}
 	own, err := a.isOwn(t.Remote)
 	if err != nil {
 		return err
@@ -69,14 +161,12 @@ func (a *Agent) completeTunnel(t *spec.Tunnel) error {
 		return err
 	}
 	for _, n := range networks {
-		for _, subnet := range n.Subnets {
-			if subnet.Contains(t.Remote) {
-				return fmt.Errorf("%w remote %s: it lies in network %q; give the other host's own address", spec.ErrInvalid, t.Remote, n.Name)
-			}
+		if within(n, t.Remote) {
+			return fmt.Errorf("%w remote %s: it lies in network %q; give the other host's own address", spec.ErrInvalid, t.Remote, n.Name)
 		}
 	}
 	if !t.Local.IsValid() {
-		if t.Local, err = a.tunnelAddress(); err != nil {
+		if t.Local, err = a.tunnelAddress(t.Remote); err != nil {
 			return err
 		}
 	}
@@ -85,15 +175,28 @@ func (a *Agent) completeTunnel(t *spec.Tunnel) error {
 
 // checkTunnelEnd checks that tunnels can end at an address of this host.
 func (a *Agent) checkTunnelEnd(what string, address netip.Addr) error {
-	if !address.Is4() {
-		return fmt.Errorf("%w %s %s: tunnels run over IPv4; give an IPv4 address of this host", spec.ErrInvalid, what, address)
-	}
 	own, err := a.isOwn(address)
 	if err != nil {
 		return err
 	}
-	if !own || address.IsLoopback() {
+	if !own || !address.IsGlobalUnicast() {
 		return fmt.Errorf("%w %s %s: it is no address of this host that others can reach", spec.ErrInvalid, what, address)
+	}
+	return nil
+}
+
+// warnOfTunnels tells of tunnels that end at addresses which the host has not,
+// or not any more: no answer comes to these.
+func (a *Agent) warnOfTunnels(tunnels iter.Seq[spec.Tunnel]) error {
+	own, err := a.host.Addresses()
+	if err != nil {
+		return err
+	}
+	for t := range tunnels {
+		if !slices.ContainsFunc(own, func(p netip.Prefix) bool { return p.Addr() == t.Local }) {
+			a.log.Warn("tunnel ends at an address that this host does not have: give it back, or remove the tunnel and add it again",
+				"tunnel", t.Name, "local", t.Local)
+		}
 	}
 	return nil
 }
@@ -113,33 +216,47 @@ func (a *Agent) networks() (networks []spec.Network, err error) {
 	return networks, err
 }
 
-// tunnelAddress is where this host's tunnels end unless they say otherwise.
-func (a *Agent) tunnelAddress() (netip.Addr, error) {
+// tunnelAddress is where this host's tunnels to the remote end unless they say
+// otherwise.
+func (a *Agent) tunnelAddress(remote netip.Addr) (netip.Addr, error) {
 	var wanted spec.Host
 	err := a.store.View(func(tx *store.Tx) (err error) {
 		wanted, _, err = tx.Host()
 		return err
 	})
-	if err != nil || wanted.TunnelAddress.IsValid() {
-		return wanted.TunnelAddress, err
+	if err != nil {
+		return netip.Addr{}, err
+	}
+	if wanted.TunnelAddress.IsValid() && wanted.TunnelAddress.Is4() == remote.Is4() {
+		return wanted.TunnelAddress, nil
 	}
 	uplinks, err := a.uplinks(wanted)
 	if err != nil {
 		return netip.Addr{}, err
 	}
+	family := "IPv6"
+	if remote.Is4() {
+		family = "IPv4"
+	}
 	for _, u := range uplinks {
-		if u.IPv4.IsValid() {
-			return u.IPv4, nil
+		address := u.IPv6
+		if remote.Is4() {
+			address = u.IPv4
+		}
+		if address.IsValid() {
+			return address, nil
 		}
 	}
-	return netip.Addr{}, fmt.Errorf("local address %w: no uplink has an IPv4 address; name one with --local", ErrUnfit)
+	return netip.Addr{}, fmt.Errorf("local address %w: no uplink has an %s address, as the remote %s has; name one with --local", ErrUnfit, family, remote)
 }
 
 // RemoveTunnel removes a tunnel that no endpoint is behind.
 func (a *Agent) RemoveTunnel(name string) error {
 	var (
-		t      spec.Tunnel
-		shared bool
+		t       spec.Tunnel
+		others  []spec.Tunnel
+		carried []datapath.Carried
+		changed []resized
 	)
 	return a.do(change{
 		noun: store.Change{Kind: store.KindTunnel, Key: name},
@@ -156,16 +273,32 @@ func (a *Agent) RemoveTunnel(name string) error {
 					return fmt.Errorf("tunnel %q is %w: endpoint %q is behind it; remove that first", name, ErrInUse, e.Name)
 				}
 			}
-			others, err := tx.Tunnels()
+			if carried, err = carriedIn(tx, t); err != nil {
+				return err
+			}
+			all, err := tx.Tunnels()
 			if err != nil {
 				return err
 			}
-			for _, other := range others {
-				shared = shared || other.Name != name && other.Local == t.Local
+			others = slices.DeleteFunc(slices.Clone(all), func(other spec.Tunnel) bool { return other.Name == name })
+			if changed, err = a.resizedBy(tx, all, others); err != nil {
+				return err
 			}
 			return tx.DeleteTunnel(name)
 		},
-		apply:  func() error { return a.tables.DeleteTunnel(tunnelEntry(t), shared) },
+		apply: func() error {
+			shared := slices.ContainsFunc(others, func(other spec.Tunnel) bool { return other.Local == t.Local })
+			err := errors.Join(a.deleteCarried(carried), a.tables.DeleteTunnel(tunnelEntry(t), shared))
+			if err != nil {
+				return err
+			}
+			if len(others) == 0 {
+				if err := a.attach([]attachment{detourOf(host.Gateway{}, false)}); err != nil {
+					return err
+				}
+			}
+			return a.resize(changed)
+		},
 		revert: func(tx *store.Tx) error { return tx.PutTunnel(t) },
 	})
 }

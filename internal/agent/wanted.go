@@ -2,6 +2,7 @@ package agent
 
 import (
 	"errors"
+	"maps"
 	"net/netip"
 	"slices"
 
@@ -81,9 +82,16 @@ func (w *everything) drop(name string) {
 func gatewayPrefixes(networks map[string]spec.Network) []netip.Prefix {
 	var prefixes []netip.Prefix
 	for _, n := range networks {
-		for i, g := range n.Gateways {
-			prefixes = append(prefixes, netip.PrefixFrom(g, n.Subnets[i].Bits()))
-		}
+		prefixes = append(prefixes, gatewaysOf(n)...)
+	}
+	return prefixes
+}
+
+// gatewaysOf gives a network's gateways with their subnets' lengths.
+func gatewaysOf(n spec.Network) []netip.Prefix {
+	prefixes := make([]netip.Prefix, len(n.Gateways))
+	for i, g := range n.Gateways {
+		prefixes[i] = netip.PrefixFrom(g, n.Subnets[i].Bits())
 	}
 	return prefixes
 }
@@ -108,6 +116,10 @@ func (w everything) tablesFor(ifindexes map[string]int, uplinks []host.Uplink) d
 	for _, t := range w.tunnels {
 		d.Tunnels = append(d.Tunnels, tunnelEntry(t))
 	}
+	tunnels := slices.Collect(maps.Values(w.tunnels))
+	for _, n := range w.networks {
+		d.Carried = append(d.Carried, carriedBy(tunnels, n)...)
+	}
 	for _, u := range uplinks {
 		d.Uplinks = append(d.Uplinks, uplinkEntry(u))
 	}
@@ -115,7 +127,7 @@ func (w everything) tablesFor(ifindexes map[string]int, uplinks []host.Uplink) d
 }
 
 func uplinkEntry(u host.Uplink) datapath.Uplink {
-	return datapath.Uplink{Ifindex: u.Ifindex, IPv4: u.IPv4, IPv6: u.IPv6, Default: u.Default}
+	return datapath.Uplink{Ifindex: u.Ifindex, MTU: u.MTU, IPv4: u.IPv4, IPv6: u.IPv6, Default: u.Default}
 }
 
 func networkEntry(n spec.Network, h spec.Host) datapath.Network {
@@ -126,7 +138,7 @@ func networkEntry(n spec.Network, h spec.Host) datapath.Network {
 		Internal:   n.Internal,
 		Open:       n.Filtering == spec.EndpointIndependent,
 		Key:        n.Key,
-		Gateways:   n.Gateways,
+		Gateways:   gatewaysOf(n),
 		GatewayMAC: h.GatewayMAC,
 	}
 }
@@ -139,6 +151,7 @@ func endpointEntry(e spec.Endpoint, n spec.Network, ifindex int, t spec.Tunnel) 
 		Addresses: e.Addresses,
 		Ifindex:   ifindex,
 		Tunnel:    t.ID,
+		Trunk:     e.Trunk,
 	}
 }
 
@@ -157,5 +170,25 @@ func linkEntries(l spec.Link, client, server spec.Endpoint) []datapath.Link {
 }
 
 func tunnelEntry(t spec.Tunnel) datapath.Tunnel {
-	return datapath.Tunnel{ID: t.ID, Local: t.Local, Remote: t.Remote}
+	return datapath.Tunnel{
+		ID:           t.ID,
+		Local:        t.Local,
+		Remote:       t.Remote,
+		Checksums:    t.Checksums,
+		Sequence:     t.Sequence,
+		Fragmentable: t.Fragmentable,
+		CopyDSCP:     t.CopyDSCP,
+		TTL:          t.HopLimit(),
+	}
+}
+
+// carriedBy gives the network as each of the tunnels carries it that does.
+func carriedBy(tunnels []spec.Tunnel, n spec.Network) []datapath.Carried {
+	var entries []datapath.Carried
+	for _, t := range tunnels {
+		if t.Carries(n) {
+			entries = append(entries, datapath.Carried{Tunnel: t.ID, Network: n.ID, Key: n.Key})
+		}
+	}
+	return entries
 }

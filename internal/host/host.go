@@ -107,12 +107,34 @@ func (h *Host) EnsureGateway(mac [6]byte) (Gateway, error) {
 			return Gateway{}, fmt.Errorf("set the MAC of %s: %w", GatewayDevice, err)
 		}
 	}
+	// What goes into a tunnel by way of this veth has no other place where its
+	// superframes would be cut and its checksums completed.
+	if err := completeChecksums(DatapathDevice); err != nil {
+		return Gateway{}, err
+	}
 	for _, device := range []netlink.Link{far, near} {
 		if err := h.handle.LinkSetUp(device); err != nil {
 			return Gateway{}, fmt.Errorf("set %s up: %w", device.Attrs().Name, err)
 		}
 	}
 	return Gateway{near.Attrs().Index, far.Attrs().Index}, nil
+}
+
+// SetGatewayMTU sees to it that both ends of the host's own veth have the MTU.
+func (h *Host) SetGatewayMTU(mtu int) error {
+	for _, name := range []string{GatewayDevice, DatapathDevice} {
+		device, err := h.find(name)
+		if err != nil {
+			return err
+		}
+		if device.Attrs().MTU == mtu {
+			continue
+		}
+		if err := h.handle.LinkSetMTU(device, mtu); err != nil {
+			return fmt.Errorf("set the MTU of %s: %w", name, err)
+		}
+	}
+	return nil
 }
 
 // FindGateway finds the host's own veth, or gives ErrNoDevice.

@@ -31,6 +31,11 @@ var (
 // endpoint's id follows.
 const vethPrefix = "ebp-"
 
+// hostMTU is the MTU of the host's end of an endpoint's veth: all that the
+// kernel allows. It would drop without a word what the container sends that is
+// longer than this end has; the datapath answers it.
+const hostMTU = 65535
+
 // VethName names the host's end of an endpoint's veth.
 func VethName(id uint32) string { return vethPrefix + strconv.FormatUint(uint64(id), 10) }
 
@@ -41,7 +46,7 @@ type Veth struct {
 	Netns     spec.Netns
 	Ifname    string // inside
 	MAC       [6]byte
-	MTU       int
+	MTU       int            // inside
 	Addresses []netip.Prefix // with their subnets' lengths
 	Gateways  []netip.Addr   // default routes, where there are none yet
 }
@@ -110,7 +115,7 @@ func (h *Host) CreateVeth(v Veth) (ifindex int, err error) {
 
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name = VethName(v.ID)
-	attrs.MTU = v.MTU
+	attrs.MTU = hostMTU
 	attrs.Alias = v.Alias
 	veth := netlink.NewVeth(attrs)
 	veth.PeerName = v.Ifname
@@ -214,8 +219,9 @@ const (
 )
 
 // SetUp lets traffic through an endpoint's veth, and waits until the kernel has
-// found that both its ends are up: what is sent before that is lost.
-func (h *Host) SetUp(ifindex int) error {
+// found that both its ends are up: what is sent before that is lost. ifindex is
+// the host's end.
+func (h *Host) SetUp(ifindex int, v Veth) error {
 	device, err := h.handle.LinkByIndex(ifindex)
 	if err != nil {
 		return fmt.Errorf("find device %d: %w", ifindex, err)
@@ -226,9 +232,30 @@ func (h *Host) SetUp(ifindex int) error {
 	if err := h.handle.LinkSetUp(device); err != nil {
 		return fmt.Errorf("set %s up: %w", device.Attrs().Name, err)
 	}
+	if err := awaitCarrier(func() (netlink.Link, error) { return h.handle.LinkByIndex(ifindex) }); err != nil {
+		return fmt.Errorf("find device %d: %w", ifindex, err)
+	}
+	ns, err := openNamespace(v.Netns.Path)
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	err = inNamespace(ns, func() error {
+		return awaitCarrier(func() (netlink.Link, error) { return netlink.LinkByName(v.Ifname) })
+	})
+	if err != nil {
+		return fmt.Errorf("find %s in namespace %s: %w", v.Ifname, v.Netns.Path, err)
+	}
+	return nil
+}
+
+// awaitCarrier asks for a device until its carrier is on, as far as the kernel
+// has told the device itself: it may be late for one end of a veth alone.
+func awaitCarrier(find func() (netlink.Link, error)) error {
 	for deadline := time.Now().Add(carrierTimeout); time.Now().Before(deadline); time.Sleep(carrierPoll) {
-		if device, err = h.handle.LinkByIndex(ifindex); err != nil {
-			return fmt.Errorf("find device %d: %w", ifindex, err)
+		device, err := find()
+		if err != nil {
+			return err
 		}
 		if device.Attrs().OperState == netlink.OperUp {
 			break
@@ -240,7 +267,6 @@ func (h *Host) SetUp(ifindex int) error {
 // Device is the host's end of an endpoint's veth.
 type Device struct {
 	Ifindex int
-	MTU     int
 	Up      bool // one that is not was never finished
 }
 
@@ -251,10 +277,15 @@ func (h *Host) FindVeth(id uint32) (Device, error) {
 		return Device{}, err
 	}
 	attrs := device.Attrs()
-	return Device{attrs.Index, attrs.MTU, attrs.Flags&net.FlagUp != 0}, nil
+	return Device{attrs.Index, attrs.Flags&net.FlagUp != 0}, nil
 }
 
-// SetMTU changes the MTU of an endpoint's veth, both ends.
+// ErrStrangeInterface says that what stands in a namespace is not the
+// endpoint's.
+var ErrStrangeInterface = errors.New("the endpoint's interface is not there")
+
+// SetMTU sees to it that an endpoint has its MTU, whatever its interface is
+// called by now.
 func (h *Host) SetMTU(v Veth) error {
 	device, err := h.find(VethName(v.ID))
 	if err != nil {
@@ -266,16 +297,26 @@ func (h *Host) SetMTU(v Veth) error {
 	}
 	defer ns.Close()
 	err = inNamespace(ns, func() error {
-		inside, err := netlink.LinkByName(v.Ifname)
+		inside, err := netlink.LinkByIndex(device.Attrs().ParentIndex)
 		if err != nil {
 			return err
+		}
+		// Another namespace may be at the path by now.
+		if inside.Type() != device.Type() || inside.Attrs().ParentIndex != device.Attrs().Index {
+			return ErrStrangeInterface
+		}
+		if inside.Attrs().MTU == v.MTU {
+			return nil
 		}
 		return netlink.LinkSetMTU(inside, v.MTU)
 	})
 	if err != nil {
 		return fmt.Errorf("set the MTU of %s in namespace %s: %w", v.Ifname, v.Netns.Path, err)
 	}
-	if err := h.handle.LinkSetMTU(device, v.MTU); err != nil {
+	if device.Attrs().MTU == hostMTU {
+		return nil
+	}
+	if err := h.handle.LinkSetMTU(device, hostMTU); err != nil {
 		return fmt.Errorf("set the MTU of %s: %w", VethName(v.ID), err)
 	}
 	return nil

@@ -12,13 +12,14 @@ const maxIfnameLength = 15
 type EndpointOptions struct {
 	Name, Network, Netns, Ifname, MAC, Tunnel string
 	Addresses, Expose                         []string
+	Trunk                                     bool
 }
 
 // NewEndpoint checks what the user says of an endpoint. A local one has a
 // namespace and the name of an interface in it; a remote one has a tunnel, a
 // MAC and at least one address, which only the other host knows.
 func NewEndpoint(o EndpointOptions) (Endpoint, error) {
-	e := Endpoint{Name: o.Name, Network: o.Network, Tunnel: o.Tunnel}
+	e := Endpoint{Name: o.Name, Network: o.Network, Tunnel: o.Tunnel, Trunk: o.Trunk}
 	if err := Name("endpoint", e.Name); err != nil {
 		return Endpoint{}, err
 	}
@@ -65,6 +66,8 @@ func (e Endpoint) checkRemote(o EndpointOptions) error {
 	switch {
 	case o.Netns != "":
 		return fmt.Errorf("%w endpoint %q: it cannot be in a namespace here and behind a tunnel", ErrInvalid, e.Name)
+	case e.Trunk:
+		return fmt.Errorf("%w endpoint %q: behind a tunnel it is no trunk; make it one on its own host, what is behind it is learned", ErrInvalid, e.Name)
 	case len(e.Addresses) == 0:
 		return fmt.Errorf("%w endpoint %q: behind a tunnel it needs --ip, as on its own host", ErrInvalid, e.Name)
 	case e.MAC.IsZero():

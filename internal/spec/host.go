@@ -95,7 +95,8 @@ func (p *MasqueradePorts) UnmarshalText(text []byte) error {
 	return err
 }
 
-// Timeout names a time after which a flow without a packet ends.
+// Timeout names a time after which a flow without a packet ends, or a station
+// without a packet is forgotten.
 type Timeout string
 
 // The timeouts.
@@ -105,23 +106,36 @@ const (
 	UDPAnswered    Timeout = "udp-answered"
 	UDPUnanswered  Timeout = "udp-unanswered"
 	ICMP           Timeout = "icmp"
+	Learned        Timeout = "fdb" // of a station that was learned
 )
 
 // Timeouts lists the timeouts, in the order in which they are shown.
 func Timeouts() []Timeout {
-	return []Timeout{TCPEstablished, TCPTransitory, UDPAnswered, UDPUnanswered, ICMP}
+	return []Timeout{TCPEstablished, TCPTransitory, UDPAnswered, UDPUnanswered, ICMP, Learned}
 }
 
 // What a timeout may be set to.
 const (
-	MinTimeout = time.Second // the precision with which flows are stamped
-	MaxTimeout = 30 * 24 * time.Hour
+	MinTimeout        = time.Second // the precision with which flows and stations are stamped
+	MaxTimeout        = 30 * 24 * time.Hour
+	MaxLearnedTimeout = 1_000_000 * time.Second // IEEE 802.1Q-2018, table 8-6
 )
+
+// Maximum is the longest that the timeout may be set to.
+func (t Timeout) Maximum() time.Duration {
+	if t == Learned {
+		return MaxLearnedTimeout
+	}
+	return MaxTimeout
+}
 
 // Default is how long the timeout is where nobody has set it.
 func (t Timeout) Default() time.Duration {
-	if t == UDPAnswered {
+	switch t {
+	case UDPAnswered:
 		return 5 * time.Minute // recommended by RFC 4787, REQ-5
+	case Learned:
+		return 5 * time.Minute // recommended by IEEE 802.1Q-2018, table 8-6
 	}
 	minimum, _ := t.Minimum()
 	return minimum
@@ -136,6 +150,8 @@ func (t Timeout) Minimum() (minimum time.Duration, source string) {
 		return 4 * time.Minute, "RFC 5382, REQ-5"
 	case UDPAnswered, UDPUnanswered:
 		return 2 * time.Minute, "RFC 4787, REQ-5"
+	case Learned:
+		return 10 * time.Second, "IEEE 802.1Q-2018, table 8-6"
 	default:
 		return time.Minute, "RFC 5508, REQ-2"
 	}
@@ -180,8 +196,8 @@ func parseTimeout(s string) (Timeout, time.Duration, error) {
 		if err != nil {
 			return bad("%q is neither a duration, such as 90s or 2h4m, nor %q", value, defaultWord)
 		}
-		if d < MinTimeout || d > MaxTimeout {
-			return bad("want %s to %s", MinTimeout, MaxTimeout)
+		if d < MinTimeout || d > name.Maximum() {
+			return bad("want %s to %s", MinTimeout, name.Maximum())
 		}
 		return name, d, nil
 	}
@@ -196,7 +212,7 @@ func joined(names []Timeout) string {
 	return strings.Join(texts, ", ")
 }
 
-// Timeout is how long a flow without a packet lives.
+// Timeout is how long a flow or a station without a packet lives.
 func (h Host) Timeout(t Timeout) time.Duration {
 	if d, set := h.Timeouts[t]; set {
 		return d

@@ -18,7 +18,7 @@ const (
 // NewNetwork checks what the user says of a network. gateway may be empty:
 // each subnet's gateway is then its first host address; one given serves the
 // subnet it lies in. key may be empty: the network stays on this host. An MTU
-// of 0 follows the uplinks. The flags ICC, Masquerade and Internal are false.
+// of 0 follows the uplinks and the tunnels. The flags ICC, Masquerade and Internal are false.
 func NewNetwork(name string, subnets []string, gateway, key string, mtu int) (Network, error) {
 	n := Network{Name: name, MTU: mtu}
 	if err := Name("network", name); err != nil {
@@ -53,11 +53,20 @@ func NewNetwork(name string, subnets []string, gateway, key string, mtu int) (Ne
 		}
 		n.Key = &k
 	}
-	if mtu != 0 && (mtu < MinMTU || mtu > MaxMTU) {
-		return Network{}, fmt.Errorf("%w MTU %d: want %d to %d, or 0 to follow the uplinks",
-			ErrInvalid, mtu, MinMTU, MaxMTU)
+	if err := CheckMTU(mtu); err != nil {
+		return Network{}, err
 	}
 	return n, nil
+}
+
+// CheckMTU checks the MTU that a network is to have, in bytes; with 0 it
+// follows the uplinks and the tunnels.
+func CheckMTU(mtu int) error {
+	if mtu != 0 && (mtu < MinMTU || mtu > MaxMTU) {
+		return fmt.Errorf("%w MTU %d: want %d to %d, or 0 to follow the uplinks and the tunnels",
+			ErrInvalid, mtu, MinMTU, MaxMTU)
+	}
+	return nil
 }
 
 func (n Network) setGateway(s string) error {

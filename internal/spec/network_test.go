@@ -166,3 +166,15 @@ func TestLastAddress(t *testing.T) {
 		}
 	}
 }
+
+func TestCheckMTU(t *testing.T) {
+	t.Parallel()
+	for _, mtu := range []int{-1, 1, MinMTU - 1, MaxMTU + 1} {
+		mustBeInvalid(t, "MTU", CheckMTU(mtu), "want 1280 to 65535")
+	}
+	for _, mtu := range []int{MinMTU, MaxMTU, 0} {
+		if err := CheckMTU(mtu); err != nil {
+			t.Errorf("MTU %d: %v", mtu, err)
+		}
+	}
+}

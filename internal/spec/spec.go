@@ -49,7 +49,7 @@ type Network struct {
 	Internal   bool           `json:"internal"`
 	Filtering  Filtering      `json:"filtering"`
 	Key        *uint32        `json:"key,omitempty"` // GRE key; nil: stays on this host
-	MTU        int            `json:"mtu,omitempty"` // 0: follows the uplinks
+	MTU        int            `json:"mtu,omitempty"` // 0: follows the uplinks and the tunnels
 }
 
 // Endpoint is an interface on a network. It is remote if Tunnel is set, and
@@ -64,6 +64,7 @@ type Endpoint struct {
 	Ifname    string       `json:"ifname,omitempty"` // inside its namespace
 	Expose    []Ports      `json:"expose,omitempty"`
 	Tunnel    string       `json:"tunnel,omitempty"`
+	Trunk     bool         `json:"trunk,omitempty"` // other stations are behind it
 }
 
 // Remote tells whether e lives on another host, behind a tunnel.
@@ -75,14 +76,6 @@ type Link struct {
 	Server string  `json:"server"`
 	Alias  string  `json:"alias"`
 	Ports  []Ports `json:"ports"`
-}
-
-// Tunnel is GRE to another host.
-type Tunnel struct {
-	Name   string     `json:"name"`
-	ID     uint32     `json:"id"`
-	Remote netip.Addr `json:"remote"`
-	Local  netip.Addr `json:"local"`
 }
 
 // Name checks that s can name a noun of the given kind ("network", ...): one

@@ -103,8 +103,9 @@ func TestOlderStoreIsMadeCurrent(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	s := open(t, dir)
+	tunnel := []byte(`{"name":"b","id":1,"remote":"192.0.2.2","local":"192.0.2.1"}`)
 	update(t, s, func(tx *Tx) error {
-		return errors.Join(tx.PutEndpoint(endpoint(2)), tx.put(metaBucket, schemaKey, []byte("1")),
+		return errors.Join(tx.PutEndpoint(endpoint(2)), tx.put(metaBucket, schemaKey, []byte("1")), tx.put(tunnelBucket, "b", tunnel),
 			tx.tx.DeleteBucket([]byte(portBucket)), tx.tx.DeleteBucket([]byte(publisherBucket)))
 	})
 	s.Close()
@@ -116,11 +117,15 @@ func TestOlderStoreIsMadeCurrent(t *testing.T) {
 		err = s.View(func(tx *Tx) error {
 			ports, err := tx.Ports()
 			of, err2 := tx.PortsOf("x")
-			_, err3 := tx.Endpoint(endpoint(2).Name)
+			e, err3 := tx.Endpoint(endpoint(2).Name)
+			b, err4 := tx.Tunnel("b")
+			if e.Trunk || len(b.Networks) > 0 || b.Checksums || b.Sequence || b.Fragmentable || b.CopyDSCP || b.HopLimit() != spec.DefaultTTL {
+				t.Errorf("%+v, %+v", e, b)
+			}
 			if len(ports)+len(of)+len(keysOf(t, tx, spec.TCP)) > 0 {
 				t.Errorf("ports %v, %v", ports, of)
 			}
-			return errors.Join(err, err2, err3)
+			return errors.Join(err, err2, err3, err4)
 		})
 		if err := errors.Join(err, s.Close()); err != nil {
 			t.Fatal(err)

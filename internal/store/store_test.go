@@ -66,13 +66,18 @@ func TestRecordsOutliveTheStore(t *testing.T) {
 		Name: "front", ID: 3, Subnets: []netip.Prefix{netip.MustParsePrefix("10.88.0.0/16")},
 		Gateways: []netip.Addr{netip.MustParseAddr("10.88.0.1")}, ICC: true, Key: &key, MTU: 1400,
 	}
-	tunnel := spec.Tunnel{Name: "b", ID: 1, Remote: netip.MustParseAddr("192.0.2.2"), Local: netip.MustParseAddr("192.0.2.1")}
+	tunnel := spec.Tunnel{
+		Name: "b", ID: 1, Remote: netip.MustParseAddr("2001:db8::2"), Local: netip.MustParseAddr("2001:db8::1"),
+		Networks: []string{"front"}, Checksums: true, Sequence: true, CopyDSCP: true, TTL: 9,
+	}
+	trunk := endpoint(3)
+	trunk.Trunk = true
 	link := spec.Link{Client: "web", Server: "redis1", Alias: "redis", Ports: []spec.Ports{{Protocol: spec.TCP, First: 6379, Last: 6379}}}
 
 	s := open(t, dir)
 	update(t, s, func(tx *Tx) error {
 		return errors.Join(tx.PutHost(host), tx.PutNetwork(network), tx.PutTunnel(tunnel), tx.PutLink(link),
-			tx.PutEndpoint(endpoint(2)), tx.SetLastAddress("front", network.Subnets[0], endpoint(2).Addresses[0]))
+			tx.PutEndpoint(endpoint(2)), tx.PutEndpoint(trunk), tx.SetLastAddress("front", network.Subnets[0], endpoint(2).Addresses[0]))
 	})
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
@@ -94,18 +99,19 @@ func TestRecordsOutliveTheStore(t *testing.T) {
 		gotTunnel, err3 := tx.Tunnel("b")
 		gotLink, err4 := tx.Link("web", "redis1")
 		gotEndpoint, err5 := tx.Endpoint(endpoint(2).Name)
+		gotTrunk, err6 := tx.Endpoint(trunk.Name)
 		if !found {
 			t.Error("the host is gone")
 		}
 		if got, want := tx.LastAddress("front", network.Subnets[0]), endpoint(2).Addresses[0]; got != want {
 			t.Errorf("LastAddress %v, want %v", got, want)
 		}
-		got := []any{gotHost, gotNetwork, gotTunnel, gotLink, gotEndpoint}
-		want := []any{host, network, tunnel, link, endpoint(2)}
+		got := []any{gotHost, gotNetwork, gotTunnel, gotLink, gotEndpoint, gotTrunk}
+		want := []any{host, network, tunnel, link, endpoint(2), trunk}
 		if diff := cmp.Diff(want, got, cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{})); diff != "" {
 			t.Error(diff)
 		}
-		return errors.Join(err, err2, err3, err4, err5)
+		return errors.Join(err, err2, err3, err4, err5, err6)
 	})
 	if err != nil {
 		t.Error(err)
