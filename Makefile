@@ -39,14 +39,14 @@ GOLANGCI_LINT := bin/tools/golangci-lint-$(GOLANGCI_LINT_VERSION)
 # Debian packages of the programs that each target runs.
 DEMO_PACKAGES := curl iproute2 iputils-ping procps redis-server redis-tools \
 	util-linux
-TEST_PACKAGES := $(DEMO_PACKAGES) ethtool iperf3 iptables jq nftables socat \
-	tcpdump
+TEST_PACKAGES := $(DEMO_PACKAGES) ethtool iperf3 iptables jq nftables \
+	openvswitch-switch socat tcpdump
 CLANG_PACKAGES := clang-19 llvm-19 libbpf-dev linux-libc-dev
 FORMAT_PACKAGES := clang-format-19
 
 # $(call need,PACKAGES) installs those that are missing, and leaves the
 # services among them stopped: without systemd by pretending to be in
-# single-user mode, with it by masking the unit meanwhile.
+# single-user mode, with it by masking their units meanwhile.
 define need
 	@if ! command -v apt-get >/dev/null; then \
 		echo "$@: no apt here; it needs what Debian calls: $(strip $(1))" >&2; \
@@ -63,10 +63,14 @@ define need
 	fi; \
 	echo "$@: installing $$missing"; \
 	export DEBIAN_FRONTEND=noninteractive RUNLEVEL=1; \
-	if [ -d /run/systemd/system ] && [[ " $$missing " == *" redis-server "* ]]; then \
-		systemctl --quiet --runtime mask redis-server; \
-		trap 'systemctl --quiet --runtime unmask redis-server; \
-			systemctl --quiet disable redis-server' EXIT; \
+	units=$$(for package in $$missing; do case $$package in \
+		openvswitch-switch) echo openvswitch-switch ovs-record-hostname ;; \
+		redis-server) echo redis-server ;; \
+	esac; done | xargs); \
+	if [ -d /run/systemd/system ] && [ -n "$$units" ]; then \
+		systemctl --quiet --runtime mask $$units; \
+		trap 'systemctl --quiet --runtime unmask $$units; \
+			systemctl --quiet disable $$units' EXIT; \
 	fi; \
 	apt-get -qq update; \
 	apt-get -qq install -y --no-install-recommends $$missing >/dev/null
@@ -110,7 +114,7 @@ endif
 		(set -x; go test -run '^$$' -fuzz "$$target" -fuzztime $(FUZZTIME) "$$package" </dev/null); \
 	done < <(grep -roE '^func Fuzz[A-Za-z0-9_]+' --include='*_test.go' . | sort)
 
-bench: build ## measure against the bare wire, a Linux bridge, iptables and nftables (root)
+bench: build ## measure against the bare wire, a Linux bridge, iptables, nftables, VXLAN and Open vSwitch (root)
 	$(need_root)
 	$(call need,$(TEST_PACKAGES))
 	$(GO_BUILD) -o bin/bench ./bench

@@ -71,14 +71,14 @@ func TestLoadOptionsAreKept(t *testing.T) {
 		}
 	}
 	defaults := settings{262144, "1-65535", map[string]float64{
-		"tcp-established": 7440, "tcp-transitory": 240, "udp-answered": 300, "udp-unanswered": 120, "icmp": 60,
+		"tcp-established": 7440, "tcp-transitory": 240, "udp-answered": 300, "udp-unanswered": 120, "icmp": 60, "fdb": 300,
 	}}
 	expect(defaults)
 	big, bigMemory := flowRoom(t, h)
 
 	h.Ebpnet(t, "load", "--flows", "2048", "--masquerade-ports", "30000-30009", "--timeout", "udp-answered=10m", "--timeout", "tcp-established=240h")
 	changed := settings{2048, "30000-30009", map[string]float64{
-		"tcp-established": 864000, "tcp-transitory": 240, "udp-answered": 600, "udp-unanswered": 120, "icmp": 60,
+		"tcp-established": 864000, "tcp-transitory": 240, "udp-answered": 600, "udp-unanswered": 120, "icmp": 60, "fdb": 300,
 	}}
 	expect(changed)
 	small, smallMemory := flowRoom(t, h)

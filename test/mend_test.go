@@ -169,12 +169,12 @@ func TestUnfitSettingsAreRefused(t *testing.T) {
 		{exitFailure, []string{"load", "--uplink", "tun0"}, []string{"uplink", "tun0"}},
 		{exitFailure, []string{"load", "--uplink", veth}, []string{"uplink", veth}},
 		{exitFailure, []string{"load", "--uplink", "ebpnet0"}, []string{"uplink", "ebpnet0"}},
-		{exitUsage, []string{"load", "--tunnel-address", "2001:db8::1"}, []string{"tunnel address", "2001:db8::1", "IPv4"}},
+		{exitUsage, []string{"load", "--tunnel-address", "2001:db8::99"}, []string{"tunnel address", "2001:db8::99"}},
 		{exitUsage, []string{"load", "--tunnel-address", "192.0.2.99"}, []string{"tunnel address", "192.0.2.99"}},
 		{exitUsage, []string{"tunnel", "add", "new", "--remote", "172.30.0.9"}, []string{"172.30.0.9", `"net"`}},
 		{exitUsage, []string{"tunnel", "add", "new", "--remote", "255.255.255.255"}, []string{"255.255.255.255"}},
 		{exitUsage, []string{"tunnel", "add", "new", "--remote", "224.0.0.1"}, []string{"224.0.0.1"}},
-		{exitUsage, []string{"tunnel", "add", "new", "--remote", "2001:db8::2"}, []string{"2001:db8::2", "IPv4"}},
+		{exitUsage, []string{"tunnel", "add", "new", "--remote", "fe80::2"}, []string{"fe80::2"}},
 	} {
 		refused(t, h, c.code, c.args, c.words...)
 		if after := look(); after != before {
