@@ -20,6 +20,7 @@ import (
 type lab struct {
 	ctx    context.Context // ends the building, never the removing
 	prefix string          // of every name made, unique to this process
+	cpu    int             // that client and server share
 	undo   []func() error
 	err    error
 }
@@ -30,8 +31,8 @@ const namesake = "ebpnet-bench"
 // commandTimeout is far more than any command that builds a topology takes.
 const commandTimeout = 30 * time.Second
 
-func newLab(ctx context.Context, topology string) *lab {
-	return &lab{ctx: ctx, prefix: fmt.Sprintf("%s-%d-%s", namesake, os.Getpid(), topology)}
+func newLab(ctx context.Context, topology string, cpu int) *lab {
+	return &lab{ctx: ctx, prefix: fmt.Sprintf("%s-%d-%s", namesake, os.Getpid(), topology), cpu: cpu}
 }
 
 // close removes what was made, last first, even after an interrupt.
@@ -76,21 +77,24 @@ func (l *lab) in(ns string, args ...string) bool {
 func (l *lab) run(args ...string) bool { return l.runWith("", args...) }
 
 func (l *lab) runWith(stdin string, args ...string) bool {
+	return l.try(func() error { return command(stdin, args...) })
+}
+
+// try does something unless something has failed before, or the building has
+// been ended, and tells whether it succeeded.
+func (l *lab) try(do func() error) bool {
 	if l.err == nil {
 		l.err = l.ctx.Err()
 	}
 	if l.err == nil {
-		l.err = command(stdin, args...)
+		l.err = do()
 	}
 	return l.err == nil
 }
 
 // directory makes a directory that close removes, with what is in it.
 func (l *lab) directory(path string) {
-	if l.err != nil {
-		return
-	}
-	if l.err = os.Mkdir(path, 0o700); l.err == nil {
+	if l.try(func() error { return os.Mkdir(path, 0o700) }) {
 		l.undo = append(l.undo, func() error { return os.RemoveAll(path) })
 	}
 }

@@ -170,12 +170,12 @@ func help(flags *flag.FlagSet, w io.Writer) {
 	for _, f := range families() {
 		fmt.Fprintf(w, "\nTopologies of family %s, %s:\n", f.name, f.about)
 		for _, t := range f.of(topologies()) {
-			fmt.Fprintf(w, "  %-20s %s\n", t.name, t.about)
+			fmt.Fprintf(w, "  %-23s %s\n", t.name, t.about)
 		}
 	}
 	fmt.Fprintln(w, "\nMeasures:")
 	for _, m := range measures() {
-		fmt.Fprintf(w, "  %-20s %s\n", m.name, m.about)
+		fmt.Fprintf(w, "  %-23s %s\n", m.name, m.about)
 	}
 	fmt.Fprintln(w, "\nFlags:")
 	flags.SetOutput(w)
@@ -197,7 +197,7 @@ func (opt options) turns(round int) []turn {
 	for _, f := range families() {
 		over := f.of(opt.topologies)
 		for _, m := range opt.measures {
-			if m.name == f.without {
+			if !slices.Contains(f.measures, m.name) {
 				continue
 			}
 			for i := range over {
@@ -215,7 +215,7 @@ func measureAll(ctx context.Context, opt options, progress func(string)) (rep re
 	paths := map[string]path{}
 	for _, t := range opt.topologies {
 		progress("building " + t.name)
-		l := newLab(ctx, t.name)
+		l := newLab(ctx, t.name, opt.cpu)
 		defer func() { err = errors.Join(err, l.close()) }()
 		paths[t.name] = t.build(l)
 		if l.err != nil {

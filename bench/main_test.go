@@ -11,11 +11,15 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/ebpnet/ebpnet/datapath"
+	"github.com/ebpnet/ebpnet/internal/testutil"
 )
 
 // A measurement starts this program again, which in a test is the test.
@@ -23,7 +27,7 @@ func TestMain(m *testing.M) {
 	if len(os.Args) == 3 && os.Args[1] == peerCommand {
 		exit(runPeer(os.Args[2], os.Stdout))
 	}
-	os.Exit(m.Run())
+	os.Exit(testutil.Main(m)) // which sees to it that EBPNET names a binary
 }
 
 func needRoot(t *testing.T) {
@@ -54,12 +58,30 @@ func named(t *testing.T, name string) topology {
 	return topology{}
 }
 
-// nothingLeft checks that a topology's namespaces are gone.
+func familyOf(t topology) family {
+	all := families()
+	return all[slices.IndexFunc(all, func(f family) bool { return f.name == t.family })]
+}
+
+// nothingLeft checks that a topology's namespaces, pins, directories and
+// processes are gone.
 func nothingLeft(t *testing.T, topology string) {
 	t.Helper()
-	pattern := netnsPath(fmt.Sprintf("%s-%d-%s-*", namesake, os.Getpid(), topology))
-	if left, err := filepath.Glob(pattern); err != nil || len(left) > 0 {
-		t.Errorf("left behind: %v (%v)", left, err)
+	prefix := fmt.Sprintf("%s-%d-%s-", namesake, os.Getpid(), topology)
+	for _, place := range []string{netnsPath(prefix), pinDirectory(prefix), filepath.Join(os.TempDir(), prefix)} {
+		if left, err := filepath.Glob(place + "*"); err != nil || len(left) > 0 {
+			t.Errorf("left behind: %v (%v)", left, err)
+		}
+	}
+	processes, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, process := range processes {
+		line, err := os.ReadFile(process)
+		if err == nil && strings.Contains(string(line), prefix) {
+			t.Errorf("left behind: %s: %q", process, line)
+		}
 	}
 }
 
@@ -69,23 +91,29 @@ func TestEveryMeasurePasses(t *testing.T) {
 	for _, name := range []string{
 		wire, bridge, "outside-wire", "outside-iptables", "outside-nftables",
 		"port-wire", "port-iptables-10", "port-nftables-10",
+		"overlay-wire", "overlay-ebpnet", "overlay-ebpnet-learned", "overlay-vxlan", "overlay-vxlan-bare", "overlay-ovs",
+		"scale-2", "flood-vxlan-1", "flood-ebpnet-1",
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			opt := once(named(t, name), "all-"+name)
+			opt := once(named(t, name), name+"-all")
 			rep, err := measureAll(t.Context(), opt, func(string) {})
 			if err != nil {
 				t.Fatal(err)
 			}
-			if len(rep.Results) != len(measures())-1 { // each family is without one
-				t.Errorf("%d results of %d measures", len(rep.Results), len(measures()))
+			var got []string
+			for _, r := range rep.Results {
+				got = append(got, r.Measure)
+			}
+			if diff := cmp.Diff(familyOf(opt.topologies[0]).measures, got); diff != "" {
+				t.Errorf("measures:\n%s", diff)
 			}
 			for _, r := range rep.Results {
 				if r.Median <= 0 || r.Lost < 0 || r.Lost > 1 {
 					t.Errorf("%s: median %v %s, lost %v", r.Measure, r.Median, r.Unit, r.Lost)
 				}
 			}
-			nothingLeft(t, "all-"+name)
+			nothingLeft(t, name+"-all")
 		})
 	}
 }
@@ -94,7 +122,7 @@ func TestEveryMeasurePasses(t *testing.T) {
 // says in its host.
 func rulesAfter(t *testing.T, m measure, topology, as string, args ...string) string {
 	t.Helper()
-	l := newLab(t.Context(), as)
+	l := newLab(t.Context(), as, 0)
 	t.Cleanup(func() {
 		if err := l.close(); err != nil {
 			t.Error(err)
@@ -170,6 +198,69 @@ func TestRivalsTranslate(t *testing.T) {
 	}
 }
 
+// What is measured as large is large, and as small small.
+func TestTablesAreFilled(t *testing.T) {
+	needRoot(t)
+	t.Parallel()
+	for _, n := range []size{{2, 2}, {3, 1000}} {
+		t.Run(fmt.Sprint(n.endpoints), func(t *testing.T) {
+			t.Parallel()
+			l := newLab(t.Context(), fmt.Sprintf("filled-%d", n.endpoints), 0)
+			t.Cleanup(func() {
+				if err := l.close(); err != nil {
+					t.Error(err)
+				}
+			})
+			buildScale(l, n)
+			if l.err != nil {
+				t.Fatal(l.err)
+			}
+			for _, host := range []string{"near", "far"} {
+				tables, err := datapath.Open(pinDirectory(l.prefix + "-" + host))
+				if err != nil {
+					t.Fatal(err)
+				}
+				stations, err := tables.Stations()
+				if err := errors.Join(err, tables.Close()); err != nil {
+					t.Fatal(err)
+				}
+				behind := map[uint32]int{}
+				for _, s := range stations {
+					if s.Tunnel != 0 && !s.Learned {
+						behind[s.Tunnel]++
+					}
+				}
+				all := 0
+				for _, count := range behind {
+					all += count
+				}
+				if all != n.endpoints || len(behind) != n.tunnels {
+					t.Errorf("%s: %d endpoints behind %d tunnels, want %d behind %d", host, all, len(behind), n.endpoints, n.tunnels)
+				}
+			}
+		})
+	}
+}
+
+// A broadcast goes into each tunnel, not into one.
+func TestFloodReachesAllTunnels(t *testing.T) {
+	needRoot(t)
+	t.Parallel()
+	for _, name := range []string{"flood-vxlan-64", "flood-ebpnet-64"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			rep, err := measureAll(t.Context(), once(named(t, name), name+"-all"), func(string) {})
+			if err != nil {
+				t.Fatal(err)
+			}
+			// A busy machine may lose some.
+			if lost := rep.find(copies, name+"-all").Lost; lost > 0.5 {
+				t.Errorf("lost %v of the copies", lost)
+			}
+		})
+	}
+}
+
 func TestRefusedConnectionIsAnError(t *testing.T) {
 	needRoot(t)
 	t.Parallel()
@@ -204,13 +295,15 @@ func TestFailedTopologyIsRemoved(t *testing.T) {
 func TestInterruptRemovesEverything(t *testing.T) {
 	needRoot(t)
 	t.Parallel()
-	for _, during := range []string{"building", "round"} {
-		t.Run(during, func(t *testing.T) {
+	for _, c := range []struct{ during, topology string }{
+		{"building", wire}, {"round", wire}, {"round", "overlay-ebpnet"}, {"round", "overlay-ovs"},
+	} {
+		name := c.topology + "-interrupt-" + c.during
+		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			ctx, cancel := context.WithCancel(t.Context())
-			name := "interrupt-" + during
-			_, err := measureAll(ctx, once(named(t, wire), name), func(text string) {
-				if strings.HasPrefix(text, during) {
+			_, err := measureAll(ctx, once(named(t, c.topology), name), func(text string) {
+				if strings.HasPrefix(text, c.during) {
 					cancel()
 				}
 			})
@@ -234,6 +327,10 @@ func TestOnlyChooses(t *testing.T) {
 	opt, err = parse([]string{"--only", "outside,bridge"}, io.Discard)
 	if err != nil || len(opt.topologies) != 5 {
 		t.Errorf("a family and one of another: %d topologies, want 5 (%v)", len(opt.topologies), err)
+	}
+	opt, err = parse([]string{"--only", "flood,scale"}, io.Discard)
+	if err != nil || len(opt.topologies) != 11 {
+		t.Errorf("two families: %d topologies, want 11 (%v)", len(opt.topologies), err)
 	}
 	opt, err = parse([]string{"--only", "wire"}, io.Discard)
 	if err != nil || len(opt.measures) != len(measures()) {
@@ -264,7 +361,7 @@ func TestTurns(t *testing.T) {
 
 func TestBadUsage(t *testing.T) {
 	t.Parallel()
-	for _, args := range []string{"--rounds 0", "--duration 0s", "--cpu -1", "--only wrie", "--only wire,", "--only port,tcp_stream", "more", "--no"} {
+	for _, args := range []string{"--rounds 0", "--duration 0s", "--cpu -1", "--only wrie", "--only wire,", "--only port,tcp_stream", "--only flood,tcp_rr", "more", "--no"} {
 		_, err := parse(strings.Fields(args), io.Discard)
 		if !errors.Is(err, errUsage) || strings.Contains(err.Error(), "\n") {
 			t.Errorf("%s: error %v, want one line of usage", args, err)

@@ -87,7 +87,8 @@ func (m measure) run(ctx context.Context, over path, cpu int, duration time.Dura
 		}
 	}
 	rate, err := counted.rate()
-	return sample{value: rate * m.scale, lost: 1 - float64(counted.Total)/float64(sent.Total)}, err
+	expected := float64(sent.Total) * float64(max(1, over.copies))
+	return sample{value: rate * m.scale, lost: 1 - float64(counted.Total)/expected}, err
 }
 
 // process is a running peer.

@@ -33,7 +33,8 @@ type result struct {
 	Family   string  `json:"family"`
 	Measure  string  `json:"measure"`
 	Topology string  `json:"topology"`
-	Ports    int     `json:"ports"` // published
+	Ports    int     `json:"ports"`   // published
+	Tunnels  int     `json:"tunnels"` // flooded into
 	Unit     string  `json:"unit"`
 	Median   float64 `json:"median"`
 	Min      float64 `json:"min"`
@@ -43,6 +44,8 @@ type result struct {
 	ToBridge   *float64  `json:"ratio_to_bridge"`
 	ToIptables *float64  `json:"ratio_to_iptables"`
 	ToNftables *float64  `json:"ratio_to_nftables"`
+	ToVXLAN    *float64  `json:"ratio_to_vxlan"`
+	ToFew      *float64  `json:"ratio_to_few"`
 	Lost       float64   `json:"lost"`    // median share of packets
 	Samples    []float64 `json:"samples"` // one a round, in their order
 
@@ -65,7 +68,7 @@ func newReport(opt options) report {
 	for _, each := range opt.turns(0) {
 		m, t := each.measure, each.topology
 		rep.Results = append(rep.Results, result{
-			Family: t.family, Measure: m.name, Topology: t.name, Ports: t.ports, Unit: m.unit, kind: t.kind,
+			Family: t.family, Measure: m.name, Topology: t.name, Ports: t.ports, Tunnels: t.tunnels, Unit: m.unit, kind: t.kind,
 		})
 	}
 	return rep
@@ -94,14 +97,16 @@ func (rep *report) finish() {
 		r.Lost = median(r.lost)
 		r.ToWire, r.ToBridge = ratio(r, rep.base(r, wire)), ratio(r, rep.base(r, bridge))
 		r.ToIptables, r.ToNftables = ratio(r, rep.base(r, iptables)), ratio(r, rep.base(r, nftables))
+		r.ToVXLAN, r.ToFew = ratio(r, rep.base(r, vxlan)), ratio(r, rep.base(r, few))
 	}
 }
 
 // base gives the result of a kind that r is compared with, or nil: of the
-// same family, measure and number of ports, but the wire has no ports.
+// same family, measure and number of ports and tunnels, but the wire has none.
 func (rep *report) base(r *result, kind string) *result {
 	at := slices.IndexFunc(rep.Results, func(b result) bool {
-		return b.Family == r.Family && b.Measure == r.Measure && b.kind == kind && (b.Ports == r.Ports || kind == wire)
+		return b.Family == r.Family && b.Measure == r.Measure && b.kind == kind &&
+			(b.Ports == r.Ports && b.Tunnels == r.Tunnels || kind == wire)
 	})
 	if at < 0 {
 		return nil
@@ -111,7 +116,9 @@ func (rep *report) base(r *result, kind string) *result {
 
 // to gives the ratio to a kind.
 func (r *result) to(kind string) *float64 {
-	return map[string]*float64{wire: r.ToWire, bridge: r.ToBridge, iptables: r.ToIptables, nftables: r.ToNftables}[kind]
+	return map[string]*float64{
+		wire: r.ToWire, bridge: r.ToBridge, iptables: r.ToIptables, nftables: r.ToNftables, vxlan: r.ToVXLAN, few: r.ToFew,
+	}[kind]
 }
 
 // ratio is the median over the rounds of r by base in the same round: what a

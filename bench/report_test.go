@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -98,6 +99,40 @@ func TestRatiosOfPorts(t *testing.T) {
 	}
 }
 
+// A flood is compared with that into as many tunnels, a large table with a
+// small one.
+func TestRatiosAcrossHosts(t *testing.T) {
+	t.Parallel()
+	rep := filled(t, map[string][]float64{
+		"overlay-wire": {8, 8, 8}, "overlay-vxlan": {4, 4, 4}, "overlay-vxlan-bare": {5, 5, 5}, "overlay-ovs": {1, 1, 1},
+		"scale-2": {10, 10, 10}, "scale-256": {9, 9, 9},
+	})
+	for _, c := range []struct{ topology, toWire, toVXLAN, toFew string }{
+		{"overlay-wire", "1.00", "2.00", "-"},
+		{"overlay-vxlan-bare", "0.62", "1.25", "-"},
+		{"overlay-ovs", "0.12", "0.25", "-"},
+		{"scale-2", "-", "-", "1.00"},
+		{"scale-256", "-", "-", "0.90"},
+	} {
+		r := rep.find(requests, c.topology)
+		got := []string{ratioText(r.to(wire)), ratioText(r.to(vxlan)), ratioText(r.to(few))}
+		if diff := cmp.Diff([]string{c.toWire, c.toVXLAN, c.toFew}, got); diff != "" {
+			t.Errorf("%s to wire, vxlan, few:\n%s", c.topology, diff)
+		}
+	}
+
+	flooding := measures()[slices.IndexFunc(measures(), func(m measure) bool { return m.name == copies })]
+	opt := options{rounds: 1, duration: time.Second, measures: []measure{flooding}, topologies: toFlood()}
+	rep = newReport(opt)
+	for i, topology := range opt.topologies {
+		rep.add(flooding, topology, sample{value: float64(i + 1)})
+	}
+	rep.finish()
+	if r := rep.find(copies, "flood-ebpnet-16"); ratioText(r.to(vxlan)) != "1.33" { // 4th to 3rd
+		t.Errorf("flood into 16 tunnels to VXLAN: %s, want 1.33", ratioText(r.to(vxlan)))
+	}
+}
+
 func TestTableIsAligned(t *testing.T) {
 	t.Parallel()
 	rep := filled(t, map[string][]float64{
@@ -134,8 +169,8 @@ func TestJSONFieldNames(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := `{"started":"1970-01-01T00:00:00Z","kernel":"6.18","cpu":0,"rounds":3,"seconds":1,"bridge_netfilter":true,` +
-		`"iptables":"iptables v1","results":[{"family":"inside","measure":"tcp_rr","topology":"wire","ports":0,"unit":"transactions/s","median":2,"min":2,"max":2,` +
-		`"ratio_to_wire":1,"ratio_to_bridge":null,"ratio_to_iptables":null,"ratio_to_nftables":null,` +
+		`"iptables":"iptables v1","results":[{"family":"inside","measure":"tcp_rr","topology":"wire","ports":0,"tunnels":0,"unit":"transactions/s","median":2,"min":2,"max":2,` +
+		`"ratio_to_wire":1,"ratio_to_bridge":null,"ratio_to_iptables":null,"ratio_to_nftables":null,"ratio_to_vxlan":null,"ratio_to_few":null,` +
 		`"lost":0.000002,"samples":[2,2,2]}]}`
 	if diff := cmp.Diff(want, string(text)); diff != "" {
 		t.Error(diff)

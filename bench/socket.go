@@ -54,19 +54,40 @@ func receiveTimeout(fd int, after time.Duration) error {
 
 // dial opens a client's socket of a type, connected to an IPv4 address.
 func dial(kind int, to netip.AddrPort) (int, error) {
-	fd, _, errno := unix.RawSyscall(unix.SYS_SOCKET, unix.AF_INET, uintptr(kind), 0)
-	if errno != 0 {
-		return -1, os.NewSyscallError("socket", errno)
+	fd, err := socket(kind)
+	if err == nil {
+		err = connect(fd, to)
 	}
+	return fd, err
+}
+
+// dialBroadcast opens a client's UDP socket, connected to a broadcast address.
+func dialBroadcast(to netip.AddrPort) (int, error) {
+	fd, err := socket(unix.SOCK_DGRAM)
+	if err == nil {
+		err = os.NewSyscallError("setsockopt", unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_BROADCAST, 1))
+	}
+	if err == nil {
+		err = connect(fd, to)
+	}
+	return fd, err
+}
+
+func socket(kind int) (int, error) {
+	fd, _, errno := unix.RawSyscall(unix.SYS_SOCKET, unix.AF_INET, uintptr(kind), 0)
+	return checked("socket", fd, errno)
+}
+
+func connect(fd int, to netip.AddrPort) error {
 	sa := unix.RawSockaddrInet4{Family: unix.AF_INET, Addr: to.Addr().As4()}
 	// The port is in network order whatever the machine's own.
 	port := (*[2]byte)(unsafe.Pointer(&sa.Port))
 	port[0], port[1] = byte(to.Port()>>8), byte(to.Port())
-	_, _, errno = unix.RawSyscall(unix.SYS_CONNECT, fd, uintptr(unsafe.Pointer(&sa)), unix.SizeofSockaddrInet4)
+	_, _, errno := unix.RawSyscall(unix.SYS_CONNECT, uintptr(fd), uintptr(unsafe.Pointer(&sa)), unix.SizeofSockaddrInet4)
 	if errno != 0 {
-		return -1, fmt.Errorf("connect to %s: %w", to, errno)
+		return fmt.Errorf("connect to %s: %w", to, errno)
 	}
-	return int(fd), nil
+	return nil
 }
 
 func accept(listener int) (int, error) {

@@ -11,12 +11,13 @@ import (
 // topology is one way from a client to a server. One more is one more row in
 // topologies and a function that says what it is made of.
 type topology struct {
-	name   string
-	about  string
-	family string
-	kind   string          // of what is between client and server
-	ports  int             // how many are published
-	build  func(*lab) path // failures are in the lab's err
+	name    string
+	about   string
+	family  string
+	kind    string          // of what is between client and server
+	ports   int             // how many are published
+	tunnels int             // how many are flooded into
+	build   func(*lab) path // failures are in the lab's err
 }
 
 // path is where traffic runs: two namespaces, by name, and what the client
@@ -24,6 +25,7 @@ type topology struct {
 type path struct {
 	client, server string
 	dial           netip.AddrPort
+	copies         int // of each datagram that are to arrive; 0: one
 }
 
 // Kinds of topology.
@@ -33,13 +35,17 @@ const (
 	iptables = "iptables"
 	nftables = "nftables"
 	ebpnet   = "ebpnet"
+	vxlan    = "vxlan"
+	bare     = "vxlan-bare" // without br_netfilter
+	ovs      = "ovs"
+	few      = "few" // ebpnet with next to nothing in its tables
 )
 
 // family is the topologies that answer one question, in one table.
 type family struct {
 	name, about string
 	bases       []string // kinds that the others are compared with
-	without     string   // a measure that would tell nothing new
+	measures    []string // those that tell something new
 }
 
 // Names of the families.
@@ -47,13 +53,39 @@ const (
 	inside  = "inside"
 	outside = "outside"
 	port    = "port"
+	overlay = "overlay"
+	scale   = "scale"
+	flood   = "flood"
 )
 
 func families() []family {
 	return []family{
-		{inside, "between two containers of a host", []string{wire, bridge}, oneWay},
-		{outside, "from a container to the outside, which sees the host's address", []string{wire, iptables, nftables}, oneWay},
-		{port, "from outside to a container, through the last of so many published ports", []string{wire, iptables, nftables}, stream},
+		{inside, "between two containers of a host", []string{wire, bridge}, []string{requests, connections, datagrams, stream}},
+		{
+			outside, "from a container to the outside, which sees the host's address",
+			[]string{wire, iptables, nftables},
+			[]string{requests, connections, datagrams, stream},
+		},
+		{
+			port, "from outside to a container, through the last of so many published ports",
+			[]string{wire, iptables, nftables},
+			[]string{requests, connections, datagrams, oneWay},
+		},
+		{
+			overlay, "between containers of two hosts",
+			[]string{wire, vxlan},
+			[]string{requests, connections, datagrams, stream},
+		},
+		{
+			scale, "between containers of two hosts, whose tables hold so much",
+			[]string{few},
+			[]string{requests, connections, datagrams},
+		},
+		{
+			flood, "broadcasts of a container into so many tunnels, counted on the underlay",
+			[]string{vxlan},
+			[]string{copies},
+		},
 	}
 }
 
@@ -76,11 +108,11 @@ var (
 
 func topologies() []topology {
 	return slices.Concat([]topology{
-		{wire, "two namespaces joined by one veth: the limit", inside, wire, 0, buildWire},
-		{ebpnet, "two endpoints of one ebpnet network", inside, ebpnet, 0, buildEbpnet},
-		{"ebpnet-link", "the same with --icc=false, and a link to the server's ports", inside, ebpnet, 0, buildEbpnetLink},
-		{bridge, "Linux bridge, two veths, Docker's iptables rules", inside, bridge, 0, buildBridge},
-	}, toOutside(), toPorts())
+		{name: wire, about: "two namespaces joined by one veth: the limit", family: inside, kind: wire, build: buildWire},
+		{name: ebpnet, about: "two endpoints of one ebpnet network", family: inside, kind: ebpnet, build: buildEbpnet},
+		{name: "ebpnet-link", about: "the same with --icc=false, and a link to the server's ports", family: inside, kind: ebpnet, build: buildEbpnetLink},
+		{name: bridge, about: "Linux bridge, two veths, Docker's iptables rules", family: inside, kind: bridge, build: buildBridge},
+	}, toOutside(), toPorts(), acrossHosts(), toScale(), toFlood())
 }
 
 func buildWire(l *lab) path {
@@ -88,7 +120,7 @@ func buildWire(l *lab) path {
 	l.veth(client, "eth0", server, "eth0")
 	l.address(client, "eth0", clientAddr)
 	l.address(server, "eth0", serverAddr)
-	return path{client, server, netip.AddrPortFrom(serverAddr, serverPort)}
+	return path{client: client, server: server, dial: netip.AddrPortFrom(serverAddr, serverPort)}
 }
 
 func buildEbpnet(l *lab) path {
@@ -111,7 +143,7 @@ func endpoints(l *lab, icc string) (path, func(args ...string) bool) {
 	ebpnet("network", "create", "bench", "--subnet", subnet.String(), "--gateway", gatewayAddr.String(), icc)
 	ebpnet("endpoint", "add", "client", "--network", "bench", "--netns", client, "--ip", clientAddr.String())
 	ebpnet("endpoint", "add", "server", "--network", "bench", "--netns", server, "--ip", serverAddr.String())
-	return path{client, server, netip.AddrPortFrom(serverAddr, serverPort)}, ebpnet
+	return path{client: client, server: server, dial: netip.AddrPortFrom(serverAddr, serverPort)}, ebpnet
 }
 
 // ebpnet loads ebpnet in a host, with more arguments of load, and gives what
@@ -121,11 +153,11 @@ func (l *lab) ebpnet(host string, load ...string) func(args ...string) bool {
 	if err != nil && l.err == nil {
 		l.err = err
 	}
-	state := filepath.Join(os.TempDir(), l.prefix)
+	state := filepath.Join(os.TempDir(), host)
 	l.directory(state)
 	// The pins are ebpnet's to make (it mounts bpffs where missing) and
 	// to remove, by unload.
-	global := []string{binary, "--state", state, "--pin", filepath.Join("/sys/fs/bpf", l.prefix)}
+	global := []string{binary, "--state", state, "--pin", pinDirectory(host)}
 	ebpnet := func(args ...string) bool { return l.in(host, slices.Concat(global, args)...) }
 	if ebpnet(slices.Concat([]string{"load"}, load)...) {
 		l.undo = append(l.undo, func() error {
@@ -134,6 +166,8 @@ func (l *lab) ebpnet(host string, load ...string) func(args ...string) bool {
 	}
 	return ebpnet
 }
+
+func pinDirectory(host string) string { return filepath.Join("/sys/fs/bpf", host) }
 
 // ebpnetBinary finds the binary to measure: $EBPNET, or what make build made.
 func ebpnetBinary() (string, error) {
@@ -165,7 +199,7 @@ func buildBridge(l *lab) path {
 	host := l.dockerHost()
 	l.runWith(dockerRules, inNetns(host, "iptables-restore")...)
 	client, server := l.plug(host, "client", clientAddr), l.plug(host, "server", serverAddr)
-	return path{client, server, netip.AddrPortFrom(serverAddr, serverPort)}
+	return path{client: client, server: server, dial: netip.AddrPortFrom(serverAddr, serverPort)}
 }
 
 // dockerHost makes a host with Docker's bridge, no rules yet.

@@ -34,24 +34,28 @@ const idle = 200 * time.Millisecond
 // bitsPerByteInGbit makes Gbit of bytes.
 const bitsPerByteInGbit = 8e-9
 
-// Measures that not every family has.
+// Names of the measures.
 const (
-	oneWay = "udp_oneway"
-	stream = "tcp_stream"
+	requests    = "tcp_rr"
+	connections = "tcp_crr"
+	datagrams   = "udp_18"
+	oneWay      = "udp_oneway"
+	stream      = "tcp_stream"
+	copies      = "flood_18"
 )
 
 func measures() []measure {
 	return []measure{
 		{
-			"tcp_rr", "1 byte and its answer, over one TCP connection", "transactions/s",
+			requests, "1 byte and its answer, over one TCP connection", "transactions/s",
 			1, unix.SOCK_STREAM, client, serveTransactions, driveTransactions,
 		},
 		{
-			"tcp_crr", "TCP connect, 1 byte and its answer, close by the server", "transactions/s",
+			connections, "TCP connect, 1 byte and its answer, close by the server", "transactions/s",
 			1, unix.SOCK_STREAM, client, serveConnections, driveConnections,
 		},
 		{
-			"udp_18", "datagrams of 18 bytes that reached the server's program", "packets/s",
+			datagrams, "datagrams of 18 bytes that reached the server's program", "packets/s",
 			1, unix.SOCK_DGRAM, server, serveAnswered, driveAnswered,
 		},
 		{
@@ -61,6 +65,10 @@ func measures() []measure {
 		{
 			stream, "bytes over one TCP connection", "Gbit/s",
 			bitsPerByteInGbit, unix.SOCK_STREAM, server, serveStream, driveStream,
+		},
+		{
+			copies, "copies of broadcast datagrams of 18 bytes that came out of the host", "copies/s",
+			1, unix.SOCK_DGRAM, server, serveCopies, driveBroadcasts,
 		},
 	}
 }

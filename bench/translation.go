@@ -43,7 +43,7 @@ func toOutside() []topology {
 			name: outside + "-" + t.kind, about: t.about, family: outside, kind: t.kind,
 			build: func(l *lab) path {
 				container, beyond := t.build(l, 0)
-				return path{container, beyond, netip.AddrPortFrom(outsideAddr, serverPort)}
+				return path{client: container, server: beyond, dial: netip.AddrPortFrom(outsideAddr, serverPort)}
 			},
 		})
 	}
@@ -56,7 +56,7 @@ func toPorts() []topology {
 		name: port + "-" + bare.kind, about: bare.about, family: port, kind: bare.kind,
 		build: func(l *lab) path {
 			container, beyond := bare.build(l, 0)
-			return path{beyond, container, netip.AddrPortFrom(containerAddr, serverPort)}
+			return path{client: beyond, server: container, dial: netip.AddrPortFrom(containerAddr, serverPort)}
 		},
 	}}
 	for _, n := range portCounts() {
@@ -65,7 +65,7 @@ func toPorts() []topology {
 				name: fmt.Sprintf("%s-%s-%d", port, t.kind, n), about: t.about, family: port, kind: t.kind, ports: n,
 				build: func(l *lab) path {
 					container, beyond := t.build(l, n)
-					return path{beyond, container, netip.AddrPortFrom(uplinkAddr, publishedPort)}
+					return path{client: beyond, server: container, dial: netip.AddrPortFrom(uplinkAddr, publishedPort)}
 				},
 			})
 		}
