@@ -73,7 +73,8 @@ func measures() []measure {
 	}
 }
 
-// clockEvery is how many additions pass between two looks at the clock.
+// clockEvery is how many additions pass between two looks at the clock, once
+// there have been as many.
 const clockEvery = 64
 
 // tally counts and times. Its clock starts with the first addition, so that
@@ -94,7 +95,7 @@ func (t *tally) add(n uint64) {
 	switch {
 	case t.additions == 0:
 		t.start, t.first = time.Now(), n
-	case t.additions%clockEvery == 0:
+	case t.additions < clockEvery || t.additions%clockEvery == 0:
 		t.Units, t.Elapsed = t.Total-t.first, time.Since(t.start)
 	}
 	t.additions++

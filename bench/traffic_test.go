@@ -5,11 +5,16 @@ import "testing"
 func TestTallyRate(t *testing.T) {
 	t.Parallel()
 	var c tally
-	for range clockEvery {
-		c.add(2)
-	}
+	c.add(2)
 	if _, err := c.rate(); err == nil {
-		t.Errorf("a rate from %d additions, before the clock was read again", clockEvery)
+		t.Error("a rate from one addition, by which the clock starts")
+	}
+	c.add(2)
+	if c.Units != 2 {
+		t.Errorf("timed %d of two additions, want 2", c.Units)
+	}
+	for range clockEvery - 2 {
+		c.add(2)
 	}
 	c.add(2)
 	c.add(2) // after the clock stood

@@ -44,6 +44,13 @@ static __always_inline bool address_is_ipv4(const struct address *a)
 	return !(a->word[0] | a->word[1]) && a->word[2] == bpf_htonl(0xffff);
 }
 
+/* "::" or 0.0.0.0. */
+static __always_inline bool address_is_unspecified(const struct address *a)
+{
+	return !(a->word[0] | a->word[1] | a->word[3]) &&
+	       (!a->word[2] || a->word[2] == bpf_htonl(0xffff));
+}
+
 /* RFC 1112, RFC 4291: a group, or (IPv4) what is reserved or a broadcast. */
 static __always_inline bool address_is_group(const struct address *a)
 {

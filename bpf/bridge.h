@@ -84,8 +84,12 @@ bridge_forward(struct __sk_buff *skb, struct packet *pkt,
 	if (verdict != TUNNEL_TOO_BIG)
 		return verdict;
 	scratch = scratch_get();
+	if (!scratch)
+		return verdict_drop(skb, REASON_KERNEL_ERROR);
+	if (pkt->ethertype == bpf_htons(ETH_P_ARP))
+		return verdict_drop(skb, REASON_TOO_BIG);
 	reason = parse_l4(skb, pkt);
-	if (reason || !scratch)
+	if (reason)
 		return verdict_drop(skb, reason);
 	return icmp_refuse(skb, pkt, device, REASON_TOO_BIG,
 			   scratch->tunnel_mtu);

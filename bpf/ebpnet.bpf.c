@@ -32,6 +32,8 @@
 #include "gre.h"
 #include "tunnel.h"
 #include "bridge.h"
+#include "overlay.h"
+#include "trunk.h"
 #include "nat.h"
 #include "masquerade.h"
 #include "publish.h"
@@ -69,46 +71,6 @@ check_endpoint(struct __sk_buff *skb, const struct device *device,
 		return guard_arp(skb, device, pkt);
 	}
 	return REASON_UNKNOWN_PROTOCOL;
-}
-
-/* Looks at what comes from behind a trunk, and learns who is there. */
-static __noinline enum reason
-check_trunk(struct __sk_buff *skb, const struct device *device,
-	    const struct network *network, struct packet *pkt)
-{
-	struct shared_source source = {
-		.network = device->network,
-		.endpoint = device->endpoint,
-	};
-	const struct station *known =
-		bridge_find(device->network, &pkt->src_mac);
-	struct station sender;
-	enum reason reason;
-
-	if (known && known->endpoint != device->endpoint)
-		return REASON_SPOOFED_MAC;
-	reason = guard_shared(skb, pkt, &source);
-	if (!reason && !known && network->flags & NETWORK_ICC) {
-		sender = learn_sender(device, skb->ifindex, pkt);
-		learn_station(&sender);
-	}
-	return reason;
-}
-
-/* Looks at what comes from behind a trunk to the gateway: it has to be from the
- * network, and learned so that answers find it. */
-static __noinline enum reason
-check_trunk_outward(const struct device *device, const struct network *network,
-		    __u32 ifindex, const struct packet *pkt)
-{
-	struct station sender = learn_sender(device, ifindex, pkt);
-
-	if (address_is_link_local(&pkt->src))
-		return REASON_NONE;
-	if (!learn_is_inside(network, &pkt->src))
-		return REASON_SPOOFED_ADDRESS;
-	learn_neighbor(&sender, &pkt->src);
-	return REASON_NONE;
 }
 
 /* To a MAC that no known station has. */
@@ -153,7 +115,7 @@ int from_endpoint(struct __sk_buff *skb)
 		reason = REASON_UNKNOWN_PROTOCOL;
 	if (!reason)
 		reason = device->trunk ?
-				 check_trunk(skb, device, network, &pkt) :
+				 trunk_check(skb, device, network, &pkt) :
 				 check_endpoint(skb, device, &pkt);
 	if (reason)
 		return verdict_drop(skb, reason);
@@ -176,7 +138,7 @@ int from_endpoint(struct __sk_buff *skb)
 	if (pkt.ethertype == bpf_htons(ETH_P_ARP))
 		return verdict_drop(skb, REASON_UNKNOWN_DESTINATION);
 	if (device->trunk)
-		reason = check_trunk_outward(device, network, ifindex, &pkt);
+		reason = trunk_check_outward(device, network, ifindex, &pkt);
 	if (reason)
 		return verdict_drop(skb, reason);
 	return gateway_forward(skb, &pkt, device, network);
@@ -233,107 +195,6 @@ int from_host(struct __sk_buff *skb)
 	return bridge_deliver(skb, station);
 }
 
-/* Looks at who sends a frame out of a tunnel: a known station that is there, or
- * one that is learned there. Gives its endpoint, if it is known. */
-static __noinline enum reason
-check_tunnelled(struct __sk_buff *skb, struct packet *pkt,
-		const struct gre_origin *origin, const struct network *network,
-		__u32 *endpoint)
-{
-	struct shared_source source = { .network = origin->network };
-	const struct station *known =
-		bridge_find(origin->network, &pkt->src_mac);
-	struct station learned = {
-		.network = origin->network,
-		.tunnel = origin->tunnel,
-		.kind = STATION_REMOTE,
-		.mac = pkt->src_mac,
-	};
-	enum reason reason;
-
-	if (known &&
-	    (known->kind != STATION_REMOTE || known->tunnel != origin->tunnel))
-		return REASON_SPOOFED_OVERLAY;
-	if (known) {
-		source.endpoint = *endpoint = known->endpoint;
-		source.strict = true;
-	}
-	reason = guard_shared(skb, pkt, &source);
-	if (reason == REASON_SPOOFED_MAC || reason == REASON_SPOOFED_ADDRESS ||
-	    reason == REASON_ROGUE_ROUTER)
-		return REASON_SPOOFED_OVERLAY;
-	/* Without ICC only who is known may speak, by its links. */
-	if (!reason && !known && network->flags & NETWORK_ICC)
-		learn_station(&learned);
-	return reason;
-}
-
-/* Takes a frame of a tunnel to all that it may be for on this host. */
-static __noinline int
-flood_tunnelled(struct __sk_buff *skb, struct packet *pkt,
-		const struct gre_origin *origin, const struct network *network,
-		enum flood flags)
-{
-	enum reason reason;
-
-	if (!(network->flags & NETWORK_ICC))
-		return verdict_drop(skb, REASON_POLICY);
-	reason = gre_decap(skb, pkt, origin);
-	if (reason)
-		return verdict_drop(skb, reason);
-	return bridge_flood(skb, origin->network, network, flags);
-}
-
-/* A frame out of a tunnel: to local stations only. */
-static __noinline int from_tunnel(struct __sk_buff *skb, struct packet *pkt,
-				  const struct gre_origin *origin)
-{
-	const struct station *station, *asked;
-	const struct network *network;
-	__u32 endpoint = 0;
-	enum reason reason;
-
-	count_rx(&tunnel_stats, origin->tunnel, skb);
-	network = bpf_map_lookup_elem(&networks, &origin->network);
-	if (!network)
-		return verdict_drop(skb, REASON_UNKNOWN_KEY);
-	reason = parse_l3(skb, pkt, origin->inner);
-	if (!reason)
-		reason = check_tunnelled(skb, pkt, origin, network, &endpoint);
-	if (!reason)
-		reason = ecn_decapsulate(skb, pkt, origin->tos);
-	if (reason)
-		return verdict_drop(skb, reason);
-
-	if (mac_is_multicast(&pkt->dst_mac)) {
-		/* Who is known need not be looked for. */
-		asked = neigh_find_asked(skb, pkt);
-		if (!asked || asked->network != origin->network)
-			return flood_tunnelled(skb, pkt, origin, network, 0);
-		if (asked->kind != STATION_LOCAL)
-			return verdict_consume(); /* its own host answers */
-		station = asked;
-	} else {
-		station = bridge_find(origin->network, &pkt->dst_mac);
-		if (!station)
-			station = learn_find(origin->network, &pkt->dst_mac);
-		if (!station)
-			return flood_tunnelled(skb, pkt, origin, network,
-					       FLOOD_UNKNOWN);
-		if (station->kind != STATION_LOCAL)
-			return verdict_drop(skb, REASON_UNKNOWN_DESTINATION);
-	}
-	reason = policy_check(skb, pkt, origin->network, network, endpoint,
-			      station->endpoint);
-	if (!reason)
-		reason = gre_decap(skb, pkt, origin);
-	if (reason)
-		return verdict_drop(skb, reason);
-	return gre_is_mistaken(pkt, origin) ?
-		       bridge_deliver_anew(skb, station) :
-		       bridge_deliver(skb, station);
-}
-
 /* What is on its way into a tunnel and took the detour that tunnel.h tells of:
  * TC ingress of the near end of the host's veth. Here while there are tunnels;
  * what containers send to the host has no mark. */
@@ -375,7 +236,7 @@ int from_uplink(struct __sk_buff *skb)
 			return verdict_drop(skb, reason);
 		if (!origin.tunnel)
 			return VERDICT_PASS;
-		return from_tunnel(skb, &pkt, &origin);
+		return overlay_deliver(skb, &pkt, &origin);
 	}
 	if (packet_is_icmp_error(&pkt)) {
 		tunnel_hear(skb, &pkt);

@@ -377,7 +377,7 @@ const (
 	EbpnetMapIcmpBudgets           = "icmp_budgets"
 	EbpnetMapLearnedCounts         = "learned_counts"
 	EbpnetMapLearnedFdb            = "learned_fdb"
-	EbpnetMapLearnedNeighbors      = "learned_neighbors"
+	EbpnetMapLearnedNeigh          = "learned_neigh"
 	EbpnetMapLinks                 = "links"
 	EbpnetMapMembers               = "members"
 	EbpnetMapNeighbors             = "neighbors"
@@ -481,36 +481,36 @@ type EbpnetProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type EbpnetMapSpecs struct {
-	Carried          *ebpf.MapSpec `ebpf:"carried"`
-	Devices          *ebpf.MapSpec `ebpf:"devices"`
-	Drops            *ebpf.MapSpec `ebpf:"drops"`
-	EndpointStats    *ebpf.MapSpec `ebpf:"endpoint_stats"`
-	Fdb              *ebpf.MapSpec `ebpf:"fdb"`
-	FlowIndex        *ebpf.MapSpec `ebpf:"flow_index"`
-	Flows            *ebpf.MapSpec `ebpf:"flows"`
-	Fragmented       *ebpf.MapSpec `ebpf:"fragmented"`
-	HalfOpen         *ebpf.MapSpec `ebpf:"half_open"`
-	HalfOpenTurns    *ebpf.MapSpec `ebpf:"half_open_turns"`
-	IcmpBudgets      *ebpf.MapSpec `ebpf:"icmp_budgets"`
-	LearnedCounts    *ebpf.MapSpec `ebpf:"learned_counts"`
-	LearnedFdb       *ebpf.MapSpec `ebpf:"learned_fdb"`
-	LearnedNeighbors *ebpf.MapSpec `ebpf:"learned_neighbors"`
-	Links            *ebpf.MapSpec `ebpf:"links"`
-	Members          *ebpf.MapSpec `ebpf:"members"`
-	Neighbors        *ebpf.MapSpec `ebpf:"neighbors"`
-	NetworkStats     *ebpf.MapSpec `ebpf:"network_stats"`
-	Networks         *ebpf.MapSpec `ebpf:"networks"`
-	PortSources      *ebpf.MapSpec `ebpf:"port_sources"`
-	Ports            *ebpf.MapSpec `ebpf:"ports"`
-	PublishedPorts   *ebpf.MapSpec `ebpf:"published_ports"`
-	Scratches        *ebpf.MapSpec `ebpf:"scratches"`
-	Sweepers         *ebpf.MapSpec `ebpf:"sweepers"`
-	TunnelIds        *ebpf.MapSpec `ebpf:"tunnel_ids"`
-	TunnelPaths      *ebpf.MapSpec `ebpf:"tunnel_paths"`
-	TunnelStats      *ebpf.MapSpec `ebpf:"tunnel_stats"`
-	TunnelWays       *ebpf.MapSpec `ebpf:"tunnel_ways"`
-	Tunnels          *ebpf.MapSpec `ebpf:"tunnels"`
-	Uplinks          *ebpf.MapSpec `ebpf:"uplinks"`
+	Carried        *ebpf.MapSpec `ebpf:"carried"`
+	Devices        *ebpf.MapSpec `ebpf:"devices"`
+	Drops          *ebpf.MapSpec `ebpf:"drops"`
+	EndpointStats  *ebpf.MapSpec `ebpf:"endpoint_stats"`
+	Fdb            *ebpf.MapSpec `ebpf:"fdb"`
+	FlowIndex      *ebpf.MapSpec `ebpf:"flow_index"`
+	Flows          *ebpf.MapSpec `ebpf:"flows"`
+	Fragmented     *ebpf.MapSpec `ebpf:"fragmented"`
+	HalfOpen       *ebpf.MapSpec `ebpf:"half_open"`
+	HalfOpenTurns  *ebpf.MapSpec `ebpf:"half_open_turns"`
+	IcmpBudgets    *ebpf.MapSpec `ebpf:"icmp_budgets"`
+	LearnedCounts  *ebpf.MapSpec `ebpf:"learned_counts"`
+	LearnedFdb     *ebpf.MapSpec `ebpf:"learned_fdb"`
+	LearnedNeigh   *ebpf.MapSpec `ebpf:"learned_neigh"`
+	Links          *ebpf.MapSpec `ebpf:"links"`
+	Members        *ebpf.MapSpec `ebpf:"members"`
+	Neighbors      *ebpf.MapSpec `ebpf:"neighbors"`
+	NetworkStats   *ebpf.MapSpec `ebpf:"network_stats"`
+	Networks       *ebpf.MapSpec `ebpf:"networks"`
+	PortSources    *ebpf.MapSpec `ebpf:"port_sources"`
+	Ports          *ebpf.MapSpec `ebpf:"ports"`
+	PublishedPorts *ebpf.MapSpec `ebpf:"published_ports"`
+	Scratches      *ebpf.MapSpec `ebpf:"scratches"`
+	Sweepers       *ebpf.MapSpec `ebpf:"sweepers"`
+	TunnelIds      *ebpf.MapSpec `ebpf:"tunnel_ids"`
+	TunnelPaths    *ebpf.MapSpec `ebpf:"tunnel_paths"`
+	TunnelStats    *ebpf.MapSpec `ebpf:"tunnel_stats"`
+	TunnelWays     *ebpf.MapSpec `ebpf:"tunnel_ways"`
+	Tunnels        *ebpf.MapSpec `ebpf:"tunnels"`
+	Uplinks        *ebpf.MapSpec `ebpf:"uplinks"`
 }
 
 // EbpnetVariableSpecs contains global variables before they are loaded into the kernel.
@@ -554,36 +554,36 @@ func (o *EbpnetObjects) Close() error {
 //
 // It can be passed to LoadEbpnetObjects or ebpf.CollectionSpec.LoadAndAssign.
 type EbpnetMaps struct {
-	Carried          *ebpf.Map `ebpf:"carried"`
-	Devices          *ebpf.Map `ebpf:"devices"`
-	Drops            *ebpf.Map `ebpf:"drops"`
-	EndpointStats    *ebpf.Map `ebpf:"endpoint_stats"`
-	Fdb              *ebpf.Map `ebpf:"fdb"`
-	FlowIndex        *ebpf.Map `ebpf:"flow_index"`
-	Flows            *ebpf.Map `ebpf:"flows"`
-	Fragmented       *ebpf.Map `ebpf:"fragmented"`
-	HalfOpen         *ebpf.Map `ebpf:"half_open"`
-	HalfOpenTurns    *ebpf.Map `ebpf:"half_open_turns"`
-	IcmpBudgets      *ebpf.Map `ebpf:"icmp_budgets"`
-	LearnedCounts    *ebpf.Map `ebpf:"learned_counts"`
-	LearnedFdb       *ebpf.Map `ebpf:"learned_fdb"`
-	LearnedNeighbors *ebpf.Map `ebpf:"learned_neighbors"`
-	Links            *ebpf.Map `ebpf:"links"`
-	Members          *ebpf.Map `ebpf:"members"`
-	Neighbors        *ebpf.Map `ebpf:"neighbors"`
-	NetworkStats     *ebpf.Map `ebpf:"network_stats"`
-	Networks         *ebpf.Map `ebpf:"networks"`
-	PortSources      *ebpf.Map `ebpf:"port_sources"`
-	Ports            *ebpf.Map `ebpf:"ports"`
-	PublishedPorts   *ebpf.Map `ebpf:"published_ports"`
-	Scratches        *ebpf.Map `ebpf:"scratches"`
-	Sweepers         *ebpf.Map `ebpf:"sweepers"`
-	TunnelIds        *ebpf.Map `ebpf:"tunnel_ids"`
-	TunnelPaths      *ebpf.Map `ebpf:"tunnel_paths"`
-	TunnelStats      *ebpf.Map `ebpf:"tunnel_stats"`
-	TunnelWays       *ebpf.Map `ebpf:"tunnel_ways"`
-	Tunnels          *ebpf.Map `ebpf:"tunnels"`
-	Uplinks          *ebpf.Map `ebpf:"uplinks"`
+	Carried        *ebpf.Map `ebpf:"carried"`
+	Devices        *ebpf.Map `ebpf:"devices"`
+	Drops          *ebpf.Map `ebpf:"drops"`
+	EndpointStats  *ebpf.Map `ebpf:"endpoint_stats"`
+	Fdb            *ebpf.Map `ebpf:"fdb"`
+	FlowIndex      *ebpf.Map `ebpf:"flow_index"`
+	Flows          *ebpf.Map `ebpf:"flows"`
+	Fragmented     *ebpf.Map `ebpf:"fragmented"`
+	HalfOpen       *ebpf.Map `ebpf:"half_open"`
+	HalfOpenTurns  *ebpf.Map `ebpf:"half_open_turns"`
+	IcmpBudgets    *ebpf.Map `ebpf:"icmp_budgets"`
+	LearnedCounts  *ebpf.Map `ebpf:"learned_counts"`
+	LearnedFdb     *ebpf.Map `ebpf:"learned_fdb"`
+	LearnedNeigh   *ebpf.Map `ebpf:"learned_neigh"`
+	Links          *ebpf.Map `ebpf:"links"`
+	Members        *ebpf.Map `ebpf:"members"`
+	Neighbors      *ebpf.Map `ebpf:"neighbors"`
+	NetworkStats   *ebpf.Map `ebpf:"network_stats"`
+	Networks       *ebpf.Map `ebpf:"networks"`
+	PortSources    *ebpf.Map `ebpf:"port_sources"`
+	Ports          *ebpf.Map `ebpf:"ports"`
+	PublishedPorts *ebpf.Map `ebpf:"published_ports"`
+	Scratches      *ebpf.Map `ebpf:"scratches"`
+	Sweepers       *ebpf.Map `ebpf:"sweepers"`
+	TunnelIds      *ebpf.Map `ebpf:"tunnel_ids"`
+	TunnelPaths    *ebpf.Map `ebpf:"tunnel_paths"`
+	TunnelStats    *ebpf.Map `ebpf:"tunnel_stats"`
+	TunnelWays     *ebpf.Map `ebpf:"tunnel_ways"`
+	Tunnels        *ebpf.Map `ebpf:"tunnels"`
+	Uplinks        *ebpf.Map `ebpf:"uplinks"`
 }
 
 func (m *EbpnetMaps) Close() error {
@@ -601,7 +601,7 @@ func (m *EbpnetMaps) Close() error {
 		m.IcmpBudgets,
 		m.LearnedCounts,
 		m.LearnedFdb,
-		m.LearnedNeighbors,
+		m.LearnedNeigh,
 		m.Links,
 		m.Members,
 		m.Neighbors,

@@ -112,8 +112,7 @@ gateway_open(struct __sk_buff *skb, struct packet *pkt,
 		return verdict_drop(skb, REASON_UNTRANSLATABLE);
 	} else if (network->flags & NETWORK_MASQUERADE) {
 		source = &route->source;
-		/* Zero, or ::ffff:0.0.0.0. */
-		if (!(source->word[0] | source->word[1] | source->word[3]))
+		if (address_is_unspecified(source))
 			return verdict_drop(skb, REASON_NO_ROUTE);
 	}
 	if (!flow_may_open(pkt))

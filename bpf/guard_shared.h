@@ -45,7 +45,7 @@ guard_shared_address(const struct shared_source *source,
 	const struct station *owner;
 	struct address own;
 
-	if (!(address->word[0] | address->word[1] | address->word[3]))
+	if (address_is_unspecified(address))
 		return true; /* it has none yet */
 	if (address_is_group(address) || address_is_loopback(address))
 		return false;

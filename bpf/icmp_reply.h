@@ -120,8 +120,7 @@ icmp_write_ipv6(struct __sk_buff *skb, const struct packet *pkt,
 /* No error is about an error, nor about what has no header to tell it by. */
 static __always_inline bool icmp_is_unanswerable(const struct packet *pkt)
 {
-	return pkt->ethertype == bpf_htons(ETH_P_ARP) ||
-	       !(pkt->src.word[0] | pkt->src.word[1] | pkt->src.word[3]) ||
+	return address_is_unspecified(&pkt->src) ||
 	       address_is_group(&pkt->dst) || pkt->fragment == FRAGMENT_LATER ||
 	       ((pkt->protocol == IPPROTO_ICMP ||
 		 pkt->protocol == IPPROTO_ICMPV6) &&

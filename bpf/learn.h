@@ -66,7 +66,7 @@ learn_find_neighbor(const struct address *address)
 
 	if (known)
 		return known;
-	return learn_copy(bpf_map_lookup_elem(&learned_neighbors, address),
+	return learn_copy(bpf_map_lookup_elem(&learned_neigh, address),
 			  learn_neighbor_timeout());
 }
 
@@ -101,7 +101,7 @@ learn_counted(struct learned_count *count, enum learn_what what)
 	return what == LEARN_STATIONS ? &count->stations : &count->neighbors;
 }
 
-/* Writes where a station is into `learned_fdb` or `learned_neighbors`. */
+/* Writes where a station is into `learned_fdb` or `learned_neigh`. */
 static __always_inline void
 learn_write(void *map, const void *key, const struct station *station,
 	    enum learn_what what)
@@ -185,7 +185,7 @@ learn_neighbor(const struct station *station, const struct address *address)
 	struct address key = *address;
 
 	if (!bpf_map_lookup_elem(&neighbors, &key))
-		learn_write(&learned_neighbors, &key, station, LEARN_NEIGHBORS);
+		learn_write(&learned_neigh, &key, station, LEARN_NEIGHBORS);
 }
 
 /* The station that sends from behind a trunk. */
@@ -248,7 +248,7 @@ learn_sweep_neighbor(void *map, struct address *key, struct learned *learned,
 		     struct learned_filter *filter)
 {
 	if (learn_is_meant(learned, filter))
-		bpf_map_delete_elem(&learned_neighbors, key);
+		bpf_map_delete_elem(&learned_neigh, key);
 	else
 		learn_keep(learned, LEARN_NEIGHBORS);
 	return 0;
@@ -269,8 +269,8 @@ static __always_inline void
 learn_forget(struct learned_filter *stations, struct learned_filter *neighbors)
 {
 	bpf_for_each_map_elem(&learned_fdb, learn_sweep_station, stations, 0);
-	bpf_for_each_map_elem(&learned_neighbors, learn_sweep_neighbor,
-			      neighbors, 0);
+	bpf_for_each_map_elem(&learned_neigh, learn_sweep_neighbor, neighbors,
+			      0);
 	bpf_for_each_map_elem(&learned_counts, learn_settle, NULL, 0);
 }
 

@@ -90,15 +90,15 @@ struct {
 } learned_fdb SEC(".maps");
 
 /* IP address -> station behind a trunk that spoke to the gateway. Written by
- * the datapath, read where `neighbors` has none; lives as those of
- * `learned_fdb`. */
+ * the datapath, read where `neighbors` has none; until it has not spoken to the
+ * gateway for as long as a flow may live. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, MAX_LEARNED);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, struct address);
 	__type(value, struct learned);
-} learned_neighbors SEC(".maps");
+} learned_neigh SEC(".maps");
 
 /* Place -> how many entries it has in the two above. Written by the datapath;
  * one without entries stays, as there are no more places than that. */

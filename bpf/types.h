@@ -155,7 +155,7 @@ struct learned_place {
 };
 _Static_assert(sizeof(struct learned_place) == 12, "struct learned_place");
 
-/* How many entries a place has in `learned_fdb` and `learned_neighbors`. */
+/* How many entries a place has in `learned_fdb` and `learned_neigh`. */
 struct learned_count {
 	__u32 stations; /* as last counted, and those learned since */
 	__u32 neighbors;

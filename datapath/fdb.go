@@ -113,7 +113,7 @@ func (t *Tables) forgetElsewhere(places map[place]bool) error {
 	}
 	err := eachBatch(t.Maps.LearnedFdb, func(_ []bpf.EbpnetFdbKey, learned []bpf.EbpnetLearned) { look(learned) })
 	if err == nil {
-		err = eachBatch(t.Maps.LearnedNeighbors, func(_ []bpf.EbpnetAddress, learned []bpf.EbpnetLearned) { look(learned) })
+		err = eachBatch(t.Maps.LearnedNeigh, func(_ []bpf.EbpnetAddress, learned []bpf.EbpnetLearned) { look(learned) })
 	}
 	if err != nil {
 		return fmt.Errorf("list learned stations: %w", err)

@@ -22,7 +22,7 @@ func (t *Tables) learn(tb testing.TB, s bpf.EbpnetStation, addresses ...netip.Ad
 	entry := bpf.EbpnetLearned{Station: s, Seen: uint64(now)}
 	err = errors.Join(err, t.Maps.LearnedFdb.Put(fdbKey(s.Network, s.Mac), entry))
 	for _, a := range addresses {
-		err = errors.Join(err, t.Maps.LearnedNeighbors.Put(addressOf(a), entry))
+		err = errors.Join(err, t.Maps.LearnedNeigh.Put(addressOf(a), entry))
 	}
 	for _, place := range placesOf(s) {
 		var count bpf.EbpnetLearnedCount
@@ -75,7 +75,7 @@ func (t *Tables) learned(tb testing.TB) (found []string) {
 		dumpTable(t.Maps.LearnedFdb, func(k bpf.EbpnetFdbKey, l bpf.EbpnetLearned) {
 			note(fmt.Sprintf("station %d", k.Mac.Byte[5]), l, 1, 0)
 		}),
-		dumpTable(t.Maps.LearnedNeighbors, func(k bpf.EbpnetAddress, l bpf.EbpnetLearned) {
+		dumpTable(t.Maps.LearnedNeigh, func(k bpf.EbpnetAddress, l bpf.EbpnetLearned) {
 			note(addrOf(k).String(), l, 0, 1)
 		}),
 	)

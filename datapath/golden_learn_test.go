@@ -118,9 +118,9 @@ func age(by time.Duration) func(testing.TB, *world) {
 		older := func(l bpf.EbpnetLearned) bpf.EbpnetLearned { l.Seen -= uint64(by); return l }
 		for _, err := range []error{
 			dumpTable(w.Maps.LearnedFdb, func(k bpf.EbpnetFdbKey, l bpf.EbpnetLearned) { stations[k] = older(l) }),
-			dumpTable(w.Maps.LearnedNeighbors, func(k bpf.EbpnetAddress, l bpf.EbpnetLearned) { neighbors[k] = older(l) }),
+			dumpTable(w.Maps.LearnedNeigh, func(k bpf.EbpnetAddress, l bpf.EbpnetLearned) { neighbors[k] = older(l) }),
 			putAll(w.Maps.LearnedFdb, stations),
-			putAll(w.Maps.LearnedNeighbors, neighbors),
+			putAll(w.Maps.LearnedNeigh, neighbors),
 		} {
 			if err != nil {
 				t.Fatal(err)

@@ -169,7 +169,7 @@ func (t *Tables) Usage() ([]MapUsage, error) {
 		{"icmp_budgets", t.Maps.IcmpBudgets, countUsed[uint64]},
 		{"learned_counts", t.Maps.LearnedCounts, countEntries[bpf.EbpnetLearnedPlace, bpf.EbpnetLearnedCount]},
 		{"learned_fdb", t.Maps.LearnedFdb, countEntries[bpf.EbpnetFdbKey, bpf.EbpnetLearned]},
-		{"learned_neighbors", t.Maps.LearnedNeighbors, countEntries[bpf.EbpnetAddress, bpf.EbpnetLearned]},
+		{"learned_neigh", t.Maps.LearnedNeigh, countEntries[bpf.EbpnetAddress, bpf.EbpnetLearned]},
 		{"links", t.Maps.Links, countEntries[bpf.EbpnetLinkKey, uint32]},
 		{"members", t.Maps.Members, countEntries[bpf.EbpnetMemberKey, bpf.EbpnetStation]},
 		{"neighbors", t.Maps.Neighbors, countEntries[bpf.EbpnetAddress, bpf.EbpnetStation]},

@@ -1,0 +1,114 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* What comes out of a tunnel: who may speak, and where it goes. */
+#ifndef EBPNET_OVERLAY_H
+#define EBPNET_OVERLAY_H
+
+#include "bridge.h"
+#include "ecn.h"
+#include "gre.h"
+#include "guard_shared.h"
+#include "learn.h"
+#include "neigh.h"
+
+/* Looks at who sends a frame out of a tunnel: a known station that is there, or
+ * one that is learned there. Gives its endpoint, if it is known. */
+static __noinline enum reason
+overlay_check(struct __sk_buff *skb, struct packet *pkt,
+	      const struct gre_origin *origin, const struct network *network,
+	      __u32 *endpoint)
+{
+	struct shared_source source = { .network = origin->network };
+	const struct station *known =
+		bridge_find(origin->network, &pkt->src_mac);
+	struct station learned = {
+		.network = origin->network,
+		.tunnel = origin->tunnel,
+		.kind = STATION_REMOTE,
+		.mac = pkt->src_mac,
+	};
+	enum reason reason;
+
+	if (known &&
+	    (known->kind != STATION_REMOTE || known->tunnel != origin->tunnel))
+		return REASON_SPOOFED_OVERLAY;
+	if (known) {
+		source.endpoint = *endpoint = known->endpoint;
+		source.strict = true;
+	}
+	reason = guard_shared(skb, pkt, &source);
+	if (reason == REASON_SPOOFED_MAC || reason == REASON_SPOOFED_ADDRESS ||
+	    reason == REASON_ROGUE_ROUTER)
+		return REASON_SPOOFED_OVERLAY;
+	/* Without ICC only who is known may speak, by its links. */
+	if (!reason && !known && network->flags & NETWORK_ICC)
+		learn_station(&learned);
+	return reason;
+}
+
+/* Takes a frame of a tunnel to all that it may be for on this host. */
+static __noinline int
+overlay_flood(struct __sk_buff *skb, struct packet *pkt,
+	      const struct gre_origin *origin, const struct network *network,
+	      enum flood flags)
+{
+	enum reason reason;
+
+	if (!(network->flags & NETWORK_ICC))
+		return verdict_drop(skb, REASON_POLICY);
+	reason = gre_decap(skb, pkt, origin);
+	if (reason)
+		return verdict_drop(skb, reason);
+	return bridge_flood(skb, origin->network, network, flags);
+}
+
+/* A frame out of a tunnel: to local stations only. */
+static __noinline int overlay_deliver(struct __sk_buff *skb, struct packet *pkt,
+				      const struct gre_origin *origin)
+{
+	const struct station *station, *asked;
+	const struct network *network;
+	__u32 endpoint = 0;
+	enum reason reason;
+
+	count_rx(&tunnel_stats, origin->tunnel, skb);
+	network = bpf_map_lookup_elem(&networks, &origin->network);
+	if (!network)
+		return verdict_drop(skb, REASON_UNKNOWN_KEY);
+	reason = parse_l3(skb, pkt, origin->inner);
+	if (!reason)
+		reason = overlay_check(skb, pkt, origin, network, &endpoint);
+	if (!reason)
+		reason = ecn_decapsulate(skb, pkt, origin->tos);
+	if (reason)
+		return verdict_drop(skb, reason);
+
+	if (mac_is_multicast(&pkt->dst_mac)) {
+		/* Who is known need not be looked for. */
+		asked = neigh_find_asked(skb, pkt);
+		if (!asked || asked->network != origin->network)
+			return overlay_flood(skb, pkt, origin, network, 0);
+		if (asked->kind != STATION_LOCAL)
+			return verdict_consume(); /* its own host answers */
+		station = asked;
+	} else {
+		station = bridge_find(origin->network, &pkt->dst_mac);
+		if (!station)
+			station = learn_find(origin->network, &pkt->dst_mac);
+		if (!station)
+			return overlay_flood(skb, pkt, origin, network,
+					     FLOOD_UNKNOWN);
+		if (station->kind != STATION_LOCAL)
+			return verdict_drop(skb, REASON_UNKNOWN_DESTINATION);
+	}
+	reason = policy_check(skb, pkt, origin->network, network, endpoint,
+			      station->endpoint);
+	if (!reason)
+		reason = gre_decap(skb, pkt, origin);
+	if (reason)
+		return verdict_drop(skb, reason);
+	return gre_is_mistaken(pkt, origin) ?
+		       bridge_deliver_anew(skb, station) :
+		       bridge_deliver(skb, station);
+}
+
+#endif

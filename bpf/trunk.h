@@ -1,0 +1,50 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* What comes from behind a trunk: who is there may speak, and is learned. */
+#ifndef EBPNET_TRUNK_H
+#define EBPNET_TRUNK_H
+
+#include "bridge.h"
+#include "guard_shared.h"
+#include "learn.h"
+
+/* Looks at what comes from behind a trunk, and learns who is there. */
+static __noinline enum reason
+trunk_check(struct __sk_buff *skb, const struct device *device,
+	    const struct network *network, struct packet *pkt)
+{
+	struct shared_source source = {
+		.network = device->network,
+		.endpoint = device->endpoint,
+	};
+	const struct station *known =
+		bridge_find(device->network, &pkt->src_mac);
+	struct station sender;
+	enum reason reason;
+
+	if (known && known->endpoint != device->endpoint)
+		return REASON_SPOOFED_MAC;
+	reason = guard_shared(skb, pkt, &source);
+	if (!reason && !known && network->flags & NETWORK_ICC) {
+		sender = learn_sender(device, skb->ifindex, pkt);
+		learn_station(&sender);
+	}
+	return reason;
+}
+
+/* Looks at what comes from behind a trunk to the gateway: it has to be from the
+ * network, and learned so that answers find it. */
+static __noinline enum reason
+trunk_check_outward(const struct device *device, const struct network *network,
+		    __u32 ifindex, const struct packet *pkt)
+{
+	struct station sender = learn_sender(device, ifindex, pkt);
+
+	if (address_is_link_local(&pkt->src))
+		return REASON_NONE;
+	if (!learn_is_inside(network, &pkt->src))
+		return REASON_SPOOFED_ADDRESS;
+	learn_neighbor(&sender, &pkt->src);
+	return REASON_NONE;
+}
+
+#endif
