@@ -322,8 +322,7 @@ struct gre_origin {
 	__u8 tos; /* of the outer packet */
 };
 
-/* Finds the network that the GRE header at @offset is of in a tunnel, and the
- * length of that header. */
+/* Finds the network that the GRE header at @offset is of in a tunnel. */
 static __always_inline enum reason
 gre_find_network(struct __sk_buff *skb, __u32 tunnel, __u32 offset,
 		 const struct gre_base *gre, __u32 *network)

@@ -116,8 +116,6 @@ guard_shared(struct __sk_buff *skb, struct packet *pkt,
 {
 	enum reason reason;
 
-	if (!pkt || !source)
-		return REASON_KERNEL_ERROR;
 	if (mac_is_multicast(&pkt->src_mac))
 		return REASON_MALFORMED;
 	if (pkt->ethertype == bpf_htons(ETH_P_ARP))

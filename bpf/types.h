@@ -460,7 +460,7 @@ struct scratch {
 	struct flow_key opener; /* of the flow that is being opened */
 	struct flow_key answer;
 	struct flow_filter filter; /* of end_flows */
-	struct learned_filter forget; /* of forget_learned */
+	struct learned_filter unused; /* only has Go told of the type */
 	__u32 copies; /* that bridge_flood() has tried to make */
 	__u32 tunnel_mtu; /* after TUNNEL_TOO_BIG: what would fit */
 	struct station learned; /* the one that learn_find() has found */

@@ -193,7 +193,7 @@ func (a *Agent) warnOfTunnels(tunnels iter.Seq[spec.Tunnel]) error {
 		return err
 	}
 	for t := range tunnels {
-		if !slices.ContainsFunc(own, func(p netip.Prefix) bool { return p.Addr() == t.Local }) {
+		if !hasAddress(own, t.Local) {
 			a.log.Warn("tunnel ends at an address that this host does not have: give it back, or remove the tunnel and add it again",
 				"tunnel", t.Name, "local", t.Local)
 		}
@@ -205,7 +205,11 @@ func (a *Agent) warnOfTunnels(tunnels iter.Seq[spec.Tunnel]) error {
 // veth.
 func (a *Agent) isOwn(address netip.Addr) (bool, error) {
 	own, err := a.host.Addresses()
-	return slices.ContainsFunc(own, func(p netip.Prefix) bool { return p.Addr() == address }), err
+	return hasAddress(own, address), err
+}
+
+func hasAddress(prefixes []netip.Prefix, address netip.Addr) bool {
+	return slices.ContainsFunc(prefixes, func(p netip.Prefix) bool { return p.Addr() == address })
 }
 
 func (a *Agent) networks() (networks []spec.Network, err error) {
