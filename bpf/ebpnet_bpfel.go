@@ -239,6 +239,7 @@ type EbpnetPortFlag uint32
 
 const (
 	EbpnetPortFlagPORT_RESTRICTED EbpnetPortFlag = 1
+	EbpnetPortFlagPORT_ROUTED     EbpnetPortFlag = 2
 )
 
 type EbpnetPortKey struct {

@@ -52,7 +52,7 @@ publish_find(struct __sk_buff *skb, const struct flow_key *key)
 	const struct port *port = publish_lookup(key);
 
 	if (!port ||
-	    (key->network == NETWORK_OUTSIDE &&
+	    (key->network == NETWORK_OUTSIDE && !(port->flags & PORT_ROUTED) &&
 	     !publish_is_reachable(skb, &key->dst)) ||
 	    search_socket(skb, key) == SOCKET_CONNECTED)
 		return NULL;

@@ -279,6 +279,8 @@ _Static_assert(sizeof(struct port_key) == 20, "struct port_key");
 
 enum port_flag {
 	PORT_RESTRICTED = 1, /* only for sources in `port_sources` */
+	PORT_ROUTED =
+		2, /* the host routes to it: at the endpoint's own address */
 };
 
 /* Where what is sent to a published port goes. */

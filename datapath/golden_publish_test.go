@@ -18,6 +18,7 @@ const (
 	hiddenPort     = 8084 // TCP, to insider's 80
 	plainPort      = 8085 // TCP, to plain's 80
 	closedPort     = 8086 // TCP, to server's 80
+	routedPort     = 8087 // TCP, of plain at its own address
 )
 
 // publishedPorts are of both families.
@@ -48,6 +49,7 @@ func publishedPorts() []Port {
 	publish(anywhere, protocolTCP, hiddenPort, insider, 80)
 	publish(anywhere, protocolTCP, plainPort, plain, 80)
 	publish(anywhere, protocolTCP, closedPort, server, 80)
+	publish(plain, protocolTCP, routedPort, plain, routedPort)
 	return ports
 }
 
@@ -149,6 +151,9 @@ func publishRefusals(t testing.TB, v6 bool) []row {
 	})
 	super := call("superframe", web).delivered(alice, reached(web, alice, 80).frame(t))
 	super.skb = skbContext{segments: 2, size: 3}
+	askedThere := at(plain.ip(v6), tcp(40000, routedPort, "S"))
+	routed := call("at the endpoint's own address", askedThere).delivered(plain, reached(askedThere, plain, routedPort).frame(t))
+	routedAnswer := replying(reached(askedThere, plain, routedPort), "SA")
 	// A device is still to fill in the checksum.
 	unsummed := incoming(v6, sctp(40000, signalPort))
 	unsummedIn, unsummedOut := withoutCRC(unsummed.frame(t)), withoutCRC(reached(unsummed, alice, 36).frame(t))
@@ -158,6 +163,11 @@ func publishRefusals(t testing.TB, v6 bool) []row {
 		call("of another protocol", incoming(v6, udp(40000, webPort))).passed(),
 		call("at an address that is not the one", at(gatewayOf(openNet).ip(v6), tcp(40000, oneAddressPort, "S"))).passed(),
 		call("at a gateway's address", gatewayed).passed(),
+		routed,
+		fromEndpoint("at the endpoint's own address, answer", plain, routedAnswer.frame(t)).after(routed).
+			redirected(repliedOutside(routedAnswer, askedThere).frame(t)),
+		call("for all, at the endpoint's own address", at(plain.ip(v6), tcp(40000, plainPort, "S"))).passed(),
+		call("at the endpoint's own address, at the host's", incoming(v6, tcp(40000, routedPort, "S"))).passed(),
 		call("at an address that is not the host's", at(elsewhere, tcp(40000, webPort, "S"))).passed(),
 		call("for the host only, at the uplink's address", incoming(v6, tcp(40000, hereOnlyPort, "S"))).passed(),
 		call("for the host only, at the loopback address", at(loopback, tcp(40000, hereOnlyPort, "S"))).dropped("loopback_only"),

@@ -18,7 +18,7 @@ import (
 // and deleted together.
 type Port struct {
 	ID          uint32     // of the publication
-	Address     netip.Addr // of the host; unspecified: every one of its family
+	Address     netip.Addr // of the host; unspecified: every one of its family; Target: routed to as it is
 	Protocol    uint8      // IANA number: TCP, UDP or SCTP
 	First, Last uint16
 	Target      netip.Addr // a local endpoint's, of the same family
@@ -57,6 +57,9 @@ func (p Port) addTo(entries published) {
 	to := bpf.EbpnetPort{Address: addressOf(p.Target), Network: p.Network, Id: p.ID}
 	if len(p.AllowFrom) > 0 {
 		to.Flags |= bpf.EbpnetPortFlagPORT_RESTRICTED
+	}
+	if p.Address == p.Target {
+		to.Flags |= bpf.EbpnetPortFlagPORT_ROUTED
 	}
 	for n := range int(p.Last) - int(p.First) + 1 {
 		key := bpf.EbpnetPortKey{
