@@ -26,16 +26,11 @@ const (
 // back with what they were given: id, MAC, an address of each family that none
 // was asked for in, and ports of the host.
 func (a *Agent) AddEndpoint(e spec.Endpoint, publish []spec.Port) (spec.Endpoint, []spec.Port, error) {
-	if !e.Remote() {
-		inode, err := host.Namespace(e.Netns.Path)
-		if err != nil {
+	if !e.Remote() && !e.Handed() {
+		var err error
+		if e.Netns, err = found(e.Netns); err != nil {
 			return e, nil, fmt.Errorf("endpoint %q: %w", e.Name, err)
 		}
-		boot, err := host.BootID()
-		if err != nil {
-			return e, nil, err
-		}
-		e.Netns.Inode, e.Netns.Boot = inode, boot
 	}
 	var (
 		network spec.Network
@@ -78,6 +73,16 @@ func (a *Agent) AddEndpoint(e spec.Endpoint, publish []spec.Port) (spec.Endpoint
 		revert: func(tx *store.Tx) error { return deleteEndpoint(tx, e.Name) },
 	})
 	return e, ports, err
+}
+
+// found gives a namespace with what tells it from a later one at its path.
+func found(ns spec.Netns) (spec.Netns, error) {
+	inode, err := host.Namespace(ns.Path)
+	if err != nil {
+		return ns, err
+	}
+	boot, err := host.BootID()
+	return spec.Netns{Path: ns.Path, Inode: inode, Boot: boot}, err
 }
 
 // checkTunnelled gives a remote endpoint's tunnel, which must carry its
@@ -173,7 +178,9 @@ func (a *Agent) startEndpoint(e spec.Endpoint, n spec.Network, t spec.Tunnel, mt
 	if err := a.host.SetUp(ifindex, veth); err != nil {
 		return err
 	}
-	a.announce(veth, n)
+	if !e.Handed() {
+		a.announce(veth, n)
+	}
 	return nil
 }
 

@@ -3,7 +3,6 @@ package agent
 import (
 	"errors"
 	"fmt"
-	"net/netip"
 	"slices"
 	"strings"
 
@@ -86,9 +85,9 @@ func checkNewNetwork(tx *store.Tx, n spec.Network, tunnels []spec.Tunnel) error 
 	return nil
 }
 
-func joined(subnets []netip.Prefix) string {
-	texts := make([]string, len(subnets))
-	for i, s := range subnets {
+func joined[T fmt.Stringer](list []T) string {
+	texts := make([]string, len(list))
+	for i, s := range list {
 		texts[i] = s.String()
 	}
 	return strings.Join(texts, " or ")

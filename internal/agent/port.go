@@ -71,6 +71,61 @@ func (a *Agent) RemovePort(endpoint string, p spec.Port) error {
 	})
 }
 
+// SetPorts has an endpoint publish what is wanted and nothing else, and gives
+// it back with what it was given. What it publishes already stays as it is.
+func (a *Agent) SetPorts(endpoint string, wanted []spec.Port) ([]spec.Port, error) {
+	var (
+		e             spec.Endpoint
+		network       spec.Network
+		kept          []spec.Port
+		gone, arrived []spec.Port
+	)
+	err := a.do(change{
+		noun: store.Change{Kind: store.KindPort, Key: endpoint},
+		write: func(tx *store.Tx) (err error) {
+			if e, network, err = endpointOn(tx, endpoint); err != nil {
+				return err
+			}
+			if gone, err = tx.PortsOf(endpoint); err != nil {
+				return err
+			}
+			missing := slices.DeleteFunc(slices.Clone(wanted), func(w spec.Port) bool {
+				i := slices.IndexFunc(gone, func(p spec.Port) bool {
+					return p.Matches(w) && slices.Equal(p.AllowFrom, w.AllowFrom)
+				})
+				if i < 0 {
+					return false
+				}
+				kept = append(kept, gone[i])
+				gone = slices.Delete(gone, i, i+1)
+				return true
+			})
+			for _, p := range gone {
+				if err := tx.DeletePort(store.PortKeyOf(p)); err != nil {
+					return err
+				}
+			}
+			arrived, err = publishAll(tx, e, network, missing)
+			return err
+		},
+		apply: func() error {
+			if err := a.deletePorts(gone, e, network); err != nil {
+				return err
+			}
+			return a.putPorts(arrived, e, network)
+		},
+		revert: func(tx *store.Tx) error {
+			for _, p := range arrived {
+				if err := tx.DeletePort(store.PortKeyOf(p)); err != nil {
+					return err
+				}
+			}
+			return putPorts(tx, gone)
+		},
+	})
+	return append(kept, arrived...), err
+}
+
 // FindPort finds what an endpoint publishes as the user says it, or gives
 // store.ErrNotFound; ErrUnfit if that may be several.
 func FindPort(tx *store.Tx, endpoint string, p spec.Port) (spec.Port, error) {
@@ -132,6 +187,12 @@ func checkPublishable(tx *store.Tx, e spec.Endpoint, n spec.Network, p spec.Port
 	if len(addressesOf(p, e)) == 0 {
 		return refuse("it has no address of the family of %s", p.Address)
 	}
+	if slices.Contains(e.Addresses, p.Address) {
+		if n.Masquerade || p.First != p.TargetFirst {
+			return refuse("its own address can be reached without translation only: want a network without masquerade, and the same port")
+		}
+		return nil
+	}
 	networks, err := tx.Networks()
 	if err != nil {
 		return err
@@ -148,7 +209,8 @@ func within(n spec.Network, a netip.Addr) bool {
 	return slices.ContainsFunc(n.Subnets, func(subnet netip.Prefix) bool { return subnet.Contains(a) })
 }
 
-// published is a host address and what it leads to.
+// published is a host address and what it leads to; the same, if the host
+// routes to the endpoint.
 type published struct{ host, target netip.Addr }
 
 // addressesOf gives where an endpoint is published, at most once a family.

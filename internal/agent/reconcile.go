@@ -16,7 +16,8 @@ import (
 
 // Reconcile brings the devices and tables of this host to what the store
 // wants, whatever they were. Nothing is changed that is right already. An
-// endpoint whose namespace has gone is forgotten, with its links and ports. One
+// endpoint whose namespace has gone is forgotten, with its links and ports;
+// after a reboot only one that an engine made, as that makes it anew. One
 // that cannot be made keeps nothing else from being done; it stays pending.
 func (a *Agent) Reconcile() error {
 	w, err := a.everything()
@@ -143,7 +144,7 @@ func (a *Agent) reconcileVeths(w *everything, uplinks []host.Uplink) (veths map[
 		case !errors.Is(err, host.ErrNoNamespace):
 			failed = errors.Join(failed, fmt.Errorf("endpoint %q: %w", name, err))
 			delete(stray, e.ID) // what there is of it may yet do
-		case e.Netns.Boot != boot && !e.Netns.Ephemeral():
+		case e.Container.Engine == "" && e.Netns.Boot != boot && !e.Netns.Ephemeral():
 			a.log.Warn("endpoint waits for its namespace, which is not there since the reboot: load again when it is",
 				"endpoint", name, "namespace", e.Netns.Path)
 		default:
@@ -195,6 +196,9 @@ func isGone(err error) bool { return errors.Is(err, host.ErrNoDevice) }
 // namespaceOf looks an endpoint's namespace up. One that is found by a process
 // id must still be the one it was.
 func namespaceOf(e spec.Endpoint) (inode uint64, err error) {
+	if e.Handed() {
+		return 0, fmt.Errorf("%w: it went with the engine's container", host.ErrNoNamespace)
+	}
 	inode, err = host.Namespace(e.Netns.Path)
 	if err == nil && e.Netns.Ephemeral() && inode != e.Netns.Inode {
 		err = fmt.Errorf("%w at %s: another one is", host.ErrNoNamespace, e.Netns.Path)
@@ -211,7 +215,8 @@ func vethOf(e spec.Endpoint, n spec.Network, mtu int) host.Veth {
 		Ifname:   e.Ifname,
 		MAC:      e.MAC,
 		MTU:      mtu,
-		Gateways: n.Gateways,
+		Gateways: defaultRoutes(e, n),
+		Routes:   e.Routes,
 	}
 	for _, address := range e.Addresses {
 		for _, subnet := range n.Subnets {

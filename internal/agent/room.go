@@ -24,11 +24,16 @@ func newRoom(tx *store.Tx) *room { return &room{tx, map[spec.Protocol][]occupied
 type occupied struct {
 	first, last uint16
 	address     netip.Addr     // as in spec.Port
+	routed      bool           // the address is an endpoint's own
 	listener    *host.Listener // nil: it is published
 }
 
 // concerns tells whether o is at an address that p would be published at.
 func (o occupied) concerns(p spec.Port, at []published) bool {
+	routed := len(at) > 0 && at[0].host == at[0].target
+	if o.routed || routed {
+		return o.address == p.Address
+	}
 	if o.listener == nil {
 		return spec.AddressesOverlap(o.address, p.Address)
 	}
@@ -70,7 +75,7 @@ func (r *room) take(p *spec.Port, at []published) error {
 		}
 		return fmt.Errorf("port %d/%s of %s is %w by %s", max(o.first, p.First), p.Protocol, where, ErrInUse, owner)
 	}
-	r.taken[p.Protocol] = append(r.taken[p.Protocol], occupied{p.First, p.Last, p.Address, nil})
+	r.add(p.Protocol, occupied{first: p.First, last: p.Last, address: p.Address})
 	return nil
 }
 
@@ -79,22 +84,28 @@ func (r *room) look(protocol spec.Protocol) error {
 	if _, known := r.taken[protocol]; known {
 		return nil
 	}
-	taken := []occupied{}
+	r.taken[protocol] = []occupied{}
 	for key, err := range r.tx.PortKeys(protocol) {
 		if err != nil {
 			return err
 		}
-		taken = append(taken, occupied{key.First, key.Last, key.Address, nil})
+		r.add(protocol, occupied{first: key.First, last: key.Last, address: key.Address})
 	}
 	listeners, err := host.Listeners(uint8(protocol))
 	if err != nil {
 		return err
 	}
 	for _, l := range listeners {
-		taken = append(taken, occupied{l.Port, l.Port, l.Address, &l})
+		r.add(protocol, occupied{first: l.Port, last: l.Port, address: l.Address, listener: &l})
 	}
-	r.taken[protocol] = taken
 	return nil
+}
+
+func (r *room) add(protocol spec.Protocol, o occupied) {
+	if o.listener == nil && o.address.IsValid() {
+		_, o.routed = r.tx.AddressOwner(o.address)
+	}
+	r.taken[protocol] = append(r.taken[protocol], o)
 }
 
 // choose gives p the first free ports of those that are chosen from.

@@ -42,14 +42,17 @@ func VethName(id uint32) string { return vethPrefix + strconv.FormatUint(uint64(
 // Veth is what an endpoint's veth should be.
 type Veth struct {
 	ID        uint32
-	Alias     string // the endpoint's name, for people who list devices
-	Netns     spec.Netns
-	Ifname    string // inside
+	Alias     string     // the endpoint's name, for people who list devices
+	Netns     spec.Netns // without a path: the inner end is handed to an engine
+	Ifname    string     // inside
 	MAC       [6]byte
 	MTU       int            // inside
 	Addresses []netip.Prefix // with their subnets' lengths
 	Gateways  []netip.Addr   // default routes, where there are none yet
+	Routes    []spec.Route
 }
+
+func (v Veth) handed() bool { return v.Netns.Path == "" }
 
 // Namespace looks a namespace up: ErrNoNamespace if there is none at the path,
 // ErrOwnNamespace if it is the host's.
@@ -104,50 +107,67 @@ func inNamespace(ns netns.NsHandle, f func() error) error {
 }
 
 // CreateVeth makes an endpoint's veth with one end in its namespace, ready for
-// use but for the host's end, which is left down until SetUp. Nothing is left
-// behind on failure.
+// use but for the host's end, which is left down until SetUp. An end that is
+// handed to an engine stays in the host's namespace, down and without
+// addresses. Nothing is left behind on failure.
 func (h *Host) CreateVeth(v Veth) (ifindex int, err error) {
-	ns, err := openNamespace(v.Netns.Path)
-	if err != nil {
-		return 0, err
-	}
-	defer ns.Close()
-
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name = VethName(v.ID)
 	attrs.MTU = hostMTU
 	attrs.Alias = v.Alias
 	veth := netlink.NewVeth(attrs)
-	veth.PeerName = v.Ifname
 	veth.PeerHardwareAddr = v.MAC[:]
-	veth.PeerNamespace = netlink.NsFd(ns)
 	veth.PeerMTU = uint32(v.MTU)
+	if v.handed() {
+		veth.PeerName = HandedName(v.ID)
+		if err := h.handle.LinkAdd(veth); err != nil {
+			return 0, fmt.Errorf("make interface %s: %w", veth.PeerName, err)
+		}
+		return h.silence(v.ID)
+	}
+
+	ns, err := openNamespace(v.Netns.Path)
+	if err != nil {
+		return 0, err
+	}
+	defer ns.Close()
+	veth.PeerName = v.Ifname
+	veth.PeerNamespace = netlink.NsFd(ns)
 	if err := h.handle.LinkAdd(veth); err != nil {
 		if errors.Is(err, unix.EEXIST) {
 			return 0, fmt.Errorf("interface %s in namespace %s: %w", v.Ifname, v.Netns.Path, ErrNameInUse)
 		}
 		return 0, fmt.Errorf("make interface %s in namespace %s: %w", v.Ifname, v.Netns.Path, err)
 	}
+	if ifindex, err = h.silence(v.ID); err != nil {
+		return 0, err
+	}
+	if err := inNamespace(ns, v.configure); err != nil {
+		err = fmt.Errorf("set up %s in namespace %s: %w", v.Ifname, v.Netns.Path, err)
+		return 0, errors.Join(err, h.RemoveVeth(v.ID))
+	}
+	return ifindex, nil
+}
+
+// silence keeps the host from saying anything on its end of a new veth, which
+// is removed if that fails: the host has no address there, and without a
+// program it must not answer for the gateway, and forward what it then gets.
+func (h *Host) silence(id uint32) (ifindex int, err error) {
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, h.RemoveVeth(v.ID))
+			err = errors.Join(err, h.RemoveVeth(id))
 		}
 	}()
-
-	device, err := h.find(attrs.Name)
+	device, err := h.find(VethName(id))
 	if err != nil {
 		return 0, err
 	}
-	// The host has no address here, and nothing to say: without a program it
-	// must not answer for the gateway, and forward what it then gets.
-	if err := setSysctl("ipv6", attrs.Name, "disable_ipv6", "1"); err != nil {
+	name := device.Attrs().Name
+	if err := setSysctl("ipv6", name, "disable_ipv6", "1"); err != nil {
 		return 0, err
 	}
 	if err := h.handle.LinkSetARPOff(device); err != nil {
-		return 0, fmt.Errorf("switch ARP off on %s: %w", attrs.Name, err)
-	}
-	if err := inNamespace(ns, v.configure); err != nil {
-		return 0, fmt.Errorf("set up %s in namespace %s: %w", v.Ifname, v.Netns.Path, err)
+		return 0, fmt.Errorf("switch ARP off on %s: %w", name, err)
 	}
 	return device.Attrs().Index, nil
 }
@@ -202,6 +222,20 @@ func (v Veth) configure() error {
 			return fmt.Errorf("add the default route by %s: %w", g, err)
 		}
 	}
+	for _, r := range v.Routes {
+		route := netlink.Route{
+			LinkIndex: device.Attrs().Index,
+			Dst:       &net.IPNet{IP: r.Destination.Addr().AsSlice(), Mask: net.CIDRMask(r.Destination.Bits(), r.Destination.Addr().BitLen())},
+		}
+		if r.Gateway.IsValid() {
+			route.Gw = r.Gateway.AsSlice()
+		} else {
+			route.Scope = netlink.SCOPE_LINK
+		}
+		if err := handle.RouteReplace(&route); err != nil {
+			return fmt.Errorf("add the route to %s: %w", r.Destination, err)
+		}
+	}
 	return nil
 }
 
@@ -231,6 +265,9 @@ func (h *Host) SetUp(ifindex int, v Veth) error {
 	}
 	if err := h.handle.LinkSetUp(device); err != nil {
 		return fmt.Errorf("set %s up: %w", device.Attrs().Name, err)
+	}
+	if v.handed() {
+		return nil // the engine sets the other end up
 	}
 	if err := awaitCarrier(func() (netlink.Link, error) { return h.handle.LinkByIndex(ifindex) }); err != nil {
 		return fmt.Errorf("find device %d: %w", ifindex, err)
@@ -280,35 +317,29 @@ func (h *Host) FindVeth(id uint32) (Device, error) {
 	return Device{attrs.Index, attrs.Flags&net.FlagUp != 0}, nil
 }
 
-// ErrStrangeInterface says that what stands in a namespace is not the
-// endpoint's.
-var ErrStrangeInterface = errors.New("the endpoint's interface is not there")
-
 // SetMTU sees to it that an endpoint has its MTU, whatever its interface is
-// called by now.
+// called by now. One that an engine has taken, nobody knows where to, keeps
+// what it has.
 func (h *Host) SetMTU(v Veth) error {
 	device, err := h.find(VethName(v.ID))
 	if err != nil {
 		return err
 	}
-	ns, err := openNamespace(v.Netns.Path)
-	if err != nil {
-		return err
-	}
-	defer ns.Close()
-	err = inNamespace(ns, func() error {
-		inside, err := netlink.LinkByIndex(device.Attrs().ParentIndex)
-		if err != nil {
-			return err
-		}
-		// Another namespace may be at the path by now.
-		if inside.Type() != device.Type() || inside.Attrs().ParentIndex != device.Attrs().Index {
-			return ErrStrangeInterface
-		}
-		if inside.Attrs().MTU == v.MTU {
+	if v.handed() {
+		inner, err := h.find(HandedName(v.ID))
+		if errors.Is(err, ErrNoDevice) {
 			return nil
 		}
-		return netlink.LinkSetMTU(inside, v.MTU)
+		if err == nil {
+			err = h.handle.LinkSetMTU(inner, v.MTU)
+		}
+		return err
+	}
+	err = inside(device, v, func(inner netlink.Link) error {
+		if inner.Attrs().MTU == v.MTU {
+			return nil
+		}
+		return netlink.LinkSetMTU(inner, v.MTU)
 	})
 	if err != nil {
 		return fmt.Errorf("set the MTU of %s in namespace %s: %w", v.Ifname, v.Netns.Path, err)

@@ -1,6 +1,8 @@
 package spec
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"strings"
 )
@@ -13,13 +15,20 @@ type EndpointOptions struct {
 	Name, Network, Netns, Ifname, MAC, Tunnel string
 	Addresses, Expose                         []string
 	Trunk                                     bool
+	Handed                                    bool // to the engine of the container
+	Container                                 Identity
+	Routes                                    []Route
 }
 
 // NewEndpoint checks what the user says of an endpoint. A local one has a
-// namespace and the name of an interface in it; a remote one has a tunnel, a
-// MAC and at least one address, which only the other host knows.
+// namespace and the name of an interface in it, unless it is handed to an
+// engine that chooses both; a remote one has a tunnel, a MAC and at least one
+// address, which only the other host knows.
 func NewEndpoint(o EndpointOptions) (Endpoint, error) {
-	e := Endpoint{Name: o.Name, Network: o.Network, Tunnel: o.Tunnel, Trunk: o.Trunk}
+	e := Endpoint{
+		Name: o.Name, Network: o.Network, Tunnel: o.Tunnel, Trunk: o.Trunk,
+		Container: o.Container, Routes: o.Routes,
+	}
 	if err := Name("endpoint", e.Name); err != nil {
 		return Endpoint{}, err
 	}
@@ -51,6 +60,9 @@ func NewEndpoint(o EndpointOptions) (Endpoint, error) {
 	if e.Remote() {
 		return e, e.checkRemote(o)
 	}
+	if o.Handed {
+		return e, nil
+	}
 	if o.Netns == "" {
 		return Endpoint{}, fmt.Errorf("%w endpoint %q: where is it? give --netns, or --tunnel if it is on another host", ErrInvalid, e.Name)
 	}
@@ -60,6 +72,16 @@ func NewEndpoint(o EndpointOptions) (Endpoint, error) {
 	}
 	e.Ifname = o.Ifname
 	return e, checkIfname(o.Ifname)
+}
+
+// nameBytes are the bytes of a hash that EndpointName shows, as 12 digits.
+const nameBytes = 6
+
+// EndpointName makes a name of what tells one endpoint of an engine from all
+// others: the ids of the container and of its network, the interface.
+func EndpointName(parts ...string) string {
+	sum := sha256.Sum256([]byte(strings.Join(parts, "\x00")))
+	return hex.EncodeToString(sum[:nameBytes])
 }
 
 func (e Endpoint) checkRemote(o EndpointOptions) error {

@@ -42,7 +42,7 @@ func NewNetwork(name string, subnets []string, gateway, key string, mtu int) (Ne
 		n.Gateways = append(n.Gateways, p.Addr().Next())
 	}
 	if gateway != "" {
-		if err := n.setGateway(gateway); err != nil {
+		if err := n.SetGateway(gateway); err != nil {
 			return Network{}, err
 		}
 	}
@@ -69,7 +69,8 @@ func CheckMTU(mtu int) error {
 	return nil
 }
 
-func (n Network) setGateway(s string) error {
+// SetGateway makes s the gateway of the subnet that it lies in.
+func (n Network) SetGateway(s string) error {
 	gateway, err := ParseAddress(s)
 	if err != nil {
 		return fmt.Errorf("gateway: %w", err)
@@ -164,6 +165,9 @@ func (n Network) CheckAddress(a netip.Addr) error {
 	what := reserved(n.Subnets[i], a)
 	if what == "" && slices.Contains(n.Gateways, a) {
 		what = "gateway"
+	}
+	if what == "" && slices.Contains(n.Reserved, a) {
+		what = "reserved"
 	}
 	if what != "" {
 		return fmt.Errorf("%w address %s: it is the %s address of network %q, want another in %s",

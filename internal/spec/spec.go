@@ -48,9 +48,26 @@ type Network struct {
 	Masquerade bool           `json:"masquerade"`
 	Internal   bool           `json:"internal"`
 	Filtering  Filtering      `json:"filtering"`
-	Key        *uint32        `json:"key,omitempty"` // GRE key; nil: stays on this host
-	MTU        int            `json:"mtu,omitempty"` // 0: follows the uplinks and the tunnels
+	Key        *uint32        `json:"key,omitempty"`       // GRE key; nil: stays on this host
+	MTU        int            `json:"mtu,omitempty"`       // 0: follows the uplinks and the tunnels
+	Users      []Identity     `json:"users,omitempty"`     // the engines' networks that this one is
+	Transient  bool           `json:"transient,omitempty"` // goes with the last of its users
+
+	Reserved    []netip.Addr   `json:"reserved,omitempty"`    // no endpoint's
+	HostBinding netip.Addr     `json:"host_binding,omitzero"` // where an engine's ports are published that name no address
+	Routes      []netip.Prefix `json:"routes,omitempty"`      // by the gateway, for an engine's containers
 }
+
+// Identity is what a container engine calls a network or container of its own.
+type Identity struct {
+	Engine string `json:"engine"` // docker, podman or cni
+	ID     string `json:"id,omitempty"`
+	Name   string `json:"name,omitempty"` // what people call it there
+}
+
+// Same tells whether both are the same noun of the same engine, whatever it is
+// called by now.
+func (i Identity) Same(o Identity) bool { return i.Engine == o.Engine && i.ID == o.ID }
 
 // Endpoint is an interface on a network. It is remote if Tunnel is set, and
 // local otherwise.
@@ -64,11 +81,23 @@ type Endpoint struct {
 	Ifname    string       `json:"ifname,omitempty"` // inside its namespace
 	Expose    []Ports      `json:"expose,omitempty"`
 	Tunnel    string       `json:"tunnel,omitempty"`
-	Trunk     bool         `json:"trunk,omitempty"` // other stations are behind it
+	Trunk     bool         `json:"trunk,omitempty"`    // other stations are behind it
+	Routes    []Route      `json:"routes,omitempty"`   // beside the default ones
+	Container Identity     `json:"container,omitzero"` // that an engine made it for
+}
+
+// Route is a route inside an endpoint's namespace.
+type Route struct {
+	Destination netip.Prefix `json:"destination"`
+	Gateway     netip.Addr   `json:"gateway,omitzero"` // unset: on the network itself
 }
 
 // Remote tells whether e lives on another host, behind a tunnel.
 func (e Endpoint) Remote() bool { return e.Tunnel != "" }
+
+// Handed tells whether e's interface was handed to an engine, which puts it
+// into a namespace that is not known yet.
+func (e Endpoint) Handed() bool { return !e.Remote() && e.Netns.Path == "" }
 
 // Link is permission for Client to open connections to Server's Ports.
 type Link struct {
@@ -76,6 +105,7 @@ type Link struct {
 	Server string  `json:"server"`
 	Alias  string  `json:"alias"`
 	Ports  []Ports `json:"ports"`
+	Engine string  `json:"engine,omitempty"` // that asked for it; none: the user did
 }
 
 // Name checks that s can name a noun of the given kind ("network", ...): one

@@ -39,8 +39,9 @@ const (
 	lastAddrBucket  = "last-address" // NETWORK/SUBNET: address
 	pendingBucket   = "pending"      // KIND/KEY: nothing
 	schemaKey       = "schema"
-	schema          = 2 // counts up when an older ebpnet could not read the file
+	schema          = 3 // counts up when an older ebpnet could not read the file
 	firstSchema     = 1 // without ports
+	secondSchema    = 2 // without endpoints that were handed to an engine
 )
 
 func buckets() []string {
@@ -77,6 +78,7 @@ func (tx *Tx) checkSchema() (current bool, err error) {
 	switch got := string(tx.get(metaBucket, schemaKey)); got {
 	case strconv.Itoa(schema):
 		current = true
+	case strconv.Itoa(secondSchema):
 	case strconv.Itoa(firstSchema):
 		expected = slices.DeleteFunc(expected, func(name string) bool { return name == portBucket || name == publisherBucket })
 	default:
