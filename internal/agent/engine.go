@@ -192,6 +192,27 @@ func (a *Agent) ChooseAddress(network string, within netip.Prefix, held func(net
 	return chosen, err
 }
 
+// FreeSubnet chooses a subnet for a network that shares no
+// address with another network, what the host has or has a route to, or what is
+// held for another.
+func (a *Agent) FreeSubnet(pools []ipam.Pool, held []netip.Prefix) (netip.Prefix, error) {
+	used, err := a.host.Subnets()
+	if err != nil {
+		return netip.Prefix{}, err
+	}
+	err = a.store.View(func(tx *store.Tx) error {
+		networks, err := tx.Networks()
+		for _, n := range networks {
+			used = append(used, n.Subnets...)
+		}
+		return err
+	})
+	if err != nil {
+		return netip.Prefix{}, err
+	}
+	return ipam.FreeSubnet(pools, append(used, held...))
+}
+
 // defaultRoutes gives the gateways of an endpoint's default routes: an engine's
 // container has none by an internal network, as it may have another network.
 func defaultRoutes(e spec.Endpoint, n spec.Network) []netip.Addr {

@@ -55,6 +55,7 @@ type Network struct {
 
 	Reserved    []netip.Addr   `json:"reserved,omitempty"`    // no endpoint's
 	HostBinding netip.Addr     `json:"host_binding,omitzero"` // where an engine's ports are published that name no address
+	Routed      bool           `json:"routed,omitempty"`      // an engine's ports are published at the containers' own addresses
 	Routes      []netip.Prefix `json:"routes,omitempty"`      // by the gateway, for an engine's containers
 }
 
