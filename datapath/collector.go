@@ -21,6 +21,8 @@ type Names struct {
 type NamedEndpoint struct {
 	Name, Network string
 	ID            uint32
+	// What the engine that made it calls its container; empty if none did.
+	Engine, Container, ContainerID string
 }
 
 // Collector gives the counters and tables as Prometheus metrics. Each scrape
@@ -72,7 +74,7 @@ type metrics struct {
 	endpoint, network, tunnel                   trafficMetrics
 	loaded, dropPackets, dropBytes, mapEntries  *prometheus.Desc
 	mapCapacity, programRuns, programRunSeconds *prometheus.Desc
-	learnedStations                             *prometheus.Desc
+	endpointInfo, learnedStations               *prometheus.Desc
 }
 
 func newMetrics() metrics {
@@ -80,6 +82,7 @@ func newMetrics() metrics {
 		endpoint:          describeTraffic("endpoint", "the endpoint", "endpoint", "network"),
 		network:           describeTraffic("network", "the network's local endpoints", "network"),
 		tunnel:            describeTraffic("tunnel", "the tunnel, outer frames", "tunnel"),
+		endpointInfo:      describe("endpoint_info", "Always 1; the labels tell for which container an engine made the endpoint.", "endpoint", "network", "engine", "container", "container_id"),
 		learnedStations:   describe("network_learned_stations", "MACs that are learned on the network.", "network"),
 		loaded:            describe("loaded", "Whether the datapath is loaded."),
 		dropPackets:       describe("dropped_packets_total", "Packets dropped, by reason.", "reason"),
@@ -101,7 +104,7 @@ func (c Collector) Describe(to chan<- *prometheus.Desc) {
 	}
 	for _, d := range []*prometheus.Desc{
 		m.loaded, m.dropPackets, m.dropBytes, m.mapEntries, m.mapCapacity, m.programRuns, m.programRunSeconds,
-		m.learnedStations,
+		m.endpointInfo, m.learnedStations,
 	} {
 		to <- d
 	}
@@ -143,6 +146,7 @@ func (c Collector) collectTraffic(to chan<- prometheus.Metric, m metrics, t *Tab
 			return err
 		}
 		m.endpoint.send(to, traffic, e.Name, e.Network)
+		to <- prometheus.MustNewConstMetric(m.endpointInfo, prometheus.GaugeValue, 1, e.Name, e.Network, e.Engine, e.Container, e.ContainerID)
 	}
 	for name, id := range names.Networks {
 		traffic, err := t.NetworkTraffic(id)

@@ -100,7 +100,7 @@ func TestCollector(t *testing.T) {
 	w.send(t, fromEndpoint("", insider, between(insider, nobody, false, udp(1, 2)).frame(t)))
 	w.learn(t, Endpoint{Network: openNet, Tunnel: theTunnel, MAC: nobody.mac}.station())
 	names := Names{
-		Endpoints: []NamedEndpoint{{Name: "web", Network: "front", ID: alice.id}},
+		Endpoints: []NamedEndpoint{{Name: "web", Network: "front", ID: alice.id, Engine: "docker", Container: "web1", ContainerID: "4f1c"}},
 		Networks:  map[string]uint32{"front": openNet, "back": closedNet},
 		Tunnels:   map[string]uint32{"hB": theTunnel},
 	}
@@ -109,18 +109,20 @@ func TestCollector(t *testing.T) {
 	metrics := gather(t, NewCollector(open, func() (Names, error) { return names, nil }))
 	for want, value := range map[string]float64{
 		"ebpnet_loaded": 1,
-		"ebpnet_endpoint_transmit_packets_total endpoint=web network=front": 1,
-		"ebpnet_endpoint_receive_packets_total endpoint=web network=front":  0,
-		"ebpnet_network_transmit_packets_total network=front":               1,
-		"ebpnet_network_transmit_packets_total network=back":                0,
-		"ebpnet_tunnel_transmit_packets_total tunnel=hB":                    1,
-		"ebpnet_tunnel_transmit_bytes_total tunnel=hB":                      60 + 42,
-		"ebpnet_dropped_packets_total reason=unknown_destination":           1,
-		"ebpnet_dropped_bytes_total reason=unknown_destination":             60,
-		"ebpnet_dropped_packets_total reason=policy":                        0,
-		"ebpnet_network_learned_stations network=front":                     1,
-		"ebpnet_network_learned_stations network=back":                      0,
-		"ebpnet_map_entries map=devices":                                    float64(len(locals())),
+		"ebpnet_endpoint_transmit_packets_total endpoint=web network=front":                              1,
+		"ebpnet_endpoint_receive_packets_total endpoint=web network=front":                               0,
+		"ebpnet_endpoint_info container=web1 container_id=4f1c endpoint=web engine=docker network=front": 1,
+
+		"ebpnet_network_transmit_packets_total network=front":     1,
+		"ebpnet_network_transmit_packets_total network=back":      0,
+		"ebpnet_tunnel_transmit_packets_total tunnel=hB":          1,
+		"ebpnet_tunnel_transmit_bytes_total tunnel=hB":            60 + 42,
+		"ebpnet_dropped_packets_total reason=unknown_destination": 1,
+		"ebpnet_dropped_bytes_total reason=unknown_destination":   60,
+		"ebpnet_dropped_packets_total reason=policy":              0,
+		"ebpnet_network_learned_stations network=front":           1,
+		"ebpnet_network_learned_stations network=back":            0,
+		"ebpnet_map_entries map=devices":                          float64(len(locals())),
 	} {
 		if got, ok := metrics[want]; !ok || got != value {
 			t.Errorf("%s is %v (%v), want %v", want, got, ok, value)

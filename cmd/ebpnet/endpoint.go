@@ -44,11 +44,11 @@ func endpointCommand() *cli.Command {
 				UsageText:   "ebpnet endpoint rm NAME",
 				Description: "Example: ebpnet endpoint rm redis1",
 				Action: func(c *cli.Context) error {
-					args, err := arguments(c, "NAME")
+					name, err := argumentCalled(c, "NAME", endpointCalled)
 					if err != nil {
 						return err
 					}
-					return withAgent(c, func(a *agent.Agent) error { return a.RemoveEndpoint(args[0]) })
+					return withAgent(c, func(a *agent.Agent) error { return a.RemoveEndpoint(name) })
 				},
 			},
 			{
@@ -65,12 +65,12 @@ func endpointCommand() *cli.Command {
 				UsageText:   "ebpnet endpoint inspect NAME",
 				Description: "Example: ebpnet endpoint inspect redis1",
 				Action: func(c *cli.Context) error {
-					args, err := arguments(c, "NAME")
+					name, err := argumentCalled(c, "NAME", endpointCalled)
 					if err != nil {
 						return err
 					}
 					return read(c, func(tx *store.Tx) error {
-						e, err := tx.Endpoint(args[0])
+						e, err := tx.Endpoint(name)
 						if err != nil {
 							return err
 						}
@@ -136,6 +136,10 @@ func listEndpoints(c *cli.Context) error {
 	return read(c, func(tx *store.Tx) error {
 		list := tx.Endpoints
 		if name := c.String("network"); name != "" {
+			name, err := tx.NetworkCalled(name)
+			if err != nil {
+				return err
+			}
 			if _, err := tx.Network(name); err != nil {
 				return err
 			}
@@ -159,6 +163,25 @@ type endpointView struct {
 	Ports []spec.Port `json:"ports"`
 }
 
+// identityText shows what an engine calls its noun: by the name, if it has told
+// one yet.
+func identityText(i spec.Identity) string {
+	id := i.ID
+	if len(id) > shownID {
+		id = id[:shownID]
+	}
+	switch {
+	case i.Name == "":
+		return id
+	case id == "":
+		return i.Name
+	}
+	return i.Name + " (" + id + ")"
+}
+
+// shownID is how much of an id is shown, as Docker and Podman do.
+const shownID = 12
+
 func withPorts(tx *store.Tx, endpoints []spec.Endpoint) ([]endpointView, error) {
 	views := make([]endpointView, len(endpoints))
 	for i, e := range endpoints {
@@ -172,13 +195,16 @@ func withPorts(tx *store.Tx, endpoints []spec.Endpoint) ([]endpointView, error) 
 }
 
 func printEndpoints(c *cli.Context, data any, endpoints []endpointView) error {
-	t := table{headings: []string{"NAME", "NETWORK", "ADDRESSES", "MAC", "WHERE", "INTERFACE", "EXPOSES", "PUBLISHES"}}
+	t := table{headings: []string{"NAME", "NETWORK", "CONTAINER", "ADDRESSES", "MAC", "WHERE", "INTERFACE", "EXPOSES", "PUBLISHES"}}
 	for _, e := range endpoints {
 		where := e.Netns.Path
-		if e.Remote() {
+		switch {
+		case e.Remote():
 			where = "tunnel " + e.Tunnel
+		case e.Handed():
+			where = "with " + e.Container.Engine
 		}
-		t.add(e.Name, e.Network, join(e.Addresses), e.MAC.String(), where, e.Ifname, join(e.Expose), join(e.Ports))
+		t.add(e.Name, e.Network, identityText(e.Container), join(e.Addresses), e.MAC.String(), where, e.Ifname, join(e.Expose), join(e.Ports))
 	}
 	return print(c, data, one(t))
 }

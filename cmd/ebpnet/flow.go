@@ -68,7 +68,7 @@ func endpointOfFlows(c *cli.Context) (string, error) {
 	if name == "" && c.IsSet("endpoint") {
 		return "", usagef("--endpoint is empty: want a name, or leave it out for all flows")
 	}
-	return name, nil
+	return endpointCalled(c, name)
 }
 
 func flushFlows(c *cli.Context) error {

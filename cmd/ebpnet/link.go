@@ -32,11 +32,11 @@ func linkCommand() *cli.Command {
 				UsageText:   "ebpnet link rm CLIENT SERVER",
 				Description: "Example: ebpnet link rm web redis1",
 				Action: func(c *cli.Context) error {
-					args, err := arguments(c, "CLIENT", "SERVER")
+					client, server, err := linkArguments(c)
 					if err != nil {
 						return err
 					}
-					return withAgent(c, func(a *agent.Agent) error { return a.RemoveLink(args[0], args[1]) })
+					return withAgent(c, func(a *agent.Agent) error { return a.RemoveLink(client, server) })
 				},
 			},
 			{
@@ -52,12 +52,12 @@ func linkCommand() *cli.Command {
 				UsageText:   "ebpnet link inspect CLIENT SERVER",
 				Description: "Example: ebpnet link inspect web redis1",
 				Action: func(c *cli.Context) error {
-					args, err := arguments(c, "CLIENT", "SERVER")
+					client, server, err := linkArguments(c)
 					if err != nil {
 						return err
 					}
 					return read(c, func(tx *store.Tx) error {
-						l, err := tx.Link(args[0], args[1])
+						l, err := tx.Link(client, server)
 						if err != nil {
 							return err
 						}
@@ -88,8 +88,14 @@ func addLink(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	l := spec.Link{Client: args[0]}
+	var l spec.Link
 	if l.Server, l.Alias, err = spec.ParseLink(args[1]); err != nil {
+		return err
+	}
+	if l.Client, err = endpointCalled(c, args[0]); err != nil {
+		return err
+	}
+	if l.Server, err = endpointCalled(c, l.Server); err != nil {
 		return err
 	}
 	for _, s := range c.StringSlice("port") {
@@ -106,6 +112,18 @@ func addLink(c *cli.Context) error {
 		}
 		return printLinks(c, l, []spec.Link{l})
 	})
+}
+
+func linkArguments(c *cli.Context) (client, server string, err error) {
+	args, err := arguments(c, "CLIENT", "SERVER")
+	if err != nil {
+		return "", "", err
+	}
+	if client, err = endpointCalled(c, args[0]); err != nil {
+		return "", "", err
+	}
+	server, err = endpointCalled(c, args[1])
+	return client, server, err
 }
 
 func listLinks(c *cli.Context) error {
@@ -133,13 +151,13 @@ func printLinks(c *cli.Context, data any, links []spec.Link) error {
 // list of them.
 func printLinkLines(lines func(agent.Linked) []string) cli.ActionFunc {
 	return func(c *cli.Context) error {
-		args, err := arguments(c, "CLIENT")
+		client, err := argumentCalled(c, "CLIENT", endpointCalled)
 		if err != nil {
 			return err
 		}
 		all := []string{}
 		err = read(c, func(tx *store.Tx) error {
-			links, err := agent.LinksFrom(tx, args[0])
+			links, err := agent.LinksFrom(tx, client)
 			for _, l := range links {
 				all = append(all, lines(l)...)
 			}

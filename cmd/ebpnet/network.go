@@ -2,6 +2,7 @@ package main
 
 import (
 	"strconv"
+	"strings"
 
 	"github.com/urfave/cli/v2"
 
@@ -71,11 +72,11 @@ func networkCommand() *cli.Command {
 				UsageText:   "ebpnet network rm NAME",
 				Description: "Example: ebpnet network rm web",
 				Action: func(c *cli.Context) error {
-					args, err := arguments(c, "NAME")
+					name, err := argumentCalled(c, "NAME", networkCalled)
 					if err != nil {
 						return err
 					}
-					return withAgent(c, func(a *agent.Agent) error { return a.RemoveNetwork(args[0]) })
+					return withAgent(c, func(a *agent.Agent) error { return a.RemoveNetwork(name) })
 				},
 			},
 			{
@@ -91,12 +92,12 @@ func networkCommand() *cli.Command {
 				UsageText:   "ebpnet network inspect NAME",
 				Description: "Example: ebpnet network inspect web",
 				Action: func(c *cli.Context) error {
-					args, err := arguments(c, "NAME")
+					name, err := argumentCalled(c, "NAME", networkCalled)
 					if err != nil {
 						return err
 					}
 					return read(c, func(tx *store.Tx) error {
-						n, err := tx.Network(args[0])
+						n, err := tx.Network(name)
 						if err != nil {
 							return err
 						}
@@ -134,15 +135,15 @@ func createNetwork(c *cli.Context) error {
 }
 
 func setNetwork(c *cli.Context) error {
-	args, err := arguments(c, "NAME")
+	name, err := argumentCalled(c, "NAME", networkCalled)
 	if err != nil {
 		return err
 	}
 	var change agent.NetworkChange
 	given := false
-	for name, to := range map[string]**bool{"icc": &change.ICC, "masquerade": &change.Masquerade, "internal": &change.Internal} {
-		if c.IsSet(name) {
-			value := c.Bool(name)
+	for flag, to := range map[string]**bool{"icc": &change.ICC, "masquerade": &change.Masquerade, "internal": &change.Internal} {
+		if c.IsSet(flag) {
+			value := c.Bool(flag)
 			*to = &value
 			given = true
 		}
@@ -166,7 +167,7 @@ func setNetwork(c *cli.Context) error {
 	if !given {
 		return usagef("nothing to set; want at least one of --icc, --masquerade, --internal, --filtering, --mtu")
 	}
-	return withAgent(c, func(a *agent.Agent) error { return a.SetNetwork(args[0], change) })
+	return withAgent(c, func(a *agent.Agent) error { return a.SetNetwork(name, change) })
 }
 
 func listNetworks(c *cli.Context) error {
@@ -182,8 +183,17 @@ func listNetworks(c *cli.Context) error {
 	})
 }
 
+// usersText shows the engines' networks that a network is.
+func usersText(users []spec.Identity) string {
+	texts := make([]string, len(users))
+	for i, user := range users {
+		texts[i] = user.Engine + " " + identityText(user)
+	}
+	return strings.Join(texts, ",")
+}
+
 func printNetworks(c *cli.Context, data any, networks []spec.Network) error {
-	t := table{headings: []string{"NAME", "SUBNETS", "GATEWAYS", "ICC", "MASQUERADE", "FILTERING", "INTERNAL", "KEY", "MTU"}}
+	t := table{headings: []string{"NAME", "SUBNETS", "GATEWAYS", "ICC", "MASQUERADE", "FILTERING", "INTERNAL", "KEY", "MTU", "USED BY"}}
 	for _, n := range networks {
 		key, mtu := "", "auto"
 		if n.Key != nil {
@@ -192,7 +202,7 @@ func printNetworks(c *cli.Context, data any, networks []spec.Network) error {
 		if n.MTU != 0 {
 			mtu = strconv.Itoa(n.MTU)
 		}
-		t.add(n.Name, join(n.Subnets), join(n.Gateways), yesNo(n.ICC), yesNo(n.Masquerade), n.Filtering.String(), yesNo(n.Internal), key, mtu)
+		t.add(n.Name, join(n.Subnets), join(n.Gateways), yesNo(n.ICC), yesNo(n.Masquerade), n.Filtering.String(), yesNo(n.Internal), key, mtu, usersText(n.Users))
 	}
 	return print(c, data, one(t))
 }

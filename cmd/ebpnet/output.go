@@ -109,6 +109,34 @@ func readWithin(ctx context.Context, c *cli.Context, f func(*store.Tx) error) er
 	return s.Close()
 }
 
+// endpointCalled gives the name of the endpoint that the user means (see
+// store.Tx.EndpointCalled).
+func endpointCalled(c *cli.Context, s string) (string, error) {
+	return called(c, s, (*store.Tx).EndpointCalled)
+}
+
+// networkCalled gives the name of the network that the user means.
+func networkCalled(c *cli.Context, s string) (string, error) {
+	return called(c, s, (*store.Tx).NetworkCalled)
+}
+
+func called(c *cli.Context, s string, find func(*store.Tx, string) (string, error)) (name string, err error) {
+	err = read(c, func(tx *store.Tx) (err error) {
+		name, err = find(tx, s)
+		return err
+	})
+	return name, err
+}
+
+// argumentCalled is arguments for a single one that names a noun.
+func argumentCalled(c *cli.Context, placeholder string, find func(*cli.Context, string) (string, error)) (string, error) {
+	args, err := arguments(c, placeholder)
+	if err != nil {
+		return "", err
+	}
+	return find(c, args[0])
+}
+
 // emptyIfNil makes an empty list print as [] and not as null.
 func emptyIfNil[T any](list []T) []T {
 	if list == nil {

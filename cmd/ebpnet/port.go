@@ -79,8 +79,11 @@ func portArguments(c *cli.Context) (endpoint string, p spec.Port, err error) {
 	if err != nil {
 		return "", p, err
 	}
-	p, err = spec.ParsePort(args[1])
-	return args[0], p, err
+	if p, err = spec.ParsePort(args[1]); err != nil {
+		return "", p, err
+	}
+	endpoint, err = endpointCalled(c, args[0])
+	return endpoint, p, err
 }
 
 // parsePublished reads what --publish says.
@@ -125,10 +128,14 @@ func listPorts(c *cli.Context) error {
 	return read(c, func(tx *store.Tx) error {
 		list := tx.Ports
 		if len(args) > 0 {
-			if _, err := tx.Endpoint(args[0]); err != nil {
+			name, err := tx.EndpointCalled(args[0])
+			if err != nil {
 				return err
 			}
-			list = func() ([]spec.Port, error) { return tx.PortsOf(args[0]) }
+			if _, err := tx.Endpoint(name); err != nil {
+				return err
+			}
+			list = func() ([]spec.Port, error) { return tx.PortsOf(name) }
 		}
 		ports, err := list()
 		if err != nil {

@@ -132,7 +132,10 @@ func readNames(ctx context.Context, c *cli.Context) (datapath.Names, error) {
 		}
 		for _, e := range endpoints {
 			if !e.Remote() {
-				found.Endpoints = append(found.Endpoints, datapath.NamedEndpoint{Name: e.Name, Network: e.Network, ID: e.ID})
+				found.Endpoints = append(found.Endpoints, datapath.NamedEndpoint{
+					Name: e.Name, Network: e.Network, ID: e.ID,
+					Engine: e.Container.Engine, Container: e.Container.Name, ContainerID: e.Container.ID,
+				})
 			}
 		}
 		networks, err := tx.Networks()

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"slices"
 	"strconv"
 
 	"github.com/urfave/cli/v2"
@@ -13,6 +14,7 @@ import (
 type traffic struct {
 	Name      string `json:"name"`
 	Network   string `json:"network,omitempty"`
+	Container string `json:"container,omitempty"` // what its engine calls it
 	TxPackets uint64 `json:"tx_packets"`
 	TxBytes   uint64 `json:"tx_bytes"`
 	RxPackets uint64 `json:"rx_packets"`
@@ -67,7 +69,9 @@ func readStats(c *cli.Context) (stats, error) {
 			if err != nil {
 				return err
 			}
-			s.Endpoints = append(s.Endpoints, trafficOf(e.Name, e.Network, counted))
+			line := trafficOf(e.Name, e.Network, counted)
+			line.Container = identityText(e.Container)
+			s.Endpoints = append(s.Endpoints, line)
 		}
 		networks, err := tx.Networks()
 		if err != nil {
@@ -101,7 +105,10 @@ func readStats(c *cli.Context) (stats, error) {
 }
 
 func trafficOf(name, network string, t datapath.Traffic) traffic {
-	return traffic{name, network, t.Tx.Packets, t.Tx.Bytes, t.Rx.Packets, t.Rx.Bytes}
+	return traffic{
+		Name: name, Network: network,
+		TxPackets: t.Tx.Packets, TxBytes: t.Tx.Bytes, RxPackets: t.Rx.Packets, RxBytes: t.Rx.Bytes,
+	}
 }
 
 func (s stats) tables() []table {
@@ -114,8 +121,16 @@ func (s stats) tables() []table {
 			continue
 		}
 		t := table{headings: []string{noun.heading, "TX PACKETS", "TX BYTES", "RX PACKETS", "RX BYTES"}}
+		contained := slices.ContainsFunc(noun.lines, func(l traffic) bool { return l.Container != "" })
+		if contained {
+			t.headings = append(t.headings, "CONTAINER")
+		}
 		for _, line := range noun.lines {
-			t.add(line.Name, number(line.TxPackets), number(line.TxBytes), number(line.RxPackets), number(line.RxBytes))
+			cells := []string{line.Name, number(line.TxPackets), number(line.TxBytes), number(line.RxPackets), number(line.RxBytes)}
+			if contained {
+				cells = append(cells, line.Container)
+			}
+			t.add(cells...)
 		}
 		tables = append(tables, t)
 	}
