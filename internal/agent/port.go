@@ -149,7 +149,7 @@ func FindPort(tx *store.Tx, endpoint string, p spec.Port) (spec.Port, error) {
 // publishAll writes new publications of an endpoint into the store.
 func publishAll(tx *store.Tx, e spec.Endpoint, n spec.Network, wanted []spec.Port) ([]spec.Port, error) {
 	var ports []spec.Port
-	room := newRoom(tx)
+	room := newRoom(tx, e)
 	for _, p := range wanted {
 		p.Endpoint = e.Name
 		if err := checkPublishable(tx, e, n, p); err != nil {

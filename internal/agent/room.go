@@ -13,11 +13,23 @@ import (
 
 // room tells which ports of the host can be published.
 type room struct {
-	tx    *store.Tx
-	taken map[spec.Protocol][]occupied // of those protocols that were asked for
+	tx     *store.Tx
+	taken  map[spec.Protocol][]occupied // of those protocols that were asked for
+	engine bool                         // an engine asks: see isReserved
 }
 
-func newRoom(tx *store.Tx) *room { return &room{tx, map[spec.Protocol][]occupied{}} }
+func newRoom(tx *store.Tx, e spec.Endpoint) *room {
+	return &room{tx, map[spec.Protocol][]occupied{}, e.Container.Engine != ""}
+}
+
+// podman is what Podman's process is called.
+const podman = "podman"
+
+// isReserved tells whether o is taken by Podman, on whose behalf ebpnet is
+// called: it listens on what it publishes so that nobody else does.
+func (r *room) isReserved(o occupied) bool {
+	return r.engine && o.listener != nil && o.listener.OfCaller(podman)
+}
 
 // occupied is a range of the host's ports that is published, or a port that a
 // process listens on.
@@ -62,7 +74,7 @@ func (r *room) take(p *spec.Port, at []published) error {
 		}
 	}
 	for _, o := range r.taken[p.Protocol] {
-		if o.first > p.Last || o.last < p.First || !o.concerns(*p, at) {
+		if o.first > p.Last || o.last < p.First || !o.concerns(*p, at) || r.isReserved(o) {
 			continue
 		}
 		owner, err := r.owner(o, p.Protocol)
