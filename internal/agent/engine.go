@@ -144,7 +144,7 @@ func (a *Agent) SetLinks(client, engine string, wanted []spec.Link) error {
 			continue
 		}
 		i := slices.IndexFunc(wanted, func(w spec.Link) bool { return w.Server == l.Server })
-		if i >= 0 && (l.Engine != engine || slices.Equal(l.Ports, wanted[i].Ports)) {
+		if i >= 0 && (l.Engine != engine || l.Alias == wanted[i].Alias && slices.Equal(l.Ports, wanted[i].Ports)) {
 			wanted = slices.Delete(slices.Clone(wanted), i, i+1)
 			continue
 		}
