@@ -123,6 +123,18 @@ func (a *Agent) PlaceEndpoint(name string, container spec.Identity, ns spec.Netn
 	return nil
 }
 
+// SetExpose keeps which ports an endpoint exposes, for links that name none.
+func (a *Agent) SetExpose(endpoint string, ports []spec.Ports) error {
+	return a.store.Update(func(tx *store.Tx) error {
+		e, err := tx.Endpoint(endpoint)
+		if err != nil || slices.Equal(e.Expose, ports) {
+			return err
+		}
+		e.Expose = ports
+		return tx.PutEndpoint(e)
+	})
+}
+
 // Waits tells whether the interface of an endpoint that was handed to an engine
 // lies in the host's namespace: it was not taken yet, or was given back.
 func (a *Agent) Waits(e spec.Endpoint) (bool, error) { return a.host.Waits(e.ID) }

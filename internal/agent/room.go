@@ -15,20 +15,17 @@ import (
 type room struct {
 	tx     *store.Tx
 	taken  map[spec.Protocol][]occupied // of those protocols that were asked for
-	engine bool                         // an engine asks: see isReserved
+	podman bool                         // it is for Podman, which may call us as CNI
 }
 
 func newRoom(tx *store.Tx, e spec.Endpoint) *room {
-	return &room{tx, map[spec.Protocol][]occupied{}, e.Container.Engine != ""}
+	return &room{tx, map[spec.Protocol][]occupied{}, slices.Contains([]string{"podman", "cni"}, e.Container.Engine)}
 }
 
-// podman is what Podman's process is called.
-const podman = "podman"
-
-// isReserved tells whether o is taken by Podman, on whose behalf ebpnet is
-// called: it listens on what it publishes so that nobody else does.
+// isReserved tells whether o only holds a port for a container: Podman would
+// not have asked for one that it holds for another.
 func (r *room) isReserved(o occupied) bool {
-	return r.engine && o.listener != nil && o.listener.OfCaller(podman)
+	return r.podman && o.listener != nil && o.listener.Holds()
 }
 
 // occupied is a range of the host's ports that is published, or a port that a

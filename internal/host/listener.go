@@ -1,14 +1,12 @@
 package host
 
 import (
-	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"unicode"
@@ -129,59 +127,37 @@ func parseListener(m []byte) (l Listener, err error) {
 // Owner names the process that has the socket, as "nginx (pid 123)". One that
 // cannot be seen from here is not named.
 func (l Listener) Owner() string {
-	processes, _ := filepath.Glob("/proc/[0-9]*") // the pattern is well formed
-	for _, process := range processes {
-		if !l.isOf(process) {
+	name, pid := l.process()
+	if pid == "" {
+		return "the kernel, or a process that cannot be seen from here"
+	}
+	return fmt.Sprintf("%s (pid %s)", printable(name), pid)
+}
+
+// Holds tells whether the socket only holds its port for a container: Podman,
+// and after it conmon, listens on every port that Podman publishes, so that
+// nobody else takes it.
+func (l Listener) Holds() bool {
+	name, _ := l.process()
+	return name == "podman" || name == "conmon"
+}
+
+// process finds the process that has the socket; empty if it cannot be seen.
+func (l Listener) process() (name, pid string) {
+	want := fmt.Sprintf("socket:[%d]", l.inode)
+	descriptors, _ := filepath.Glob("/proc/[0-9]*/fd/*") // the pattern is well formed
+	for _, path := range descriptors {
+		if target, err := os.Readlink(path); err != nil || target != want {
 			continue
 		}
+		process := filepath.Dir(filepath.Dir(path))
 		name, err := os.ReadFile(filepath.Join(process, "comm"))
 		if err != nil {
 			continue // it has just ended
 		}
-		return fmt.Sprintf("%s (pid %s)", printable(strings.TrimSpace(string(name))), filepath.Base(process))
+		return strings.TrimSpace(string(name)), filepath.Base(process)
 	}
-	return "the kernel, or a process that cannot be seen from here"
-}
-
-// isOf tells whether a process, given by its directory in /proc, has the
-// socket.
-func (l Listener) isOf(process string) bool {
-	want := fmt.Sprintf("socket:[%d]", l.inode)
-	descriptors, _ := filepath.Glob(filepath.Join(process, "fd/*")) // the pattern is well formed
-	return slices.ContainsFunc(descriptors, func(path string) bool {
-		target, err := os.Readlink(path)
-		return err == nil && target == want
-	})
-}
-
-// OfCaller tells whether a process of the name has the socket and has called
-// this one, or the one that did, and so on. Others are called too by whom they
-// have nothing to do with, like the sshd that an operator came by.
-func (l Listener) OfCaller(name string) bool {
-	for pid := os.Getppid(); pid > 0; {
-		process := filepath.Join("/proc", strconv.Itoa(pid))
-		comm, err := os.ReadFile(filepath.Join(process, "comm"))
-		if err == nil && strings.TrimSpace(string(comm)) == name && l.isOf(process) {
-			return true
-		}
-		pid = parentOf(process)
-	}
-	return false
-}
-
-// parentOf gives the parent of a process: 0 if there is none that can be seen.
-func parentOf(process string) int {
-	stat, err := os.ReadFile(filepath.Join(process, "stat"))
-	if err != nil {
-		return 0
-	}
-	// "PID (NAME) STATE PARENT ...", and the name may hold anything: proc(5).
-	fields := bytes.Fields(stat[bytes.LastIndexByte(stat, ')')+1:])
-	if len(fields) < 2 {
-		return 0
-	}
-	parent, _ := strconv.Atoi(string(fields[1]))
-	return parent
+	return "", ""
 }
 
 // printable makes a process's name, which may hold anything, fit for a line.
