@@ -39,8 +39,22 @@ GOLANGCI_LINT := bin/tools/golangci-lint-$(GOLANGCI_LINT_VERSION)
 # Debian packages of the programs that each target runs.
 DEMO_PACKAGES := curl iproute2 iputils-ping procps redis-server redis-tools \
 	util-linux
-TEST_PACKAGES := $(DEMO_PACKAGES) ethtool iperf3 iptables jq nftables \
-	openvswitch-switch socat tcpdump
+TEST_PACKAGES := $(DEMO_PACKAGES) busybox-static \
+	containernetworking-plugins docker-compose docker.io ethtool iperf3 \
+	iptables jq nftables openvswitch-switch podman runc socat tcpdump
+
+# Podman 5, which Debian 12 has not: programs and libraries of Debian 13,
+# unpacked for the tests alone, which see them in place of their own /usr.
+export PODMAN5 := $(CURDIR)/bin/podman5
+PODMAN5_SUITE := trixie
+PODMAN5_PACKAGES := podman netavark conmon runc \
+	golang-github-containers-common libacl1 libassuan9 libatomic1 libattr1 \
+	libaudit1 libbsd0 libbz2-1.0 libc6 libcap-ng0 libcap2 libcrypt1 \
+	libgcc-s1 libglib2.0-0t64 libgpg-error0 libgpgme11t64 libmd0 libpam0g \
+	libpcre2-8-0 libseccomp2 libselinux1 libsemanage2 libsepol2 \
+	libsqlite3-0 libsubid5 libsystemd0
+
+# What compiles, and what formats.
 CLANG_PACKAGES := clang-19 llvm-19 libbpf-dev linux-libc-dev
 FORMAT_PACKAGES := clang-format-19
 
@@ -64,7 +78,10 @@ define need
 	echo "$@: installing $$missing"; \
 	export DEBIAN_FRONTEND=noninteractive RUNLEVEL=1; \
 	units=$$(for package in $$missing; do case $$package in \
+		docker.io) echo containerd docker docker.socket ;; \
 		openvswitch-switch) echo openvswitch-switch ovs-record-hostname ;; \
+		podman) echo podman podman.socket podman-restart \
+			podman-auto-update podman-auto-update.timer ;; \
 		redis-server) echo redis-server ;; \
 	esac; done | xargs); \
 	if [ -d /run/systemd/system ] && [ -n "$$units" ]; then \
@@ -102,7 +119,25 @@ demo: build ## show the main job on two hosts made of namespaces (root)
 	$(GO_BUILD) -o bin/demo ./test/demo
 	@exec bin/demo
 
-test: build ## all tests, then each fuzz target for FUZZTIME=10s; without root what needs no privilege
+# apt with lists and a cache of its own, from this machine's mirror; it checks
+# the archive's signatures as always. Debian's keys of the suite come with
+# debian-archive-keyring.
+$(PODMAN5):
+	@command -v apt-get >/dev/null || { echo "$@: no apt here; unpack Debian's $(PODMAN5_SUITE) podman and netavark there" >&2; exit 1; }
+	@echo "test: unpacking Podman of Debian $(PODMAN5_SUITE), once"
+	@rm -rf $@.new && mkdir -p $@.new/apt/{lists,archives}/partial $@.new/apt/debs
+	@apt-get -qq update # or apt does not tell its mirror
+	@cd $@.new/apt && : >status && \
+	mirror=$$(apt-get indextargets --format '$$(REPO_URI)' 'Created-By: Packages' 'Origin: Debian' 'Label: Debian' | sort -u | sed q) && \
+	echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $$mirror $(PODMAN5_SUITE) main" >sources.list && \
+	apt=(apt-get -qq -o Dir::State="$$PWD" -o Dir::State::status="$$PWD/status" -o Dir::Cache="$$PWD" \
+		-o Dir::Etc::SourceList="$$PWD/sources.list" -o Dir::Etc::SourceParts=/dev/null \
+		-o APT::Sandbox::User=root -o Acquire::Languages=none) && \
+	"$${apt[@]}" update && cd debs && "$${apt[@]}" download $(PODMAN5_PACKAGES) && \
+	for deb in *.deb; do dpkg-deb -x "$$deb" $@.new; done
+	@rm -rf $@.new/apt $@ && mv $@.new $@ && touch $@
+
+test: build $(if $(filter 0,$(shell id -u)),$(PODMAN5)) ## all tests, then each fuzz target for FUZZTIME=10s; without root what needs no privilege
 ifeq ($(shell id -u),0)
 	$(call need,$(TEST_PACKAGES))
 else
@@ -156,9 +191,14 @@ fmt: $(GOLANGCI_LINT) ## format Go and C in place
 	$(GOLANGCI_LINT) fmt
 	$(CLANG_FORMAT) -i $(C_FILES)
 
-install: ## install what build made, and shell completion, under DESTDIR and PREFIX=/usr/local
+install: ## install what build made, as plugin too, a systemd unit and shell completion, under DESTDIR and PREFIX=/usr/local
 	@test -x bin/ebpnet || { echo "bin/ebpnet is missing: run 'make build' first" >&2; exit 1; }
 	install -D -m 0755 bin/ebpnet $(DESTDIR)$(PREFIX)/bin/ebpnet
+	install -d $(addprefix $(DESTDIR)$(PREFIX)/,lib/cni libexec/netavark lib/systemd/system)
+	ln -sf ../../bin/ebpnet $(DESTDIR)$(PREFIX)/lib/cni/ebpnet-cni
+	ln -sf ../../bin/ebpnet $(DESTDIR)$(PREFIX)/libexec/netavark/ebpnet
+	sed 's,@PREFIX@,$(PREFIX),' docs/ebpnet.service > \
+		$(DESTDIR)$(PREFIX)/lib/systemd/system/ebpnet.service
 	install -D -m 0644 completion/ebpnet.bash \
 		$(DESTDIR)$(PREFIX)/share/bash-completion/completions/ebpnet
 	install -D -m 0644 completion/_ebpnet \

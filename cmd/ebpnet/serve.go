@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -21,6 +22,7 @@ import (
 
 	"github.com/ebpnet/ebpnet/datapath"
 	"github.com/ebpnet/ebpnet/internal/agent"
+	"github.com/ebpnet/ebpnet/internal/docker"
 	"github.com/ebpnet/ebpnet/internal/spec"
 	"github.com/ebpnet/ebpnet/internal/store"
 )
@@ -31,15 +33,25 @@ const (
 	shutdownTimeout = 2 * time.Second
 )
 
+const pluginsFlag = "docker-plugins"
+
 func serveCommand() *cli.Command {
 	return &cli.Command{
 		Name:      "serve",
-		Usage:     "serve metrics, and follow changes of devices and namespaces",
-		UsageText: "ebpnet serve [--listen 127.0.0.1:9469]",
+		Usage:     "serve metrics and Docker, and follow changes of devices and namespaces",
+		UsageText: "ebpnet serve [--listen 127.0.0.1:9469] [--docker]",
 		Description: "Traffic does not need it: without it, changes are followed by the next command.\n" +
-			"Example: ebpnet serve --listen 127.0.0.1:9469",
+			"With --docker, a Docker engine on this host can create networks and containers with it.\n" +
+			"Example: ebpnet serve --docker",
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "listen", Usage: "`ADDRESS` of /metrics", Value: "127.0.0.1:9469"},
+			&cli.BoolFlag{Name: "docker", Usage: "be Docker's network and IPAM driver ebpnet"},
+			&cli.StringFlag{Name: pluginsFlag, Usage: "`DIRECTORY` where the engine looks for plugins", Value: docker.PluginsDirectory},
+			&cli.StringFlag{
+				Name: "docker-host", Usage: "`URL` of the engine",
+				Value: docker.DefaultHost, EnvVars: []string{"DOCKER_HOST"},
+			},
+			&cli.BoolFlag{Name: "debug", Usage: "log each of Docker's calls with its answer"},
 		},
 		Action: func(c *cli.Context) error {
 			if _, err := arguments(c); err != nil {
@@ -51,6 +63,9 @@ func serveCommand() *cli.Command {
 			}
 			if err != nil {
 				return usagef("--listen %q: want ADDRESS:PORT", c.String("listen"))
+			}
+			if !c.Bool("docker") && c.IsSet(pluginsFlag) {
+				return usagef("--%s %q: give --docker too", pluginsFlag, c.String(pluginsFlag))
 			}
 			return serve(c)
 		},
@@ -81,6 +96,11 @@ func serve(c *cli.Context) error {
 	defer stop()
 	context.AfterFunc(signalled, stop) // a second signal ends it at once
 	group, ctx := errgroup.WithContext(signalled)
+	if c.Bool("docker") {
+		if err := serveDocker(ctx, c, group); err != nil {
+			return errors.Join(err, listener.Close())
+		}
+	}
 	group.Go(func() error { return agent.Serve(ctx, place(c), logger()) })
 	group.Go(func() error {
 		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
@@ -95,6 +115,29 @@ func serve(c *cli.Context) error {
 		return server.Shutdown(ending)
 	})
 	return group.Wait()
+}
+
+// serveDocker has a group serve an engine and follow it.
+func serveDocker(ctx context.Context, c *cli.Context, group *errgroup.Group) error {
+	engine, err := docker.NewEngine(c.String("docker-host"))
+	if err != nil {
+		return err
+	}
+	listener, err := docker.Listen(ctx, c.String(pluginsFlag))
+	if err != nil {
+		return err
+	}
+	level := slog.LevelInfo
+	if c.Bool("debug") {
+		level = slog.LevelDebug
+	}
+	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
+	group.Go(func() error { return docker.NewPlugin(place(c), log).Serve(ctx, listener) })
+	group.Go(func() error {
+		docker.Follow(ctx, engine, place(c), log)
+		return nil
+	})
+	return nil
 }
 
 // namesTimeout is how long a scrape waits for a command that changes the store.

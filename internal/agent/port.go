@@ -71,9 +71,10 @@ func (a *Agent) RemovePort(endpoint string, p spec.Port) error {
 	})
 }
 
-// SetPorts has an endpoint publish what is wanted and nothing else, and gives
-// it back with what it was given. What it publishes already stays as it is.
-func (a *Agent) SetPorts(endpoint string, wanted []spec.Port) ([]spec.Port, error) {
+// SetPorts has an endpoint publish what an engine wants, and nothing else that
+// this had asked for before, and gives it back with what it was given. What is
+// published already stays as it is, and so does what the user publishes.
+func (a *Agent) SetPorts(endpoint, engine string, wanted []spec.Port) ([]spec.Port, error) {
 	var (
 		e             spec.Endpoint
 		network       spec.Network
@@ -89,17 +90,18 @@ func (a *Agent) SetPorts(endpoint string, wanted []spec.Port) ([]spec.Port, erro
 			if gone, err = tx.PortsOf(endpoint); err != nil {
 				return err
 			}
-			missing := slices.DeleteFunc(slices.Clone(wanted), func(w spec.Port) bool {
-				i := slices.IndexFunc(gone, func(p spec.Port) bool {
-					return p.Matches(w) && slices.Equal(p.AllowFrom, w.AllowFrom)
-				})
+			var missing []spec.Port
+			for _, w := range wanted {
+				i := slices.IndexFunc(gone, func(p spec.Port) bool { return p.Matches(w) })
 				if i < 0 {
-					return false
+					w.Engine = engine
+					missing = append(missing, w)
+					continue
 				}
 				kept = append(kept, gone[i])
 				gone = slices.Delete(gone, i, i+1)
-				return true
-			})
+			}
+			gone = slices.DeleteFunc(gone, func(p spec.Port) bool { return p.Engine != engine })
 			for _, p := range gone {
 				if err := tx.DeletePort(store.PortKeyOf(p)); err != nil {
 					return err

@@ -37,7 +37,7 @@ func (n *Network) SetOption(key, value string) error {
 			err = CheckMTU(n.MTU)
 		}
 	default:
-		return fmt.Errorf("%w option %q: ebpnet has no such option, see docs/docker.md", ErrInvalid, key)
+		return fmt.Errorf("%w option %q: ebpnet has none of that name, but icc, masquerade, internal, key, mtu and filtering after %q", ErrInvalid, key, optionPrefix)
 	}
 	if err != nil {
 		return fmt.Errorf("option %q: %w", key, err)

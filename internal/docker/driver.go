@@ -1,0 +1,403 @@
+package docker
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/ebpnet/ebpnet/internal/host"
+	"github.com/ebpnet/ebpnet/internal/spec"
+	"github.com/ebpnet/ebpnet/internal/store"
+)
+
+// engineName is what Docker is called among the engines.
+const engineName = "docker"
+
+// ifnamePrefix begins the names of a container's interfaces; the engine counts
+// them.
+const ifnamePrefix = "eth"
+
+// shortIDLength is how much of an id the engine shows in its lists.
+const shortIDLength = 12
+
+// shortID names what the engine has named by an id.
+func shortID(id string) string { return id[:min(len(id), shortIDLength)] }
+
+// errGlobal is about networks of a swarm, which the driver's capabilities tell
+// the engine not to ask for.
+var errGlobal = errors.New("its networks are local to an engine, and none of a swarm; they span hosts by tunnels, see 'ebpnet tunnel add --help'")
+
+func refuseGlobal(context.Context, []byte) (any, error) { return nil, errGlobal }
+
+// networkOf gives the network that an engine's is.
+func networkOf(tx *store.Tx, id string) (spec.Network, error) {
+	all, err := tx.Networks()
+	if err != nil {
+		return spec.Network{}, err
+	}
+	for _, n := range all {
+		if slices.ContainsFunc(n.Users, user(id).Same) {
+			return n, nil
+		}
+	}
+	return spec.Network{}, fmt.Errorf("network %s of Docker's: %w in the store; 'docker network rm' it and create it again", shortID(id), store.ErrNotFound)
+}
+
+// createNetwork makes a network for the engine's, or has that be one that is
+// there. An engine that got no answer asks again.
+func (p *Plugin) createNetwork(ctx context.Context, c networkCall) (nothing, error) {
+	wanted, join, err := c.network()
+	if err != nil {
+		return nothing{}, err
+	}
+	return nothing{}, p.with(ctx, func(h hostAgent) error {
+		var (
+			known bool
+			there spec.Network
+		)
+		err := h.View(func(tx *store.Tx) error {
+			_, err := networkOf(tx, c.NetworkID)
+			known = err == nil
+			if errors.Is(err, store.ErrNotFound) {
+				err = nil
+				if join != "" {
+					there, err = tx.Network(join)
+				}
+			}
+			return err
+		})
+		switch {
+		case err != nil || known:
+			return err
+		case join == "":
+			_, err = h.CreateNetwork(wanted)
+			return err
+		}
+		if err := checkSame(there, wanted); err != nil {
+			return err
+		}
+		_, err = h.JoinNetwork(join, user(c.NetworkID))
+		return err
+	})
+}
+
+// checkSame checks that what the engine knows of a network is what it is.
+func checkSame(there, known spec.Network) error {
+	if known.Internal && !there.Internal {
+		return fmt.Errorf("%w option --internal: network %q is not internal; leave it away, or 'ebpnet network set %s --internal'", spec.ErrInvalid, there.Name, there.Name)
+	}
+	same := len(there.Subnets) == len(known.Subnets)
+	for i, subnet := range there.Subnets {
+		same = same && slices.Contains(known.Subnets, subnet) && slices.Contains(known.Gateways, there.Gateways[i])
+	}
+	if same {
+		return nil
+	}
+	return fmt.Errorf("%w options of 'docker network create': network %q does not have subnets %s with gateways %s; want %s",
+		spec.ErrInvalid, there.Name, known.Subnets, known.Gateways, flagsOf(there))
+}
+
+// flagsOf gives the flags by which 'docker network create' knows a network as
+// it is. Without the subnet, engines before Docker 27 refuse one that the host
+// has a route to.
+func flagsOf(n spec.Network) string {
+	flags := []string{"--ipam-driver", driverName, "--ipam-opt", joinOption + "=" + n.Name}
+	for i, subnet := range n.Subnets {
+		if subnet.Addr().Is6() {
+			flags = append(flags, "--ipv6")
+		}
+		flags = append(flags, "--subnet", subnet.String(), "--gateway", n.Gateways[i].String())
+	}
+	return strings.Join(flags, " ")
+}
+
+// idCall is a call about a network or one of its endpoints.
+type idCall struct{ NetworkID, EndpointID string }
+
+// deleteNetwork takes the network away with what a killed engine has left on
+// it: there is none of its endpoints when an engine asks for it.
+func (p *Plugin) deleteNetwork(ctx context.Context, c idCall) (nothing, error) {
+	return nothing{}, p.finish(ctx, func(h hostAgent) error {
+		var (
+			n    spec.Network
+			left []spec.Endpoint
+		)
+		err := h.View(func(tx *store.Tx) (err error) {
+			if n, err = networkOf(tx, c.NetworkID); err == nil && n.Transient && len(n.Users) == 1 {
+				left, err = tx.EndpointsOn(n.Name)
+			}
+			return err
+		})
+		if errors.Is(err, store.ErrNotFound) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		for _, e := range left {
+			if e.Container.Engine != engineName {
+				continue
+			}
+			if err := h.RemoveEndpoint(e.Name); err != nil {
+				return err
+			}
+		}
+		return h.LeaveNetwork(n.Name, user(c.NetworkID))
+	})
+}
+
+// endpointCall is the engine's CreateEndpoint.
+type endpointCall struct {
+	idCall
+	Interface *endpointInterface
+	Options   map[string]json.RawMessage
+}
+
+// endpointInterface says what an endpoint is given, or, in an answer, what it
+// was given that was not asked for; addresses in CIDR notation.
+type endpointInterface struct {
+	Address, AddressIPv6, MacAddress string
+}
+
+// endpointAnswer is the answer to it.
+type endpointAnswer struct{ Interface endpointInterface }
+
+// createEndpoint makes an endpoint whose interface waits for the engine to take
+// it. An engine that got no answer asks again.
+func (p *Plugin) createEndpoint(ctx context.Context, c endpointCall) (answer endpointAnswer, err error) {
+	var asked endpointInterface
+	if c.Interface != nil {
+		asked = *c.Interface
+	}
+	options, err := c.endpoint(asked)
+	if err != nil {
+		return answer, err
+	}
+	exposed, err := parseExposed(c.Options[exposedPortsOption])
+	if err != nil {
+		return answer, err
+	}
+	err = p.with(ctx, func(h hostAgent) error {
+		var (
+			n spec.Network
+			e spec.Endpoint
+		)
+		err := h.View(func(tx *store.Tx) (err error) {
+			if n, err = networkOf(tx, c.NetworkID); err != nil {
+				return err
+			}
+			if e, err = tx.Endpoint(shortID(c.EndpointID)); errors.Is(err, store.ErrNotFound) {
+				return nil
+			}
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		if e.Name == "" {
+			options.Network = n.Name
+			if e, err = spec.NewEndpoint(options); err != nil {
+				return err
+			}
+			e.Expose = exposed
+			if err := removeStale(h, n, e.Addresses); err != nil {
+				return err
+			}
+			if e, _, err = h.AddEndpoint(e, nil); err != nil {
+				return err
+			}
+		}
+		p.holds.drop(e.Addresses...) // the store has them now
+		answer.Interface = given(e, n, asked)
+		return nil
+	})
+	return answer, err
+}
+
+// removeStale removes those of the engine's endpoints that have addresses which
+// it gives out anew: it was killed, and has forgotten them. Where two of its
+// networks are one of ours, either may have given an address to one that lives.
+func removeStale(h hostAgent, n spec.Network, addresses []netip.Addr) error {
+	ours := slices.DeleteFunc(slices.Clone(n.Users), func(u spec.Identity) bool { return !isDocker(u) })
+	if len(ours) != 1 {
+		return nil
+	}
+	var stale []string
+	err := h.View(func(tx *store.Tx) error {
+		for _, address := range addresses {
+			owner, taken := tx.AddressOwner(address)
+			if !taken {
+				continue
+			}
+			e, err := tx.Endpoint(owner)
+			if err != nil {
+				return err
+			}
+			if isDocker(e.Container) && e.Network == n.Name && !slices.Contains(stale, owner) {
+				stale = append(stale, owner)
+			}
+		}
+		return nil
+	})
+	for _, name := range stale {
+		err = errors.Join(err, h.RemoveEndpoint(name))
+	}
+	return err
+}
+
+// endpoint puts the call into what package spec takes, but for the network and
+// the exposed ports.
+func (c endpointCall) endpoint(asked endpointInterface) (spec.EndpointOptions, error) {
+	o := spec.EndpointOptions{
+		Name: shortID(c.EndpointID), MAC: asked.MacAddress, Handed: true,
+		Container: spec.Identity{Engine: engineName},
+	}
+	for key := range c.Options {
+		if strings.HasPrefix(key, ownOptions) {
+			return o, fmt.Errorf("%w option %q: an endpoint has no options of ebpnet's, its network has, see docs/docker.md", spec.ErrInvalid, key)
+		}
+	}
+	for _, text := range []string{asked.Address, asked.AddressIPv6} {
+		if text == "" {
+			continue
+		}
+		p, err := netip.ParsePrefix(text)
+		if err != nil {
+			return o, fmt.Errorf("%w address %q: want ADDRESS/BITS", spec.ErrInvalid, text)
+		}
+		o.Addresses = append(o.Addresses, p.Addr().String())
+	}
+	return o, nil
+}
+
+// given gives what an endpoint has that was not asked for.
+func given(e spec.Endpoint, n spec.Network, asked endpointInterface) (g endpointInterface) {
+	if asked.MacAddress == "" {
+		g.MacAddress = e.MAC.String()
+	}
+	for _, address := range e.Addresses {
+		for _, subnet := range n.Subnets {
+			text := netip.PrefixFrom(address, subnet.Bits()).String()
+			switch {
+			case !subnet.Contains(address):
+			case address.Is4() && asked.Address == "":
+				g.Address = text
+			case address.Is6() && asked.AddressIPv6 == "":
+				g.AddressIPv6 = text
+			}
+		}
+	}
+	return g
+}
+
+func (p *Plugin) deleteEndpoint(ctx context.Context, c idCall) (nothing, error) {
+	return nothing{}, p.finish(ctx, func(h hostAgent) error {
+		err := h.RemoveEndpoint(shortID(c.EndpointID))
+		if errors.Is(err, store.ErrNotFound) {
+			return nil
+		}
+		return err
+	})
+}
+
+// find gives an endpoint of the engine's with its network, and what it
+// publishes.
+func (c idCall) find(h hostAgent) (e spec.Endpoint, n spec.Network, ports []spec.Port, err error) {
+	err = h.View(func(tx *store.Tx) (err error) {
+		if n, err = networkOf(tx, c.NetworkID); err != nil {
+			return err
+		}
+		if e, err = tx.Endpoint(shortID(c.EndpointID)); err != nil {
+			return err
+		}
+		ports, err = tx.PortsOf(e.Name)
+		return err
+	})
+	return e, n, ports, err
+}
+
+// infoAnswer tells what people may want to know of an endpoint.
+type infoAnswer struct{ Value map[string]string }
+
+func (p *Plugin) endpointInfo(ctx context.Context, c idCall) (answer infoAnswer, err error) {
+	err = p.with(ctx, func(h hostAgent) error {
+		e, _, ports, err := c.find(h)
+		var texts []string
+		for _, port := range ports {
+			texts = append(texts, port.String())
+		}
+		answer.Value = map[string]string{"mac": e.MAC.String(), "ports": strings.Join(texts, ", ")}
+		return err
+	})
+	return answer, err
+}
+
+// joinAnswer says what the engine is to do in the container's namespace.
+type joinAnswer struct {
+	InterfaceName         interfaceName
+	Gateway, GatewayIPv6  string `json:",omitempty"` // of the default routes
+	StaticRoutes          []staticRoute
+	DisableGatewayService bool // no further interface on a bridge of Docker's own
+}
+
+// interfaceName is what the interface is called where it waits, and how its
+// name in the container begins.
+type interfaceName struct{ SrcName, DstPrefix string }
+
+// staticRoute is a route by a gateway, where RouteType is 0.
+type staticRoute struct {
+	Destination string
+	RouteType   int
+	NextHop     string
+}
+
+// containerCall is a call about an endpoint with the options of its container.
+type containerCall struct {
+	idCall
+	Options map[string]json.RawMessage
+}
+
+func (p *Plugin) join(ctx context.Context, c containerCall) (answer joinAnswer, err error) {
+	// When it makes an endpoint on an internal network, Docker 20.10 does not tell.
+	text, told := c.Options[exposedPortsOption]
+	exposed, err := parseExposed(text)
+	if err != nil {
+		return answer, err
+	}
+	err = p.with(ctx, func(h hostAgent) error {
+		e, n, _, err := c.find(h)
+		if err == nil && told {
+			err = h.SetExpose(e.Name, exposed)
+		}
+		answer = joining(e, n)
+		return err
+	})
+	return answer, err
+}
+
+func joining(e spec.Endpoint, n spec.Network) joinAnswer {
+	answer := joinAnswer{
+		InterfaceName:         interfaceName{host.HandedName(e.ID), ifnamePrefix},
+		DisableGatewayService: true,
+	}
+	for _, address := range e.Addresses {
+		gateway := gatewayOf(n, address)
+		switch {
+		case n.Internal:
+		case gateway.Is4():
+			answer.Gateway = gateway.String()
+		default:
+			answer.GatewayIPv6 = gateway.String()
+		}
+		for _, r := range n.Routes {
+			if r.Addr().Is4() == gateway.Is4() {
+				answer.StaticRoutes = append(answer.StaticRoutes, staticRoute{Destination: r.String(), NextHop: gateway.String()})
+			}
+		}
+	}
+	return answer
+}
