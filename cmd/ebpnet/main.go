@@ -26,6 +26,7 @@ const (
 )
 
 func main() {
+	answerAsPlugin()
 	app := newApp()
 	if err := app.Run(interspersed(app, os.Args)); err != nil {
 		fmt.Fprintln(os.Stderr, "ebpnet: "+oneLine(err))
@@ -69,18 +70,18 @@ func newApp() *cli.App {
 		Version:              version,
 		EnableBashCompletion: true,
 		Flags: []cli.Flag{
-			&cli.StringFlag{Name: "state", Usage: "`DIR` of the store", Value: "/var/lib/ebpnet", EnvVars: []string{"EBPNET_STATE"}},
-			&cli.StringFlag{Name: "pin", Usage: "`DIR` on a bpffs for the datapath", Value: "/sys/fs/bpf/ebpnet", EnvVars: []string{"EBPNET_PIN"}},
+			&cli.StringFlag{Name: "state", Usage: "`DIR` of the store", Value: defaultState, EnvVars: []string{stateVariable}},
+			&cli.StringFlag{Name: "pin", Usage: "`DIR` on a bpffs for the datapath", Value: defaultPin, EnvVars: []string{pinVariable}},
 			&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: "`FORMAT` of what is printed: table or json", Value: "table"},
 		},
 		Before:         checkGlobals,
 		Action:         group,
 		ExitErrHandler: func(*cli.Context, error) {}, // main does it
-		Commands: []*cli.Command{
+		Commands: append([]*cli.Command{
 			checkCommand(), loadCommand(), unloadCommand(), statusCommand(),
 			networkCommand(), endpointCommand(), portCommand(), linkCommand(), tunnelCommand(),
 			flowCommand(), fdbCommand(), statsCommand(), serveCommand(),
-		},
+		}, netavarkCommands()...),
 	}
 	for _, c := range app.Commands {
 		complete(c)

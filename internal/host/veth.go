@@ -248,7 +248,7 @@ func defaultRoute(family netip.Addr) *net.IPNet {
 
 // How long SetUp waits for a new veth, and how often it looks.
 const (
-	carrierTimeout = time.Second
+	carrierTimeout = 5 * time.Second
 	carrierPoll    = time.Millisecond
 )
 
