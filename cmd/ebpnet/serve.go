@@ -14,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/urfave/cli/v2"
@@ -100,6 +101,10 @@ func serve(c *cli.Context) error {
 		if err := serveDocker(ctx, c, group); err != nil {
 			return errors.Join(err, listener.Close())
 		}
+	}
+	// It answers from here on: systemd starts what waits for it, as Docker does.
+	if _, err := daemon.SdNotify(true, daemon.SdNotifyReady); err != nil {
+		logger().Warn("cannot tell the service manager to be ready", "error", err)
 	}
 	group.Go(func() error { return agent.Serve(ctx, place(c), logger()) })
 	group.Go(func() error {
