@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"sync"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -184,10 +185,15 @@ func (o *Objects) startSweep() error {
 	return fmt.Errorf("start the sweep of flows: %w", unix.Errno(-int32(status)))
 }
 
+// embedded gives what the compiled programs were when this was built, for
+// comparison only: it is read once, as a daemon opens what is pinned at every
+// call, and reading takes longer than all else of that.
+var embedded = sync.OnceValues(bpf.LoadEbpnet)
+
 // Open opens what Load has pinned under dir: ErrNotLoaded if that is nothing,
 // or not all.
 func Open(dir string) (*Objects, error) {
-	spec, err := bpf.LoadEbpnet()
+	spec, err := embedded()
 	if err != nil {
 		return nil, fmt.Errorf("read the compiled programs: %w", err)
 	}
