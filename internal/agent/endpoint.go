@@ -112,6 +112,8 @@ func complete(tx *store.Tx, e *spec.Endpoint, n spec.Network) (err error) {
 	if e.ID, err = tx.NextID(store.KindEndpoint, first, last); err != nil {
 		return err
 	}
+	// An engine that chooses addresses does so for each family that it wants.
+	givenWhole := e.Remote() || e.Handed() && len(e.Addresses) > 0
 	for _, address := range e.Addresses {
 		if err := n.CheckAddress(address); err != nil {
 			return err
@@ -121,7 +123,7 @@ func complete(tx *store.Tx, e *spec.Endpoint, n spec.Network) (err error) {
 		}
 	}
 	for _, subnet := range n.Subnets {
-		if e.Remote() || slices.ContainsFunc(e.Addresses, subnet.Contains) {
+		if givenWhole || slices.ContainsFunc(e.Addresses, subnet.Contains) {
 			continue
 		}
 		taken := func(address netip.Addr) bool {

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 
+	"github.com/ebpnet/ebpnet/internal/host"
 	"github.com/ebpnet/ebpnet/internal/ipam"
 	"github.com/ebpnet/ebpnet/internal/spec"
 	"github.com/ebpnet/ebpnet/internal/store"
@@ -135,9 +136,22 @@ func (a *Agent) SetExpose(endpoint string, ports []spec.Ports) error {
 	})
 }
 
-// Waits tells whether the interface of an endpoint that was handed to an engine
-// lies in the host's namespace: it was not taken yet, or was given back.
-func (a *Agent) Waits(e spec.Endpoint) (bool, error) { return a.host.Waits(e.ID) }
+// IsIdle tells whether no container has the interface of an endpoint that was
+// handed to an engine: it lies in the host's namespace, as it was not taken yet
+// or was given back, or the container's process is gone.
+func (a *Agent) IsIdle(e spec.Endpoint) (bool, error) {
+	if waits, err := a.host.Waits(e.ID); waits || err != nil || e.Handed() {
+		return waits, err
+	}
+	boot, err := host.BootID()
+	if err != nil {
+		return false, err
+	}
+	if _, err = namespaceOf(e, boot); errors.Is(err, host.ErrNoNamespace) {
+		return true, nil
+	}
+	return false, err
+}
 
 // SetLinks gives an endpoint the links that an engine wants it to have, and
 // takes away what that had asked for before. A link that the user made stays as

@@ -179,7 +179,7 @@ func (a *Agent) reconcileVeth(e spec.Endpoint, n spec.Network, mtu int, boot str
 	if err != nil {
 		return 0, false, err
 	}
-	inode, err := namespaceOf(e)
+	inode, err := namespaceOf(e, boot)
 	if err != nil {
 		return 0, false, err
 	}
@@ -194,13 +194,13 @@ func (a *Agent) reconcileVeth(e spec.Endpoint, n spec.Network, mtu int, boot str
 func isGone(err error) bool { return errors.Is(err, host.ErrNoDevice) }
 
 // namespaceOf looks an endpoint's namespace up. One that is found by a process
-// id must still be the one it was.
-func namespaceOf(e spec.Endpoint) (inode uint64, err error) {
+// id must still be the one it was, of the kernel that it was of.
+func namespaceOf(e spec.Endpoint, boot string) (inode uint64, err error) {
 	if e.Handed() {
 		return 0, fmt.Errorf("%w: it went with the engine's container", host.ErrNoNamespace)
 	}
 	inode, err = host.Namespace(e.Netns.Path)
-	if err == nil && e.Netns.Ephemeral() && inode != e.Netns.Inode {
+	if err == nil && e.Netns.Ephemeral() && (inode != e.Netns.Inode || boot != e.Netns.Boot) {
 		err = fmt.Errorf("%w at %s: another one is", host.ErrNoNamespace, e.Netns.Path)
 	}
 	return inode, err

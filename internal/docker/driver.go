@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -200,6 +201,7 @@ func (p *Plugin) createEndpoint(ctx context.Context, c endpointCall) (answer end
 		}
 		if e.Name == "" {
 			options.Network = n.Name
+			options.Routes = routesOf(n, options.Addresses)
 			if e, err = spec.NewEndpoint(options); err != nil {
 				return err
 			}
@@ -219,14 +221,10 @@ func (p *Plugin) createEndpoint(ctx context.Context, c endpointCall) (answer end
 }
 
 // removeStale removes those of the engine's endpoints that have addresses which
-// it gives out anew: it was killed, and has forgotten them. Where two of its
-// networks are one of ours, either may have given an address to one that lives.
+// it gives out anew and that no container has: it was killed, and has forgotten
+// them.
 func removeStale(h hostAgent, n spec.Network, addresses []netip.Addr) error {
-	ours := slices.DeleteFunc(slices.Clone(n.Users), func(u spec.Identity) bool { return !isDocker(u) })
-	if len(ours) != 1 {
-		return nil
-	}
-	var stale []string
+	var owners []spec.Endpoint
 	err := h.View(func(tx *store.Tx) error {
 		for _, address := range addresses {
 			owner, taken := tx.AddressOwner(address)
@@ -237,16 +235,26 @@ func removeStale(h hostAgent, n spec.Network, addresses []netip.Addr) error {
 			if err != nil {
 				return err
 			}
-			if isDocker(e.Container) && e.Network == n.Name && !slices.Contains(stale, owner) {
-				stale = append(stale, owner)
+			same := func(o spec.Endpoint) bool { return o.Name == owner }
+			if isDocker(e.Container) && e.Network == n.Name && !slices.ContainsFunc(owners, same) {
+				owners = append(owners, e)
 			}
 		}
 		return nil
 	})
-	for _, name := range stale {
-		err = errors.Join(err, h.RemoveEndpoint(name))
+	if err != nil {
+		return err
 	}
-	return err
+	for _, e := range owners {
+		idle, err := h.IsIdle(e)
+		if err == nil && idle {
+			err = h.RemoveEndpoint(e.Name)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // endpoint puts the call into what package spec takes, but for the network and
@@ -256,9 +264,9 @@ func (c endpointCall) endpoint(asked endpointInterface) (spec.EndpointOptions, e
 		Name: shortID(c.EndpointID), MAC: asked.MacAddress, Handed: true,
 		Container: spec.Identity{Engine: engineName},
 	}
-	for key := range c.Options {
-		if strings.HasPrefix(key, ownOptions) {
-			return o, fmt.Errorf("%w option %q: an endpoint has no options of ebpnet's, its network has, see docs/docker.md", spec.ErrInvalid, key)
+	for _, key := range slices.Sorted(maps.Keys(c.Options)) {
+		if !strings.HasPrefix(key, engineOptions) || key == ifnameOption {
+			return o, fmt.Errorf("%w option %q: a container's connection has no options of ebpnet's, its network has, see docs/docker.md", spec.ErrInvalid, key)
 		}
 	}
 	for _, text := range []string{asked.Address, asked.AddressIPv6} {
@@ -393,11 +401,21 @@ func joining(e spec.Endpoint, n spec.Network) joinAnswer {
 		default:
 			answer.GatewayIPv6 = gateway.String()
 		}
-		for _, r := range n.Routes {
-			if r.Addr().Is4() == gateway.Is4() {
-				answer.StaticRoutes = append(answer.StaticRoutes, staticRoute{Destination: r.String(), NextHop: gateway.String()})
-			}
-		}
+	}
+	for _, r := range e.Routes {
+		answer.StaticRoutes = append(answer.StaticRoutes, staticRoute{Destination: r.Destination.String(), NextHop: r.Gateway.String()})
 	}
 	return answer
+}
+
+// routesOf gives the routes of a network in a container that asks for the
+// addresses; for none, it gets one of each family.
+func routesOf(n spec.Network, addresses []string) (routes []spec.Route) {
+	for _, to := range n.Routes {
+		has := func(text string) bool { return strings.Contains(text, ":") == to.Addr().Is6() }
+		if len(addresses) == 0 || slices.ContainsFunc(addresses, has) {
+			routes = append(routes, spec.Route{Destination: to, Gateway: gatewayOf(n, to.Addr())})
+		}
+	}
+	return routes
 }

@@ -172,8 +172,11 @@ func TestEndpoint(t *testing.T) {
 		s.refused(t, "NetworkDriver.CreateEndpoint", strings.Replace(third, change[0], change[1], 1), words)
 	}
 
-	// What the engine gives out again, it has forgotten that it had given; what
-	// another has is another's.
+	// What the engine gives out again, it has forgotten that it had given, unless
+	// a container has it; what another has is another's.
+	f.busy = []string{shortID(firstID)}
+	s.refused(t, "NetworkDriver.CreateEndpoint", third, "in use")
+	f.busy = nil
 	s.call(t, "NetworkDriver.CreateEndpoint", third)
 	if _, endpoints, _ = f.state(t); len(endpoints) != 2 || endpoints[0].Name != "3e596cbb6dd5" {
 		t.Errorf("after an address was given out again: %+v", endpoints)

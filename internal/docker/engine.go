@@ -127,6 +127,13 @@ type event struct {
 	}
 }
 
+// id gives what tells the engine from others. It keeps that as long as its state.
+func (e *Engine) id(ctx context.Context) (string, error) {
+	var info struct{ ID string }
+	err := e.get(ctx, callTimeout, &info, "/info", nil)
+	return info.ID, err
+}
+
 // networks lists the networks of a driver.
 func (e *Engine) networks(ctx context.Context, driver string) (list []engineNetwork, err error) {
 	query, err := filters(map[string][]string{"driver": {driver}})
@@ -227,7 +234,7 @@ func (e *Engine) open(ctx context.Context, path string, query url.Values) (io.Re
 // eventStream is what the engine tells from the time that it was asked.
 type eventStream struct {
 	body   io.ReadCloser
-	lines  *bufio.Scanner
+	lines  *bufio.Reader // whose buffer holds an event
 	cancel context.CancelFunc
 }
 
@@ -254,20 +261,24 @@ func (e *Engine) subscribe(ctx context.Context) (*eventStream, error) {
 		cancel()
 		return nil, err
 	}
-	lines := bufio.NewScanner(body)
-	lines.Buffer(nil, maxEvent)
-	return &eventStream{body: body, lines: lines, cancel: cancel}, nil
+	return &eventStream{body: body, lines: bufio.NewReaderSize(body, maxEvent), cancel: cancel}, nil
 }
 
-// next waits for an event; io.EOF when the engine has gone.
+// next waits for an event; io.EOF when the engine has gone. One that is too
+// long, as a container's labels may make it, is one of which nothing is known
+// but that it happened.
 func (s *eventStream) next() (ev event, err error) {
-	if !s.lines.Scan() {
-		if err = s.lines.Err(); err == nil {
-			err = io.EOF
+	line, err := s.lines.ReadSlice('\n')
+	if errors.Is(err, bufio.ErrBufferFull) {
+		for errors.Is(err, bufio.ErrBufferFull) {
+			_, err = s.lines.ReadSlice('\n')
 		}
-		return ev, fmt.Errorf("events: %w", err)
+		line = []byte("{}")
 	}
-	if err := json.Unmarshal(s.lines.Bytes(), &ev); err != nil {
+	if err == nil {
+		err = json.Unmarshal(line, &ev)
+	}
+	if err != nil {
 		return ev, fmt.Errorf("events: %w", err)
 	}
 	return ev, nil

@@ -56,6 +56,9 @@ const (
 // The answers are recorded, shortened by fields that ebpnet does not read. The
 // container "new" was being started.
 const (
+	engineID   = "RBMK:3P4C:HCHS"
+	engineInfo = `{"ID":"` + engineID + `","Containers":3,"Driver":"overlay2"}`
+
 	networksAnswer = `[{"Name":"web","Id":"` + webID + `","Created":"2026-11-23T17:26:34.288177496Z","Scope":"local","Driver":"ebpnet",
 		"EnableIPv6":false,"IPAM":{"Driver":"default","Options":{},"Config":[{"Subnet":"172.18.0.0/16","Gateway":"172.18.0.1"}]},
 		"Internal":false,"Containers":{},"Options":{},"Labels":{}}]`
@@ -86,6 +89,7 @@ const (
 func recorded() *http.ServeMux {
 	routes := http.NewServeMux()
 	for path, answer := range map[string]string{
+		"/info":                            engineInfo,
 		"/networks":                        networksAnswer,
 		"/networks/" + webID:               networkAnswer,
 		"/containers/json":                 containersAnswer,
@@ -186,15 +190,22 @@ func TestBadAnswers(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Who labels a container must not keep others from being followed.
+func TestTooLongEvent(t *testing.T) {
+	t.Parallel()
 	e := listen(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		_, _ = io.WriteString(w, strings.Repeat(" ", 2*maxEvent)+"\n")
+		_, _ = io.WriteString(w, `{"Type":"container","from":"`+strings.Repeat("x", 2*maxEvent)+`"}`+"\n"+`{"Type":"network"}`+"\n")
 	}))
 	stream, err := e.subscribe(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	if ev, err := stream.next(); err == nil || errors.Is(err, io.EOF) {
-		t.Errorf("an endless event: %+v, %v", ev, err)
+	for _, want := range []string{"", "network"} {
+		if ev, err := stream.next(); err != nil || ev.Type != want {
+			t.Errorf("%+v, %v, want one of type %q", ev, err, want)
+		}
 	}
 	if err := stream.close(); err != nil {
 		t.Error(err)

@@ -18,6 +18,7 @@ import (
 type fakeAgent struct {
 	*store.Store
 	used []uint16 // ports of the host that somebody listens on
+	busy []string // endpoints that containers have
 }
 
 // loaded gives a plugin on a host on which ebpnet is loaded.
@@ -141,6 +142,11 @@ func (f *fakeAgent) SetExpose(endpoint string, ports []spec.Ports) error {
 
 // firstChosen is the first port that it chooses.
 const firstChosen = 61000
+
+// IsIdle says of every endpoint that no container has it, but of those in use.
+func (f *fakeAgent) IsIdle(e spec.Endpoint) (bool, error) {
+	return !slices.Contains(f.busy, e.Name), nil
+}
 
 func (f *fakeAgent) SetPorts(endpoint, engine string, wanted []spec.Port) ([]spec.Port, error) {
 	wanted = slices.Clone(wanted)

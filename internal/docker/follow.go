@@ -26,10 +26,14 @@ const (
 	lookAgain   = certainty / 2
 )
 
-// certainty is how long something must hold that is over by itself as a rule:
-// that the engine does not know of something, as while the driver makes it,
-// before ebpnet takes it away, or that ebpnet cannot do something.
-const certainty = 5 * time.Second
+// How long something must hold that is over by itself as a rule: that the
+// engine does not know of something, as while the driver makes it, before
+// ebpnet takes it away, or that ebpnet cannot do something. It is longer for
+// what somebody may still need.
+const (
+	certainty     = 5 * time.Second
+	slowCertainty = 30 * time.Second
+)
 
 // Follow keeps what ebpnet knows of an engine's networks and containers as the
 // engine has it, until ctx ends: what they are called, in which namespaces
@@ -70,7 +74,7 @@ type follower struct {
 	log       *slog.Logger
 	inspector *inspector
 	changed   chan struct{}       // something may have; one is kept
-	doubts    map[doubt]time.Time // what the engine does not have, and since when
+	doubts    map[doubt]time.Time // what the engine does not have, and since when, or last looked at
 	told      map[string]telling  // by warning
 }
 
@@ -202,7 +206,7 @@ func (f *follower) doubt(s stored, v *survey) (certain []doubt) {
 		if !known {
 			since = now
 		}
-		if f.doubts[d] = since; now.Sub(since) >= certainty {
+		if f.doubts[d] = since; now.Sub(since) >= d.certainty() {
 			certain = append(certain, d)
 			f.doubts[d] = now // what is left of it is looked at as late again
 		}
@@ -279,7 +283,7 @@ func (f *follower) carryOut(ctx context.Context, c changes) (failed []warning, c
 		note(placeEndpoint(a, p))
 	}
 	for _, d := range c.gone {
-		note(remove(a, d))
+		note(f.remove(a, d))
 	}
 	note(a.Close())
 	return failed, len(failed) == 0
@@ -311,10 +315,10 @@ func placeEndpoint(a *agent.Agent, p placing) error {
 	return a.PlaceEndpoint(p.endpoint, p.container, ns)
 }
 
-// remove removes what the engine does not have. An endpoint that may be another
-// engine's, or whose network is gone, stays as long as it is in a container.
-func remove(a *agent.Agent, d doubt) error {
+// remove removes what the engine does not have.
+func (f *follower) remove(a *agent.Agent, d doubt) error {
 	if d.endpoint == "" {
+		f.log.Warn("network is left: the Docker engine does not have its network any more", "network", d.network, "docker", d.user.ID)
 		return a.LeaveNetwork(d.network, d.user)
 	}
 	var e spec.Endpoint
@@ -328,10 +332,11 @@ func remove(a *agent.Agent, d doubt) error {
 	if err != nil {
 		return err
 	}
-	if !d.lost {
-		if waits, err := a.Waits(e); err != nil || !waits {
+	if !d.inUse {
+		if idle, err := a.IsIdle(e); err != nil || !idle {
 			return err
 		}
 	}
+	f.log.Warn("endpoint removed: the Docker engine does not have it any more", "endpoint", d.endpoint, "container", e.Container.Name)
 	return a.RemoveEndpoint(d.endpoint)
 }

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/ebpnet/ebpnet/internal/agent"
 	"github.com/ebpnet/ebpnet/internal/ipam"
 	"github.com/ebpnet/ebpnet/internal/spec"
 	"github.com/ebpnet/ebpnet/internal/store"
@@ -251,6 +252,8 @@ type addressCall struct {
 	Options         map[string]string
 }
 
+func (c addressCall) isForGateway() bool { return c.Options[addressTypeOption] == gatewayAddressType }
+
 // addressAnswer is the answer to it, in CIDR notation.
 type addressAnswer struct{ Address string }
 
@@ -262,7 +265,7 @@ func (p *Plugin) requestAddress(ctx context.Context, c addressCall) (addressAnsw
 	p.holds.take(from.subnet)
 	var address netip.Addr
 	err = p.with(ctx, func(h hostAgent) error {
-		if address, err = p.addressFor(h, from, c); err == nil {
+		if address, err = p.addressFor(h, from, c); err == nil && !c.isForGateway() {
 			p.holds.hold(hostPrefix(address))
 		}
 		return err
@@ -295,14 +298,18 @@ func (p *Plugin) addressFor(h hostAgent, from pool, c addressCall) (address neti
 	switch {
 	case err != nil:
 		return address, err
-	case c.Options[addressTypeOption] == gatewayAddressType:
+	case c.isForGateway():
 		return gatewayFor(n, found, from, address)
 	case owner != "":
 		return address, fmt.Errorf("%w address %s: endpoint %q has it; choose another, or leave the choice to ebpnet", spec.ErrInvalid, address, owner)
-	case address.IsValid() && found:
-		return address, n.CheckAddress(address)
-	case address.IsValid(): // an auxiliary address, before there is the network
-		return address, spec.Network{Name: from.String(), Subnets: []netip.Prefix{from.subnet}}.CheckAddress(address)
+	case address.IsValid():
+		if !found { // an auxiliary address, before there is the network
+			n = spec.Network{Name: from.String(), Subnets: []netip.Prefix{from.subnet}}
+		}
+		if err := n.CheckAddress(address); err != nil || !p.holds.held(address) {
+			return address, err
+		}
+		return address, fmt.Errorf("address %s %w: a container that is being started has it; choose another, or leave the choice to ebpnet", address, agent.ErrInUse)
 	case !found:
 		return address, errors.New("it has addresses for containers on its own networks alone: create the network with -d ebpnet")
 	}

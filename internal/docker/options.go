@@ -19,6 +19,7 @@ const (
 	internalOption     = "com.docker.network.internal"
 	portMapOption      = "com.docker.network.portmap"
 	exposedPortsOption = "com.docker.network.endpoint.exposedports"
+	ifnameOption       = "com.docker.network.endpoint.ifname"
 )
 
 // Options of a user's network, beside those that SetOption of a spec.Network

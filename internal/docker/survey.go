@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/ebpnet/ebpnet/internal/spec"
 	"github.com/ebpnet/ebpnet/internal/store"
@@ -62,6 +63,7 @@ func isDocker(i spec.Identity) bool { return i.Engine == engineName }
 // survey is what an engine says of its networks of this driver and of its
 // containers. All of it was read after the store.
 type survey struct {
+	engine     string                   // its id
 	networks   map[string]string        // names by id
 	containers []container              // all that the engine has
 	index      map[string]int           // of containers, by id
@@ -77,6 +79,10 @@ func look(ctx context.Context, engine *Engine, inspector *inspector, s stored) (
 	v := &survey{
 		networks: make(map[string]string), index: make(map[string]int), inspected: make(map[string]bool), pids: make(map[string]int),
 		owners: make(map[string]spec.Identity), listed: make(map[string]bool),
+	}
+	var err error
+	if v.engine, err = engine.id(ctx); err != nil {
+		return nil, err
 	}
 	networks, err := engine.networks(ctx, driverName)
 	if err != nil {
@@ -145,7 +151,7 @@ func (v *survey) network(called, id string) (string, bool) {
 		if name == called || id == called {
 			return id, true
 		}
-		if strings.HasPrefix(id, called) {
+		if len(called) >= shortIDLength && strings.HasPrefix(id, called) {
 			found = id
 		}
 	}
@@ -244,22 +250,28 @@ type placing struct {
 // endpoint, or a network as a user of ebpnet's.
 type doubt struct {
 	endpoint string
-	lost     bool // the endpoint's network is this engine's, so that it should know
+	inUse    bool // also if a container has the endpoint
 	network  string
 	user     spec.Identity
 }
 
-// doubts gives what the store has and the engine has not. A network that an
-// engine has confirmed may be another engine's, unless this one is seen to have
-// confirmed others.
+// certainty is how long a doubt must hold. The engine keeps a network or an
+// endpoint only after the driver has made it, and may be slow to.
+func (d doubt) certainty() time.Duration {
+	if d.inUse || d.network != "" && d.user.Name == "" {
+		return slowCertainty
+	}
+	return certainty
+}
+
+// doubts gives what the store has and the engine has not. A network that
+// another engine has confirmed is that one's. An endpoint on such a network is
+// taken away only if no container has it.
 func doubts(s stored, v *survey) (all []doubt) {
 	missing := make(map[string][]spec.Identity) // users by ebpnet's network
-	seen := false
 	for _, n := range s.networks {
 		for _, user := range n.Users {
-			if _, there := v.networks[user.ID]; there {
-				seen = true
-			} else if isDocker(user) {
+			if _, there := v.networks[user.ID]; !there && isDocker(user) {
 				missing[n.Name] = append(missing[n.Name], user)
 			}
 		}
@@ -268,12 +280,15 @@ func doubts(s stored, v *survey) (all []doubt) {
 	for name, e := range s.endpoints {
 		occupied[e.Network] = true
 		if !v.listed[name] {
-			all = append(all, doubt{endpoint: name, lost: len(missing[e.Network]) == 0})
+			all = append(all, doubt{endpoint: name})
+			if len(missing[e.Network]) == 0 {
+				all = append(all, doubt{endpoint: name, inUse: true})
+			}
 		}
 	}
 	for network, users := range missing {
 		for _, user := range users {
-			if !occupied[network] && (seen || user.Name == "") {
+			if !occupied[network] && (user.Name == "" || user.Instance == v.engine) {
 				all = append(all, doubt{network: network, user: user})
 			}
 		}
@@ -288,8 +303,9 @@ func (c changes) none() bool { return len(c.names)+len(c.places)+len(c.links)+le
 func compare(s stored, v *survey) (c changes, complaints map[complaint]struct{}) {
 	for _, n := range s.networks {
 		for _, user := range n.Users {
-			if name, there := v.networks[user.ID]; there && isDocker(user) && name != user.Name {
-				user.Name = name
+			name, there := v.networks[user.ID]
+			if there && isDocker(user) && (name != user.Name || v.engine != user.Instance) {
+				user.Name, user.Instance = name, v.engine
 				c.names = append(c.names, naming{n.Name, user})
 			}
 		}

@@ -4,6 +4,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -16,6 +17,11 @@ import (
 
 func identity(id, name string) spec.Identity {
 	return spec.Identity{Engine: engineName, ID: id, Name: name}
+}
+
+// named is a network that an engine has confirmed.
+func named(id, name, engine string) spec.Identity {
+	return spec.Identity{Engine: engineName, ID: id, Name: name, Instance: engine}
 }
 
 // madeByDriver is what the driver has put into the store for the recorded
@@ -58,7 +64,7 @@ func TestSurvey(t *testing.T) {
 	e, s := listen(t, recorded()), madeByDriver(t)
 	c, complaints := compare(s, settled(t, e, s, appID, redisID, newID))
 	want := changes{
-		names: []naming{{shortID(webID), identity(webID, "web")}},
+		names: []naming{{shortID(webID), named(webID, "web", engineID)}},
 		places: []placing{
 			{shortID(appEndpoint), identity(appID, "app"), 2811},
 			{shortID(redisEndpoint), identity(redisID, "redis1"), 2700},
@@ -225,7 +231,7 @@ func TestRename(t *testing.T) {
 	s.networks[0].Users[0].Name = "old"
 	c, _ = compare(s, v)
 	want := changes{
-		names:  []naming{{shortID(webID), identity(webID, "web")}},
+		names:  []naming{{shortID(webID), named(webID, "web", engineID)}},
 		places: []placing{{app.Name, identity(appID, "app"), 0}},
 		links:  map[string][]spec.Link{},
 	}
@@ -245,11 +251,11 @@ func TestDoubt(t *testing.T) {
 	}
 	elsewhere := spec.Endpoint{Name: "cccccccccccc", Network: "other", Container: spec.Identity{Engine: engineName}}
 	s.endpoints[elsewhere.Name] = elsewhere
-	forgotten, removed := identity("f1", ""), identity("f2", "was")
+	forgotten, removed := identity("f1", ""), named("f2", "was", engineID)
 	s.networks = append(s.networks,
 		spec.Network{Name: "forgotten", Users: []spec.Identity{forgotten}},
 		spec.Network{Name: "removed", Users: []spec.Identity{removed, {Engine: "podman", ID: "f3"}}},
-		spec.Network{Name: "other", Users: []spec.Identity{identity("f4", "other")}})
+		spec.Network{Name: "other", Users: []spec.Identity{named("f4", "other", "another")}})
 	v := settled(t, e, s)
 	synctest.Test(t, func(t *testing.T) {
 		f := follower{}
@@ -257,27 +263,30 @@ func TestDoubt(t *testing.T) {
 			t.Errorf("at once: %+v", certain)
 		}
 		time.Sleep(certainty - time.Nanosecond)
-		if certain := f.doubt(s, v); len(certain) != 0 || len(f.doubts) != 5 {
+		if certain := f.doubt(s, v); len(certain) != 0 || len(f.doubts) != 7 {
 			t.Errorf("too early: %+v, of %+v", certain, f.doubts)
 		}
 		v.listed[late.Name] = true
 		f.doubt(s, v)
 		delete(v.listed, late.Name) // its time begins anew
 		time.Sleep(time.Nanosecond)
-		want := map[doubt]bool{
-			{endpoint: lost.Name, lost: true}: true, {endpoint: elsewhere.Name}: true,
-			{network: "forgotten", user: forgotten}: true, {network: "removed", user: removed}: true,
+		expect := func(want ...doubt) {
+			t.Helper()
+			got := f.doubt(s, v)
+			slices.SortFunc(got, func(a, b doubt) int { return strings.Compare(a.endpoint+a.network, b.endpoint+b.network) })
+			if diff := cmp.Diff(want, got, cmp.AllowUnexported(doubt{})); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
 		}
-		got := make(map[doubt]bool)
-		for _, d := range f.doubt(s, v) {
-			got[d] = true
-		}
-		if diff := cmp.Diff(want, got, cmp.AllowUnexported(doubt{})); diff != "" {
-			t.Errorf("(-want +got):\n%s", diff)
-		}
+		expect(doubt{endpoint: lost.Name}, doubt{endpoint: elsewhere.Name}, doubt{network: "removed", user: removed})
 		if certain := f.doubt(s, v); len(certain) != 0 {
 			t.Errorf("at once again: %+v", certain)
 		}
+		delete(s.endpoints, elsewhere.Name)
+		delete(s.endpoints, late.Name)
+		s.networks = s.networks[:2]
+		time.Sleep(slowCertainty - certainty)
+		expect(doubt{endpoint: lost.Name}, doubt{endpoint: lost.Name, inUse: true}, doubt{network: "forgotten", user: forgotten})
 	})
 }
 
@@ -299,22 +308,24 @@ func TestEndedContainer(t *testing.T) {
 	}
 	f := follower{}
 	f.doubt(s, v)
-	if len(f.doubts) != len(s.endpoints) {
+	if len(f.doubts) != 2*len(s.endpoints) { // of each, whether or not a container has it
 		t.Errorf("doubts %v, want all of %v", f.doubts, s.endpoints)
 	}
 }
 
-// Where nothing shows that it is the same engine, only what none has confirmed
-// is in doubt.
+// What another engine has confirmed is its own; what none has is in doubt.
 func TestAnotherEngine(t *testing.T) {
 	t.Parallel()
 	s := stored{networks: []spec.Network{
-		{Name: "a", Users: []spec.Identity{identity("f1", "confirmed")}},
+		{Name: "a", Users: []spec.Identity{named("f1", "confirmed", "another")}},
 		{Name: "b", Users: []spec.Identity{identity("f2", "")}},
+		{Name: "c", Users: []spec.Identity{named("f3", "confirmed", "this")}},
 	}}
-	got := doubts(s, &survey{networks: map[string]string{"e1": "another"}})
-	if want := []doubt{{network: "b", user: identity("f2", "")}}; !cmp.Equal(want, got, cmp.AllowUnexported(doubt{})) {
-		t.Errorf("%+v, want %+v", got, want)
+	got := doubts(s, &survey{engine: "this"})
+	slices.SortFunc(got, func(a, b doubt) int { return strings.Compare(a.network, b.network) })
+	want := []doubt{{network: "b", user: identity("f2", "")}, {network: "c", user: named("f3", "confirmed", "this")}}
+	if diff := cmp.Diff(want, got, cmp.AllowUnexported(doubt{})); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
 	}
 }
 

@@ -191,6 +191,26 @@ func (n Network) subnetOf(a netip.Addr) int {
 	return slices.IndexFunc(n.Subnets, func(p netip.Prefix) bool { return p.Contains(a) })
 }
 
+// Gateway gives the gateway of an address's family; the zero Addr if the network
+// has none.
+func (n Network) Gateway(family netip.Addr) netip.Addr {
+	for _, gateway := range n.Gateways {
+		if gateway.Is4() == family.Is4() {
+			return gateway
+		}
+	}
+	return netip.Addr{}
+}
+
+// Prefix gives an address with the length of the subnet that holds it; the zero
+// Prefix if none does.
+func (n Network) Prefix(address netip.Addr) netip.Prefix {
+	if i := n.subnetOf(address); i >= 0 {
+		return netip.PrefixFrom(address, n.Subnets[i].Bits())
+	}
+	return netip.Prefix{}
+}
+
 func (n Network) subnetList() string {
 	var list []string
 	for _, p := range n.Subnets {

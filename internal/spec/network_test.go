@@ -106,6 +106,29 @@ func TestCheckAddress(t *testing.T) {
 	mustBeInvalid(t, "no address", n.CheckAddress(netip.Addr{}), "outside")
 }
 
+func TestGatewayAndPrefix(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct{ subnets, gateway, address, wantGateway, wantPrefix string }{
+		{"10.1.0.0/24 fd00:1::/64", "", "10.1.0.7", "10.1.0.1", "10.1.0.7/24"},
+		{"10.1.0.0/24 fd00:1::/64", "fd00:1::f", "fd00:1::7", "fd00:1::f", "fd00:1::7/64"},
+		{"fd00:1::/64 10.1.0.0/24", "", "10.1.0.7", "10.1.0.1", "10.1.0.7/24"},
+		{"10.1.0.0/24", "10.1.0.9", "10.2.0.7", "10.1.0.9", "invalid Prefix"},
+		{"10.1.0.0/24", "", "fd00:1::7", "invalid IP", "invalid Prefix"},
+	} {
+		n, err := NewNetwork("web", strings.Fields(test.subnets), test.gateway, "", 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		address := netip.MustParseAddr(test.address)
+		if got := n.Gateway(address).String(); got != test.wantGateway {
+			t.Errorf("%s on %s: gateway %s, want %s", address, test.subnets, got, test.wantGateway)
+		}
+		if got := n.Prefix(address).String(); got != test.wantPrefix {
+			t.Errorf("%s on %s: prefix %s, want %s", address, test.subnets, got, test.wantPrefix)
+		}
+	}
+}
+
 func TestOverlaps(t *testing.T) {
 	t.Parallel()
 	network := func(subnets ...string) Network {

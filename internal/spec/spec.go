@@ -64,6 +64,8 @@ type Identity struct {
 	Engine string `json:"engine"` // docker, podman or cni
 	ID     string `json:"id,omitempty"`
 	Name   string `json:"name,omitempty"` // what people call it there
+	// Which engine of several, for those that say so.
+	Instance string `json:"instance,omitempty"`
 }
 
 // Same tells whether both are the same noun of the same engine, whatever it is
