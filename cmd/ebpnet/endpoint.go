@@ -41,14 +41,22 @@ func endpointCommand() *cli.Command {
 			{
 				Name:        "rm",
 				Usage:       "remove an endpoint with its interface, ports and links",
-				UsageText:   "ebpnet endpoint rm NAME",
+				UsageText:   "ebpnet endpoint rm NAME [--force]",
 				Description: "Example: ebpnet endpoint rm redis1",
+				Flags:       []cli.Flag{forceFlag()},
 				Action: func(c *cli.Context) error {
 					name, err := argumentCalled(c, "NAME", endpointCalled)
 					if err != nil {
 						return err
 					}
-					return withAgent(c, func(a *agent.Agent) error { return a.RemoveEndpoint(name) })
+					return withAgent(c, func(a *agent.Agent) error {
+						if !c.Bool("force") {
+							if err := a.CheckOwnEndpoint(name); err != nil {
+								return err
+							}
+						}
+						return a.RemoveEndpoint(name)
+					})
 				},
 			},
 			{
@@ -84,6 +92,11 @@ func endpointCommand() *cli.Command {
 			},
 		},
 	}
+}
+
+// forceFlag is of commands that keep their hands off what an engine made.
+func forceFlag() cli.Flag {
+	return &cli.BoolFlag{Name: "force", Usage: "also what a container engine made, and still counts on"}
 }
 
 func addEndpoint(c *cli.Context) error {
@@ -163,25 +176,6 @@ type endpointView struct {
 	Ports []spec.Port `json:"ports"`
 }
 
-// identityText shows what an engine calls its noun: by the name, if it has told
-// one yet.
-func identityText(i spec.Identity) string {
-	id := i.ID
-	if len(id) > shownID {
-		id = id[:shownID]
-	}
-	switch {
-	case i.Name == "":
-		return id
-	case id == "":
-		return i.Name
-	}
-	return i.Name + " (" + id + ")"
-}
-
-// shownID is how much of an id is shown, as Docker and Podman do.
-const shownID = 12
-
 func withPorts(tx *store.Tx, endpoints []spec.Endpoint) ([]endpointView, error) {
 	views := make([]endpointView, len(endpoints))
 	for i, e := range endpoints {
@@ -204,7 +198,7 @@ func printEndpoints(c *cli.Context, data any, endpoints []endpointView) error {
 		case e.Handed():
 			where = "with " + e.Container.Engine
 		}
-		t.add(e.Name, e.Network, identityText(e.Container), join(e.Addresses), e.MAC.String(), where, e.Ifname, join(e.Expose), join(e.Ports))
+		t.add(e.Name, e.Network, e.Container.String(), join(e.Addresses), e.MAC.String(), where, e.Ifname, join(e.Expose), join(e.Ports))
 	}
 	return print(c, data, one(t))
 }

@@ -62,7 +62,7 @@ func loadCommand() *cli.Command {
 		Usage:     "load the datapath, or upgrade it under traffic",
 		UsageText: "ebpnet load [--uplink DEV]... [--tunnel-address IP] [--flows N] [--masquerade-ports FIRST-LAST] [--timeout NAME=DURATION]...",
 		Description: "Everything that the store wants is made or kept. Options that are not given stay as they were;\n" +
-			"at first the uplinks are the devices that default routes lead to. With another number of flows\n" +
+			"as long as there are none, the uplinks are the devices that default routes lead to. With another number of flows\n" +
 			"those that fit are carried over. 'ebpnet status' shows what holds, and the memory it takes.\n" +
 			"Example: ebpnet load --uplink eth0 --flows 1000000 --timeout udp-answered=10m",
 		Flags: []cli.Flag{

@@ -69,14 +69,22 @@ func networkCommand() *cli.Command {
 			{
 				Name:        "rm",
 				Usage:       "remove a network without endpoints that no tunnel names",
-				UsageText:   "ebpnet network rm NAME",
+				UsageText:   "ebpnet network rm NAME [--force]",
 				Description: "Example: ebpnet network rm web",
+				Flags:       []cli.Flag{forceFlag()},
 				Action: func(c *cli.Context) error {
 					name, err := argumentCalled(c, "NAME", networkCalled)
 					if err != nil {
 						return err
 					}
-					return withAgent(c, func(a *agent.Agent) error { return a.RemoveNetwork(name) })
+					return withAgent(c, func(a *agent.Agent) error {
+						if !c.Bool("force") {
+							if err := a.CheckOwnNetwork(name); err != nil {
+								return err
+							}
+						}
+						return a.RemoveNetwork(name)
+					})
 				},
 			},
 			{
@@ -187,7 +195,7 @@ func listNetworks(c *cli.Context) error {
 func usersText(users []spec.Identity) string {
 	texts := make([]string, len(users))
 	for i, user := range users {
-		texts[i] = user.Engine + " " + identityText(user)
+		texts[i] = user.Engine + " " + user.String()
 	}
 	return strings.Join(texts, ",")
 }

@@ -70,7 +70,7 @@ func readStats(c *cli.Context) (stats, error) {
 				return err
 			}
 			line := trafficOf(e.Name, e.Network, counted)
-			line.Container = identityText(e.Container)
+			line.Container = e.Container.String()
 			s.Endpoints = append(s.Endpoints, line)
 		}
 		networks, err := tx.Networks()

@@ -299,8 +299,8 @@ func (a *Agent) unload() error {
 
 // Load loads or upgrades the datapath, and brings everything to what the
 // store wants. What is not given stays what it was, and a timeout of zero
-// becomes the default again; at first the uplinks are those that default routes
-// lead to.
+// becomes the default again; as long as there are none, the uplinks are those
+// that default routes lead to.
 func Load(ctx context.Context, p Place, log *slog.Logger, given spec.Host) (err error) {
 	if err := CheckRoot(); err != nil {
 		return err
@@ -325,6 +325,9 @@ func Load(ctx context.Context, p Place, log *slog.Logger, given spec.Host) (err 
 		return err
 	}
 	a.warnOfTimeouts(given)
+	if len(wanted.Uplinks) == 0 {
+		log.Warn("no uplink: no default route leads to a device; give --uplink DEV, or load again when there is one, for containers to reach outside")
+	}
 	takeBack, err := a.putHost(wanted)
 	if err != nil {
 		return err

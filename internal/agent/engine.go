@@ -83,6 +83,30 @@ func (a *Agent) LeaveNetwork(name string, user spec.Identity) error {
 	return a.store.Update(func(tx *store.Tx) error { return tx.PutNetwork(n) })
 }
 
+// CheckOwnNetwork gives ErrInUse for a network that an engine made and will
+// tell when it removes it.
+func (a *Agent) CheckOwnNetwork(name string) error {
+	n, err := a.network(name)
+	if err != nil || !n.Transient || len(n.Users) == 0 {
+		return err
+	}
+	user := n.Users[0]
+	return fmt.Errorf("network %s %w: remove it there, as with '%s network rm'; --force if %s is gone", n.Title(), ErrInUse, user.Engine, user.Engine)
+}
+
+// CheckOwnEndpoint gives ErrInUse for an endpoint that an engine made.
+func (a *Agent) CheckOwnEndpoint(name string) error {
+	var e spec.Endpoint
+	err := a.store.View(func(tx *store.Tx) (err error) {
+		e, err = tx.Endpoint(name)
+		return err
+	})
+	if err != nil || e.Container.Engine == "" {
+		return err
+	}
+	return fmt.Errorf("endpoint %s %w: a container of %s's has it, remove or disconnect that there; --force if it is gone", e.Title(), ErrInUse, e.Container.Engine)
+}
+
 // PlaceEndpoint keeps where an engine took the interface of an endpoint that
 // was handed to it, and for which container; it gives the interface the
 // network's MTU and announces the endpoint. Without a namespace it keeps the
@@ -122,6 +146,19 @@ func (a *Agent) PlaceEndpoint(name string, container spec.Identity, ns spec.Netn
 		a.announce(vethOf(e, n, 0), n)
 	}
 	return nil
+}
+
+// SetOutward keeps whether the engine has a container's default routes go by an
+// endpoint, for when its interface has to be made again.
+func (a *Agent) SetOutward(endpoint string, outward bool) error {
+	return a.store.Update(func(tx *store.Tx) error {
+		e, err := tx.Endpoint(endpoint)
+		if err != nil || e.Outward == outward {
+			return err
+		}
+		e.Outward = outward
+		return tx.PutEndpoint(e)
+	})
 }
 
 // SetExpose keeps which ports an endpoint exposes, for links that name none.
@@ -239,10 +276,12 @@ func (a *Agent) FreeSubnet(pools []ipam.Pool, held []netip.Prefix) (netip.Prefix
 	return ipam.FreeSubnet(pools, append(used, held...))
 }
 
-// defaultRoutes gives the gateways of an endpoint's default routes: an engine's
-// container has none by an internal network, as it may have another network.
+// defaultRoutes gives the gateways of an endpoint's default routes. By an
+// internal network an engine's container has none, as it may have another
+// network; of several Docker chooses.
 func defaultRoutes(e spec.Endpoint, n spec.Network) []netip.Addr {
-	if n.Internal && e.Container.Engine != "" {
+	switch {
+	case e.Container.Engine == spec.Docker && !e.Outward, e.Container.Engine != "" && n.Internal:
 		return nil
 	}
 	return n.Gateways

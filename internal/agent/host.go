@@ -28,6 +28,8 @@ func (a *Agent) wantedHost(given spec.Host) (wanted spec.Host, known bool, err e
 		// A MAC of the locally administered, unicast range.
 		rand.Read(wanted.GatewayMAC[:]) // never fails: see crypto/rand
 		wanted.GatewayMAC[0] = wanted.GatewayMAC[0]&^0x03 | 0x02
+	}
+	if len(wanted.Uplinks) == 0 {
 		if wanted.Uplinks, err = a.host.DefaultUplinks(); err != nil {
 			return wanted, known, err
 		}

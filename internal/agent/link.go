@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -129,7 +130,8 @@ func (a *Agent) deleteLink(l linked) error {
 	return nil
 }
 
-// Linked is a link as its client sees it.
+// Linked is a link as its client sees it, its ends by the names that they have
+// for their engine.
 type Linked struct {
 	spec.Link
 	To spec.Endpoint
@@ -147,6 +149,8 @@ func LinksFrom(tx *store.Tx, client string) ([]Linked, error) {
 	var from []Linked
 	for _, l := range all {
 		if l.Client == client {
+			l.Link.Client = cmp.Or(l.client.Container.Name, l.Client)
+			l.Link.Server = cmp.Or(l.server.Container.Name, l.Server)
 			from = append(from, Linked{l.Link, l.server})
 		}
 	}

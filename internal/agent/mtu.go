@@ -1,6 +1,8 @@
 package agent
 
 import (
+	"errors"
+
 	"github.com/ebpnet/ebpnet/internal/host"
 	"github.com/ebpnet/ebpnet/internal/spec"
 	"github.com/ebpnet/ebpnet/internal/store"
@@ -154,7 +156,8 @@ func (a *Agent) resize(changed []resized) error {
 // resizeEndpoint gives an endpoint its MTU. One that works is not given up for
 // it.
 func (a *Agent) resizeEndpoint(r resized) {
-	if err := a.host.SetMTU(vethOf(r.endpoint, r.network, r.mtu)); err != nil {
+	err := a.host.SetMTU(vethOf(r.endpoint, r.network, r.mtu))
+	if err != nil && !errors.Is(err, host.ErrNoNamespace) { // which takes the endpoint along
 		a.log.Warn("endpoint keeps its MTU", "endpoint", r.endpoint.Name, "wanted", r.mtu, "error", err)
 	}
 }

@@ -71,10 +71,10 @@ func checkNewNetwork(tx *store.Tx, n spec.Network, tunnels []spec.Tunnel) error 
 			return fmt.Errorf("network %q %w: choose another name, or remove it first", n.Name, ErrExists)
 		}
 		if subnet, overlap := n.Overlaps(other); overlap {
-			return fmt.Errorf("network %q %w: %s overlaps subnet %s of network %q; choose another", n.Name, ErrUnfit, joined(n.Subnets), subnet, other.Name)
+			return fmt.Errorf("network %q %w: %s overlaps subnet %s of network %s; choose another", n.Name, ErrUnfit, joined(n.Subnets), subnet, other.Title())
 		}
 		if n.Key != nil && other.Key != nil && *n.Key == *other.Key {
-			return fmt.Errorf("network %q %w: network %q has GRE key %d; choose another", n.Name, ErrUnfit, other.Name, *n.Key)
+			return fmt.Errorf("network %q %w: network %s has GRE key %d; choose another", n.Name, ErrUnfit, other.Title(), *n.Key)
 		}
 	}
 	for _, t := range tunnels {
@@ -174,7 +174,7 @@ func (a *Agent) RemoveNetwork(name string) error {
 				return err
 			}
 			if len(on) > 0 {
-				return fmt.Errorf("network %q is %w by endpoint %q (%d in all): remove them first", name, ErrInUse, on[0].Name, len(on))
+				return fmt.Errorf("network %s is %w by endpoint %s (%d in all): remove them first", n.Title(), ErrInUse, on[0].Title(), len(on))
 			}
 			if tunnels, err = tx.Tunnels(); err != nil {
 				return err

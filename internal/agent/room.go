@@ -19,7 +19,7 @@ type room struct {
 }
 
 func newRoom(tx *store.Tx, e spec.Endpoint) *room {
-	return &room{tx, map[spec.Protocol][]occupied{}, slices.Contains([]string{"podman", "cni"}, e.Container.Engine)}
+	return &room{tx, map[spec.Protocol][]occupied{}, slices.Contains([]string{spec.Podman, spec.CNI}, e.Container.Engine)}
 }
 
 // isReserved tells whether o only holds a port for a container: Podman would
@@ -56,7 +56,11 @@ func (r *room) owner(o occupied, protocol spec.Protocol) (string, error) {
 		return o.listener.Owner(), nil
 	}
 	p, err := r.tx.Port(store.PortKey{Protocol: protocol, First: o.first, Last: o.last, Address: o.address})
-	return fmt.Sprintf("endpoint %q, which publishes %s", p.Endpoint, p), err
+	if err != nil {
+		return "", err
+	}
+	e, err := r.tx.Endpoint(p.Endpoint)
+	return fmt.Sprintf("endpoint %s, which publishes %s", e.Title(), p), err
 }
 
 // take finds out whether the host's ports of a new publication are free, or

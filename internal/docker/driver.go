@@ -16,7 +16,7 @@ import (
 )
 
 // engineName is what Docker is called among the engines.
-const engineName = "docker"
+const engineName = spec.Docker
 
 // ifnamePrefix begins the names of a container's interfaces; the engine counts
 // them.

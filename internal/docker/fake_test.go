@@ -143,6 +143,17 @@ func (f *fakeAgent) SetExpose(endpoint string, ports []spec.Ports) error {
 // firstChosen is the first port that it chooses.
 const firstChosen = 61000
 
+func (f *fakeAgent) SetOutward(endpoint string, outward bool) error {
+	return f.Update(func(tx *store.Tx) error {
+		e, err := tx.Endpoint(endpoint)
+		if err != nil {
+			return err
+		}
+		e.Outward = outward
+		return tx.PutEndpoint(e)
+	})
+}
+
 // IsIdle says of every endpoint that no container has it, but of those in use.
 func (f *fakeAgent) IsIdle(e spec.Endpoint) (bool, error) {
 	return !slices.Contains(f.busy, e.Name), nil

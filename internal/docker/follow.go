@@ -52,7 +52,7 @@ func Follow(ctx context.Context, engine *Engine, place agent.Place, log *slog.Lo
 			wait, told = firstReturn, false
 		}
 		if !told {
-			log.Warn("the Docker engine is away: waiting for it, as containers' names and links are its", "error", err)
+			log.Info("waiting for the Docker engine", "error", err)
 			told = true
 		}
 		pause(ctx, wait)
@@ -102,7 +102,7 @@ func follow(ctx context.Context, engine *Engine, place agent.Place, log *slog.Lo
 		reader.Wait()
 		f.inspector.wait()
 	}()
-	for {
+	for fresh := true; ; {
 		unsettled, err := f.pass(ctx)
 		if err != nil {
 			return there, err
@@ -112,15 +112,17 @@ func follow(ctx context.Context, engine *Engine, place agent.Place, log *slog.Lo
 			there = true
 		}
 		var again <-chan time.Time
-		if unsettled {
+		if unsettled || fresh { // what an event is about may show a moment later
 			again = time.After(lookAgain)
 		}
+		fresh = false
 		select {
 		case <-ctx.Done():
 			return there, ctx.Err()
 		case err := <-ended:
 			return there, err
 		case <-f.changed:
+			fresh = true
 		case <-again:
 		}
 	}

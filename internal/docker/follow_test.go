@@ -99,7 +99,7 @@ func TestFollow(t *testing.T) {
 	following.Go(func() {
 		Follow(ctx, e, agent.Place{State: t.TempDir()}, slog.New(slog.NewTextHandler(log, nil)))
 	})
-	await(t, log, "is away")
+	await(t, log, "waiting for the Docker engine")
 	for range 2 {
 		end := serveAt(t, socket, engine)
 		await(t, asked, "/events")
@@ -111,7 +111,7 @@ func TestFollow(t *testing.T) {
 		happens <- fmt.Sprintf(`{"Type":"network","Action":"connect","Actor":{"ID":%q,"Attributes":{"container":"f00d"}}}`+"\n", webID)
 		await(t, asked, "/containers/f00d/json")
 		end()
-		await(t, log, "is away")
+		await(t, log, "waiting for the Docker engine")
 	}
 	cancel()
 	following.Wait()

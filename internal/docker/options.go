@@ -2,6 +2,7 @@ package docker
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -163,7 +164,11 @@ func setOptions(n *spec.Network, options map[string]string) error {
 		default:
 			own, renamed := synonyms()[key]
 			if !renamed {
-				if err := n.SetOption(key, value); err != nil {
+				err := n.SetOption(key, value)
+				if errors.Is(err, spec.ErrUnknownOption) {
+					err = fmt.Errorf("%w option %q: the driver ebpnet has no such option; docs/docker.md has a list of those that it has", spec.ErrInvalid, key)
+				}
+				if err != nil {
 					return err // which names the option
 				}
 				continue

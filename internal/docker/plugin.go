@@ -65,6 +65,7 @@ type hostAgent interface {
 	AddEndpoint(e spec.Endpoint, publish []spec.Port) (spec.Endpoint, []spec.Port, error)
 	RemoveEndpoint(name string) error
 	SetExpose(endpoint string, ports []spec.Ports) error
+	SetOutward(endpoint string, outward bool) error
 	IsIdle(e spec.Endpoint) (bool, error)
 	SetPorts(endpoint, engine string, wanted []spec.Port) ([]spec.Port, error)
 	FreeSubnet(pools []ipam.Pool, held []netip.Prefix) (netip.Prefix, error)

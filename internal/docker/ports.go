@@ -175,6 +175,9 @@ func (p *Plugin) publish(ctx context.Context, c containerCall) (nothing, error) 
 	}
 	return nothing{}, p.with(ctx, func(h hostAgent) error {
 		e, n, _, err := c.find(h)
+		if err == nil {
+			err = h.SetOutward(e.Name, true)
+		}
 		if err != nil {
 			return err
 		}
@@ -230,6 +233,9 @@ func (p *Plugin) unpublish(ctx context.Context, c idCall) (nothing, error) {
 			return nil
 		}
 		if err != nil {
+			return err
+		}
+		if err := h.SetOutward(e.Name, false); err != nil {
 			return err
 		}
 		_, err = h.SetPorts(e.Name, engineName, nil)

@@ -7,6 +7,10 @@ import (
 	"github.com/vishvananda/netlink"
 )
 
+// narrowest is the length of the shortest prefix that is taken for a network's;
+// a route to more is a default route, or a part of one, as VPNs make them.
+const narrowest = 5
+
 // Subnets lists the subnets that the host's addresses lie in and its routes
 // lead to, but for the default routes: where a new network must not be.
 func (h *Host) Subnets() ([]netip.Prefix, error) {
@@ -28,7 +32,7 @@ func (h *Host) Subnets() ([]netip.Prefix, error) {
 		if r.Dst == nil {
 			continue
 		}
-		if p, ok := prefixOf(r.Dst); ok && p.Bits() > 0 {
+		if p, ok := prefixOf(r.Dst); ok && p.Bits() >= narrowest {
 			found = append(found, p.Masked())
 		}
 	}

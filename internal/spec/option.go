@@ -9,6 +9,9 @@ import (
 // optionPrefix begins the names of ebpnet's own options of engines' networks.
 const optionPrefix = "ebpnet."
 
+// ErrUnknownOption is an ErrInvalid about an option that there is not.
+var ErrUnknownOption = fmt.Errorf("%w option", ErrInvalid)
+
 // SetOption sets what an engine's network was given by one of the options that
 // all engines have: ebpnet.icc, .masquerade, .internal, .key, .mtu, .filtering.
 func (n *Network) SetOption(key, value string) error {
@@ -37,7 +40,7 @@ func (n *Network) SetOption(key, value string) error {
 			err = CheckMTU(n.MTU)
 		}
 	default:
-		return fmt.Errorf("%w option %q: ebpnet has none of that name, but icc, masquerade, internal, key, mtu and filtering after %q", ErrInvalid, key, optionPrefix)
+		return fmt.Errorf("%w %q: ebpnet has none of that name, but icc, masquerade, internal, key, mtu and filtering after %q", ErrUnknownOption, key, optionPrefix)
 	}
 	if err != nil {
 		return fmt.Errorf("option %q: %w", key, err)

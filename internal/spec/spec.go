@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"strconv"
 	"time"
 )
 
@@ -59,13 +60,56 @@ type Network struct {
 	Routes      []netip.Prefix `json:"routes,omitempty"`      // by the gateway, for an engine's containers
 }
 
+// The container engines.
+const (
+	Docker = "docker"
+	Podman = "podman"
+	CNI    = "cni"
+)
+
 // Identity is what a container engine calls a network or container of its own.
 type Identity struct {
-	Engine string `json:"engine"` // docker, podman or cni
+	Engine string `json:"engine"`
 	ID     string `json:"id,omitempty"`
 	Name   string `json:"name,omitempty"` // what people call it there
 	// Which engine of several, for those that say so.
 	Instance string `json:"instance,omitempty"`
+}
+
+// String gives what people call the noun, its short id if they have no name
+// for it, or both; nothing for the zero Identity.
+func (i Identity) String() string {
+	id := i.ID[:min(len(i.ID), ShortID)]
+	switch {
+	case i.Name == "":
+		return id
+	case id == "":
+		return i.Name
+	}
+	return i.Name + " (" + id + ")"
+}
+
+// ShortID is how many characters of an id engines show to people.
+const ShortID = 12
+
+// Title names an endpoint in a message, by what its engine calls the container
+// too.
+func (e Endpoint) Title() string { return title(e.Name, e.Container) }
+
+// Title names a network in a message, by what an engine calls it too.
+func (n Network) Title() string {
+	var user Identity
+	if len(n.Users) > 0 {
+		user = n.Users[0]
+	}
+	return title(n.Name, user)
+}
+
+func title(name string, i Identity) string {
+	if i.Name == "" || i.Name == name {
+		return strconv.Quote(name)
+	}
+	return fmt.Sprintf("%q (%s's %q)", name, i.Engine, i.Name)
 }
 
 // Same tells whether both are the same noun of the same engine, whatever it is
@@ -87,6 +131,8 @@ type Endpoint struct {
 	Trunk     bool         `json:"trunk,omitempty"`    // other stations are behind it
 	Routes    []Route      `json:"routes,omitempty"`   // beside the default ones
 	Container Identity     `json:"container,omitzero"` // that an engine made it for
+	// The engine has the container's default routes go by it; said by Docker.
+	Outward bool `json:"outward,omitempty"`
 }
 
 // Route is a route inside an endpoint's namespace.

@@ -9,11 +9,7 @@ import (
 )
 
 // ErrAmbiguous says that a name fits several nouns.
-var ErrAmbiguous = errors.New("is several")
-
-// shortID is how many characters of a container's id people use; fewer are not
-// taken for one.
-const shortID = 12
+var ErrAmbiguous = errors.New("names several")
 
 // EndpointCalled gives the name of the endpoint that people call s: its own, or
 // the name or id of the container that an engine made it for. What nothing is
@@ -56,8 +52,10 @@ func (tx *Tx) NetworkCalled(s string) (string, error) {
 	return only("network", s, fit)
 }
 
+// calls tells whether people call a noun s: by its name, or by how its id
+// begins, if that is as much as engines show.
 func calls(i spec.Identity, s string) bool {
-	return s != "" && (i.Name == s || len(s) >= shortID && strings.HasPrefix(i.ID, s))
+	return s != "" && (i.Name == s || len(s) >= spec.ShortID && strings.HasPrefix(i.ID, s))
 }
 
 func only(noun, s string, fit []string) (string, error) {
@@ -67,5 +65,5 @@ func only(noun, s string, fit []string) (string, error) {
 	case 1:
 		return fit[0], nil
 	}
-	return s, fmt.Errorf("%s %q %w: say which of %s", noun, s, ErrAmbiguous, strings.Join(fit, ", "))
+	return s, fmt.Errorf("%s %q %w: say which one, %s", noun, s, ErrAmbiguous, strings.Join(fit, " or "))
 }
