@@ -14,7 +14,8 @@ import (
 type traffic struct {
 	Name      string `json:"name"`
 	Network   string `json:"network,omitempty"`
-	Container string `json:"container,omitempty"` // what its engine calls it
+	Container string `json:"container,omitempty"` // whose the endpoint is, as its engine calls it
+	UsedBy    string `json:"used_by,omitempty"`   // the engines' networks that the network is
 	TxPackets uint64 `json:"tx_packets"`
 	TxBytes   uint64 `json:"tx_bytes"`
 	RxPackets uint64 `json:"rx_packets"`
@@ -82,7 +83,9 @@ func readStats(c *cli.Context) (stats, error) {
 			if err != nil {
 				return err
 			}
-			s.Networks = append(s.Networks, trafficOf(n.Name, "", counted))
+			line := trafficOf(n.Name, "", counted)
+			line.UsedBy = usersText(n.Users)
+			s.Networks = append(s.Networks, line)
 		}
 		tunnels, err := tx.Tunnels()
 		if err != nil {
@@ -116,19 +119,20 @@ func (s stats) tables() []table {
 	for _, noun := range []struct {
 		heading string
 		lines   []traffic
-	}{{"ENDPOINT", s.Endpoints}, {"NETWORK", s.Networks}, {"TUNNEL", s.Tunnels}} {
+		whose   string // the heading of what engines call it
+	}{{"ENDPOINT", s.Endpoints, "CONTAINER"}, {"NETWORK", s.Networks, "USED BY"}, {"TUNNEL", s.Tunnels, ""}} {
 		if len(noun.lines) == 0 {
 			continue
 		}
 		t := table{headings: []string{noun.heading, "TX PACKETS", "TX BYTES", "RX PACKETS", "RX BYTES"}}
-		contained := slices.ContainsFunc(noun.lines, func(l traffic) bool { return l.Container != "" })
-		if contained {
-			t.headings = append(t.headings, "CONTAINER")
+		engines := slices.ContainsFunc(noun.lines, func(l traffic) bool { return l.Container+l.UsedBy != "" })
+		if engines {
+			t.headings = append(t.headings, noun.whose)
 		}
 		for _, line := range noun.lines {
 			cells := []string{line.Name, number(line.TxPackets), number(line.TxBytes), number(line.RxPackets), number(line.RxBytes)}
-			if contained {
-				cells = append(cells, line.Container)
+			if engines {
+				cells = append(cells, line.Container+line.UsedBy)
 			}
 			t.add(cells...)
 		}
