@@ -1,6 +1,7 @@
 package test
 
 import (
+	"encoding/json"
 	"fmt"
 	mathrand "math/rand/v2"
 	"strings"
@@ -57,6 +58,42 @@ func TestCNIGC(t *testing.T) {
 	collect("cni.dev/valid-attachments")
 	left("c3")
 	ping(t, h.Netns, kept.IP4)
+}
+
+// TestCNIPublishesByFamily puts a container on networks of which no one has both
+// families: each publishes what those before it could not.
+func TestCNIPublishesByFamily(t *testing.T) {
+	h, u := newOutside(t)
+	c := testutil.NewCNI(t, h)
+	n := testutil.NewNetns(t, "web")
+	serve(t, n, service)
+	conf := func(name, subnet string) map[string]any {
+		return cniNetwork(h, name, "1.1.0", map[string]any{"subnets": []string{subnet}, "runtimeConfig": map[string]any{
+			"portMappings": []map[string]any{{"hostPort": 8080, "containerPort": service}},
+		}})
+	}
+	for i, on := range []struct {
+		conf map[string]any
+		want []string // host addresses of what its endpoint publishes
+	}{
+		{conf("four", "172.30.0.0/24"), []string{"0.0.0.0"}},
+		{conf("six", "fd00:30::/64"), []string{"::"}},
+		{conf("more", "172.31.0.0/24"), nil},
+	} {
+		at := testutil.Attachment{ContainerID: "web", Netns: n.Path(), Ifname: fmt.Sprintf("eth%d", i), Args: "K8S_POD_NAME=web"}
+		on.conf["prevResult"] = json.RawMessage(expectCall(t, c, "ADD", at, on.conf))
+		expectCall(t, c, "CHECK", at, on.conf)
+		network := on.conf["name"].(string)
+		var got []string
+		for _, p := range publications(t, h, endpointsFor(t, h, "web")[network].Name) {
+			got = append(got, p.HostAddress)
+		}
+		if diff := cmp.Diff(on.want, got); diff != "" {
+			t.Errorf("network %s: %s", network, diff)
+		}
+	}
+	connects(t, u.Outside, "tcp", fmt.Sprintf("%s:8080", h.IP4))
+	connects(t, u.Outside, "tcp", fmt.Sprintf("[%s]:8080", h.IP6))
 }
 
 // TestCNIChain has other plugins before and after ebpnet.

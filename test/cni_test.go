@@ -333,6 +333,20 @@ func TestCNIStatus(t *testing.T) {
 	expectCall(t, c, "STATUS", status, conf)
 	expectNoEndpoints(t, h)
 	expectFailure(t, c, cniNotAvailable, "STATUS", status, cniNetwork(h, "new", "1.1.0", nil), `no network "new"`)
+	// What ADD would refuse of the network that is there.
+	for words, other := range map[string]map[string]any{
+		"wanted are 172.31.0.0/30":      {"subnets": []string{"172.31.0.0/30"}},
+		"wanted are 172.30.0.0/30":      {"subnets": []string{"172.30.0.0/30"}, "gateway": "172.30.0.2"},
+		"leave out gateway and options": {"gateway": "172.30.0.2"},
+	} {
+		other := cniNetwork(h, "net", "1.1.0", other)
+		expectFailure(t, c, cniBadConf, "STATUS", status, other, words)
+		expectFailure(t, c, cniBadConf, "ADD", at, other, words)
+	}
+	expectCall(t, c, "STATUS", status, cniNetwork(h, "new", "1.1.0", map[string]any{"subnets": []string{"172.31.0.0/30"}}))
+	if list := h.Ebpnet(t, "network", "ls"); strings.Contains(list, "new") {
+		t.Errorf("STATUS made a network:\n%s", list)
+	}
 	for verb, version := range map[string]string{"STATUS": "1.0.0", "GC": "0.4.0"} {
 		expectFailure(t, c, 1, verb, status, cniNetwork(h, "net", version, nil), verb)
 	}

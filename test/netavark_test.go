@@ -12,7 +12,7 @@ import (
 	"github.com/ebpnet/ebpnet/internal/testutil"
 )
 
-// What Podman 5.4 and netavark 1.14 send; podman5_test.go has both for real.
+// What Podman 5.4 and netavark 1.14 send; netavark_podman_test.go has both for real.
 const (
 	netavarkCreate = `{"name":"web","id":"87c32bb13654","driver":"ebpnet","created":"0001-01-01T00:00:00Z",` +
 		`%s"ipv6_enabled":%v,"internal":%v,"dns_enabled":true,"options":{%s},"labels":{"a":"b"}}`

@@ -149,8 +149,8 @@ func LinksFrom(tx *store.Tx, client string) ([]Linked, error) {
 	var from []Linked
 	for _, l := range all {
 		if l.Client == client {
-			l.Link.Client = cmp.Or(l.client.Container.Name, l.Client)
-			l.Link.Server = cmp.Or(l.server.Container.Name, l.Server)
+			l.Client = cmp.Or(l.client.Container.Name, l.Client)
+			l.Server = cmp.Or(l.server.Container.Name, l.Server)
 			from = append(from, Linked{l.Link, l.server})
 		}
 	}

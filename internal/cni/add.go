@@ -71,7 +71,7 @@ func (c *call) addEndpoint(ctx context.Context, options spec.EndpointOptions, po
 		if err != nil {
 			return err
 		}
-		if ports, err = c.unpublished(a, n, ports); err != nil {
+		if ports, err = a.Unpublished(e.Container, n, ports); err != nil {
 			return err
 		}
 		if e, _, err = a.AddEndpoint(e, ports); err != nil {
@@ -90,20 +90,8 @@ func (c *call) addEndpoint(ctx context.Context, options spec.EndpointOptions, po
 
 // prepare gives the network, which it makes if need be, and sees to it that
 // the container is not on it yet.
-func (c *call) prepare(a *agent.Agent) (n spec.Network, err error) {
-	if c.conf.describes() {
-		if n, err = c.conf.network(); err == nil {
-			n, err = a.EnsureNetwork(n)
-		}
-	} else if err = c.conf.checkUndescribed(); err == nil {
-		err = a.View(func(tx *store.Tx) (err error) {
-			n, err = tx.Network(c.conf.Network)
-			return err
-		})
-		if errors.Is(err, store.ErrNotFound) {
-			err = fmt.Errorf("%w; or have it made, by \"subnets\" in the network configuration", err)
-		}
-	}
+func (c *call) prepare(a *agent.Agent) (spec.Network, error) {
+	n, err := c.network(a)
 	if err != nil {
 		return n, err
 	}
@@ -117,4 +105,31 @@ func (c *call) prepare(a *agent.Agent) (n spec.Network, err error) {
 		}
 		return err
 	})
+}
+
+// network gives the network, which it makes if need be. The conflist has to fit
+// one that is there.
+func (c *call) network(a *agent.Agent) (n spec.Network, err error) {
+	if c.conf.describes() {
+		if n, err = c.conf.network(); err != nil {
+			return n, err
+		}
+		return a.EnsureNetwork(n)
+	}
+	if err = c.conf.checkUndescribed(); err != nil {
+		return n, err
+	}
+	if n, err = c.known(a); errors.Is(err, store.ErrNotFound) {
+		err = fmt.Errorf("%w; or have it made, by \"subnets\" in the network configuration", err)
+	}
+	return n, err
+}
+
+// known gives the network as it is there, or store.ErrNotFound.
+func (c *call) known(a *agent.Agent) (n spec.Network, err error) {
+	err = a.View(func(tx *store.Tx) (err error) {
+		n, err = tx.Network(c.conf.Network)
+		return err
+	})
+	return n, err
 }

@@ -22,13 +22,6 @@ import (
 // errAmiss says that a container is not on the network as it should be.
 var errAmiss = errors.New("amiss")
 
-// attachment is what the store has of one.
-type attachment struct {
-	endpoint spec.Endpoint
-	network  spec.Network
-	ports    []spec.Port // of all interfaces of the container
-}
-
 // check compares what the store and the kernel have with the result of ADD.
 func (c *call) check(ctx context.Context) error {
 	result, err := c.previous()
@@ -43,21 +36,28 @@ func (c *call) check(ctx context.Context) error {
 		return err
 	}
 	err = c.withAgent(ctx, func(a *agent.Agent) error {
-		var found attachment
+		var (
+			e spec.Endpoint
+			n spec.Network
+		)
 		err := a.View(func(tx *store.Tx) (err error) {
-			if found.endpoint, err = tx.Endpoint(c.endpoint()); err != nil {
+			if e, err = tx.Endpoint(c.endpoint()); err != nil {
 				return err
 			}
-			if found.ports, err = c.portsOfContainer(tx); err != nil {
-				return err
-			}
-			found.network, err = tx.Network(found.endpoint.Network)
+			n, err = tx.Network(e.Network)
 			return err
 		})
 		if err != nil {
 			return c.amiss("%w", err)
 		}
-		return c.compare(found, ports, result)
+		missing, err := a.Unpublished(e.Container, n, ports)
+		if err != nil {
+			return err
+		}
+		if len(missing) > 0 {
+			return c.amiss("port %s is not published", missing[0])
+		}
+		return c.compare(e, n, result)
 	})
 	if err != nil {
 		return err
@@ -70,25 +70,19 @@ func (c *call) amiss(format string, details ...any) error {
 		fmt.Errorf(format, details...))
 }
 
-func (c *call) compare(found attachment, ports []spec.Port, result *types100.Result) error {
-	for _, wanted := range ports {
-		if !found.network.Internal && !isPublished(found.ports, wanted) {
-			return c.amiss("port %s is not published", wanted)
-		}
-	}
-	e := found.endpoint
-	outside, err := look(host.VethName(e.ID))
+func (c *call) compare(e spec.Endpoint, n spec.Network, result *types100.Result) error {
+	outside, err := host.Look(host.VethName(e.ID))
 	if err != nil {
 		return c.amiss("%w", err)
 	}
-	inside, err := lookInside(c.args.Netns, c.args.IfName)
+	inside, err := host.LookInside(c.args.Netns, c.args.IfName)
 	if err != nil {
 		return c.amiss("%w", err)
 	}
-	if !outside.up || !inside.up {
+	if !outside.Up || !inside.Up {
 		return c.amiss("it is down")
 	}
-	if got := inside.mac.String(); got != e.MAC.String() {
+	if got := inside.MAC.String(); got != e.MAC.String() {
 		return c.amiss("it has MAC %s, not %s", got, e.MAC)
 	}
 	index := slices.IndexFunc(result.Interfaces, func(i *types100.Interface) bool {
@@ -100,20 +94,20 @@ func (c *call) compare(found attachment, ports []spec.Port, result *types100.Res
 	if told := result.Interfaces[index].Mac; told != "" && told != e.MAC.String() {
 		return c.amiss("prevResult has it with MAC %s, the network with %s", told, e.MAC)
 	}
-	wanted := prefixesOf(e, found.network)
+	wanted := prefixesOf(e, n)
 	for _, ip := range result.IPs {
 		if ip.Interface != nil && *ip.Interface == index {
 			wanted = append(wanted, prefixOf(ip.Address))
 		}
 	}
 	for _, p := range wanted {
-		if !slices.Contains(inside.addresses, p) {
+		if !slices.Contains(inside.Addresses, p) {
 			return c.amiss("it lacks address %s", p)
 		}
 	}
 	for _, r := range result.Routes {
 		route := spec.Route{Destination: prefixOf(r.Dst), Gateway: addressOf(r.GW)}
-		if owns(found, route) && !slices.Contains(inside.routes, route) {
+		if owns(e, n, route) && !slices.Contains(inside.Routes, route) {
 			return c.amiss("the route to %s is not there", route.Destination)
 		}
 	}
@@ -122,28 +116,25 @@ func (c *call) compare(found attachment, ports []spec.Port, result *types100.Res
 
 // owns tells whether a route of the result was made with the endpoint; another
 // plugin of the chain may have made it.
-func owns(found attachment, r spec.Route) bool {
-	own := gatewayOf(found.network, r.Destination.Addr())
-	return r.Destination.Bits() == 0 && r.Gateway == own || slices.Contains(found.endpoint.Routes, r)
+func owns(e spec.Endpoint, n spec.Network, r spec.Route) bool {
+	return r.Destination.Bits() == 0 && r.Gateway == n.Gateway(r.Destination.Addr()) || slices.Contains(e.Routes, r)
 }
 
 // status tells whether an ADD would succeed.
 func (c *call) status(ctx context.Context) error {
 	err := c.withAgent(ctx, func(a *agent.Agent) error {
-		return a.View(func(tx *store.Tx) error {
-			n, err := tx.Network(c.conf.Network)
-			if errors.Is(err, store.ErrNotFound) && c.conf.describes() {
-				_, err = c.conf.network()
-				return err
-			}
-			if err != nil || c.delegates() {
-				return err
-			}
-			return checkRoom(tx, n)
-		})
+		if _, err := c.known(a); errors.Is(err, store.ErrNotFound) && c.conf.describes() {
+			_, err = c.conf.network() // that ADD would make
+			return err
+		}
+		n, err := c.network(a)
+		if err != nil || c.delegates() {
+			return err
+		}
+		return a.View(func(tx *store.Tx) error { return checkRoom(tx, n) })
 	})
 	if errors.Is(err, loader.ErrNotLoaded) || errors.Is(err, store.ErrNotFound) || errors.Is(err, ipam.ErrExhausted) {
-		return types.NewError(errNotAvailable, oneLine(err), "")
+		return types.NewError(errNotAvailable, agent.OneLine(err), "")
 	}
 	if err != nil {
 		return err

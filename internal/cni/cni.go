@@ -101,13 +101,5 @@ func (c conf) endpointOf(container, ifname string) string {
 
 // withAgent runs f on the opened host.
 func (c *call) withAgent(ctx context.Context, f func(*agent.Agent) error) error {
-	a, err := agent.Open(ctx, c.place, c.log)
-	if err != nil {
-		return err
-	}
-	if err := f(a); err != nil {
-		_ = a.Close() // what f failed with says more
-		return err
-	}
-	return a.Close()
+	return agent.With(ctx, c.place, c.log, f)
 }

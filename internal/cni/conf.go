@@ -11,6 +11,7 @@ import (
 
 	"github.com/containernetworking/cni/pkg/types"
 
+	"github.com/ebpnet/ebpnet/internal/agent"
 	"github.com/ebpnet/ebpnet/internal/spec"
 )
 
@@ -76,7 +77,7 @@ func parseConf(text []byte) (c conf, strange []string, err error) {
 		err = json.Unmarshal(text, &fields)
 	}
 	if err != nil {
-		return c, nil, types.NewError(types.ErrDecodingFailure, "network configuration: "+oneLine(err), "")
+		return c, nil, types.NewError(types.ErrDecodingFailure, "network configuration: "+agent.OneLine(err), "")
 	}
 	c.Network = cmp.Or(c.Network, c.Name)
 	for _, field := range slices.Sorted(maps.Keys(fields)) {

@@ -24,12 +24,9 @@ func (c *call) del(ctx context.Context) error {
 }
 
 func (c *call) removeEndpoint(ctx context.Context) error {
-	err := c.withAgent(ctx, func(a *agent.Agent) error { return a.RemoveEndpoint(c.endpoint()) })
+	err := c.withAgent(ctx, func(a *agent.Agent) error { return a.EnsureNoEndpoint(c.endpoint()) })
 	if errors.Is(err, loader.ErrNotLoaded) {
 		return c.withoutDatapath(ctx, err)
-	}
-	if errors.Is(err, store.ErrNotFound) {
-		return nil
 	}
 	return err
 }

@@ -2,7 +2,6 @@ package cni
 
 import (
 	"errors"
-	"strings"
 
 	"github.com/containernetworking/cni/pkg/types"
 
@@ -28,15 +27,13 @@ func explained(err error) error {
 	if err == nil {
 		return nil
 	}
-	text := oneLine(err)
+	text := agent.OneLine(err)
 	var settled *types.Error
 	if errors.As(err, &settled) {
 		return types.NewError(settled.Code, text, "")
 	}
 	return types.NewError(codeOf(err), text, "")
 }
-
-func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }
 
 func codeOf(err error) uint {
 	is := func(targets ...error) bool {
@@ -62,5 +59,5 @@ func codeOf(err error) uint {
 
 // badEnvironment is an error in an environment variable of the call.
 func badEnvironment(err error) error {
-	return types.NewError(types.ErrInvalidEnvironmentVariables, oneLine(err), "")
+	return types.NewError(types.ErrInvalidEnvironmentVariables, agent.OneLine(err), "")
 }

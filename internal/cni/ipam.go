@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
-	"net/netip"
 
 	"github.com/containernetworking/cni/pkg/invoke"
 	"github.com/containernetworking/cni/pkg/types"
@@ -56,7 +54,7 @@ func chosen(o *spec.EndpointOptions, n spec.Network, result *types100.Result) er
 	o.Addresses = nil
 	for _, ip := range result.IPs {
 		address := addressOf(ip.Address.IP)
-		if own := gatewayOf(n, address); ip.Gateway != nil && addressOf(ip.Gateway) != own {
+		if own := n.Gateway(address); ip.Gateway != nil && addressOf(ip.Gateway) != own {
 			return fmt.Errorf("%w gateway %s: network %q has %s; make them the same, by \"gateway\" of either", spec.ErrInvalid, ip.Gateway, n.Name, own)
 		}
 		o.Addresses = append(o.Addresses, address.String())
@@ -80,9 +78,8 @@ func chosen(o *spec.EndpointOptions, n spec.Network, result *types100.Result) er
 // routeOf puts a route into ebpnet's terms. Without a gateway it is by the
 // network's.
 func routeOf(n spec.Network, r *types.Route) (spec.Route, error) {
-	bits, _ := r.Dst.Mask.Size()
-	route := spec.Route{Destination: netip.PrefixFrom(addressOf(r.Dst.IP), bits).Masked(), Gateway: addressOf(r.GW)}
-	own := gatewayOf(n, route.Destination.Addr())
+	route := spec.Route{Destination: prefixOf(r.Dst).Masked(), Gateway: addressOf(r.GW)}
+	own := n.Gateway(route.Destination.Addr())
 	switch {
 	case r.MTU != 0 || r.AdvMSS != 0 || r.Priority != 0 || r.Table != nil || r.Scope != nil:
 		return route, fmt.Errorf("%w route to %s: mtu, advmss, priority, table and scope are not supported, want dst and gw alone", spec.ErrInvalid, route.Destination)
@@ -94,21 +91,4 @@ func routeOf(n spec.Network, r *types.Route) (spec.Route, error) {
 		return route, fmt.Errorf("%w default route by %s: network %q has gateway %s", spec.ErrInvalid, route.Gateway, n.Name, own)
 	}
 	return route, nil
-}
-
-// gatewayOf gives the network's gateway of an address's family; the zero Addr
-// if there is none.
-func gatewayOf(n spec.Network, address netip.Addr) netip.Addr {
-	for _, gateway := range n.Gateways {
-		if gateway.Is4() == address.Is4() {
-			return gateway
-		}
-	}
-	return netip.Addr{}
-}
-
-// addressOf gives the zero Addr for no address.
-func addressOf(ip net.IP) netip.Addr {
-	address, _ := netip.AddrFromSlice(ip)
-	return address.Unmap()
 }

@@ -4,13 +4,10 @@ import (
 	"cmp"
 	"fmt"
 	"net/netip"
-	"slices"
 	"strconv"
 	"strings"
 
-	"github.com/ebpnet/ebpnet/internal/agent"
 	"github.com/ebpnet/ebpnet/internal/spec"
-	"github.com/ebpnet/ebpnet/internal/store"
 )
 
 // portMapping is one of the capability portMappings (CONVENTIONS.md).
@@ -58,45 +55,4 @@ func (m portMapping) port() (spec.Port, error) {
 func follows(p, next spec.Port) bool {
 	return next.Address == p.Address && next.Protocol == p.Protocol &&
 		int(next.First) == int(p.Last)+1 && int(next.TargetFirst) == int(p.TargetLast)+1
-}
-
-// unpublished gives those of the wanted ports that the container's interface on
-// the network n has to publish. Runtimes ask every network of a container for
-// all its ports: the first one that is not internal has them, as it has the
-// default route.
-func (c *call) unpublished(a *agent.Agent, n spec.Network, wanted []spec.Port) ([]spec.Port, error) {
-	if n.Internal && len(wanted) > 0 {
-		c.log.Warn("ports are not published by an internal network", "network", n.Name, "container", c.args.ContainerID)
-		return nil, nil
-	}
-	var there []spec.Port
-	err := a.View(func(tx *store.Tx) (err error) {
-		there, err = c.portsOfContainer(tx)
-		return err
-	})
-	return slices.DeleteFunc(slices.Clone(wanted), func(p spec.Port) bool { return isPublished(there, p) }), err
-}
-
-// portsOfContainer gives what all interfaces of the container publish.
-func (c *call) portsOfContainer(tx *store.Tx) ([]spec.Port, error) {
-	endpoints, err := tx.Endpoints()
-	if err != nil {
-		return nil, err
-	}
-	var all []spec.Port
-	for _, e := range endpoints {
-		if !e.Container.Same(spec.Identity{Engine: Engine, ID: c.args.ContainerID}) {
-			continue
-		}
-		ports, err := tx.PortsOf(e.Name)
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, ports...)
-	}
-	return all, nil
-}
-
-func isPublished(there []spec.Port, wanted spec.Port) bool {
-	return slices.ContainsFunc(there, func(p spec.Port) bool { return p.Matches(wanted) })
 }

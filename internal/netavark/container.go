@@ -11,7 +11,6 @@ import (
 
 	"github.com/ebpnet/ebpnet/internal/agent"
 	"github.com/ebpnet/ebpnet/internal/spec"
-	"github.com/ebpnet/ebpnet/internal/store"
 	"github.com/ebpnet/ebpnet/loader"
 )
 
@@ -93,14 +92,10 @@ func (p Plugin) setup(ctx context.Context, netns string, c container) (any, erro
 		if n, err = a.EnsureNetwork(n); err != nil {
 			return err
 		}
-		if err := remove(a, e.Name); err != nil {
+		if err := a.EnsureNoEndpoint(e.Name); err != nil {
 			return err
 		}
-		err = a.View(func(tx *store.Tx) (err error) {
-			ports, err = p.unpublished(tx, e, n, ports)
-			return err
-		})
-		if err != nil {
+		if ports, err = a.Unpublished(e.Container, n, ports); err != nil {
 			return err
 		}
 		if err := c.chooseAddresses(a, &e, n); err != nil {
@@ -119,18 +114,9 @@ func (p Plugin) setup(ctx context.Context, netns string, c container) (any, erro
 // Where ebpnet is not loaded it is not either: as soon as ebpnet is, it forgets
 // the endpoint together with the container's namespace.
 func (p Plugin) teardown(ctx context.Context, c container) error {
-	err := p.open(ctx, func(a *agent.Agent) error { return remove(a, c.endpointName()) })
+	err := p.open(ctx, func(a *agent.Agent) error { return a.EnsureNoEndpoint(c.endpointName()) })
 	if errors.Is(err, loader.ErrNotLoaded) {
 		p.Log.Warn("endpoint is left to be forgotten", "endpoint", c.endpointName(), "error", err)
-		return nil
-	}
-	return err
-}
-
-// remove removes an endpoint if it is there.
-func remove(a *agent.Agent, name string) error {
-	err := a.RemoveEndpoint(name)
-	if errors.Is(err, store.ErrNotFound) {
 		return nil
 	}
 	return err
@@ -245,90 +231,13 @@ func (m portMapping) text(protocol string) string {
 	return at + ranged(m.Host) + ":" + ranged(m.Container) + "/" + protocol
 }
 
-// unpublished gives what e is to publish of a container's ports: netavark names
-// them all for each of the container's networks, and each port of the host
-// leads to one. The network that comes first has them, in each family that it
-// has; an internal one has none.
-func (p Plugin) unpublished(tx *store.Tx, e spec.Endpoint, n spec.Network, wanted []spec.Port) ([]spec.Port, error) {
-	all, err := tx.Endpoints()
-	if err != nil {
-		return nil, err
-	}
-	var there []publication
-	for _, o := range all {
-		if !o.Container.Same(e.Container) {
-			continue
-		}
-		ports, err := tx.PortsOf(o.Name)
-		if err != nil {
-			return nil, err
-		}
-		for _, p := range ports {
-			there = append(there, publication{p, o.Addresses})
-		}
-	}
-	var missing []spec.Port
-	for _, port := range wanted {
-		families := familiesOf(port, n)
-		if len(families) == 0 {
-			p.Log.Warn("port is not published by a network that is internal or lacks the family of its address", "port", port, "network", n.Name)
-		}
-		if port, ok := lacking(port, families, there); ok {
-			missing = append(missing, port)
-		}
-	}
-	return missing, nil
-}
-
-// familiesOf tells in which families a network can publish p; true is IPv4.
-func familiesOf(p spec.Port, n spec.Network) []bool {
-	var families []bool
-	for _, s := range n.Subnets {
-		if !n.Internal && (!p.Address.IsValid() || p.Address.Is4() == is4(s)) {
-			families = append(families, is4(s))
-		}
-	}
-	return families
-}
-
-// publication is a port and the addresses of the endpoint that publishes it.
-type publication struct {
-	spec.Port
-	to []netip.Addr
-}
-
-// covers tells whether p is published already in a family.
-func (p publication) covers(o spec.Port, ip4 bool) bool {
-	return p.Target() == o.Target() && p.First == o.First &&
-		spec.AddressesOverlap(p.Address, o.Address) &&
-		(!p.Address.IsValid() || p.Address.Is4() == ip4) &&
-		slices.ContainsFunc(p.to, func(a netip.Addr) bool { return a.Is4() == ip4 })
-}
-
-// lacking gives p as far as it is not there yet in some of the families; false
-// if nothing is left of it. What is of one family says so, and leaves the other
-// to another network.
-func lacking(p spec.Port, families []bool, there []publication) (spec.Port, bool) {
-	left := slices.DeleteFunc(slices.Clone(families), func(ip4 bool) bool {
-		return slices.ContainsFunc(there, func(t publication) bool { return t.covers(p, ip4) })
-	})
-	if !p.Address.IsValid() && len(left) == 1 {
-		p.Address = netip.IPv6Unspecified()
-		if left[0] {
-			p.Address = netip.IPv4Unspecified()
-		}
-	}
-	return p, len(left) > 0
-}
-
 // statusOf tells of an endpoint that was made.
 func statusOf(e spec.Endpoint, n spec.Network) status {
 	i := inner{MAC: e.MAC}
 	for _, a := range e.Addresses {
-		at := slices.IndexFunc(n.Subnets, func(s netip.Prefix) bool { return s.Contains(a) })
-		to := address{Address: netip.PrefixFrom(a, n.Subnets[at].Bits())}
+		to := address{Address: n.Prefix(a)}
 		if !n.Internal {
-			to.Gateway = n.Gateways[at]
+			to.Gateway = n.Gateway(a)
 		}
 		i.Subnets = append(i.Subnets, to)
 	}

@@ -47,7 +47,7 @@ func Verbs() []string { return []string{"create", "setup", "teardown", "info"} }
 func (p Plugin) Run(ctx context.Context, verb string, args []string, stdin io.Reader, stdout io.Writer) error {
 	answer, err := p.answer(ctx, verb, args, stdin)
 	if err != nil {
-		answer = map[string]string{"error": strings.ReplaceAll(err.Error(), "\n", "; ")}
+		answer = map[string]string{"error": agent.OneLine(err)}
 	}
 	if answer == nil {
 		return nil
@@ -103,9 +103,5 @@ func decode(in []byte, v any) error {
 
 // open opens the host for f.
 func (p Plugin) open(ctx context.Context, f func(*agent.Agent) error) error {
-	a, err := agent.Open(ctx, p.Place, p.Log)
-	if err != nil {
-		return err
-	}
-	return errors.Join(f(a), a.Close())
+	return agent.With(ctx, p.Place, p.Log, f)
 }

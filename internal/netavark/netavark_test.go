@@ -210,64 +210,6 @@ func TestPorts(t *testing.T) {
 	}
 }
 
-func TestInternalPublishesNothing(t *testing.T) {
-	t.Parallel()
-	n := spec.Network{Subnets: []netip.Prefix{netip.MustParsePrefix("10.99.0.0/24")}, Internal: true}
-	if families := familiesOf(spec.Port{}, n); len(families) > 0 {
-		t.Errorf("it does in %v", families)
-	}
-}
-
-// A port is published once, by the network that comes first in each family.
-func TestLacking(t *testing.T) {
-	t.Parallel()
-	ip4, ip6 := netip.MustParseAddr("10.97.0.2"), netip.MustParseAddr("fd00:97::2")
-	subnet4, subnet6 := netip.MustParsePrefix("10.99.0.0/24"), netip.MustParsePrefix("fd00:99::/64")
-	both := []netip.Prefix{subnet4, subnet6}
-	type published struct {
-		port string
-		to   []netip.Addr
-	}
-	for name, test := range map[string]struct {
-		wanted  string
-		subnets []netip.Prefix
-		there   []published
-		want    string // none: nothing is left to publish
-	}{
-		"the first network":     {"80:80/tcp", both, nil, "80:80/tcp"},
-		"the second":            {"80:80/tcp", both, []published{{"80:80/tcp", []netip.Addr{ip4, ip6}}}, ""},
-		"the first has no IPv6": {"80:80/tcp", both, []published{{"80:80/tcp", []netip.Addr{ip4}}}, "[::]:80:80/tcp"},
-		"the first has no IPv4": {"80:80/tcp", both, []published{{"80:80/tcp", []netip.Addr{ip6}}}, "0.0.0.0:80:80/tcp"},
-		"one family each":       {"80:80/tcp", []netip.Prefix{subnet6}, []published{{"0.0.0.0:80:80/tcp", []netip.Addr{ip4}}}, "[::]:80:80/tcp"},
-		"both already":          {"80:80/tcp", both, []published{{"80:80/tcp", []netip.Addr{ip4}}, {"[::]:80:80/tcp", []netip.Addr{ip4, ip6}}}, ""},
-		"another protocol":      {"80:80/udp", both, []published{{"80:80/tcp", []netip.Addr{ip4, ip6}}}, "80:80/udp"},
-		"another port":          {"81:80/tcp", both, []published{{"80:80/tcp", []netip.Addr{ip4, ip6}}}, "81:80/tcp"},
-		"a host address":        {"127.0.0.1:80:80/tcp", both, []published{{"127.0.0.1:80:80/tcp", []netip.Addr{ip4}}}, ""},
-		"another host address":  {"127.0.0.1:80:80/tcp", both, []published{{"192.0.2.1:80:80/tcp", []netip.Addr{ip4}}}, "127.0.0.1:80:80/tcp"},
-		"of the other family":   {"[::1]:80:80/tcp", []netip.Prefix{subnet4}, nil, ""},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			wanted, err := spec.ParsePort(test.wanted)
-			if err != nil {
-				t.Fatal(err)
-			}
-			var there []publication
-			for _, p := range test.there {
-				port, err := spec.ParsePort(p.port)
-				if err != nil {
-					t.Fatal(err)
-				}
-				there = append(there, publication{port, p.to})
-			}
-			got, ok := lacking(wanted, familiesOf(wanted, spec.Network{Subnets: test.subnets}), there)
-			if ok != (test.want != "") || ok && got.String() != test.want {
-				t.Errorf("%s, %v; want %q", got, ok, test.want)
-			}
-		})
-	}
-}
-
 func TestLeaseRange(t *testing.T) {
 	t.Parallel()
 	subnet := netip.MustParsePrefix("10.99.0.0/24")
