@@ -44,8 +44,7 @@ func exitCode(err error) int {
 // oneLine gives an error as one line; only the verifier, whose words are for
 // developers, may say more.
 func oneLine(err error) string {
-	text := strings.ReplaceAll(err.Error(), "\n", "; ")
-	return text + loader.VerifierLog(err)
+	return agent.OneLine(err) + loader.VerifierLog(err)
 }
 
 var errUsage = errors.New("usage")

@@ -81,16 +81,8 @@ func logger() *slog.Logger {
 }
 
 // withAgent runs f on the opened host.
-func withAgent(c *cli.Context, f func(*agent.Agent) error) (err error) {
-	a, err := agent.Open(c.Context, place(c), logger())
-	if err != nil {
-		return err
-	}
-	if err := f(a); err != nil {
-		_ = a.Close() // what f failed with says more
-		return err
-	}
-	return a.Close()
+func withAgent(c *cli.Context, f func(*agent.Agent) error) error {
+	return agent.With(c.Context, place(c), logger(), f)
 }
 
 // read runs f on the store as it stands.

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -127,7 +128,10 @@ func (a *Agent) reconcileVeths(w *everything, uplinks []host.Uplink) (veths map[
 		sizes[name] = mtu(n, tunnels, uplinks)
 	}
 	veths = map[string]int{}
-	for _, name := range slices.Sorted(maps.Keys(w.endpoints)) {
+	// In the order in which they were made: the first one in a namespace has the
+	// default route.
+	byID := func(a, b string) int { return cmp.Compare(w.endpoints[a].ID, w.endpoints[b].ID) }
+	for _, name := range slices.SortedFunc(maps.Keys(w.endpoints), byID) {
 		e := w.endpoints[name]
 		if e.Remote() {
 			continue

@@ -393,7 +393,7 @@ func joining(e spec.Endpoint, n spec.Network) joinAnswer {
 		DisableGatewayService: true,
 	}
 	for _, address := range e.Addresses {
-		gateway := gatewayOf(n, address)
+		gateway := n.Gateway(address)
 		switch {
 		case n.Internal:
 		case gateway.Is4():
@@ -414,7 +414,7 @@ func routesOf(n spec.Network, addresses []string) (routes []spec.Route) {
 	for _, to := range n.Routes {
 		has := func(text string) bool { return strings.Contains(text, ":") == to.Addr().Is6() }
 		if len(addresses) == 0 || slices.ContainsFunc(addresses, has) {
-			routes = append(routes, spec.Route{Destination: to, Gateway: gatewayOf(n, to.Addr())})
+			routes = append(routes, spec.Route{Destination: to, Gateway: n.Gateway(to.Addr())})
 		}
 	}
 	return routes

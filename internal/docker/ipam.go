@@ -330,7 +330,7 @@ func gatewayFor(n spec.Network, found bool, from pool, asked netip.Addr) (netip.
 			return asked, n.SetGateway(asked.String())
 		}
 	}
-	gateway := gatewayOf(n, from.subnet.Addr())
+	gateway := n.Gateway(from.subnet.Addr())
 	if asked.IsValid() && asked != gateway {
 		return asked, fmt.Errorf("%w gateway %s: that of network %q is %s", spec.ErrInvalid, asked, n.Name, gateway)
 	}

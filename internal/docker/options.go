@@ -204,23 +204,12 @@ func parseRoutes(n spec.Network, s string) ([]netip.Prefix, error) {
 		if r.Masked() != r {
 			return nil, fmt.Errorf("%w route %q: it has host bits set, want %s", spec.ErrInvalid, text, r.Masked())
 		}
-		if !gatewayOf(n, r.Addr()).IsValid() {
+		if !n.Gateway(r.Addr()).IsValid() {
 			return nil, fmt.Errorf("%w route %q: the network has no gateway of its family", spec.ErrInvalid, text)
 		}
 		routes = append(routes, r)
 	}
 	return routes, nil
-}
-
-// gatewayOf gives the network's gateway of an address's family, or the zero
-// Addr.
-func gatewayOf(n spec.Network, family netip.Addr) netip.Addr {
-	for _, gateway := range n.Gateways {
-		if gateway.Is4() == family.Is4() {
-			return gateway
-		}
-	}
-	return netip.Addr{}
 }
 
 func checkMode(s string) error {

@@ -20,7 +20,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"strings"
 	"syscall"
 	"time"
 
@@ -261,7 +260,7 @@ func (p *Plugin) call(w http.ResponseWriter, r *http.Request, name string, f met
 // failure says in one line what the engine shows its user. The network
 // driver's part of the protocol has it as Err, the IPAM driver's as Error.
 func failure(err error) map[string]string {
-	line := driverName + ": " + strings.Join(strings.FieldsFunc(err.Error(), func(c rune) bool { return c == '\n' || c == '\r' }), "; ")
+	line := driverName + ": " + agent.OneLine(err)
 	return map[string]string{"Err": line, "Error": line}
 }
 
