@@ -203,15 +203,21 @@ func (d *Docker) arguments(args []string) []string {
 // a directory.
 func (d *Docker) Compose(t testing.TB, directory string, args ...string) string {
 	t.Helper()
-	return d.Host.Run(t, "docker-compose", append([]string{"--host", d.URL(), "--project-directory", directory,
-		"--file", filepath.Join(directory, "docker-compose.yml")}, args...)...)
+	return d.Host.Run(t, "docker-compose", append([]string{
+		"--host", d.URL(), "--project-directory", directory,
+		"--file", filepath.Join(directory, "docker-compose.yml"),
+	}, args...)...)
 }
 
 // Clear removes all containers, and all networks but the engine's own.
 func (d *Docker) Clear(t testing.TB) {
 	t.Helper()
-	if all := strings.Fields(d.Run(t, "ps", "--all", "--quiet")); len(all) > 0 {
-		d.Run(t, append([]string{"rm", "--force"}, all...)...)
+	var removals []*Process // at once: each waits for its container to end
+	for _, id := range strings.Fields(d.Run(t, "ps", "--all", "--quiet")) {
+		removals = append(removals, d.Begin(t, "rm", "--force", id))
+	}
+	for _, removal := range removals {
+		removal.Wait(t)
 	}
 	if all := strings.Fields(d.Run(t, "network", "ls", "--quiet", "--filter", "type=custom")); len(all) > 0 {
 		d.Run(t, append([]string{"network", "rm"}, all...)...)
