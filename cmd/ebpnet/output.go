@@ -9,6 +9,7 @@ import (
 	"os"
 	"strings"
 	"text/tabwriter"
+	"unicode"
 
 	"github.com/urfave/cli/v2"
 
@@ -28,7 +29,7 @@ func (t table) write(w io.Writer) error {
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	for _, row := range append([][]string{t.headings}, t.rows...) {
 		for i, cell := range row {
-			if cell == "" {
+			if row[i] = strings.Map(shown, cell); cell == "" {
 				row[i] = "-"
 			}
 		}
@@ -37,6 +38,14 @@ func (t table) write(w io.Writer) error {
 		}
 	}
 	return tw.Flush()
+}
+
+// shown replaces what would act on a terminal: engines' names may hold anything.
+func shown(c rune) rune {
+	if unicode.IsPrint(c) {
+		return c
+	}
+	return unicode.ReplacementChar
 }
 
 // print prints data as JSON, or as the tables made of it, parted by empty

@@ -150,7 +150,7 @@ func (l *linking) find(client *container, r request) *container {
 		switch {
 		case c.id == r.server || c.name == r.server:
 			found = c
-		case found == nil && len(r.server) >= shortIDLength && strings.HasPrefix(c.id, r.server):
+		case found == nil && len(r.server) >= spec.ShortID && strings.HasPrefix(c.id, r.server):
 			found = c
 		}
 	}

@@ -151,7 +151,7 @@ func (v *survey) network(called, id string) (string, bool) {
 		if name == called || id == called {
 			return id, true
 		}
-		if len(called) >= shortIDLength && strings.HasPrefix(id, called) {
+		if len(called) >= spec.ShortID && strings.HasPrefix(id, called) {
 			found = id
 		}
 	}
