@@ -89,7 +89,8 @@ func (a *Agent) Reconcile() error {
 		n := w.networks[e.Network]
 		veth := vethOf(e, n, 0)
 		if err := a.host.SetUp(veths[name], veth); err != nil {
-			return err
+			failed = errors.Join(failed, fmt.Errorf("endpoint %q: %w", name, err), a.markUnfinished(name))
+			continue
 		}
 		a.announce(veth, n)
 	}
@@ -146,7 +147,7 @@ func (a *Agent) reconcileVeths(w *everything, uplinks []host.Uplink) (veths map[
 			}
 			continue
 		case !errors.Is(err, host.ErrNoNamespace):
-			failed = errors.Join(failed, fmt.Errorf("endpoint %q: %w", name, err))
+			failed = errors.Join(failed, fmt.Errorf("endpoint %q: %w", name, err), a.markUnfinished(name))
 			delete(stray, e.ID) // what there is of it may yet do
 		case e.Container.Engine == "" && e.Netns.Boot != boot && !e.Netns.Ephemeral():
 			a.log.Warn("endpoint waits for its namespace, which is not there since the reboot: load again when it is",
@@ -193,6 +194,11 @@ func (a *Agent) reconcileVeth(e spec.Endpoint, n spec.Network, mtu int, boot str
 	}
 	ifindex, err = a.host.CreateVeth(vethOf(e, n, mtu))
 	return ifindex, true, err
+}
+
+// markUnfinished has an endpoint mended by whoever opens the host next.
+func (a *Agent) markUnfinished(endpoint string) error {
+	return a.store.Update(func(tx *store.Tx) error { return tx.MarkPending(store.KindEndpoint, endpoint) })
 }
 
 func isGone(err error) bool { return errors.Is(err, host.ErrNoDevice) }
