@@ -157,7 +157,10 @@ func (a *Agent) resize(changed []resized) error {
 // it.
 func (a *Agent) resizeEndpoint(r resized) {
 	err := a.host.SetMTU(vethOf(r.endpoint, r.network, r.mtu))
-	if err != nil && !errors.Is(err, host.ErrNoNamespace) { // which takes the endpoint along
+	// A namespace that goes takes the endpoint along; an engine takes interfaces
+	// back.
+	gone := errors.Is(err, host.ErrNoNamespace) || r.endpoint.Container.Engine != "" && errors.Is(err, host.ErrStrangeInterface)
+	if err != nil && !gone {
 		a.log.Warn("endpoint keeps its MTU", "endpoint", r.endpoint.Name, "wanted", r.mtu, "error", err)
 	}
 }

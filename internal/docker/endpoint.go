@@ -180,36 +180,16 @@ func (p *Plugin) deleteEndpoint(ctx context.Context, c idCall) (nothing, error) 
 	})
 }
 
-// find gives an endpoint of the engine's with its network, and what it
-// publishes.
-func (c idCall) find(h hostAgent) (e spec.Endpoint, n spec.Network, ports []spec.Port, err error) {
+// find gives an endpoint of the engine's with its network.
+func (c idCall) find(h hostAgent) (e spec.Endpoint, n spec.Network, err error) {
 	err = h.View(func(tx *store.Tx) (err error) {
 		if n, err = networkOf(tx, c.NetworkID); err != nil {
 			return err
 		}
-		if e, err = tx.Endpoint(shortID(c.EndpointID)); err != nil {
-			return err
-		}
-		ports, err = tx.PortsOf(e.Name)
+		e, err = tx.Endpoint(shortID(c.EndpointID))
 		return err
 	})
-	return e, n, ports, err
-}
-
-// infoAnswer tells what people may want to know of an endpoint.
-type infoAnswer struct{ Value map[string]string }
-
-func (p *Plugin) endpointInfo(ctx context.Context, c idCall) (answer infoAnswer, err error) {
-	err = p.with(ctx, func(h hostAgent) error {
-		e, _, ports, err := c.find(h)
-		var texts []string
-		for _, port := range ports {
-			texts = append(texts, port.String())
-		}
-		answer.Value = map[string]string{"mac": e.MAC.String(), "ports": strings.Join(texts, ", ")}
-		return err
-	})
-	return answer, err
+	return e, n, err
 }
 
 // joinAnswer says what the engine is to do in the container's namespace.
@@ -245,7 +225,7 @@ func (p *Plugin) join(ctx context.Context, c containerCall) (answer joinAnswer, 
 		return answer, err
 	}
 	err = p.with(ctx, func(h hostAgent) error {
-		e, n, _, err := c.find(h)
+		e, n, err := c.find(h)
 		if err == nil && told {
 			err = h.SetExpose(e.Name, exposed)
 		}

@@ -179,7 +179,7 @@ func (p *Plugin) methods() map[string]method {
 		"NetworkDriver.FreeNetwork":                 refuseGlobal,
 		"NetworkDriver.CreateEndpoint":              taking(p.createEndpoint),
 		"NetworkDriver.DeleteEndpoint":              taking(p.deleteEndpoint),
-		"NetworkDriver.EndpointOperInfo":            taking(p.endpointInfo),
+		"NetworkDriver.EndpointOperInfo":            always(map[string]nothing{"Value": {}}), // 'ebpnet endpoint inspect' tells more
 		"NetworkDriver.Join":                        taking(p.join),
 		"NetworkDriver.Leave":                       always(nothing{}), // DeleteEndpoint follows
 		"NetworkDriver.ProgramExternalConnectivity": taking(p.publish),

@@ -174,7 +174,7 @@ func (p *Plugin) publish(ctx context.Context, c containerCall) (nothing, error) 
 		return nothing{}, fmt.Errorf("%s: %w", portMapOption, err)
 	}
 	return nothing{}, p.with(ctx, func(h hostAgent) error {
-		e, n, _, err := c.find(h)
+		e, n, err := c.find(h)
 		if err == nil {
 			err = h.SetOutward(e.Name, true)
 		}
@@ -228,7 +228,7 @@ func setPorts(h hostAgent, endpoint string, ports []spec.Port, choices []binding
 // unpublish takes all publications of an endpoint away.
 func (p *Plugin) unpublish(ctx context.Context, c idCall) (nothing, error) {
 	return nothing{}, p.finish(ctx, func(h hostAgent) error {
-		e, _, _, err := c.find(h)
+		e, _, err := c.find(h)
 		if errors.Is(err, store.ErrNotFound) {
 			return nil
 		}

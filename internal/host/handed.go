@@ -32,6 +32,9 @@ func inside(device netlink.Link, v Veth, f func(netlink.Link) error) error {
 	defer ns.Close()
 	return inNamespace(ns, func() error {
 		inner, err := netlink.LinkByIndex(device.Attrs().ParentIndex)
+		if errors.As(err, new(netlink.LinkNotFoundError)) {
+			return ErrStrangeInterface
+		}
 		if err != nil {
 			return err
 		}
@@ -54,9 +57,6 @@ func (h *Host) Place(v Veth) (ifname string, err error) {
 		ifname = inner.Attrs().Name
 		return nil
 	})
-	if errors.As(err, new(netlink.LinkNotFoundError)) {
-		err = ErrStrangeInterface
-	}
 	if err != nil {
 		return "", fmt.Errorf("find the interface of %s in namespace %s: %w", v.Alias, v.Netns.Path, err)
 	}
