@@ -290,7 +290,13 @@ func (p *Plugin) addressFor(h hostAgent, from pool, c addressCall) (address neti
 	)
 	err = h.View(func(tx *store.Tx) (err error) {
 		if address.IsValid() {
-			owner, _ = tx.AddressOwner(address)
+			if name, taken := tx.AddressOwner(address); taken {
+				e, err := tx.Endpoint(name)
+				if err != nil {
+					return err
+				}
+				owner = e.Title()
+			}
 		}
 		n, found, err = from.network(tx)
 		return err
@@ -301,7 +307,7 @@ func (p *Plugin) addressFor(h hostAgent, from pool, c addressCall) (address neti
 	case c.isForGateway():
 		return gatewayFor(n, found, from, address)
 	case owner != "":
-		return address, fmt.Errorf("%w address %s: endpoint %q has it; choose another, or leave the choice to ebpnet", spec.ErrInvalid, address, owner)
+		return address, fmt.Errorf("address %s %w: endpoint %s has it; choose another, or leave the choice to ebpnet", address, agent.ErrInUse, owner)
 	case address.IsValid():
 		if !found { // an auxiliary address, before there is the network
 			n = spec.Network{Name: from.String(), Subnets: []netip.Prefix{from.subnet}}
