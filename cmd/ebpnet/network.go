@@ -1,6 +1,7 @@
 package main
 
 import (
+	"slices"
 	"strconv"
 	"strings"
 
@@ -201,7 +202,11 @@ func usersText(users []spec.Identity) string {
 }
 
 func printNetworks(c *cli.Context, data any, networks []spec.Network) error {
-	t := table{headings: []string{"NAME", "SUBNETS", "GATEWAYS", "ICC", "MASQUERADE", "FILTERING", "INTERNAL", "KEY", "MTU", "USED BY"}}
+	t := table{headings: []string{"NAME", "SUBNETS", "GATEWAYS", "ICC", "MASQUERADE", "FILTERING", "INTERNAL", "KEY", "MTU"}}
+	engines := slices.ContainsFunc(networks, func(n spec.Network) bool { return len(n.Users) > 0 })
+	if engines {
+		t.headings = append(t.headings, "USED BY")
+	}
 	for _, n := range networks {
 		key, mtu := "", "auto"
 		if n.Key != nil {
@@ -210,7 +215,11 @@ func printNetworks(c *cli.Context, data any, networks []spec.Network) error {
 		if n.MTU != 0 {
 			mtu = strconv.Itoa(n.MTU)
 		}
-		t.add(n.Name, join(n.Subnets), join(n.Gateways), yesNo(n.ICC), yesNo(n.Masquerade), n.Filtering.String(), yesNo(n.Internal), key, mtu, usersText(n.Users))
+		cells := []string{n.Name, join(n.Subnets), join(n.Gateways), yesNo(n.ICC), yesNo(n.Masquerade), n.Filtering.String(), yesNo(n.Internal), key, mtu}
+		if engines {
+			cells = append(cells, usersText(n.Users))
+		}
+		t.add(cells...)
 	}
 	return print(c, data, one(t))
 }
