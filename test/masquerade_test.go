@@ -121,7 +121,10 @@ func TestEchoesWithTheSameIdentifier(t *testing.T) {
 	for _, path := range paths(h, u) {
 		var pings []*testutil.Process
 		for _, n := range []*testutil.Netns{a.Netns, h.Netns, b.Netns} {
-			pings = append(pings, n.Start(t, "ping", "-n", "-c", "10", "-i", "0.05", "-W", "2", "-e", "77", path.outside.String()))
+			p := n.Start(t, "ping", "-n", "-c", "20", "-i", "0.05", "-W", "2", "-e", "77", path.outside.String())
+			// A flow that nobody has answered gives way to the host's own.
+			p.Await(t, "icmp_seq=1 ")
+			pings = append(pings, p)
 		}
 		for _, p := range pings {
 			if out := p.Wait(t); !strings.Contains(out, " 0% packet loss") || strings.Contains(out, "DUP") {
