@@ -255,9 +255,8 @@ func (a *Agent) ChooseAddress(network string, within netip.Prefix, held func(net
 	return chosen, err
 }
 
-// FreeSubnet chooses a subnet for a network that shares no
-// address with another network, what the host has or has a route to, or what is
-// held for another.
+// FreeSubnet chooses a subnet for a network that shares no address with another
+// network, what the host has or has a route to, or what is held for another.
 func (a *Agent) FreeSubnet(pools []ipam.Pool, held []netip.Prefix) (netip.Prefix, error) {
 	used, err := a.host.Subnets()
 	if err != nil {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"net/netip"
 	"slices"
 
 	"github.com/ebpnet/ebpnet/datapath"
@@ -229,11 +228,7 @@ func vethOf(e spec.Endpoint, n spec.Network, mtu int) host.Veth {
 		Routes:   e.Routes,
 	}
 	for _, address := range e.Addresses {
-		for _, subnet := range n.Subnets {
-			if subnet.Contains(address) {
-				v.Addresses = append(v.Addresses, netip.PrefixFrom(address, subnet.Bits()))
-			}
-		}
+		v.Addresses = append(v.Addresses, n.Prefix(address))
 	}
 	return v
 }

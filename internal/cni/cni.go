@@ -24,7 +24,7 @@ import (
 const Name = "ebpnet-cni"
 
 // Engine is the engine that endpoints made here belong to.
-const Engine = "cni"
+const Engine = spec.CNI
 
 // Versions of the spec: the oldest that is spoken (it brought CHECK, and the
 // result on DEL), and the first whose results tell MTUs.

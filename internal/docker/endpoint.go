@@ -156,15 +156,11 @@ func given(e spec.Endpoint, n spec.Network, asked endpointInterface) (g endpoint
 		g.MacAddress = e.MAC.String()
 	}
 	for _, address := range e.Addresses {
-		for _, subnet := range n.Subnets {
-			text := netip.PrefixFrom(address, subnet.Bits()).String()
-			switch {
-			case !subnet.Contains(address):
-			case address.Is4() && asked.Address == "":
-				g.Address = text
-			case address.Is6() && asked.AddressIPv6 == "":
-				g.AddressIPv6 = text
-			}
+		switch text := n.Prefix(address).String(); {
+		case address.Is4() && asked.Address == "":
+			g.Address = text
+		case address.Is6() && asked.AddressIPv6 == "":
+			g.AddressIPv6 = text
 		}
 	}
 	return g

@@ -26,7 +26,6 @@ const (
 // Options of a user's network, beside those that SetOption of a spec.Network
 // takes.
 const (
-	ownOptions        = "ebpnet."
 	joinOption        = "ebpnet.network"
 	routesOption      = "ebpnet.routes"
 	hostBindingOption = "com.docker.network.bridge.host_binding_ipv4"

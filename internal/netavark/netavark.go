@@ -23,7 +23,7 @@ import (
 )
 
 // engine is what Podman is called in the store.
-const engine = "podman"
+const engine = spec.Podman
 
 // apiVersion is the version of the plugin API that `info` tells.
 const apiVersion = "1.0.0"

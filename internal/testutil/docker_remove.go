@@ -27,7 +27,7 @@ func (d *Docker) remove(t testing.TB) {
 		}
 		return len(all) == 0
 	})
-	Eventually(t, "the engine's cgroups are empty", func() bool { return d.removeCgroups() == nil })
+	Eventually(t, "the engine's cgroups are empty", func() bool { return removeCgroups(d.cgroup) == nil })
 	if d.mounts != nil {
 		d.mounts.Close()
 	}
@@ -78,10 +78,10 @@ func (d *Docker) processes(t testing.TB) (all []int) {
 	return all
 }
 
-// removeCgroups removes the engine's cgroup and what is below, in the one
-// hierarchy of version 2 and in those of version 1.
-func (d *Docker) removeCgroups() (err error) {
-	for _, pattern := range []string{d.cgroup, filepath.Join("*", d.cgroup)} {
+// removeCgroups removes a cgroup and what is below, in the one hierarchy of
+// version 2 and in those of version 1.
+func removeCgroups(name string) (err error) {
+	for _, pattern := range []string{name, filepath.Join("*", name)} {
 		found, globErr := filepath.Glob(filepath.Join(cgroupDirectory, pattern))
 		err = errors.Join(err, globErr)
 		for _, top := range found {

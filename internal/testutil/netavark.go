@@ -61,19 +61,6 @@ func NewPodman5(t testing.TB, h *Host) *Podman5 {
 	return p
 }
 
-// removeCgroups removes a cgroup and what is below, in the one hierarchy of
-// version 2 and in those of version 1.
-func removeCgroups(name string) (err error) {
-	for _, pattern := range []string{name, filepath.Join("*", name)} {
-		found, globErr := filepath.Glob(filepath.Join(cgroupDirectory, pattern))
-		err = errors.Join(err, globErr)
-		for _, top := range found {
-			err = errors.Join(err, removeCgroup(top))
-		}
-	}
-	return err
-}
-
 // configure writes what Podman reads. The runtime is runc, and the cgroups are
 // its own, as crun takes no hybrid of cgroup versions and systemd may be
 // missing.
