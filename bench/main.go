@@ -228,7 +228,7 @@ func measureAll(ctx context.Context, opt options, progress func(string)) (rep re
 		for _, now := range opt.turns(round) {
 			m, t := now.measure, now.topology
 			progress(fmt.Sprintf("round %d of %d: %s %s", round+1, opt.rounds, m.name, t.name))
-			s, err := m.run(ctx, paths[t.name], opt.cpu, opt.duration)
+			s, err := m.run(ctx, paths[t.name], opt)
 			if err != nil {
 				return report{}, fmt.Errorf("round %d, %s over %s: %w", round+1, m.name, t.name, err)
 			}

@@ -132,7 +132,7 @@ func rulesAfter(t *testing.T, m measure, topology, as string, args ...string) st
 	if l.err != nil {
 		t.Fatal(l.err)
 	}
-	if _, err := m.run(t.Context(), p, 0, short); err != nil {
+	if _, err := m.run(t.Context(), p, options{duration: short}); err != nil {
 		t.Fatal(err)
 	}
 	args = inNetns(l.prefix+"-host", args...)

@@ -55,9 +55,13 @@ type sample struct {
 }
 
 // run measures once.
-func (m measure) run(ctx context.Context, over path, cpu int, duration time.Duration) (sample, error) {
-	ctx, cancel := context.WithTimeout(ctx, duration+grace)
+func (m measure) run(ctx context.Context, over path, opt options) (sample, error) {
+	ctx, cancel := context.WithTimeout(ctx, opt.duration+grace)
 	defer cancel()
+	if m.take != nil {
+		return m.take(ctx, over, opt)
+	}
+	cpu, duration := opt.cpu, opt.duration
 
 	srv, err := startPeer(ctx, peer{Measure: m.name, Role: server, Netns: netnsPath(over.server), CPU: cpu})
 	if err != nil {

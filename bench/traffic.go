@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"time"
@@ -17,6 +18,8 @@ type measure struct {
 	counts      role    // whose count is the figure
 	serve       func(listener int) (tally, error)
 	drive       func(p peer) (tally, error)
+	// take, where there is one, measures in place of a server and a client.
+	take func(ctx context.Context, over path, opt options) (sample, error)
 }
 
 // Sizes of what is sent, in bytes.
@@ -47,28 +50,28 @@ const (
 func measures() []measure {
 	return []measure{
 		{
-			requests, "1 byte and its answer, over one TCP connection", "transactions/s",
-			1, unix.SOCK_STREAM, client, serveTransactions, driveTransactions,
+			name: requests, about: "1 byte and its answer, over one TCP connection", unit: "transactions/s", scale: 1,
+			socket: unix.SOCK_STREAM, counts: client, serve: serveTransactions, drive: driveTransactions,
 		},
 		{
-			connections, "TCP connect, 1 byte and its answer, close by the server", "transactions/s",
-			1, unix.SOCK_STREAM, client, serveConnections, driveConnections,
+			name: connections, about: "TCP connect, 1 byte and its answer, close by the server", unit: "transactions/s", scale: 1,
+			socket: unix.SOCK_STREAM, counts: client, serve: serveConnections, drive: driveConnections,
 		},
 		{
-			datagrams, "datagrams of 18 bytes that reached the server's program", "packets/s",
-			1, unix.SOCK_DGRAM, server, serveAnswered, driveAnswered,
+			name: datagrams, about: "datagrams of 18 bytes that reached the server's program", unit: "packets/s", scale: 1,
+			socket: unix.SOCK_DGRAM, counts: server, serve: serveAnswered, drive: driveAnswered,
 		},
 		{
-			oneWay, "the same of a flow that is never answered", "packets/s",
-			1, unix.SOCK_DGRAM, server, serveDatagrams, driveDatagrams,
+			name: oneWay, about: "the same of a flow that is never answered", unit: "packets/s", scale: 1,
+			socket: unix.SOCK_DGRAM, counts: server, serve: serveDatagrams, drive: driveDatagrams,
 		},
 		{
-			stream, "bytes over one TCP connection", "Gbit/s",
-			bitsPerByteInGbit, unix.SOCK_STREAM, server, serveStream, driveStream,
+			name: stream, about: "bytes over one TCP connection", unit: "Gbit/s", scale: bitsPerByteInGbit,
+			socket: unix.SOCK_STREAM, counts: server, serve: serveStream, drive: driveStream,
 		},
 		{
-			copies, "copies of broadcast datagrams of 18 bytes that came out of the host", "copies/s",
-			1, unix.SOCK_DGRAM, server, serveCopies, driveBroadcasts,
+			name: copies, about: "copies of broadcast datagrams of 18 bytes that came out of the host", unit: "copies/s", scale: 1,
+			socket: unix.SOCK_DGRAM, counts: server, serve: serveCopies, drive: driveBroadcasts,
 		},
 	}
 }
