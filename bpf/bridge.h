@@ -3,22 +3,12 @@
 #ifndef EBPNET_BRIDGE_H
 #define EBPNET_BRIDGE_H
 
-#include <linux/if_packet.h>
-
+#include "deliver.h"
 #include "learn.h"
 #include "maps.h"
 #include "policy.h"
 #include "tunnel.h"
 #include "verdict.h"
-
-/* The station with the MAC, if it is known. */
-static __always_inline const struct station *
-bridge_find(__u32 network, const struct mac *mac)
-{
-	struct fdb_key key = { .network = network, .mac = *mac };
-
-	return bpf_map_lookup_elem(&fdb, &key);
-}
 
 /* Whether the frame has got to the station already, as both are behind one
  * trunk. */
@@ -40,29 +30,6 @@ bridge_readdress(struct __sk_buff *skb, struct packet *pkt,
 	if (bpf_skb_store_bytes(skb, 0, macs, sizeof(macs), 0))
 		return REASON_KERNEL_ERROR;
 	return REASON_NONE;
-}
-
-/* Hands the frame straight into the namespace of a local station. */
-static __always_inline int
-bridge_deliver(struct __sk_buff *skb, const struct station *station)
-{
-	/* The host's end of a veth takes a frame for the MAC of another
-	 * endpoint to be none of its business, and says so in pkt_type. */
-	if (skb->pkt_type != PACKET_HOST)
-		bpf_skb_change_type(skb, PACKET_HOST);
-	count_rx(&endpoint_stats, station->endpoint, skb);
-	count_rx(&network_stats, station->network, skb);
-	return bpf_redirect_peer(station->ifindex, 0);
-}
-
-/* Delivers by way of the veth, whose other end looks at the frame anew: slower,
- * but it does not matter what the kernel took it for before. */
-static __always_inline int
-bridge_deliver_anew(struct __sk_buff *skb, const struct station *station)
-{
-	count_rx(&endpoint_stats, station->endpoint, skb);
-	count_rx(&network_stats, station->network, skb);
-	return bpf_redirect(station->ifindex, 0);
 }
 
 /* Takes a frame of an endpoint to @station, if it may go there. */

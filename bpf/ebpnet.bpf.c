@@ -128,7 +128,7 @@ int from_endpoint(struct __sk_buff *skb)
 	if (mac_is_multicast(&pkt.dst_mac))
 		return bridge_flood(skb, device->network, network,
 				    FLOOD_TUNNELS);
-	station = bridge_find(device->network, &pkt.dst_mac);
+	station = learn_find_told(device->network, &pkt.dst_mac);
 	if (!station)
 		return to_unknown(skb, &pkt, device, network);
 	if (bridge_is_behind(skb, station))

@@ -22,26 +22,25 @@ static __always_inline __u8 ecn_encapsulate(__u8 tos)
 
 /* Writes the mark into the packet's IP header. */
 static __always_inline enum reason
-ecn_set(struct __sk_buff *skb, struct packet *pkt, enum ecn ecn)
+ecn_set(ctx_t *ctx, struct packet *pkt, enum ecn ecn)
 {
 	__u8 tos = (pkt->tos & ~ECN_MASK) | ecn, byte;
 	__u32 at = pkt->l3 + 1;
 
 	if (pkt->ethertype == bpf_htons(ETH_P_IP)) {
-		if (bpf_l3_csum_replace(skb,
-					pkt->l3 + offsetof(struct iphdr, check),
-					bpf_htons(pkt->tos), bpf_htons(tos),
-					sizeof(__be16)) ||
-		    bpf_skb_store_bytes(skb, at, &tos, sizeof(tos), 0))
+		if (ctx_mend_l3(ctx, pkt->l3 + offsetof(struct iphdr, check),
+				bpf_htons(pkt->tos), bpf_htons(tos),
+				sizeof(__be16)) ||
+		    ctx_store(ctx, at, &tos, sizeof(tos), 0))
 			return REASON_KERNEL_ERROR;
 	} else {
 		/* The lower half of the traffic class is the upper one of
 		 * this byte. */
-		if (bpf_skb_load_bytes(skb, at, &byte, sizeof(byte)))
+		if (ctx_load(ctx, at, &byte, sizeof(byte)))
 			return REASON_KERNEL_ERROR;
 		byte = (byte & 0x0f) | tos << 4;
-		if (bpf_skb_store_bytes(skb, at, &byte, sizeof(byte),
-					BPF_F_RECOMPUTE_CSUM))
+		if (ctx_store(ctx, at, &byte, sizeof(byte),
+			      BPF_F_RECOMPUTE_CSUM))
 			return REASON_KERNEL_ERROR;
 	}
 	pkt->tos = tos;
@@ -51,7 +50,7 @@ ecn_set(struct __sk_buff *skb, struct packet *pkt, enum ecn ecn)
 /* Brings the mark of an outer packet with type of service @outer over to the
  * inner one: RFC 6040, 4.2, figure 4. */
 static __always_inline enum reason
-ecn_decapsulate(struct __sk_buff *skb, struct packet *pkt, __u8 outer)
+ecn_decapsulate(ctx_t *ctx, struct packet *pkt, __u8 outer)
 {
 	__u8 inner = pkt->tos & ECN_MASK;
 
@@ -62,10 +61,10 @@ ecn_decapsulate(struct __sk_buff *skb, struct packet *pkt, __u8 outer)
 			return pkt->ethertype == bpf_htons(ETH_P_ARP) ?
 				       REASON_NONE :
 				       REASON_CONGESTION;
-		return ecn_set(skb, pkt, ECN_CE);
+		return ecn_set(ctx, pkt, ECN_CE);
 	}
 	if (outer == ECN_ECT1 && inner == ECN_ECT0)
-		return ecn_set(skb, pkt, ECN_ECT1);
+		return ecn_set(ctx, pkt, ECN_ECT1);
 	return REASON_NONE;
 }
 

@@ -59,13 +59,13 @@ flow_is_answered(const struct flow *flow, const struct packet *pkt,
 
 /* Notes that a packet of the flow went by. */
 static __always_inline void
-flow_touch(struct __sk_buff *skb, struct flow *flow, const struct packet *pkt,
+flow_touch(ctx_t *ctx, struct flow *flow, const struct packet *pkt,
 	   enum flow_side side)
 {
 	__u64 now = bpf_ktime_get_coarse_ns();
 	__u32 set = 0, clear = 0;
 
-	counter_add(&flow->sent[side == FLOW_ANSWER], skb);
+	counter_add(&flow->sent[side == FLOW_ANSWER], ctx);
 	if (now - flow->seen > SECONDS)
 		flow->seen = now;
 	if (side == FLOW_ANSWER && !(pkt->tcp_flags & TCP_RST))
@@ -297,8 +297,7 @@ flow_open(__u32 slot, const struct flow_key *opener,
 /* Opens a flow inside a network, that of packets with scratch->key, or notes
  * that a packet of it went by. */
 static __always_inline enum reason
-flow_track(struct __sk_buff *skb, struct scratch *scratch,
-	   const struct packet *pkt)
+flow_track(ctx_t *ctx, struct scratch *scratch, const struct packet *pkt)
 {
 	const struct flow_key *key = &scratch->key;
 	enum flow_side side = FLOW_OPENER;
@@ -323,7 +322,7 @@ flow_track(struct __sk_buff *skb, struct scratch *scratch,
 		flow = flow_find(key, &side, &slot);
 	}
 	if (flow)
-		flow_touch(skb, flow, pkt, side);
+		flow_touch(ctx, flow, pkt, side);
 	return REASON_NONE;
 }
 

@@ -62,14 +62,12 @@ static __always_inline bool arp_is_valid(const struct arp *arp)
 
 /* A sender of 0.0.0.0 is a probe: RFC 5227. */
 static __always_inline enum reason
-guard_arp(struct __sk_buff *skb, const struct device *device,
-	  const struct packet *pkt)
+guard_arp(ctx_t *ctx, const struct device *device, const struct packet *pkt)
 {
 	struct arp arp;
 	__be32 sender;
 
-	if (bpf_skb_load_bytes(skb, pkt->l3, &arp, sizeof(arp)) ||
-	    !arp_is_valid(&arp))
+	if (ctx_load(ctx, pkt->l3, &arp, sizeof(arp)) || !arp_is_valid(&arp))
 		return REASON_MALFORMED;
 	sender = arp_address(arp.sender);
 	if (!mac_equal(&arp.sender_mac, &device->mac))
@@ -81,8 +79,7 @@ guard_arp(struct __sk_buff *skb, const struct device *device,
 
 /* DHCP asks from 0.0.0.0 for an address: RFC 2131. */
 static __always_inline enum reason
-guard_ipv4(struct __sk_buff *skb, const struct device *device,
-	   struct packet *pkt)
+guard_ipv4(ctx_t *ctx, const struct device *device, struct packet *pkt)
 {
 	enum reason reason;
 
@@ -92,7 +89,7 @@ guard_ipv4(struct __sk_buff *skb, const struct device *device,
 	    pkt->dst.word[3] != bpf_htonl(INADDR_BROADCAST) ||
 	    pkt->protocol != IPPROTO_UDP)
 		return REASON_SPOOFED_ADDRESS;
-	reason = parse_l4(skb, pkt);
+	reason = parse_l4(ctx, pkt);
 	if (reason)
 		return reason;
 	if (pkt->sport != bpf_htons(DHCP_CLIENT_PORT) ||
@@ -114,8 +111,7 @@ guard_is_own_ipv6(const struct device *device, const struct address *address)
 
 /* What an endpoint may not say in ICMPv6, whatever its source address. */
 static __noinline enum reason
-guard_nd(struct __sk_buff *skb, const struct device *device,
-	 const struct packet *pkt)
+guard_nd(ctx_t *ctx, const struct device *device, const struct packet *pkt)
 {
 	struct address target;
 
@@ -125,8 +121,7 @@ guard_nd(struct __sk_buff *skb, const struct device *device,
 	case ND_REDIRECT:
 		return REASON_ROGUE_ROUTER;
 	case ND_ADVERT:
-		if (bpf_skb_load_bytes(skb, pkt->l4 + 8, &target,
-				       sizeof(target)))
+		if (ctx_load(ctx, pkt->l4 + 8, &target, sizeof(target)))
 			return REASON_MALFORMED;
 		if (!guard_is_own_ipv6(device, &target))
 			return REASON_SPOOFED_ADDRESS;
@@ -148,20 +143,19 @@ static __always_inline bool guard_may_be_unspecified(const struct packet *pkt)
 }
 
 static __always_inline enum reason
-guard_ipv6(struct __sk_buff *skb, const struct device *device,
-	   struct packet *pkt)
+guard_ipv6(ctx_t *ctx, const struct device *device, struct packet *pkt)
 {
 	enum reason reason;
 
 	/* TCP and UDP, the common case, end here with one comparison. */
 	if (pkt->protocol != IPPROTO_TCP && pkt->protocol != IPPROTO_UDP) {
-		reason = parse_l4(skb, pkt);
+		reason = parse_l4(ctx, pkt);
 		if (!reason && pkt->protocol == IPPROTO_ICMPV6) {
 			/* Such a fragment may hide what guard_nd() looks for:
 			 * RFC 6980. */
 			if (pkt->fragment && pkt->ttl == ND_HOP_LIMIT)
 				return REASON_FRAGMENT;
-			reason = guard_nd(skb, device, pkt);
+			reason = guard_nd(ctx, device, pkt);
 		}
 		if (reason)
 			return reason;

@@ -68,14 +68,13 @@ guard_shared_address(const struct shared_source *source,
 }
 
 static __always_inline enum reason
-guard_shared_arp(struct __sk_buff *skb, const struct packet *pkt,
+guard_shared_arp(ctx_t *ctx, const struct packet *pkt,
 		 const struct shared_source *source)
 {
 	struct address sender;
 	struct arp arp;
 
-	if (bpf_skb_load_bytes(skb, pkt->l3, &arp, sizeof(arp)) ||
-	    !arp_is_valid(&arp))
+	if (ctx_load(ctx, pkt->l3, &arp, sizeof(arp)) || !arp_is_valid(&arp))
 		return REASON_MALFORMED;
 	if (!mac_equal(&arp.sender_mac, &pkt->src_mac))
 		return REASON_SPOOFED_MAC;
@@ -86,7 +85,7 @@ guard_shared_arp(struct __sk_buff *skb, const struct packet *pkt,
 }
 
 static __always_inline enum reason
-guard_shared_icmpv6(struct __sk_buff *skb, const struct packet *pkt,
+guard_shared_icmpv6(ctx_t *ctx, const struct packet *pkt,
 		    const struct shared_source *source)
 {
 	struct address target;
@@ -100,8 +99,7 @@ guard_shared_icmpv6(struct __sk_buff *skb, const struct packet *pkt,
 	case ND_REDIRECT:
 		return REASON_ROGUE_ROUTER;
 	case ND_ADVERT:
-		if (bpf_skb_load_bytes(skb, pkt->l4 + 8, &target,
-				       sizeof(target)))
+		if (ctx_load(ctx, pkt->l4 + 8, &target, sizeof(target)))
 			return REASON_MALFORMED;
 		if (!guard_shared_address(source, &pkt->src_mac, &target))
 			return REASON_SPOOFED_ADDRESS;
@@ -111,15 +109,14 @@ guard_shared_icmpv6(struct __sk_buff *skb, const struct packet *pkt,
 
 /* What of a packet does not fit who sends it. */
 static __noinline enum reason
-guard_shared(struct __sk_buff *skb, struct packet *pkt,
-	     const struct shared_source *source)
+guard_shared(ctx_t *ctx, struct packet *pkt, const struct shared_source *source)
 {
 	enum reason reason;
 
 	if (mac_is_multicast(&pkt->src_mac))
 		return REASON_MALFORMED;
 	if (pkt->ethertype == bpf_htons(ETH_P_ARP))
-		return guard_shared_arp(skb, pkt, source);
+		return guard_shared_arp(ctx, pkt, source);
 	if (pkt->ethertype != bpf_htons(ETH_P_IP) &&
 	    pkt->ethertype != bpf_htons(ETH_P_IPV6))
 		return REASON_UNKNOWN_PROTOCOL;
@@ -128,10 +125,10 @@ guard_shared(struct __sk_buff *skb, struct packet *pkt,
 	if (pkt->ethertype == bpf_htons(ETH_P_IP) ||
 	    pkt->protocol == IPPROTO_TCP || pkt->protocol == IPPROTO_UDP)
 		return REASON_NONE;
-	reason = parse_l4(skb, pkt);
+	reason = parse_l4(ctx, pkt);
 	if (reason || pkt->protocol != IPPROTO_ICMPV6)
 		return reason;
-	return guard_shared_icmpv6(skb, pkt, source);
+	return guard_shared_icmpv6(ctx, pkt, source);
 }
 
 #endif

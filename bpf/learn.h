@@ -44,6 +44,15 @@ learn_copy(const struct learned *learned, __u64 timeout)
 	return &scratch->learned;
 }
 
+/* The station with the MAC, if it is known. */
+static __always_inline const struct station *
+learn_find_told(__u32 network, const struct mac *mac)
+{
+	struct fdb_key key = { .network = network, .mac = *mac };
+
+	return bpf_map_lookup_elem(&fdb, &key);
+}
+
 /* The station with the MAC, of those that `fdb` does not know. */
 static __noinline const struct station *
 learn_find(__u32 network, const struct mac *mac)

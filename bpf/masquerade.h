@@ -27,7 +27,7 @@ static __always_inline __u32 masquerade_join(struct search *search,
 				&holder->answer);
 		scratch->answer.dport = scratch->mapping.dport;
 		search->kind = SEARCH_SHARED;
-		if (search_socket(search->skb, &scratch->answer) ==
+		if (search_socket(search->ctx, &scratch->answer) ==
 			    SOCKET_NONE &&
 		    !search_take(search, scratch))
 			return slot;
@@ -62,7 +62,7 @@ masquerade_find_port(struct search *search, struct scratch *scratch,
 __verified_once enum reason
 masquerade_open(struct __sk_buff *skb, const struct address *source)
 {
-	struct search search = { .skb = skb, .kind = SEARCH_PEER };
+	struct search search = { .ctx = skb, .kind = SEARCH_PEER };
 	struct scratch *scratch = scratch_get();
 	__u32 mapping = NO_MAPPING;
 	enum reason reason;

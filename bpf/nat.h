@@ -30,12 +30,12 @@ static __always_inline __u32 nat_address_at(const struct packet *pkt,
 /*
  * Writes another address over one of the packet's. @check_at is where the
  * transport's checksum is, 0 if it has none that covers addresses, and @flags
- * what bpf_l4_csum_replace() is to know of it.
+ * what ctx_mend_l4() is to know of it.
  */
 static __always_inline bool
-nat_write_address(struct __sk_buff *skb, const struct packet *pkt,
-		  enum nat_side side, const struct address *old,
-		  const struct address *new, __u32 check_at, __u64 flags)
+nat_write_address(ctx_t *ctx, const struct packet *pkt, enum nat_side side,
+		  const struct address *old, const struct address *new,
+		  __u32 check_at, __u64 flags)
 {
 	__u32 at = nat_address_at(pkt, side);
 	__s64 diff;
@@ -43,55 +43,54 @@ nat_write_address(struct __sk_buff *skb, const struct packet *pkt,
 	flags |= BPF_F_PSEUDO_HDR;
 	if (address_is_ipv4(old))
 		return (!check_at ||
-			!bpf_l4_csum_replace(skb, check_at, old->word[3],
-					     new->word[3],
-					     flags | sizeof(__be32))) &&
-		       !bpf_l3_csum_replace(
-			       skb, pkt->l3 + offsetof(struct iphdr, check),
-			       old->word[3], new->word[3], sizeof(__be32)) &&
-		       !bpf_skb_store_bytes(skb, at, &new->word[3],
-					    sizeof(__be32), 0);
+			!ctx_mend_l4(ctx, check_at, old->word[3], new->word[3],
+				     flags | sizeof(__be32))) &&
+		       !ctx_mend_l3(ctx,
+				    pkt->l3 + offsetof(struct iphdr, check),
+				    old->word[3], new->word[3],
+				    sizeof(__be32)) &&
+		       !ctx_store(ctx, at, &new->word[3], sizeof(__be32), 0);
 
 	if (!check_at)
-		return !bpf_skb_store_bytes(skb, at, new, sizeof(*new),
-					    BPF_F_RECOMPUTE_CSUM);
+		return !ctx_store(ctx, at, new, sizeof(*new),
+				  BPF_F_RECOMPUTE_CSUM);
 	diff = bpf_csum_diff((__be32 *)old, sizeof(*old), (__be32 *)new,
 			     sizeof(*new), 0);
-	if (bpf_l4_csum_replace(skb, check_at, 0, diff, flags) ||
-	    bpf_skb_store_bytes(skb, at, new, sizeof(*new), 0))
+	if (ctx_mend_l4(ctx, check_at, 0, diff, flags) ||
+	    ctx_store(ctx, at, new, sizeof(*new), 0))
 		return false;
 	/* A device's checksum of the whole packet, if there is one, stays as
-	 * it was: the two changes cancel out. bpf_l4_csum_replace() thinks of
+	 * it was: the two changes cancel out. ctx_mend_l4() thinks of
 	 * IPv4, whose header's checksum changes too. Fails if there is none. */
-	bpf_csum_update(skb, diff);
+	ctx_add_csum(ctx, diff);
 	return true;
 }
 
 /* Writes another port over one of an SCTP packet's, and mends its CRC32c. */
 static __noinline enum reason
-nat_write_sctp(struct __sk_buff *skb, const struct packet *pkt,
-	       enum nat_side side, __be16 port)
+nat_write_sctp(ctx_t *ctx, const struct packet *pkt, enum nat_side side,
+	       __be16 port)
 {
 	__u32 before, after, crc, at = pkt->l4;
-	__u32 length = packet_said_length(skb, pkt) - (at - pkt->l3);
+	__u32 length = packet_said_length(ctx, pkt) - (at - pkt->l3);
 
 	/* The CRC is that of the whole datagram, whose length only the last
 	 * fragment tells. */
 	if (pkt->fragment)
 		return REASON_FRAGMENT;
-	if (bpf_skb_load_bytes(skb, at, &before, sizeof(before)) ||
-	    bpf_skb_store_bytes(skb, at + (side == NAT_SOURCE ? 0 : 2), &port,
-				sizeof(port), BPF_F_RECOMPUTE_CSUM) ||
-	    bpf_skb_load_bytes(skb, at, &after, sizeof(after)) ||
-	    bpf_skb_load_bytes(skb, at + offsetof(struct sctp, checksum), &crc,
-			       sizeof(crc)))
+	if (ctx_load(ctx, at, &before, sizeof(before)) ||
+	    ctx_store(ctx, at + (side == NAT_SOURCE ? 0 : 2), &port,
+		      sizeof(port), BPF_F_RECOMPUTE_CSUM) ||
+	    ctx_load(ctx, at, &after, sizeof(after)) ||
+	    ctx_load(ctx, at + offsetof(struct sctp, checksum), &crc,
+		     sizeof(crc)))
 		return REASON_MALFORMED;
 	/* A device is still to fill it in. */
 	if (!crc)
 		return REASON_NONE;
 	crc ^= crc32c_change(before ^ after, length);
-	if (bpf_skb_store_bytes(skb, at + offsetof(struct sctp, checksum), &crc,
-				sizeof(crc), BPF_F_RECOMPUTE_CSUM))
+	if (ctx_store(ctx, at + offsetof(struct sctp, checksum), &crc,
+		      sizeof(crc), BPF_F_RECOMPUTE_CSUM))
 		return REASON_KERNEL_ERROR;
 	return REASON_NONE;
 }
@@ -99,7 +98,7 @@ nat_write_sctp(struct __sk_buff *skb, const struct packet *pkt,
 /* Writes @address and @port over the packet's source or destination, and
  * mends the checksums. A later fragment has only the address. */
 __verified_once enum reason
-nat_write(struct __sk_buff *skb, struct packet *pkt, enum nat_side side,
+nat_write(ctx_t *ctx, struct packet *pkt, enum nat_side side,
 	  const struct address *address, __be16 port)
 {
 	__u32 check_at = 0, covers_address = 0, port_at;
@@ -135,16 +134,15 @@ nat_write(struct __sk_buff *skb, struct packet *pkt, enum nat_side side,
 		covers_address = 0;
 
 	if (!address_equal(old, address) &&
-	    !nat_write_address(skb, pkt, side, old, address, covers_address,
+	    !nat_write_address(ctx, pkt, side, old, address, covers_address,
 			       flags))
 		return REASON_KERNEL_ERROR;
 	if (*old_port != port && pkt->fragment != FRAGMENT_LATER) {
 		if (pkt->protocol == IPPROTO_SCTP)
-			reason = nat_write_sctp(skb, pkt, side, port);
-		else if (bpf_l4_csum_replace(skb, check_at, *old_port, port,
-					     flags | sizeof(port)) ||
-			 bpf_skb_store_bytes(skb, port_at, &port, sizeof(port),
-					     0))
+			reason = nat_write_sctp(ctx, pkt, side, port);
+		else if (ctx_mend_l4(ctx, check_at, *old_port, port,
+				     flags | sizeof(port)) ||
+			 ctx_store(ctx, port_at, &port, sizeof(port), 0))
 			reason = REASON_KERNEL_ERROR;
 	}
 	*old = *address;
@@ -154,16 +152,15 @@ nat_write(struct __sk_buff *skb, struct packet *pkt, enum nat_side side,
 
 /* Turns the packet into one that goes to the side that sends with key @to. */
 static __always_inline enum reason
-nat_translate(struct __sk_buff *skb, struct packet *pkt,
-	      const struct flow_key *to)
+nat_translate(ctx_t *ctx, struct packet *pkt, const struct flow_key *to)
 {
 	enum reason reason = REASON_NONE;
 
 	if (pkt->sport != to->dport || !address_equal(&pkt->src, &to->dst))
-		reason = nat_write(skb, pkt, NAT_SOURCE, &to->dst, to->dport);
+		reason = nat_write(ctx, pkt, NAT_SOURCE, &to->dst, to->dport);
 	if (!reason &&
 	    (pkt->dport != to->sport || !address_equal(&pkt->dst, &to->src)))
-		reason = nat_write(skb, pkt, NAT_DESTINATION, &to->src,
+		reason = nat_write(ctx, pkt, NAT_DESTINATION, &to->src,
 				   to->sport);
 	return reason;
 }

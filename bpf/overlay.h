@@ -5,45 +5,10 @@
 
 #include "bridge.h"
 #include "ecn.h"
-#include "gre.h"
-#include "guard_shared.h"
+#include "gre_wrap.h"
+#include "guard_overlay.h"
 #include "learn.h"
 #include "neigh.h"
-
-/* Looks at who sends a frame out of a tunnel: a known station that is there, or
- * one that is learned there. Gives its endpoint, if it is known. */
-static __noinline enum reason
-overlay_check(struct __sk_buff *skb, struct packet *pkt,
-	      const struct gre_origin *origin, const struct network *network,
-	      __u32 *endpoint)
-{
-	struct shared_source source = { .network = origin->network };
-	const struct station *known =
-		bridge_find(origin->network, &pkt->src_mac);
-	struct station learned = {
-		.network = origin->network,
-		.tunnel = origin->tunnel,
-		.kind = STATION_REMOTE,
-		.mac = pkt->src_mac,
-	};
-	enum reason reason;
-
-	if (known &&
-	    (known->kind != STATION_REMOTE || known->tunnel != origin->tunnel))
-		return REASON_SPOOFED_OVERLAY;
-	if (known) {
-		source.endpoint = *endpoint = known->endpoint;
-		source.strict = true;
-	}
-	reason = guard_shared(skb, pkt, &source);
-	if (reason == REASON_SPOOFED_MAC || reason == REASON_SPOOFED_ADDRESS ||
-	    reason == REASON_ROGUE_ROUTER)
-		return REASON_SPOOFED_OVERLAY;
-	/* Without ICC only who is known may speak, by its links. */
-	if (!reason && !known && network->flags & NETWORK_ICC)
-		learn_station(&learned);
-	return reason;
-}
 
 /* Takes a frame of a tunnel to all that it may be for on this host. */
 static __noinline int
@@ -76,7 +41,7 @@ static __noinline int overlay_deliver(struct __sk_buff *skb, struct packet *pkt,
 		return verdict_drop(skb, REASON_UNKNOWN_KEY);
 	reason = parse_l3(skb, pkt, origin->inner);
 	if (!reason)
-		reason = overlay_check(skb, pkt, origin, network, &endpoint);
+		reason = guard_overlay(skb, pkt, origin, network, &endpoint);
 	if (!reason)
 		reason = ecn_decapsulate(skb, pkt, origin->tos);
 	if (reason)
@@ -91,7 +56,7 @@ static __noinline int overlay_deliver(struct __sk_buff *skb, struct packet *pkt,
 			return verdict_consume(); /* its own host answers */
 		station = asked;
 	} else {
-		station = bridge_find(origin->network, &pkt->dst_mac);
+		station = learn_find_told(origin->network, &pkt->dst_mac);
 		if (!station)
 			station = learn_find(origin->network, &pkt->dst_mac);
 		if (!station)

@@ -6,17 +6,14 @@
 #ifndef EBPNET_PARSE_H
 #define EBPNET_PARSE_H
 
-#include <linux/if_ether.h>
 #include <linux/in.h>
 #include <linux/ip.h>
 #include <linux/ipv6.h>
 #include <linux/tcp.h>
 #include <linux/udp.h>
 
-#include <bpf/bpf_endian.h>
-#include <bpf/bpf_helpers.h>
-
 #include "address.h"
+#include "ctx.h"
 
 #define IP_MF		   0x2000
 #define IP_OFFSET_MASK	   0x1fff
@@ -119,23 +116,12 @@ struct packet {
 	__u32 acknowledged;
 };
 
-/* Makes the first @length bytes of the packet, or all if it has less, readable
- * in place. They mostly are: to move them there may mean to copy the packet. */
-static __always_inline bool parse_reach(struct __sk_buff *skb, __u32 length)
-{
-	if (length > skb->len)
-		length = skb->len;
-	return (void *)(long)skb->data + length <=
-		       (void *)(long)skb->data_end ||
-	       !bpf_skb_pull_data(skb, length);
-}
-
 /*
  * Reads Ethernet and the fixed IP header at offset @start. An ethertype other
  * than IPv4's or IPv6's is only noted: l3 is then where its header begins.
  */
 static __always_inline enum reason
-parse_l3(struct __sk_buff *skb, struct packet *pkt, __u32 start)
+parse_l3(ctx_t *ctx, struct packet *pkt, __u32 start)
 {
 	void *data, *end;
 	struct ethhdr *eth;
@@ -144,15 +130,15 @@ parse_l3(struct __sk_buff *skb, struct packet *pkt, __u32 start)
 	/* The compiler knows that this holds; the verifier has lost it. */
 	barrier_var(start);
 	if (start > MAX_OUTER_LENGTH ||
-	    !parse_reach(skb, start + sizeof(*eth) + sizeof(struct iphdr)))
+	    !ctx_reach(ctx, start + sizeof(*eth) + sizeof(struct iphdr)))
 		return REASON_MALFORMED;
 	/* What the kernel says of the packet is not of an inner frame. */
-	if ((start || skb->protocol != bpf_htons(ETH_P_IP)) &&
-	    !parse_reach(skb, start + sizeof(*eth) + sizeof(struct ipv6hdr)))
+	if ((start || !ctx_is_ipv4(ctx)) &&
+	    !ctx_reach(ctx, start + sizeof(*eth) + sizeof(struct ipv6hdr)))
 		return REASON_MALFORMED;
 
-	data = (void *)(long)skb->data;
-	end = (void *)(long)skb->data_end;
+	data = ctx_data(ctx);
+	end = ctx_end(ctx);
 	eth = data + start;
 	l3 = eth + 1;
 	if (l3 > end)
@@ -169,8 +155,8 @@ parse_l3(struct __sk_buff *skb, struct packet *pkt, __u32 start)
 
 		if ((void *)(ip + 1) > end || ip->version != 4 || ip->ihl < 5 ||
 		    bpf_ntohs(ip->tot_len) < ip->ihl * 4 ||
-		    (!skb->gso_size &&
-		     pkt->l3 + bpf_ntohs(ip->tot_len) > skb->len))
+		    (!ctx_segment_size(ctx) &&
+		     pkt->l3 + bpf_ntohs(ip->tot_len) > ctx_length(ctx)))
 			return REASON_MALFORMED;
 		pkt->src = address_from_ipv4(ip->saddr);
 		pkt->dst = address_from_ipv4(ip->daddr);
@@ -189,9 +175,9 @@ parse_l3(struct __sk_buff *skb, struct packet *pkt, __u32 start)
 		struct ipv6hdr *ip6 = l3;
 
 		if ((void *)(ip6 + 1) > end || ip6->version != 6 ||
-		    (!skb->gso_size &&
+		    (!ctx_segment_size(ctx) &&
 		     pkt->l3 + sizeof(*ip6) + bpf_ntohs(ip6->payload_len) >
-			     skb->len))
+			     ctx_length(ctx)))
 			return REASON_MALFORMED;
 		__builtin_memcpy(&pkt->src, &ip6->saddr, sizeof(pkt->src));
 		__builtin_memcpy(&pkt->dst, &ip6->daddr, sizeof(pkt->dst));
@@ -208,7 +194,7 @@ parse_l3(struct __sk_buff *skb, struct packet *pkt, __u32 start)
 
 /* Follows IPv6 extension headers to the transport header. */
 static __always_inline enum reason
-parse_extensions(struct __sk_buff *skb, struct packet *pkt, __u32 *offset)
+parse_extensions(ctx_t *ctx, struct packet *pkt, __u32 *offset)
 {
 	for (int i = 0; i < MAX_EXTENSIONS; i++) {
 		struct {
@@ -227,7 +213,7 @@ parse_extensions(struct __sk_buff *skb, struct packet *pkt, __u32 *offset)
 		default:
 			return REASON_NONE;
 		}
-		if (bpf_skb_load_bytes(skb, *offset, &header, sizeof(header)))
+		if (ctx_load(ctx, *offset, &header, sizeof(header)))
 			return REASON_MALFORMED;
 		if (pkt->protocol == IPPROTO_FRAGMENT) {
 			*offset += 8;
@@ -271,8 +257,7 @@ static __always_inline enum echo parse_echo(const struct packet *pkt, __u8 type)
 
 /* Reads what of the transport header has to do with ports. For a protocol
  * without ports, and for a later fragment, they stay zero. */
-static __always_inline enum reason
-parse_l4(struct __sk_buff *skb, struct packet *pkt)
+static __always_inline enum reason parse_l4(ctx_t *ctx, struct packet *pkt)
 {
 	__u32 offset = pkt->l3;
 	union { /* one at a time: the stack is small */
@@ -291,14 +276,14 @@ parse_l4(struct __sk_buff *skb, struct packet *pkt)
 	if (pkt->ethertype == bpf_htons(ETH_P_IP)) {
 		__u8 version_ihl;
 
-		if (bpf_skb_load_bytes(skb, offset, &version_ihl, 1))
+		if (ctx_load(ctx, offset, &version_ihl, 1))
 			return REASON_MALFORMED;
 		offset += (version_ihl & 0x0f) * 4;
 	} else {
 		enum reason reason;
 
 		offset += sizeof(struct ipv6hdr);
-		reason = parse_extensions(skb, pkt, &offset);
+		reason = parse_extensions(ctx, pkt, &offset);
 		if (reason)
 			return reason;
 	}
@@ -308,8 +293,7 @@ parse_l4(struct __sk_buff *skb, struct packet *pkt)
 
 	switch (pkt->protocol) {
 	case IPPROTO_TCP:
-		if (bpf_skb_load_bytes(skb, offset, &header.tcp,
-				       sizeof(header.tcp)))
+		if (ctx_load(ctx, offset, &header.tcp, sizeof(header.tcp)))
 			return REASON_MALFORMED;
 		pkt->sport = header.tcp.source;
 		pkt->dport = header.tcp.dest;
@@ -319,23 +303,20 @@ parse_l4(struct __sk_buff *skb, struct packet *pkt)
 		pkt->acknowledged = bpf_ntohl(header.tcp.ack_seq);
 		break;
 	case IPPROTO_UDP:
-		if (bpf_skb_load_bytes(skb, offset, &header.udp,
-				       sizeof(header.udp)))
+		if (ctx_load(ctx, offset, &header.udp, sizeof(header.udp)))
 			return REASON_MALFORMED;
 		pkt->sport = header.udp.source;
 		pkt->dport = header.udp.dest;
 		break;
 	case IPPROTO_SCTP:
-		if (bpf_skb_load_bytes(skb, offset, &header.sctp,
-				       sizeof(header.sctp)))
+		if (ctx_load(ctx, offset, &header.sctp, sizeof(header.sctp)))
 			return REASON_MALFORMED;
 		pkt->sport = header.sctp.source;
 		pkt->dport = header.sctp.dest;
 		break;
 	case IPPROTO_ICMP:
 	case IPPROTO_ICMPV6:
-		if (bpf_skb_load_bytes(skb, offset, &header.icmp,
-				       sizeof(header.icmp)))
+		if (ctx_load(ctx, offset, &header.icmp, sizeof(header.icmp)))
 			return REASON_MALFORMED;
 		pkt->icmp_type = header.icmp.type;
 		pkt->echo = parse_echo(pkt, header.icmp.type);
@@ -350,7 +331,7 @@ parse_l4(struct __sk_buff *skb, struct packet *pkt)
 
 /* The length that the IP header says: without what Ethernet pads it with. 0 if
  * it cannot be read. */
-static __always_inline __u32 packet_said_length(struct __sk_buff *skb,
+static __always_inline __u32 packet_said_length(ctx_t *ctx,
 						const struct packet *pkt)
 {
 	bool ipv4 = address_is_ipv4(&pkt->dst);
@@ -358,7 +339,7 @@ static __always_inline __u32 packet_said_length(struct __sk_buff *skb,
 				     offsetof(struct ipv6hdr, payload_len));
 	__be16 length;
 
-	if (bpf_skb_load_bytes(skb, at, &length, sizeof(length)))
+	if (ctx_load(ctx, at, &length, sizeof(length)))
 		return 0;
 	return bpf_ntohs(length) + (ipv4 ? 0 : sizeof(struct ipv6hdr));
 }
@@ -369,16 +350,16 @@ static __always_inline __u32 packet_said_length(struct __sk_buff *skb,
 
 /* The length of the IP packet; of a superframe's longest segment, which the
  * kernel makes of TCP and UDP. 0 if it cannot be told. After parse_l4(). */
-static __always_inline __u32 packet_length(const struct __sk_buff *skb,
+static __always_inline __u32 packet_length(const ctx_t *ctx,
 					   const struct packet *pkt)
 {
 	__u32 headers = pkt->l4_length ? pkt->l4_length : sizeof(struct udphdr);
 
-	if (!skb->gso_size)
-		return skb->len - pkt->l3;
-	if (skb->gso_size == GSO_BY_FRAGS)
+	if (!ctx_segment_size(ctx))
+		return ctx_length(ctx) - pkt->l3;
+	if (ctx_segment_size(ctx) == GSO_BY_FRAGS)
 		return 0;
-	return pkt->l4 - pkt->l3 + headers + skb->gso_size;
+	return pkt->l4 - pkt->l3 + headers + ctx_segment_size(ctx);
 }
 
 /* Whether packets of this protocol have ports to tell flows by. */

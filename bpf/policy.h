@@ -28,8 +28,7 @@ policy_has_link(__u32 client, __u32 server, __be16 port, __u8 protocol)
 
 /* The way without ICC is the same from every entry. */
 __verified_once enum reason
-policy_links(struct __sk_buff *skb, struct packet *pkt, __u32 id, __u32 from,
-	     __u32 to)
+policy_links(ctx_t *ctx, struct packet *pkt, __u32 id, __u32 from, __u32 to)
 {
 	struct scratch *scratch = scratch_get();
 	enum flow_side side;
@@ -41,7 +40,7 @@ policy_links(struct __sk_buff *skb, struct packet *pkt, __u32 id, __u32 from,
 		return REASON_KERNEL_ERROR;
 	if (pkt->ethertype == bpf_htons(ETH_P_ARP))
 		return REASON_POLICY; /* the tables answer it */
-	reason = parse_l4(skb, pkt);
+	reason = parse_l4(ctx, pkt);
 	if (reason)
 		return reason;
 	if (!scratch)
@@ -53,14 +52,14 @@ policy_links(struct __sk_buff *skb, struct packet *pkt, __u32 id, __u32 from,
 
 	flow_key_of(&scratch->key, pkt, id);
 	if (policy_has_link(from, to, pkt->dport, pkt->protocol)) {
-		reason = flow_track(skb, scratch, pkt);
+		reason = flow_track(ctx, scratch, pkt);
 	} else {
 		if (!policy_has_link(to, from, pkt->sport, pkt->protocol))
 			return REASON_POLICY;
 		flow = flow_find(&scratch->key, &side, &slot);
 		if (!flow || side != FLOW_ANSWER)
 			return REASON_POLICY;
-		flow_touch(skb, flow, pkt, side);
+		flow_touch(ctx, flow, pkt, side);
 	}
 	if (!reason && pkt->fragment == FRAGMENT_FIRST)
 		fragment_remember(pkt, id);
@@ -69,12 +68,12 @@ policy_links(struct __sk_buff *skb, struct packet *pkt, __u32 id, __u32 from,
 
 /* Whether endpoint @from may send @pkt to endpoint @to on network @id. */
 static __always_inline enum reason
-policy_check(struct __sk_buff *skb, struct packet *pkt, __u32 id,
+policy_check(ctx_t *ctx, struct packet *pkt, __u32 id,
 	     const struct network *network, __u32 from, __u32 to)
 {
 	if (network->flags & NETWORK_ICC)
 		return REASON_NONE;
-	return policy_links(skb, pkt, id, from, to);
+	return policy_links(ctx, pkt, id, from, to);
 }
 
 #endif

@@ -35,26 +35,26 @@ static __noinline const struct port *publish_lookup(const struct flow_key *key)
  * for somebody behind the host, a gateway, or a group. One at a loopback
  * address is told of later. */
 static __noinline bool
-publish_is_reachable(struct __sk_buff *skb, const struct address *dst)
+publish_is_reachable(ctx_t *ctx, const struct address *dst)
 {
 	if (address_is_loopback(dst))
 		return true;
 	return !route_is_unroutable(dst) &&
 	       !bpf_map_lookup_elem(&neighbors, dst) &&
-	       route_is_local(skb, dst);
+	       route_is_local(ctx, dst);
 }
 
 /* The port that packets with @key are for. What has the number of one of the
  * host's own connections is for that. */
 static __always_inline const struct port *
-publish_find(struct __sk_buff *skb, const struct flow_key *key)
+publish_find(ctx_t *ctx, const struct flow_key *key)
 {
 	const struct port *port = publish_lookup(key);
 
 	if (!port ||
 	    (key->network == NETWORK_OUTSIDE && !(port->flags & PORT_ROUTED) &&
-	     !publish_is_reachable(skb, &key->dst)) ||
-	    search_socket(skb, key) == SOCKET_CONNECTED)
+	     !publish_is_reachable(ctx, &key->dst)) ||
+	    search_socket(ctx, key) == SOCKET_CONNECTED)
 		return NULL;
 	return port;
 }
@@ -62,18 +62,17 @@ publish_find(struct __sk_buff *skb, const struct flow_key *key)
 /* Whether a packet from outside says to be from where that cannot be: the host
  * itself, a container, or no unicast address. One that has just left an
  * endpoint, for another behind this host, comes from the host. */
-static __noinline bool
-publish_is_spoofed(struct __sk_buff *skb, const struct address *src)
+static __noinline bool publish_is_spoofed(ctx_t *ctx, const struct address *src)
 {
 	struct scratch *scratch = scratch_get();
-	__u32 ifindex = skb->ifindex;
+	__u32 ifindex = ctx_ifindex(ctx);
 	enum reason reason;
 
 	if (!scratch || bpf_map_lookup_elem(&devices, &ifindex))
 		return false;
 	if (route_is_unroutable(src))
 		return true;
-	reason = route_find(skb, src, src, 0, &scratch->route);
+	reason = route_find(ctx, src, src, 0, &scratch->route);
 	return reason == REASON_ISOLATED ||
 	       (!reason && !scratch->route.ifindex);
 }
@@ -92,11 +91,10 @@ publish_allows(const struct port *port, const struct address *source)
 }
 
 /* Opens the flow of packets with @key to the published @port. */
-__verified_once int
-publish_open_port(struct __sk_buff *skb, const struct flow_key *key,
-		  const struct port *port)
+__verified_once int publish_open_port(ctx_t *ctx, const struct flow_key *key,
+				      const struct port *port)
 {
-	struct search search = { .skb = skb, .kind = SEARCH_PEER };
+	struct search search = { .ctx = ctx, .kind = SEARCH_PEER };
 	struct scratch *scratch = scratch_get();
 	const struct network *network;
 	__u32 id;
@@ -112,7 +110,7 @@ publish_open_port(struct __sk_buff *skb, const struct flow_key *key,
 	if (key->network == NETWORK_OUTSIDE && address_is_loopback(&key->dst))
 		return REASON_LOOPBACK_ONLY;
 	if (key->network == NETWORK_OUTSIDE &&
-	    publish_is_spoofed(skb, &key->src))
+	    publish_is_spoofed(ctx, &key->src))
 		return REASON_SPOOFED_ADDRESS;
 	/* The host itself gets to its containers in any case. */
 	if (key->network != NETWORK_LOOPBACK &&
@@ -136,10 +134,9 @@ publish_open_port(struct __sk_buff *skb, const struct flow_key *key,
 /* Opens the flow of packets with @key from outside to a mapped port, if the
  * packet may open one and the port's network lets anybody in. */
 __verified_once int
-publish_open_mapping(struct __sk_buff *skb, const struct flow_key *key,
-		     bool may_open)
+publish_open_mapping(ctx_t *ctx, const struct flow_key *key, bool may_open)
 {
-	struct search search = { .skb = skb, .kind = SEARCH_PEER };
+	struct search search = { .ctx = ctx, .kind = SEARCH_PEER };
 	struct scratch *scratch = scratch_get();
 	const struct network *network;
 	const struct flow *holder;
@@ -156,7 +153,7 @@ publish_open_mapping(struct __sk_buff *skb, const struct flow_key *key,
 	 * mapped. */
 	reason = PUBLISH_NOT_OURS;
 	holder = flow_at(slot);
-	if (!holder || search_socket(skb, key) != SOCKET_NONE)
+	if (!holder || search_socket(ctx, key) != SOCKET_NONE)
 		goto refuse;
 	reason = REASON_UNSOLICITED;
 	scratch->opener = *key;
@@ -165,7 +162,7 @@ publish_open_mapping(struct __sk_buff *skb, const struct flow_key *key,
 	id = scratch->answer.network;
 	network = bpf_map_lookup_elem(&networks, &id);
 	if (!may_open || !network || !(network->flags & NETWORK_OPEN) ||
-	    publish_is_spoofed(skb, &key->src))
+	    publish_is_spoofed(ctx, &key->src))
 		goto refuse;
 	return search_open(&search, scratch, slot);
 refuse:
@@ -176,21 +173,20 @@ refuse:
 /* Opens the flow of packets with @key, which come from outside an endpoint's
  * own network; PUBLISH_NOT_OURS if they are not for an endpoint. */
 static __always_inline int
-publish_open(struct __sk_buff *skb, const struct packet *pkt,
-	     const struct flow_key *key)
+publish_open(ctx_t *ctx, const struct packet *pkt, const struct flow_key *key)
 {
 	bool may_open = flow_may_open(pkt);
 	const struct port *port;
 
 	if (search_is_published(key->protocol, key->dport)) {
-		port = publish_find(skb, key);
+		port = publish_find(ctx, key);
 		if (port)
-			return may_open ? publish_open_port(skb, key, port) :
+			return may_open ? publish_open_port(ctx, key, port) :
 					  REASON_UNKNOWN_FLOW;
 	}
 	if (key->network != NETWORK_OUTSIDE)
 		return PUBLISH_NOT_OURS;
-	return publish_open_mapping(skb, key, may_open);
+	return publish_open_mapping(ctx, key, may_open);
 }
 
 #endif

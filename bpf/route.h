@@ -54,8 +54,8 @@ route_by_default(const struct address *dst, __u32 length, struct route *route)
  * sweeps over every device; hence route_by_default().
  */
 __verified_once enum reason
-route_find(struct __sk_buff *skb, const struct address *src,
-	   const struct address *dst, __u32 length, struct route *route)
+route_find(ctx_t *ctx, const struct address *src, const struct address *dst,
+	   __u32 length, struct route *route)
 {
 	struct bpf_fib_lookup fib = {
 		.tot_len = length,
@@ -77,7 +77,7 @@ route_find(struct __sk_buff *skb, const struct address *src,
 	}
 	__builtin_memset(&route->next, 0, sizeof(route->next));
 
-	switch (bpf_fib_lookup(skb, &fib, sizeof(fib), fib_flags)) {
+	switch (bpf_fib_lookup(ctx, &fib, sizeof(fib), fib_flags)) {
 	case BPF_FIB_LKUP_RET_SUCCESS:
 	case BPF_FIB_LKUP_RET_NO_NEIGH:
 		break;
@@ -124,34 +124,16 @@ route_find(struct __sk_buff *skb, const struct address *src,
 }
 
 /* Whether the host itself has the address. */
-static __noinline bool
-route_is_local(struct __sk_buff *skb, const struct address *address)
+static __noinline bool route_is_local(ctx_t *ctx, const struct address *address)
 {
 	struct route route = {};
 
-	return !route_find(skb, address, address, 0, &route) && !route.ifindex;
-}
-
-/* Put into skb->tc_index of what the datapath itself sends out of an uplink:
- * a packet still names the socket of the container that it came from, which
- * cannot be told there from one of the host. */
-#define ROUTE_SENT 0xebb1
-
-/* Sends the packet out of the uplink; the kernel puts the Ethernet header on
- * and keeps its neighbor entry fresh. */
-static __always_inline int
-route_send(struct __sk_buff *skb, struct route *route)
-{
-	skb->tc_index = ROUTE_SENT;
-	if (!route->next.nh_family)
-		return bpf_redirect_neigh(route->ifindex, NULL, 0, 0);
-	return bpf_redirect_neigh(route->ifindex, &route->next,
-				  sizeof(route->next), 0);
+	return !route_find(ctx, address, address, 0, &route) && !route.ifindex;
 }
 
 /* One hop less to live. */
 static __always_inline enum reason
-route_decrement_ttl(struct __sk_buff *skb, struct packet *pkt)
+route_decrement_ttl(ctx_t *ctx, struct packet *pkt)
 {
 	bool ipv4 = address_is_ipv4(&pkt->dst);
 	__u8 ttl = pkt->ttl - 1;
@@ -163,16 +145,14 @@ route_decrement_ttl(struct __sk_buff *skb, struct packet *pkt)
 		__be16 old = bpf_htons(pkt->ttl << 8 | pkt->protocol);
 		__be16 new = bpf_htons(ttl << 8 | pkt->protocol);
 
-		if (bpf_l3_csum_replace(skb,
-					pkt->l3 + offsetof(struct iphdr, check),
-					old, new, sizeof(new)))
+		if (ctx_mend_l3(ctx, pkt->l3 + offsetof(struct iphdr, check),
+				old, new, sizeof(new)))
 			return REASON_KERNEL_ERROR;
 	}
-	if (bpf_skb_store_bytes(
-		    skb,
-		    pkt->l3 + (ipv4 ? offsetof(struct iphdr, ttl) :
-				      offsetof(struct ipv6hdr, hop_limit)),
-		    &ttl, sizeof(ttl), 0))
+	if (ctx_store(ctx,
+		      pkt->l3 + (ipv4 ? offsetof(struct iphdr, ttl) :
+					offsetof(struct ipv6hdr, hop_limit)),
+		      &ttl, sizeof(ttl), 0))
 		return REASON_KERNEL_ERROR;
 	pkt->ttl = ttl;
 	return REASON_NONE;

@@ -25,7 +25,7 @@ enum search_kind {
 };
 
 struct search {
-	struct __sk_buff *skb;
+	ctx_t *ctx;
 	enum search_kind kind;
 	__u32 slot; /* of the flow to be opened; claimed */
 	__u32 start; /* where the search begins, at random */
@@ -50,10 +50,10 @@ static __always_inline enum search_socket search_state(__u32 state)
 /* The same instruction may not read from what two lookups give; hence the
  * marks, which the compiler does not know to be empty. */
 static __always_inline enum search_socket
-search_tcp(struct __sk_buff *skb, struct bpf_sock_tuple *tuple, __u32 size)
+search_tcp(ctx_t *ctx, struct bpf_sock_tuple *tuple, __u32 size)
 {
 	struct bpf_sock *sk =
-		bpf_skc_lookup_tcp(skb, tuple, size, BPF_F_CURRENT_NETNS, 0);
+		bpf_skc_lookup_tcp(ctx, tuple, size, BPF_F_CURRENT_NETNS, 0);
 	enum search_socket socket;
 
 	if (!sk)
@@ -65,10 +65,10 @@ search_tcp(struct __sk_buff *skb, struct bpf_sock_tuple *tuple, __u32 size)
 }
 
 static __always_inline enum search_socket
-search_udp(struct __sk_buff *skb, struct bpf_sock_tuple *tuple, __u32 size)
+search_udp(ctx_t *ctx, struct bpf_sock_tuple *tuple, __u32 size)
 {
 	struct bpf_sock *sk =
-		bpf_sk_lookup_udp(skb, tuple, size, BPF_F_CURRENT_NETNS, 0);
+		bpf_sk_lookup_udp(ctx, tuple, size, BPF_F_CURRENT_NETNS, 0);
 	enum search_socket socket;
 
 	if (!sk)
@@ -81,7 +81,7 @@ search_udp(struct __sk_buff *skb, struct bpf_sock_tuple *tuple, __u32 size)
 
 /* How a socket of the host stands to packets with @key. */
 static __noinline enum search_socket
-search_socket(struct __sk_buff *skb, const struct flow_key *key)
+search_socket(ctx_t *ctx, const struct flow_key *key)
 {
 	struct bpf_sock_tuple tuple = {};
 	__u32 size = sizeof(tuple.ipv4);
@@ -99,9 +99,9 @@ search_socket(struct __sk_buff *skb, const struct flow_key *key)
 		size = sizeof(tuple.ipv6);
 	}
 	if (key->protocol == IPPROTO_TCP)
-		return search_tcp(skb, &tuple, size);
+		return search_tcp(ctx, &tuple, size);
 	if (key->protocol == IPPROTO_UDP)
-		return search_udp(skb, &tuple, size);
+		return search_udp(ctx, &tuple, size);
 	return SOCKET_NONE;
 }
 
@@ -210,7 +210,7 @@ static int search_try(__u32 attempt, void *context)
 		return 0;
 	if (search->kind != SEARCH_PEER &&
 	    (search->kind != SEARCH_HOST || attempt) &&
-	    search_socket(search->skb, answer) != SOCKET_NONE)
+	    search_socket(search->ctx, answer) != SOCKET_NONE)
 		return 0;
 	err = search_take(search, scratch);
 	/* The host goes before an endpoint whom nobody has answered yet. */

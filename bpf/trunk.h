@@ -17,7 +17,7 @@ trunk_check(struct __sk_buff *skb, const struct device *device,
 		.endpoint = device->endpoint,
 	};
 	const struct station *known =
-		bridge_find(device->network, &pkt->src_mac);
+		learn_find_told(device->network, &pkt->src_mac);
 	struct station sender;
 	enum reason reason;
 

@@ -3,9 +3,10 @@
 #ifndef EBPNET_TUNNEL_H
 #define EBPNET_TUNNEL_H
 
-#include "ecn.h"
-#include "gre.h"
+#include "deliver.h"
+#include "gre_wrap.h"
 #include "icmp_reply.h"
+#include "route.h"
 
 /*
  * Some frames take a detour: out of the far end of the host's own veth and in

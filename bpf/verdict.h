@@ -3,64 +3,52 @@
 #ifndef EBPNET_VERDICT_H
 #define EBPNET_VERDICT_H
 
-#include <linux/pkt_cls.h>
-
+#include "ctx.h"
 #include "maps.h"
 
-/* Not ours: to whatever comes after us on this hook. On TCX as on clsact the
- * value -1 hands a packet on. */
-#define VERDICT_PASS TC_ACT_UNSPEC
-
-/* A superframe counts as the packets it stands for; the kernel forgets how many
- * these are when its headers change in number. */
+/* A superframe counts as the packets it stands for. */
 static __always_inline void
-counter_add(struct counter *counter, struct __sk_buff *skb)
+counter_add(struct counter *counter, const ctx_t *ctx)
 {
-	__u32 segments = skb->gso_segs, size = skb->gso_size;
-
-	if (!segments && size)
-		segments = (skb->len + size - 1) / size;
-	counter->packets += segments ? segments : 1;
-	counter->bytes += skb->len;
+	counter->packets += ctx_segments(ctx);
+	counter->bytes += ctx_length(ctx);
 }
 
-static __always_inline void count_tx(void *map, __u32 id, struct __sk_buff *skb)
+static __always_inline void count_tx(void *map, __u32 id, ctx_t *ctx)
 {
 	struct traffic *traffic = bpf_map_lookup_elem(map, &id);
 
 	if (traffic)
-		counter_add(&traffic->tx, skb);
+		counter_add(&traffic->tx, ctx);
 }
 
-static __always_inline void count_rx(void *map, __u32 id, struct __sk_buff *skb)
+static __always_inline void count_rx(void *map, __u32 id, ctx_t *ctx)
 {
 	struct traffic *traffic = bpf_map_lookup_elem(map, &id);
 
 	if (traffic)
-		counter_add(&traffic->rx, skb);
+		counter_add(&traffic->rx, ctx);
 }
 
-static __always_inline void
-verdict_count(struct __sk_buff *skb, enum reason reason)
+static __always_inline void verdict_count(ctx_t *ctx, enum reason reason)
 {
 	__u32 key = reason;
 	struct counter *counter = bpf_map_lookup_elem(&drops, &key);
 
 	if (counter)
-		counter_add(counter, skb);
+		counter_add(counter, ctx);
 }
 
-static __always_inline int
-verdict_drop(struct __sk_buff *skb, enum reason reason)
+static __always_inline int verdict_drop(ctx_t *ctx, enum reason reason)
 {
-	verdict_count(skb, reason);
-	return TC_ACT_SHOT;
+	verdict_count(ctx, reason);
+	return VERDICT_DROP;
 }
 
 /* The packet has been answered or copied, and its original is done with. */
 static __always_inline int verdict_consume(void)
 {
-	return TC_ACT_SHOT;
+	return VERDICT_DROP;
 }
 
 #endif
