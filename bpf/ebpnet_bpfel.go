@@ -361,6 +361,28 @@ type EbpnetUplink struct {
 	Ipv6    EbpnetAddress
 }
 
+type EbpnetWay struct {
+	_     structs.HostLayout
+	Found uint64
+	Src   EbpnetAddress
+	Dst   EbpnetAddress
+	Route struct {
+		_       structs.HostLayout
+		Ifindex uint32
+		Mtu     uint32
+		Source  EbpnetAddress
+		Next    struct {
+			_        structs.HostLayout
+			NhFamily uint32
+			Ipv4Nh   uint32
+			_        [12]byte
+		}
+		Pad uint32
+	}
+	Reason EbpnetReason
+	Pad    uint32
+}
+
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
@@ -392,9 +414,9 @@ const (
 	EbpnetMapTunnelIds             = "tunnel_ids"
 	EbpnetMapTunnelPaths           = "tunnel_paths"
 	EbpnetMapTunnelStats           = "tunnel_stats"
-	EbpnetMapTunnelWays            = "tunnel_ways"
 	EbpnetMapTunnels               = "tunnels"
 	EbpnetMapUplinks               = "uplinks"
+	EbpnetMapWays                  = "ways"
 	EbpnetProgEndFlows             = "end_flows"
 	EbpnetProgForgetLearned        = "forget_learned"
 	EbpnetProgFromEndpoint         = "from_endpoint"
@@ -509,9 +531,9 @@ type EbpnetMapSpecs struct {
 	TunnelIds      *ebpf.MapSpec `ebpf:"tunnel_ids"`
 	TunnelPaths    *ebpf.MapSpec `ebpf:"tunnel_paths"`
 	TunnelStats    *ebpf.MapSpec `ebpf:"tunnel_stats"`
-	TunnelWays     *ebpf.MapSpec `ebpf:"tunnel_ways"`
 	Tunnels        *ebpf.MapSpec `ebpf:"tunnels"`
 	Uplinks        *ebpf.MapSpec `ebpf:"uplinks"`
+	Ways           *ebpf.MapSpec `ebpf:"ways"`
 }
 
 // EbpnetVariableSpecs contains global variables before they are loaded into the kernel.
@@ -582,9 +604,9 @@ type EbpnetMaps struct {
 	TunnelIds      *ebpf.Map `ebpf:"tunnel_ids"`
 	TunnelPaths    *ebpf.Map `ebpf:"tunnel_paths"`
 	TunnelStats    *ebpf.Map `ebpf:"tunnel_stats"`
-	TunnelWays     *ebpf.Map `ebpf:"tunnel_ways"`
 	Tunnels        *ebpf.Map `ebpf:"tunnels"`
 	Uplinks        *ebpf.Map `ebpf:"uplinks"`
+	Ways           *ebpf.Map `ebpf:"ways"`
 }
 
 func (m *EbpnetMaps) Close() error {
@@ -616,9 +638,9 @@ func (m *EbpnetMaps) Close() error {
 		m.TunnelIds,
 		m.TunnelPaths,
 		m.TunnelStats,
-		m.TunnelWays,
 		m.Tunnels,
 		m.Uplinks,
+		m.Ways,
 	)
 }
 

@@ -149,18 +149,9 @@ struct {
 	__type(value, struct tunnel_path);
 } tunnel_paths SEC(".maps");
 
-/* Tunnel id -> the way into it, as it was at the last tick of the clock.
- * Written and read by the datapath. */
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, MAX_TUNNELS);
-	__type(key, __u32);
-	__type(value, struct tunnel_way);
-} tunnel_ways SEC(".maps");
-
 /* ifindex of an uplink -> its addresses; key 0 holds the uplink of the
  * default route, for kernels that refuse a route lookup. Written by the
- * agent, read for every packet to the outside. */
+ * agent, read when the routing table is asked. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, MAX_UPLINKS);
@@ -168,6 +159,16 @@ struct {
 	__type(key, __u32);
 	__type(value, struct uplink);
 } uplinks SEC(".maps");
+
+/* Ways that the routing table gave at this tick of the clock, at places that
+ * follow from their addresses: see route_find(). Written and read by the
+ * datapath; one takes the place of another. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, MAX_WAYS);
+	__type(key, __u32);
+	__type(value, struct way);
+} ways SEC(".maps");
 
 /* (host address, protocol, port) -> the endpoint's port that it is published
  * for. Written by the agent, read for the first packet of a flow to the host;

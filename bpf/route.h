@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * Where the host's routing table sends a packet. The kernel's own table is
- * asked, so that routes, rules and neighbors are always those of this moment.
+ * asked, so that routes and rules are those of this moment, or of the tick of
+ * the clock that has just gone by; neighbors are always the kernel's.
  */
 #ifndef EBPNET_ROUTE_H
 #define EBPNET_ROUTE_H
@@ -11,6 +12,10 @@
 #include "maps.h"
 #include "parse.h"
 #include "verdict.h"
+
+/* Spreads ways over their places: 2^64 divided by the golden ratio, as Knuth
+ * has it for multiplicative hashing. */
+#define ROUTE_MULTIPLIER 0x9e3779b97f4a7c15
 
 /* RFC 1122, 3.2.1.3; RFC 4291, 2.4: addresses that no router forwards. */
 static __always_inline bool route_is_unroutable(const struct address *a)
@@ -25,10 +30,10 @@ static __always_inline bool route_is_unroutable(const struct address *a)
 	       bpf_ntohl(a->word[0]) >> 24 == 0xff || address_is_link_local(a);
 }
 
-/* Without a route lookup (see route_find()) everything takes the uplink of
+/* Without a route lookup (see route_ask()) everything takes the uplink of
  * the default route, whose next hop the kernel still finds by itself. */
 static __always_inline enum reason
-route_by_default(const struct address *dst, __u32 length, struct route *route)
+route_by_default(const struct address *dst, struct route *route)
 {
 	__u32 key = 0;
 	const struct uplink *uplink = bpf_map_lookup_elem(&uplinks, &key);
@@ -40,25 +45,23 @@ route_by_default(const struct address *dst, __u32 length, struct route *route)
 	route->source = *own;
 	route->ifindex = address_equal(own, dst) ? 0 : uplink->ifindex;
 	route->mtu = uplink->mtu;
-	return route->ifindex && uplink->mtu && length > uplink->mtu ?
-		       REASON_TOO_BIG :
-		       REASON_NONE;
+	return REASON_NONE;
 }
 
 /*
- * Finds the way from @src to @dst. @length is that of the IP packet, or 0
- * where it need not fit.
+ * Asks the host's routing table for the way from @src to @dst.
  *
  * bpf_fib_lookup() answers only while forwarding is on for the device it is
  * asked about. That is ebpnet's own, but a change of the host's ip_forward
  * sweeps over every device; hence route_by_default().
  */
 __verified_once enum reason
-route_find(ctx_t *ctx, const struct address *src, const struct address *dst,
-	   __u32 length, struct route *route)
+route_ask(ctx_t *ctx, const struct address *src, const struct address *dst,
+	  struct route *route)
 {
+	/* Of any length, as the way is kept for packets of others. */
 	struct bpf_fib_lookup fib = {
-		.tot_len = length,
+		.tot_len = 1,
 		.ifindex = gateway_ifindex,
 	};
 	const struct uplink *uplink;
@@ -75,6 +78,7 @@ route_find(ctx_t *ctx, const struct address *src, const struct address *dst,
 		__builtin_memcpy(fib.ipv6_src, src, sizeof(*src));
 		__builtin_memcpy(fib.ipv6_dst, dst, sizeof(*dst));
 	}
+	route->ifindex = route->mtu = 0;
 	__builtin_memset(&route->next, 0, sizeof(route->next));
 
 	switch (bpf_fib_lookup(ctx, &fib, sizeof(fib), fib_flags)) {
@@ -82,13 +86,9 @@ route_find(ctx_t *ctx, const struct address *src, const struct address *dst,
 	case BPF_FIB_LKUP_RET_NO_NEIGH:
 		break;
 	case BPF_FIB_LKUP_RET_NOT_FWDED:
-		route->ifindex = 0;
 		return REASON_NONE;
 	case BPF_FIB_LKUP_RET_FWD_DISABLED:
-		return route_by_default(dst, length, route);
-	case BPF_FIB_LKUP_RET_FRAG_NEEDED:
-		route->mtu = fib.mtu_result;
-		return REASON_TOO_BIG;
+		return route_by_default(dst, route);
 	default:
 		return REASON_NO_ROUTE;
 	}
@@ -101,7 +101,7 @@ route_find(ctx_t *ctx, const struct address *src, const struct address *dst,
 		return REASON_NOT_UPLINK;
 
 	route->ifindex = fib.ifindex;
-	route->mtu = length ? fib.mtu_result : 0;
+	route->mtu = fib.mtu_result;
 	/* The next hop of an IPv4 route may be an IPv6 address: RFC 8950. */
 	route->next.nh_family = fib.family;
 	if (fib.family == AF_INET)
@@ -121,6 +121,45 @@ route_find(ctx_t *ctx, const struct address *src, const struct address *dst,
 			route->source = uplink->ipv6;
 	}
 	return REASON_NONE;
+}
+
+/* Where in `ways` that from @src to @dst is kept. */
+static __always_inline __u32 route_place(const struct address *src,
+					 const struct address *dst)
+{
+	__u64 from = src->word[0] ^ src->word[1] ^ src->word[2] ^ src->word[3];
+	__u64 to = dst->word[0] ^ dst->word[1] ^ dst->word[2] ^ dst->word[3];
+
+	return ((from << 32 | to) * ROUTE_MULTIPLIER) >> 32 & (MAX_WAYS - 1);
+}
+
+/*
+ * Finds the way from @src to @dst; REASON_TOO_BIG if an IP packet of @length
+ * does not fit it, and route->mtu would. The routing table is asked once a tick
+ * of the clock, which is a few milliseconds: that takes longer than all else
+ * that is looked up for a packet.
+ */
+static __noinline enum reason
+route_find(ctx_t *ctx, const struct address *src, const struct address *dst,
+	   __u32 length, struct route *route)
+{
+	__u32 place = route_place(src, dst);
+	struct way *way = bpf_map_lookup_elem(&ways, &place);
+	__u64 now = bpf_ktime_get_coarse_ns();
+
+	if (!way)
+		return REASON_KERNEL_ERROR;
+	if (way->found != now || !address_equal(&way->dst, dst) ||
+	    !address_equal(&way->src, src)) {
+		way->src = *src;
+		way->dst = *dst;
+		way->reason = route_ask(ctx, &way->src, &way->dst, &way->route);
+		way->found = now;
+	}
+	*route = way->route;
+	if (!way->reason && route->ifindex && route->mtu && length > route->mtu)
+		return REASON_TOO_BIG;
+	return way->reason;
 }
 
 /* Whether the host itself has the address. */

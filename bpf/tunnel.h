@@ -69,35 +69,6 @@ static __always_inline __u32 tunnel_most(const struct packet *pkt,
 	return mtu > room ? mtu - room : 0;
 }
 
-/*
- * Finds the way into a tunnel and, in route->mtu, what fits there. The kernel's
- * routing table is asked once a tick of the clock, which is a few milliseconds:
- * that takes longer than all else that is looked up for a packet.
- */
-static __noinline struct tunnel_way *
-tunnel_find_way(struct __sk_buff *skb, const struct tunnel_ends *ends, __u32 id,
-		enum reason *reason)
-{
-	struct tunnel_way *way = bpf_map_lookup_elem(&tunnel_ways, &id);
-	__u64 now = bpf_ktime_get_coarse_ns();
-
-	*reason = REASON_KERNEL_ERROR;
-	if (!way)
-		return NULL;
-	*reason = REASON_NONE;
-	if (way->found == now &&
-	    address_equal(&way->ends.remote, &ends->remote) &&
-	    address_equal(&way->ends.local, &ends->local))
-		return way;
-	/* Any length, as that of this packet is of no concern to the next. */
-	*reason = route_find(skb, &ends->local, &ends->remote, 1, &way->route);
-	if (!*reason && !way->route.ifindex)
-		*reason = REASON_NO_ROUTE;
-	way->found = *reason ? 0 : now;
-	way->ends = *ends;
-	return way;
-}
-
 /* The length of the packet in the frame; of a superframe's longest segment. */
 static __always_inline enum reason
 tunnel_packet_length(struct __sk_buff *skb, struct packet *pkt, __u32 *length)
@@ -123,18 +94,22 @@ __verified_once int tunnel_send(struct __sk_buff *skb, struct packet *pkt,
 	struct scratch *scratch = scratch_get();
 	__u32 length, most, sequence = 0;
 	enum gre_result result;
-	struct tunnel_way *way;
+	struct route *route;
 	enum reason reason;
 
 	if (!pkt || !network || !scratch || !tunnel || !path ||
 	    address_is_zero(&tunnel->ends.remote))
 		return verdict_drop(skb, REASON_UNKNOWN_TUNNEL);
-	way = tunnel_find_way(skb, &tunnel->ends, id, &reason);
+	route = &scratch->route;
+	reason = route_find(skb, &tunnel->ends.local, &tunnel->ends.remote, 0,
+			    route);
+	if (!reason && !route->ifindex)
+		reason = REASON_NO_ROUTE;
 	if (!reason)
 		reason = tunnel_packet_length(skb, pkt, &length);
-	if (reason || !way)
+	if (reason)
 		return verdict_drop(skb, reason);
-	most = tunnel_most(pkt, path, &way->route,
+	most = tunnel_most(pkt, path, route,
 			   gre_overhead(tunnel, network) +
 				   sizeof(struct frame));
 	if (length > most) {
@@ -155,7 +130,7 @@ __verified_once int tunnel_send(struct __sk_buff *skb, struct packet *pkt,
 	count_tx(&tunnel_stats, id, skb);
 	if (result == GRE_WRAPPED_UNTOLD)
 		return tunnel_detour(skb, TUNNEL_MARK_PACKET);
-	return route_send(skb, &way->route);
+	return route_send(skb, route);
 }
 
 /* Goes on with a frame or a packet after its detour. */

@@ -34,6 +34,7 @@ enum {
 	MAX_PORTS = 262144,
 	MAX_PORT_SOURCES = 65536,
 	MAX_FRAGMENTED = 8192,
+	MAX_WAYS = 256, /* a CPU; a power of two */
 	DEFAULT_FLOWS = 262144, /* answered ones; set at load */
 };
 
@@ -423,20 +424,23 @@ enum {
 /* Where the host's routing table sends a packet. */
 struct route {
 	__u32 ifindex; /* 0: to the host itself */
-	__u32 mtu; /* what fits, if it was asked; 0: not known */
+	__u32 mtu; /* what fits; 0: not known */
 	struct address source; /* the host's address on that way */
 	struct bpf_redir_neigh next; /* nh_family 0: let the kernel find it */
 	__u32 pad;
 };
 _Static_assert(sizeof(struct route) == 48, "struct route");
 
-/* The way into a tunnel. */
-struct tunnel_way {
+/* The way between two addresses, as the routing table had it. */
+struct way {
 	__u64 found; /* bpf_ktime_get_coarse_ns() */
-	struct tunnel_ends ends; /* that it was found for */
+	struct address src;
+	struct address dst;
 	struct route route;
+	enum reason reason; /* why there is none */
+	__u32 pad;
 };
-_Static_assert(sizeof(struct tunnel_way) == 88, "struct tunnel_way");
+_Static_assert(sizeof(struct way) == 96, "struct way");
 
 /* Which flows `end_flows` is to end. */
 enum flow_choice {

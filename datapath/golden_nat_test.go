@@ -160,6 +160,7 @@ func changedRows(t testing.TB, v6 bool, query, answered row) []row {
 	once := func(change func(testing.TB, *world), r row) func(testing.TB, *world) {
 		return func(t testing.TB, w *world) {
 			change(t, w)
+			w.forgetWays(t)
 			w.send(t, r)
 		}
 	}

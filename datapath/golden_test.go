@@ -241,6 +241,22 @@ func (w *world) program(h loader.Hook) *ebpf.Program {
 }
 
 // forgetPackets clears what the programs remember of packets.
+// forgetWays has the routing table asked anew, as after a tick of the clock.
+func (w *world) forgetWays(t testing.TB) {
+	t.Helper()
+	cpus, err := ebpf.PossibleCPU()
+	if err != nil {
+		t.Fatal(err)
+	}
+	places := make([]uint32, w.Maps.Ways.MaxEntries())
+	for i := range places {
+		places[i] = uint32(i)
+	}
+	if _, err := w.Maps.Ways.BatchUpdate(places, make([]bpf.EbpnetWay, len(places)*cpus), nil); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func (w *world) forgetPackets(t testing.TB) {
 	t.Helper()
 	err := errors.Join(
@@ -252,7 +268,6 @@ func (w *world) forgetPackets(t testing.TB) {
 		err = errors.Join(
 			err,
 			w.Maps.TunnelPaths.Put(tunnel.ID, bpf.EbpnetTunnelPath{}),
-			w.Maps.TunnelWays.Put(tunnel.ID, [][]byte{}), // zero for each CPU
 		)
 	}
 	if err != nil {
@@ -265,6 +280,7 @@ func (r row) check(t *testing.T, w *world, taps map[string]*testutil.Tap, detour
 	for _, s := range r.before {
 		w.run(t, w.program(s.hook), s.device, s.frame, s.skb)
 	}
+	w.forgetWays(t)
 	if r.undo != nil {
 		defer r.undo(t, w)
 	}
@@ -277,6 +293,7 @@ func (r row) check(t *testing.T, w *world, taps map[string]*testutil.Tap, detour
 		t.Fatalf("run with %x: %v", r.in, err)
 	}
 	counted := w.counters(t).since(before)
+		w.forgetWays(t)
 
 	want := r.in
 	switch {

@@ -183,9 +183,9 @@ func (t *Tables) Usage() ([]MapUsage, error) {
 		{"tunnel_ids", t.Maps.TunnelIds, countEntries[bpf.EbpnetTunnelEnds, uint32]},
 		{"tunnel_paths", t.Maps.TunnelPaths, countUsed[bpf.EbpnetTunnelPath]},
 		{"tunnel_stats", t.Maps.TunnelStats, t.countTunnels},
-		{"tunnel_ways", t.Maps.TunnelWays, t.countTunnels},
 		{"tunnels", t.Maps.Tunnels, t.countTunnels},
 		{"uplinks", t.Maps.Uplinks, countEntries[uint32, bpf.EbpnetUplink]},
+		{"ways", t.Maps.Ways, countAll},
 	}
 	usage := make([]MapUsage, 0, len(maps))
 	for _, entry := range maps {
