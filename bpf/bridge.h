@@ -100,7 +100,6 @@ static int bridge_flood_one(__u32 index, void *context)
 		verdict_count(skb, REASON_COPY_FAILED);
 	} else {
 		count_rx(&endpoint_stats, member->endpoint, skb);
-		count_rx(&network_stats, member->network, skb);
 	}
 	scratch->copies++;
 	return 0;

@@ -17,7 +17,6 @@ bridge_deliver(struct __sk_buff *skb, const struct station *station)
 	if (skb->pkt_type != PACKET_HOST)
 		bpf_skb_change_type(skb, PACKET_HOST);
 	count_rx(&endpoint_stats, station->endpoint, skb);
-	count_rx(&network_stats, station->network, skb);
 	return bpf_redirect_peer(station->ifindex, 0);
 }
 
@@ -27,7 +26,6 @@ static __always_inline int
 bridge_deliver_anew(struct __sk_buff *skb, const struct station *station)
 {
 	count_rx(&endpoint_stats, station->endpoint, skb);
-	count_rx(&network_stats, station->network, skb);
 	return bpf_redirect(station->ifindex, 0);
 }
 

@@ -108,7 +108,6 @@ int from_endpoint(struct __sk_buff *skb)
 	if (!network)
 		return verdict_drop(skb, REASON_UNKNOWN_SOURCE);
 	count_tx(&endpoint_stats, device->endpoint, skb);
-	count_tx(&network_stats, device->network, skb);
 
 	reason = parse_l3(skb, &pkt, 0);
 	if (!reason && skb->vlan_present)
@@ -128,13 +127,14 @@ int from_endpoint(struct __sk_buff *skb)
 	if (mac_is_multicast(&pkt.dst_mac))
 		return bridge_flood(skb, device->network, network,
 				    FLOOD_TUNNELS);
-	station = learn_find_told(device->network, &pkt.dst_mac);
-	if (!station)
-		return to_unknown(skb, &pkt, device, network);
-	if (bridge_is_behind(skb, station))
-		return verdict_consume();
-	if (station->kind != STATION_GATEWAY)
+	if (!gateway_is_meant(network, &pkt)) {
+		station = learn_find_told(device->network, &pkt.dst_mac);
+		if (!station)
+			return to_unknown(skb, &pkt, device, network);
+		if (bridge_is_behind(skb, station))
+			return verdict_consume();
 		return bridge_forward(skb, &pkt, device, network, station);
+	}
 	if (pkt.ethertype == bpf_htons(ETH_P_ARP))
 		return verdict_drop(skb, REASON_UNKNOWN_DESTINATION);
 	if (device->trunk)

@@ -72,7 +72,9 @@ type EbpnetFlow struct {
 	State    EbpnetFlowState
 	Uplink   uint32
 	Sequence uint32
-	Pad      uint32
+	Revision uint32
+	Client   uint32
+	Server   uint32
 }
 
 type EbpnetFlowChoice uint32
@@ -402,10 +404,11 @@ const (
 	EbpnetMapLearnedFdb            = "learned_fdb"
 	EbpnetMapLearnedNeigh          = "learned_neigh"
 	EbpnetMapLinks                 = "links"
+	EbpnetMapLinksRevision         = "links_revision"
 	EbpnetMapMembers               = "members"
 	EbpnetMapNeighbors             = "neighbors"
-	EbpnetMapNetworkStats          = "network_stats"
 	EbpnetMapNetworks              = "networks"
+	EbpnetMapPastTraffic           = "past_traffic"
 	EbpnetMapPortSources           = "port_sources"
 	EbpnetMapPorts                 = "ports"
 	EbpnetMapPublishedPorts        = "published_ports"
@@ -519,10 +522,11 @@ type EbpnetMapSpecs struct {
 	LearnedFdb     *ebpf.MapSpec `ebpf:"learned_fdb"`
 	LearnedNeigh   *ebpf.MapSpec `ebpf:"learned_neigh"`
 	Links          *ebpf.MapSpec `ebpf:"links"`
+	LinksRevision  *ebpf.MapSpec `ebpf:"links_revision"`
 	Members        *ebpf.MapSpec `ebpf:"members"`
 	Neighbors      *ebpf.MapSpec `ebpf:"neighbors"`
-	NetworkStats   *ebpf.MapSpec `ebpf:"network_stats"`
 	Networks       *ebpf.MapSpec `ebpf:"networks"`
+	PastTraffic    *ebpf.MapSpec `ebpf:"past_traffic"`
 	PortSources    *ebpf.MapSpec `ebpf:"port_sources"`
 	Ports          *ebpf.MapSpec `ebpf:"ports"`
 	PublishedPorts *ebpf.MapSpec `ebpf:"published_ports"`
@@ -592,10 +596,11 @@ type EbpnetMaps struct {
 	LearnedFdb     *ebpf.Map `ebpf:"learned_fdb"`
 	LearnedNeigh   *ebpf.Map `ebpf:"learned_neigh"`
 	Links          *ebpf.Map `ebpf:"links"`
+	LinksRevision  *ebpf.Map `ebpf:"links_revision"`
 	Members        *ebpf.Map `ebpf:"members"`
 	Neighbors      *ebpf.Map `ebpf:"neighbors"`
-	NetworkStats   *ebpf.Map `ebpf:"network_stats"`
 	Networks       *ebpf.Map `ebpf:"networks"`
+	PastTraffic    *ebpf.Map `ebpf:"past_traffic"`
 	PortSources    *ebpf.Map `ebpf:"port_sources"`
 	Ports          *ebpf.Map `ebpf:"ports"`
 	PublishedPorts *ebpf.Map `ebpf:"published_ports"`
@@ -626,10 +631,11 @@ func (m *EbpnetMaps) Close() error {
 		m.LearnedFdb,
 		m.LearnedNeigh,
 		m.Links,
+		m.LinksRevision,
 		m.Members,
 		m.Neighbors,
-		m.NetworkStats,
 		m.Networks,
+		m.PastTraffic,
 		m.PortSources,
 		m.Ports,
 		m.PublishedPorts,

@@ -150,8 +150,10 @@ static int flow_sweep_slot(__u32 i, void *context)
 	return 0;
 }
 
-/* Slots looked at, at random, for a free one. The chance to miss one in a
- * table that is nine tenths full is one in a million. */
+/* Slots looked at for a free one: first the one after that which this CPU has
+ * claimed before, so that flows of a time lie side by side and share pages and
+ * cache lines; then others at random. The chance to miss one in a table that is
+ * nine tenths full is one in a million. */
 #define SLOT_ATTEMPTS 128
 
 struct flow_claim {
@@ -162,7 +164,8 @@ struct flow_claim {
 static int flow_try_slot(__u32 i, void *context)
 {
 	struct flow_claim *claim = context;
-	__u32 slot = bpf_get_prandom_u32() % flow_slots, state;
+	__u32 start = i ? bpf_get_prandom_u32() : claim->slot + 1;
+	__u32 slot = start % flow_slots, state;
 	struct flow *flow = flow_at(slot);
 
 	if (!flow)
@@ -183,10 +186,14 @@ static int flow_try_slot(__u32 i, void *context)
 /* Claims a free slot; false if there is none. */
 static __always_inline bool flow_claim_slot(__u32 *slot)
 {
+	struct scratch *scratch = scratch_get();
 	struct flow_claim claim = {};
 
+	if (!scratch)
+		return false;
+	claim.slot = scratch->claimed;
 	bpf_loop(SLOT_ATTEMPTS, flow_try_slot, &claim, 0);
-	*slot = claim.slot;
+	*slot = scratch->claimed = claim.slot;
 	return claim.found;
 }
 
@@ -258,12 +265,12 @@ static __always_inline bool flow_may_open(const struct packet *pkt)
 	return pkt->echo != ECHO_REPLY;
 }
 
-/* Opens a flow in the claimed @slot, whose @answer is in the index already. If
- * that fails, or another CPU was faster, slot, answer and mapping are given
- * up. */
+/* Opens a flow in the claimed @slot, and puts the key of @side into the index;
+ * the other one is there already, or is not needed. If that fails, or another
+ * CPU was faster, slot, keys and mapping are given up. */
 static __noinline enum reason
 flow_open(__u32 slot, const struct flow_key *opener,
-	  const struct flow_key *answer, __u32 mapping)
+	  const struct flow_key *answer, __u32 mapping, enum flow_side side)
 {
 	struct scratch *scratch = scratch_get();
 	struct flow *flow = flow_at(slot);
@@ -279,6 +286,9 @@ flow_open(__u32 slot, const struct flow_key *opener,
 	flow->turn = MAX_HALF_OPEN; /* none yet */
 	flow->flags = 0;
 	flow->uplink = 0;
+	flow->revision = 0;
+	flow->client = scratch->client;
+	flow->server = scratch->server;
 	if (mapping == slot) {
 		mapping_inside(&scratch->mapping, opener, answer);
 		flow_index_add(&scratch->mapping, slot, FLOW_MAPPING);
@@ -286,7 +296,7 @@ flow_open(__u32 slot, const struct flow_key *opener,
 	}
 	/* An exchange, so that all of this is seen before. */
 	__sync_lock_test_and_set(&flow->state, FLOW_HALF_OPEN);
-	err = flow_index_add(opener, slot, FLOW_OPENER);
+	err = flow_index_add(side == FLOW_OPENER ? opener : answer, slot, side);
 	if (err)
 		flow_end(flow, slot, FLOW_HALF_OPEN);
 	else
@@ -294,36 +304,59 @@ flow_open(__u32 slot, const struct flow_key *opener,
 	return flow_index_reason(err);
 }
 
-/* Opens a flow inside a network, that of packets with scratch->key, or notes
- * that a packet of it went by. */
-static __always_inline enum reason
-flow_track(ctx_t *ctx, struct scratch *scratch, const struct packet *pkt)
+/* Whether the flow is between endpoints of a network. Both sides' packets have
+ * one entry in the index then: with the key of the side that is first. */
+static __always_inline bool
+flow_is_inside(const struct flow_key *opener, const struct flow_key *answer)
 {
-	const struct flow_key *key = &scratch->key;
-	enum flow_side side = FLOW_OPENER;
-	enum reason reason;
+	return opener->network == answer->network &&
+	       opener->network != NETWORK_OUTSIDE &&
+	       opener->dport == answer->sport &&
+	       address_equal(&opener->dst, &answer->src);
+}
+
+/* The side of a flow inside a network whose key is in the index. */
+static __always_inline enum flow_side
+flow_first_side(const struct flow_key *opener)
+{
+	return flow_key_is_first(opener) ? FLOW_OPENER : FLOW_ANSWER;
+}
+
+static __always_inline enum flow_side flow_other_side(enum flow_side side)
+{
+	return side == FLOW_OPENER ? FLOW_ANSWER : FLOW_OPENER;
+}
+
+/* The flow inside the network @id that the packet is of, and its side. */
+static __always_inline struct flow *
+flow_find_inside(struct scratch *scratch, const struct packet *pkt, __u32 id,
+		 enum flow_side *side)
+{
+	struct flow_key *key = &scratch->key;
 	struct flow *flow;
 	__u32 slot;
-	int err;
 
-	flow = flow_find(key, &side, &slot);
-	if (!flow) {
-		if (!flow_claim_slot(&slot))
-			return REASON_FLOW_TABLE_FULL;
-		flow_key_reverse(&scratch->answer, key, key->network);
-		err = flow_index_add(&scratch->answer, slot, FLOW_ANSWER);
-		if (err) {
-			flow_release_slot(slot);
-			return flow_index_reason(err);
-		}
-		reason = flow_open(slot, key, &scratch->answer, NO_MAPPING);
-		if (reason)
-			return reason;
-		flow = flow_find(key, &side, &slot);
-	}
-	if (flow)
-		flow_touch(ctx, flow, pkt, side);
-	return REASON_NONE;
+	flow_key_of(key, pkt, id);
+	if (flow_key_is_first(key))
+		return flow_find(key, side, &slot);
+	flow_key_turn(key);
+	flow = flow_find(key, side, &slot);
+	*side = flow_other_side(*side);
+	return flow;
+}
+
+/* Opens the flow of the packet inside the network @id. */
+static __always_inline enum reason
+flow_open_inside(struct scratch *scratch, const struct packet *pkt, __u32 id)
+{
+	__u32 slot;
+
+	if (!flow_claim_slot(&slot))
+		return REASON_FLOW_TABLE_FULL;
+	flow_key_of(&scratch->opener, pkt, id);
+	flow_key_reverse(&scratch->answer, &scratch->opener, id);
+	return flow_open(slot, &scratch->opener, &scratch->answer, NO_MAPPING,
+			 flow_first_side(&scratch->opener));
 }
 
 #endif

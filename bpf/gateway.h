@@ -6,6 +6,17 @@
 #include "forward.h"
 #include "icmp_reply.h"
 
+/* Whether the frame is for the gateway, which has one MAC on every network. */
+static __always_inline bool
+gateway_is_meant(const struct network *network, const struct packet *pkt)
+{
+	struct mac mac = config_gateway_mac();
+
+	return mac_equal(&pkt->dst_mac, &mac) &&
+	       (!address_is_zero(&network->gateway4) ||
+		!address_is_zero(&network->gateway6));
+}
+
 /*
  * Looks at a flow that goes out as from @source, while the host would now speak
  * from another address. It may go on as long as the host has its own and, if an

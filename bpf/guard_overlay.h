@@ -7,6 +7,28 @@
 #include "guard_shared.h"
 #include "learn.h"
 
+/* Whether the packet is from a known endpoint that is there, which most are:
+ * one look at its address tells all. Gives the endpoint. */
+static __always_inline bool
+guard_is_plain(const struct packet *pkt, const struct gre_origin *origin,
+	       __u32 *endpoint)
+{
+	const struct station *owner;
+
+	if (pkt->ethertype != bpf_htons(ETH_P_IP) &&
+	    (pkt->ethertype != bpf_htons(ETH_P_IPV6) ||
+	     (pkt->protocol != IPPROTO_TCP && pkt->protocol != IPPROTO_UDP)))
+		return false;
+	owner = bpf_map_lookup_elem(&neighbors, &pkt->src);
+	if (!owner || owner->kind != STATION_REMOTE ||
+	    owner->tunnel != origin->tunnel ||
+	    owner->network != origin->network ||
+	    !mac_equal(&owner->mac, &pkt->src_mac))
+		return false;
+	*endpoint = owner->endpoint;
+	return true;
+}
+
 /* Looks at who sends a frame out of a tunnel: a known station that is there, or
  * one that is learned there. Gives its endpoint, if it is known. */
 static __noinline enum reason
@@ -14,8 +36,7 @@ guard_overlay(ctx_t *ctx, struct packet *pkt, const struct gre_origin *origin,
 	      const struct network *network, __u32 *endpoint)
 {
 	struct shared_source source = { .network = origin->network };
-	const struct station *known =
-		learn_find_told(origin->network, &pkt->src_mac);
+	const struct station *known;
 	struct station learned = {
 		.network = origin->network,
 		.tunnel = origin->tunnel,
@@ -24,6 +45,9 @@ guard_overlay(ctx_t *ctx, struct packet *pkt, const struct gre_origin *origin,
 	};
 	enum reason reason;
 
+	if (guard_is_plain(pkt, origin, endpoint))
+		return REASON_NONE;
+	known = learn_find_told(origin->network, &pkt->src_mac);
 	if (known &&
 	    (known->kind != STATION_REMOTE || known->tunnel != origin->tunnel))
 		return REASON_SPOOFED_OVERLAY;

@@ -41,6 +41,28 @@ flow_key_reverse(struct flow_key *back, const struct flow_key *key,
 	__builtin_memset(back->pad, 0, sizeof(back->pad));
 }
 
+/* Makes the key that of packets that go the other way. */
+static __always_inline void flow_key_turn(struct flow_key *key)
+{
+	struct address src = key->src;
+	__be16 sport = key->sport;
+
+	key->src = key->dst;
+	key->dst = src;
+	key->sport = key->dport;
+	key->dport = sport;
+}
+
+/* Whether packets with @key come from the end that is first in order. */
+static __always_inline bool flow_key_is_first(const struct flow_key *key)
+{
+	for (int i = 3; i >= 0; i--) { /* the last word tells most of them */
+		if (key->src.word[i] != key->dst.word[i])
+			return key->src.word[i] < key->dst.word[i];
+	}
+	return key->sport <= key->dport;
+}
+
 static __always_inline bool
 flow_key_equal(const struct flow_key *a, const struct flow_key *b)
 {

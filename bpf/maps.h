@@ -111,8 +111,9 @@ struct {
 } learned_counts SEC(".maps");
 
 /* (client, server, protocol, port) -> the server's port is open to the
- * client. Written by the agent, read for every packet of a network with ICC
- * off; lives as long as the link. Full: the link is refused. */
+ * client. Written by the agent, read for a flow of a network with ICC off when
+ * it opens, and whenever links have changed; lives as long as the link. Full:
+ * the link is refused. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, MAX_LINKS);
@@ -120,6 +121,16 @@ struct {
 	__type(key, struct link_key);
 	__type(value, __u32);
 } links SEC(".maps");
+
+/* How often `links` has changed. Written by the agent after each change, so
+ * that a flow need not look for its link while nothing has; read for every
+ * packet of a network with ICC off. 0: not known. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u32);
+} links_revision SEC(".maps");
 
 /* Tunnel id -> its ends, and how packets are put into it. Written by the agent,
  * read for every packet into a tunnel; lives as long as the tunnel. */
@@ -213,8 +224,9 @@ struct {
 	__type(value, struct flow);
 } flows SEC(".maps");
 
-/* What a packet says of its flow -> the flow. Two entries a flow, that live as
- * long as it does, and two a mapping. Four times as large as `flows`. */
+/* What a packet says of its flow -> the flow. Two entries a flow, or one if it
+ * is inside a network, that live as long as it does, and two a mapping. Four
+ * times as large as `flows`. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 4 * (DEFAULT_FLOWS + MAX_HALF_OPEN));
@@ -283,9 +295,9 @@ struct {
 	__type(value, struct counter);
 } drops SEC(".maps");
 
-/* Endpoint, network and tunnel id -> traffic. Written by the datapath, zeroed
- * by the agent when an id is given out, read by stats and metrics. Only local
- * endpoints have an id below MAX_LOCAL_ENDPOINTS and are counted. */
+/* Endpoint id -> traffic. Written by the datapath, zeroed by the agent when an
+ * id is given out, read by stats and metrics. Only local endpoints have an id
+ * below MAX_LOCAL_ENDPOINTS and are counted. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, MAX_LOCAL_ENDPOINTS);
@@ -293,13 +305,19 @@ struct {
 	__type(value, struct traffic);
 } endpoint_stats SEC(".maps");
 
+/* Network id -> what its local endpoints that have gone had sent and got: with
+ * what those that are there have, the network's traffic, which no packet need
+ * be counted for. Written by the agent when an endpoint goes, zeroed when an id
+ * is given out; read by stats and metrics. */
 struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, MAX_NETWORKS);
 	__type(key, __u32);
 	__type(value, struct traffic);
-} network_stats SEC(".maps");
+} past_traffic SEC(".maps");
 
+/* Tunnel id -> traffic. Written by the datapath, zeroed by the agent when an id
+ * is given out, read by stats and metrics. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, MAX_TUNNELS);

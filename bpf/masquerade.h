@@ -85,7 +85,7 @@ masquerade_open(struct __sk_buff *skb, const struct address *source)
 	}
 
 	return flow_open(search.slot, &scratch->opener, &scratch->answer,
-			 mapping);
+			 mapping, FLOW_OPENER);
 }
 
 /* Translates a packet of the host's own, whose key is scratch->key; opens its

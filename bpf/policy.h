@@ -2,8 +2,9 @@
 /*
  * Who may talk to whom inside a network. With ICC everybody; without it only
  * a link's client to its server's ports, and the server back in flows that
- * the client opened. The link is asked for every packet, so that what is
- * taken away ends established flows too.
+ * the client opened. A flow notes at which revision of the links its own was
+ * there, and has to find it anew at the next one: what is taken away ends
+ * established flows too.
  */
 #ifndef EBPNET_POLICY_H
 #define EBPNET_POLICY_H
@@ -26,15 +27,37 @@ policy_has_link(__u32 client, __u32 server, __be16 port, __u8 protocol)
 	return bpf_map_lookup_elem(&links, &key);
 }
 
+/* The number of changes to links, or 0. To be read before a link is looked for,
+ * so that one that goes meanwhile is not taken to be there. */
+static __always_inline __u32 policy_revision(void)
+{
+	__u32 key = 0;
+	const __u32 *revision = bpf_map_lookup_elem(&links_revision, &key);
+
+	return revision ? *revision : 0;
+}
+
+/* Whether a packet of @side is between the endpoints that the flow was opened
+ * between. */
+static __always_inline bool
+policy_is_between(const struct flow *flow, enum flow_side side, __u32 from,
+		  __u32 to)
+{
+	return side == FLOW_OPENER ?
+		       flow->client == from && flow->server == to :
+		       flow->client == to && flow->server == from;
+}
+
 /* The way without ICC is the same from every entry. */
 __verified_once enum reason
 policy_links(ctx_t *ctx, struct packet *pkt, __u32 id, __u32 from, __u32 to)
 {
 	struct scratch *scratch = scratch_get();
-	enum flow_side side;
+	enum flow_side side = FLOW_OPENER;
+	__u32 revision;
 	enum reason reason;
 	struct flow *flow;
-	__u32 slot;
+	bool settles;
 
 	if (!pkt)
 		return REASON_KERNEL_ERROR;
@@ -50,15 +73,29 @@ policy_links(ctx_t *ctx, struct packet *pkt, __u32 id, __u32 from, __u32 to)
 	if (!fragment_find_ports(pkt, id))
 		return REASON_FRAGMENT;
 
-	flow_key_of(&scratch->key, pkt, id);
-	if (policy_has_link(from, to, pkt->dport, pkt->protocol)) {
-		reason = flow_track(ctx, scratch, pkt);
+	flow = flow_find_inside(scratch, pkt, id, &side);
+	revision = policy_revision();
+	settles = flow && policy_is_between(flow, side, from, to);
+	if (settles && revision && flow->revision == revision) {
+		flow_touch(ctx, flow, pkt, side);
+	} else if (policy_has_link(from, to, pkt->dport, pkt->protocol)) {
+		if (!flow) {
+			scratch->client = from;
+			scratch->server = to;
+			reason = flow_open_inside(scratch, pkt, id);
+			side = FLOW_OPENER;
+			flow = flow_find_inside(scratch, pkt, id, &side);
+		} else if (settles && side == FLOW_OPENER) {
+			flow->revision = revision;
+		}
+		if (flow)
+			flow_touch(ctx, flow, pkt, side);
 	} else {
-		if (!policy_has_link(to, from, pkt->sport, pkt->protocol))
+		if (!flow || side != FLOW_ANSWER ||
+		    !policy_has_link(to, from, pkt->sport, pkt->protocol))
 			return REASON_POLICY;
-		flow = flow_find(&scratch->key, &side, &slot);
-		if (!flow || side != FLOW_ANSWER)
-			return REASON_POLICY;
+		if (settles)
+			flow->revision = revision;
 		flow_touch(ctx, flow, pkt, side);
 	}
 	if (!reason && pkt->fragment == FRAGMENT_FIRST)

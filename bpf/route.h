@@ -9,8 +9,7 @@
 
 #include "config.h"
 #include "headers/uapi.h"
-#include "maps.h"
-#include "parse.h"
+#include "index.h"
 #include "verdict.h"
 
 /* Spreads ways over their places: 2^64 divided by the golden ratio, as Knuth
@@ -59,29 +58,31 @@ __verified_once enum reason
 route_ask(ctx_t *ctx, const struct address *src, const struct address *dst,
 	  struct route *route)
 {
-	/* Of any length, as the way is kept for packets of others. */
-	struct bpf_fib_lookup fib = {
-		.tot_len = 1,
-		.ifindex = gateway_ifindex,
-	};
+	struct scratch *scratch = scratch_get();
+	struct bpf_fib_lookup *fib;
 	const struct uplink *uplink;
 	bool ipv4;
 
-	if (!src || !dst || !route)
+	if (!src || !dst || !route || !scratch)
 		return REASON_KERNEL_ERROR;
+	fib = &scratch->fib;
+	__builtin_memset(fib, 0, sizeof(*fib));
+	fib->ifindex = gateway_ifindex;
+	/* Any length, as the way is kept for packets of others. */
+	fib->tot_len = 1;
 	ipv4 = address_is_ipv4(dst);
-	fib.family = ipv4 ? AF_INET : AF_INET6;
+	fib->family = ipv4 ? AF_INET : AF_INET6;
 	if (ipv4) {
-		fib.ipv4_src = src->word[3];
-		fib.ipv4_dst = dst->word[3];
+		fib->ipv4_src = src->word[3];
+		fib->ipv4_dst = dst->word[3];
 	} else {
-		__builtin_memcpy(fib.ipv6_src, src, sizeof(*src));
-		__builtin_memcpy(fib.ipv6_dst, dst, sizeof(*dst));
+		__builtin_memcpy(fib->ipv6_src, src, sizeof(*src));
+		__builtin_memcpy(fib->ipv6_dst, dst, sizeof(*dst));
 	}
 	route->ifindex = route->mtu = 0;
 	__builtin_memset(&route->next, 0, sizeof(route->next));
 
-	switch (bpf_fib_lookup(ctx, &fib, sizeof(fib), fib_flags)) {
+	switch (bpf_fib_lookup(ctx, fib, sizeof(*fib), fib_flags)) {
 	case BPF_FIB_LKUP_RET_SUCCESS:
 	case BPF_FIB_LKUP_RET_NO_NEIGH:
 		break;
@@ -94,28 +95,28 @@ route_ask(ctx_t *ctx, const struct address *src, const struct address *dst,
 	}
 
 	/* Another network's subnet, at an address that nobody has. */
-	if (fib.ifindex == gateway_ifindex)
+	if (fib->ifindex == gateway_ifindex)
 		return REASON_ISOLATED;
-	uplink = bpf_map_lookup_elem(&uplinks, &fib.ifindex);
+	uplink = bpf_map_lookup_elem(&uplinks, &fib->ifindex);
 	if (!uplink)
 		return REASON_NOT_UPLINK;
 
-	route->ifindex = fib.ifindex;
-	route->mtu = fib.mtu_result;
+	route->ifindex = fib->ifindex;
+	route->mtu = fib->mtu_result;
 	/* The next hop of an IPv4 route may be an IPv6 address: RFC 8950. */
-	route->next.nh_family = fib.family;
-	if (fib.family == AF_INET)
-		route->next.ipv4_nh = fib.ipv4_dst;
+	route->next.nh_family = fib->family;
+	if (fib->family == AF_INET)
+		route->next.ipv4_nh = fib->ipv4_dst;
 	else
-		__builtin_memcpy(route->next.ipv6_nh, fib.ipv6_dst,
-				 sizeof(fib.ipv6_dst));
+		__builtin_memcpy(route->next.ipv6_nh, fib->ipv6_dst,
+				 sizeof(fib->ipv6_dst));
 	if (ipv4) {
 		route->source = fib_flags & BPF_FIB_LOOKUP_SRC ?
-					address_from_ipv4(fib.ipv4_src) :
+					address_from_ipv4(fib->ipv4_src) :
 					uplink->ipv4;
 	} else {
 		if (fib_flags & BPF_FIB_LOOKUP_SRC)
-			__builtin_memcpy(&route->source, fib.ipv6_src,
+			__builtin_memcpy(&route->source, fib->ipv6_src,
 					 sizeof(route->source));
 		else
 			route->source = uplink->ipv6;

@@ -244,7 +244,8 @@ search_open(struct search *search, struct scratch *scratch, __u32 mapping)
 		reason = search_port(search);
 		if (!reason)
 			return flow_open(search->slot, &scratch->opener,
-					 &scratch->answer, mapping);
+					 &scratch->answer, mapping,
+					 FLOW_OPENER);
 		flow_release_slot(search->slot);
 	}
 	if (mapping != NO_MAPPING)

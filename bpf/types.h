@@ -386,9 +386,11 @@ struct flow {
 	__u32 uplink; /* ifindex; of a masqueraded flow, by which it went out */
 	__u32 sequence; /* TCP, half-open: of what the opener has to acknowledge
 			 */
-	__u32 pad;
+	__u32 revision; /* of links, at which the flow's own was there; or 0 */
+	__u32 client; /* endpoints of that link; the opener is the client */
+	__u32 server;
 };
-_Static_assert(sizeof(struct flow) == 168, "struct flow");
+_Static_assert(sizeof(struct flow) == 176, "struct flow");
 
 /* Which flow a packet is of, and of which side. */
 struct flow_ref {
@@ -460,6 +462,7 @@ struct flow_filter {
 _Static_assert(sizeof(struct flow_filter) == 48, "struct flow_filter");
 
 struct scratch {
+	struct bpf_fib_lookup fib; /* what route_ask() asks */
 	struct route route; /* of the packet at hand */
 	struct flow_key key; /* of the packet at hand */
 	struct flow_key mapping;
@@ -469,10 +472,14 @@ struct scratch {
 	struct learned_filter unused; /* only has Go told of the type */
 	__u32 copies; /* that bridge_flood() has tried to make */
 	__u32 tunnel_mtu; /* after TUNNEL_TOO_BIG: what would fit */
+	__u32 claimed; /* the slot of `flows` that was claimed last */
+	__u32 client; /* of the link by which a flow is being opened */
+	__u32 server;
+	__u32 pad;
 	struct station learned; /* the one that learn_find() has found */
 	__u8 quote[ICMP_QUOTE];
 };
-_Static_assert(sizeof(struct scratch) == 464, "struct scratch");
+_Static_assert(sizeof(struct scratch) == 544, "struct scratch");
 
 /* A datagram in fragments, of which only the first says the ports. */
 struct fragment_key {

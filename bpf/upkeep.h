@@ -115,19 +115,25 @@ upkeep_restore_mapping(const struct flow *old, __u32 slot, __u32 *mapping)
 /* Opens a flow of another table in this one; it does nothing if it is here. */
 static __always_inline int upkeep_restore(const struct flow *old)
 {
+	bool inside = flow_is_inside(&old->opener, &old->answer);
+	enum flow_side side =
+		inside ? flow_first_side(&old->opener) : FLOW_OPENER;
 	__u32 slot, mapping = NO_MAPPING;
 	enum reason reason;
 	struct flow *flow;
-	int err;
+	int err = 0;
 
-	if (bpf_map_lookup_elem(&flow_index, &old->opener))
+	if (bpf_map_lookup_elem(&flow_index, side == FLOW_OPENER ?
+						     &old->opener :
+						     &old->answer))
 		return REASON_NONE;
 	if (!flow_claim_slot(&slot))
 		return REASON_FLOW_TABLE_FULL;
 	flow = flow_at(slot);
 	if (!flow)
 		return REASON_KERNEL_ERROR;
-	err = flow_index_add(&old->answer, slot, FLOW_ANSWER);
+	if (!inside)
+		err = flow_index_add(&old->answer, slot, FLOW_ANSWER);
 	if (err) {
 		flow_release_slot(slot);
 		return err == -EEXIST ? REASON_PORTS_EXHAUSTED :
@@ -139,7 +145,7 @@ static __always_inline int upkeep_restore(const struct flow *old)
 		flow_release_slot(slot);
 		return REASON_PORTS_EXHAUSTED;
 	}
-	reason = flow_open(slot, &old->opener, &old->answer, mapping);
+	reason = flow_open(slot, &old->opener, &old->answer, mapping, side);
 	if (reason)
 		return reason;
 	flow->opened = old->opened;
@@ -148,6 +154,8 @@ static __always_inline int upkeep_restore(const struct flow *old)
 	flow->sent[1] = old->sent[1];
 	flow->flags = old->flags;
 	flow->uplink = old->uplink;
+	flow->client = old->client;
+	flow->server = old->server;
 	flow->sequence = old->sequence;
 	if (old->state == FLOW_ANSWERED)
 		__sync_val_compare_and_swap(&flow->state, FLOW_HALF_OPEN,

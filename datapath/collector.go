@@ -148,12 +148,12 @@ func (c Collector) collectTraffic(to chan<- prometheus.Metric, m metrics, t *Tab
 		m.endpoint.send(to, traffic, e.Name, e.Network)
 		to <- prometheus.MustNewConstMetric(m.endpointInfo, prometheus.GaugeValue, 1, e.Name, e.Network, e.Engine, e.Container, e.ContainerID)
 	}
+	networks, err := t.NetworkTraffic()
+	if err != nil {
+		return err
+	}
 	for name, id := range names.Networks {
-		traffic, err := t.NetworkTraffic(id)
-		if err != nil {
-			return err
-		}
-		m.network.send(to, traffic, name)
+		m.network.send(to, networks[id], name)
 		learned, err := t.LearnedStations(id)
 		if err != nil {
 			return err

@@ -3,6 +3,7 @@ package datapath
 import (
 	"errors"
 	"maps"
+	"slices"
 	"strings"
 	"testing"
 
@@ -26,7 +27,6 @@ func TestTrafficIsReset(t *testing.T) {
 		id    uint32
 	}{
 		{"endpoint", w.EndpointTraffic, w.ResetEndpointTraffic, alice.id},
-		{"network", w.NetworkTraffic, w.ResetNetworkTraffic, openNet},
 		{"tunnel", w.TunnelTraffic, w.ResetTunnelTraffic, theTunnel},
 	} {
 		before, err := noun.read(noun.id)
@@ -53,6 +53,52 @@ func TestTrafficIsReset(t *testing.T) {
 	if _, err := w.EndpointTraffic(firstRemote); err == nil {
 		t.Error("a remote endpoint is counted")
 	}
+}
+
+// TestTrafficOfANetworkOutlivesItsEndpoints: a counter never falls.
+func TestTrafficOfANetworkOutlivesItsEndpoints(t *testing.T) {
+	t.Parallel()
+	testutil.RequireRoot(t)
+	w := newWorld(t, loadPinned)
+	for _, from := range []host{alice, bob, alice} {
+		w.send(t, fromEndpoint("", from, between(from, remote, false, udp(1, 2)).frame(t)))
+	}
+	holds := func(when string, want uint64) {
+		t.Helper()
+		traffic, err := w.NetworkTraffic()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := traffic[openNet].Tx.Packets; got != want {
+			t.Errorf("%s: %d packets sent, want %d", when, got, want)
+		}
+	}
+	holds("at first", 3)
+	without := func(gone host) Endpoint {
+		at := slices.IndexFunc(w.wanted.Endpoints, func(e Endpoint) bool { return e.ID == gone.id })
+		e := w.wanted.Endpoints[at]
+		w.wanted.Endpoints = slices.Delete(w.wanted.Endpoints, at, at+1)
+		return e
+	}
+	for range 2 { // as a command does that goes on after another's death
+		e := w.wanted.Endpoints[0]
+		if err := w.DeleteEndpoint(e); err != nil {
+			t.Fatal(err)
+		}
+		holds("after an endpoint", 3)
+	}
+	without(alice)
+	without(bob)
+	for range 2 {
+		if err := w.Replace(w.wanted); err != nil {
+			t.Fatal(err)
+		}
+		holds("after all endpoints", 3)
+	}
+	if err := w.ResetNetworkTraffic(openNet); err != nil {
+		t.Fatal(err)
+	}
+	holds("after the id is given out anew", 0)
 }
 
 func TestUsageNamesEveryMap(t *testing.T) {

@@ -25,6 +25,16 @@ const (
 // frameMark is the mark of a frame of a network for a tunnel.
 func frameMark(network, tunnel uint32) uint32 { return frameKind | network<<markNetwork | tunnel }
 
+// newTaps gives what each local endpoint gets, by its device.
+func (w *world) newTaps(t testing.TB) map[string]*testutil.Tap {
+	t.Helper()
+	taps := map[string]*testutil.Tap{}
+	for _, e := range locals() {
+		taps[e.device] = w.containers.NewTap(t, "c-"+e.device)
+	}
+	return taps
+}
+
 // checkFlood fails unless each of the receivers got one copy, and nobody else.
 func (r row) checkFlood(t *testing.T, copied []byte, taps map[string]*testutil.Tap) {
 	same := func(p gopacket.Packet) bool { return string(p.Data()) == string(copied) }

@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 
 	"github.com/cilium/ebpf"
 
@@ -60,6 +61,7 @@ type Wanted struct {
 type contents struct {
 	networks  map[uint32]bpf.EbpnetNetwork
 	devices   map[uint32]bpf.EbpnetDevice
+	locals    map[uint32]bool // ids of endpoints that have a device
 	fdb       map[bpf.EbpnetFdbKey]bpf.EbpnetStation
 	neighbors map[bpf.EbpnetAddress]bpf.EbpnetStation
 	members   map[bpf.EbpnetMemberKey]bpf.EbpnetStation
@@ -76,6 +78,7 @@ func contentsOf(w Wanted) contents {
 	c := contents{
 		networks:  map[uint32]bpf.EbpnetNetwork{},
 		devices:   map[uint32]bpf.EbpnetDevice{},
+		locals:    map[uint32]bool{},
 		fdb:       map[bpf.EbpnetFdbKey]bpf.EbpnetStation{},
 		neighbors: map[bpf.EbpnetAddress]bpf.EbpnetStation{},
 		members:   map[bpf.EbpnetMemberKey]bpf.EbpnetStation{},
@@ -106,6 +109,7 @@ func contentsOf(w Wanted) contents {
 		}
 		if !e.Remote() {
 			c.devices[uint32(e.Ifindex)] = e.device()
+			c.locals[e.ID] = true
 			c.join(e.station())
 		}
 	}
@@ -142,6 +146,11 @@ func (t *Tables) Replace(w Wanted) error {
 	if err != nil {
 		return err
 	}
+	gone, err := t.devices()
+	if err != nil {
+		return err
+	}
+	gone = slices.DeleteFunc(gone, func(d bpf.EbpnetDevice) bool { return c.locals[d.Endpoint] })
 	missing, err := t.withdraw(c.ports)
 	missingIDs, err2 := removeOthers(t.Maps.TunnelIds, c.tunnelIDs)
 	missingCarried, err3 := removeOthers(t.Maps.Carried, c.carried)
@@ -149,9 +158,11 @@ func (t *Tables) Replace(w Wanted) error {
 		err, err2, err3,
 		t.cutTunnels(c.tunnels),
 		replace(t.Maps.Links, c.links),
+		t.linksChanged(),
 		replaceArray(t.Maps.Networks, c.networks),
 		replace(t.Maps.Members, members),
 		replace(t.Maps.Devices, c.devices),
+		t.retire(gone),
 		replace(t.Maps.Fdb, c.fdb),
 		replace(t.Maps.Neighbors, c.neighbors),
 		t.forgetElsewhere(c.places),

@@ -108,6 +108,9 @@ func (t *Tables) DeleteEndpoint(e Endpoint) error {
 		if err := t.leave(e.station()); err != nil {
 			return err
 		}
+		if err := t.retire([]bpf.EbpnetDevice{e.device()}); err != nil {
+			return err
+		}
 	}
 	if err := remove(t.Maps.Fdb, fdbKey(e.Network, e.mac())); err != nil {
 		return err
@@ -134,14 +137,21 @@ func (t *Tables) endTrunk(e Endpoint) error {
 
 // LocalEndpoints lists the ids of the endpoints that a device belongs to.
 func (t *Tables) LocalEndpoints() ([]uint32, error) {
-	var ids []uint32
+	devices, err := t.devices()
+	ids := make([]uint32, len(devices))
+	for i, d := range devices {
+		ids[i] = d.Endpoint
+	}
+	return ids, err
+}
+
+func (t *Tables) devices() ([]bpf.EbpnetDevice, error) {
+	var all []bpf.EbpnetDevice
 	err := eachBatch(t.Maps.Devices, func(_ []uint32, devices []bpf.EbpnetDevice) {
-		for _, d := range devices {
-			ids = append(ids, d.Endpoint)
-		}
+		all = append(all, devices...)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("list local endpoints: %w", err)
 	}
-	return ids, nil
+	return all, nil
 }

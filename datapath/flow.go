@@ -126,8 +126,8 @@ func flowOf(entry *bpf.EbpnetFlow, now time.Duration) Flow {
 	if to := addrPort(answer.Src, answer.Sport); to != flow.To {
 		flow.TranslatedTo = to
 	}
-	flow.Sent.add(entry.Sent[bpf.EbpnetFlowSideFLOW_OPENER])
-	flow.Received.add(entry.Sent[bpf.EbpnetFlowSideFLOW_ANSWER])
+	flow.Sent.add(counterOf(entry.Sent[bpf.EbpnetFlowSideFLOW_OPENER]))
+	flow.Received.add(counterOf(entry.Sent[bpf.EbpnetFlowSideFLOW_ANSWER]))
 	return flow
 }
 

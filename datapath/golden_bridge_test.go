@@ -37,7 +37,7 @@ func bridgeRows(t testing.TB) []row {
 		mdnsClosed := mdns
 		mdnsClosed.from, mdnsClosed.src = client.mac, client.ip(v6)
 		return []row{
-			fromEndpoint("known unicast", alice, known).delivered(bob, nil),
+			fromEndpoint("known unicast", alice, known).delivered(bob, nil).paths("same-host"),
 			fromEndpoint("TCP", alice, between(alice, bob, v6, tcp(1000, 2000, "S")).frame(t)).delivered(bob, nil),
 			fromEndpoint("echo", alice, between(alice, bob, v6, echo(v6, false, 1)).frame(t)).delivered(bob, nil),
 			fromEndpoint("fragment", alice, fragment.frame(t)).delivered(bob, nil),
@@ -46,7 +46,8 @@ func bridgeRows(t testing.TB) []row {
 			fromEndpoint("to itself", alice, between(alice, alice, v6, udp(1000, 2000)).frame(t)).delivered(alice, nil),
 			fromEndpoint("unknown unicast", alice, between(alice, nobody, v6, udp(1000, 2000)).frame(t)).floodedTo().into(theTunnel),
 			fromEndpoint("another network's MAC", alice, between(alice, client, v6, udp(1000, 2000)).frame(t)).floodedTo().into(theTunnel),
-			fromEndpoint("unknown unicast without tunnels", insider, between(insider, nobody, v6, udp(1000, 2000)).frame(t)).dropped("unknown_destination"),
+			fromEndpoint("unknown unicast without tunnels", insider, between(insider, nobody, v6, udp(1000, 2000)).frame(t)).
+				dropped("unknown_destination").path("drop-unknown-destination"),
 			fromEndpoint("unknown unicast without ICC", client, between(client, nobody, v6, udp(1000, 2000)).frame(t)).dropped("policy"),
 			fromEndpoint("neighbor by way of the gateway", alice, ethernet(viaGateway, alice.mac, gatewayMAC).frame(t)).
 				delivered(bob, viaGateway.frame(t)),
@@ -58,7 +59,7 @@ func bridgeRows(t testing.TB) []row {
 	broadcast := packet{from: alice.mac, to: broadcastMAC, src: alice.ip4, dst: everyone, l4: udp(1, 2)}
 	return append(rows,
 		fromEndpoint("DHCP discover", alice, dhcp.frame(t)).floodedTo(bob).into(theTunnel),
-		fromEndpoint("broadcast", alice, broadcast.frame(t)).floodedTo(bob).into(theTunnel),
+		fromEndpoint("broadcast", alice, broadcast.frame(t)).floodedTo(bob).into(theTunnel).path("flood"),
 	)
 }
 
@@ -89,7 +90,7 @@ func neighborRows(t testing.TB) []row {
 	longNS := ask(alice.mac, alice.ip6, bob.ip6, withMAC(alice.mac)+ndOption(14, mac{1, 2, 3, 4, 5, 6}))
 	ownNS := ask(alice.mac, zero6, alice.ip6, "")
 	return []row{
-		fromEndpoint("ARP for a neighbor", alice, arpRequest(t, alice.mac, alice.ip4, bob.ip4)).redirected(answer(bob, alice)),
+		fromEndpoint("ARP for a neighbor", alice, arpRequest(t, alice.mac, alice.ip4, bob.ip4)).redirected(answer(bob, alice)).path("arp-answer"),
 		fromEndpoint("ARP for the gateway", alice, arpRequest(t, alice.mac, alice.ip4, gw.ip4)).redirected(answer(gw, alice)),
 		fromEndpoint("ARP for one behind a tunnel", alice, arpRequest(t, alice.mac, alice.ip4, remote.ip4)).redirected(answer(remote, alice)),
 		fromEndpoint("ARP without ICC", client, arpRequest(t, client.mac, client.ip4, server.ip4)).redirected(answer(server, client)),
@@ -102,7 +103,7 @@ func neighborRows(t testing.TB) []row {
 		fromEndpoint("ARP for another network's gateway", alice, arpRequest(t, alice.mac, alice.ip4, closedGW.ip4)).floodedTo(bob).into(theTunnel),
 		fromEndpoint("gratuitous ARP", alice, gratuitous).floodedTo(bob).into(theTunnel),
 
-		fromEndpoint("NS for a neighbor", alice, ask(alice.mac, alice.ip6, bob.ip6, withMAC(alice.mac)).frame(t)).redirected(solicited(bob, alice)),
+		fromEndpoint("NS for a neighbor", alice, ask(alice.mac, alice.ip6, bob.ip6, withMAC(alice.mac)).frame(t)).redirected(solicited(bob, alice)).path("nd-answer"),
 		fromEndpoint("NS shorter than its answer", alice, ask(alice.mac, alice.ip6, bob.ip6, "").frame(t)).redirected(solicited(bob, alice)),
 		fromEndpoint("NS longer than its answer", alice, longNS.frame(t)).redirected(solicited(bob, alice)),
 		fromEndpoint("NS for the gateway", alice, ask(alice.mac, alice.ip6, gw.ip6, withMAC(alice.mac)).frame(t)).redirected(solicited(gw, alice)),

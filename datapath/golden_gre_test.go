@@ -46,6 +46,7 @@ func (r row) enters(tunnel uint32, out []byte) row {
 func greRows(t testing.TB) []row {
 	rows := append(greOutRows(t), greDetourRows(t)...)
 	rows = append(rows, greInRows(t)...)
+	rows = append(rows, overIPv6Rows(t)...)
 	for _, v6 := range []bool{false, true} {
 		rows = append(rows, greRefusalRows(t, v6)...)
 	}

@@ -19,15 +19,15 @@ func guardRows(t testing.TB) []row {
 			return p.frame(t)
 		}
 		return []row{
-			fromEndpoint("neighbor's MAC", alice, spoofed(alice, func(p *packet) { p.from = bob.mac })).dropped("spoofed_mac"),
+			fromEndpoint("neighbor's MAC", alice, spoofed(alice, func(p *packet) { p.from = bob.mac })).dropped("spoofed_mac").path("drop-spoofed-mac"),
 			fromEndpoint("gateway's MAC", alice, spoofed(alice, func(p *packet) { p.from = gatewayMAC })).dropped("spoofed_mac"),
-			fromEndpoint("neighbor's address", alice, spoofed(alice, func(p *packet) { p.src = bob.ip(v6) })).dropped("spoofed_address"),
+			fromEndpoint("neighbor's address", alice, spoofed(alice, func(p *packet) { p.src = bob.ip(v6) })).dropped("spoofed_address").path("drop-spoofed-address"),
 			fromEndpoint("gateway's address", alice, spoofed(alice, func(p *packet) { p.src = gatewayOf(openNet).ip(v6) })).dropped("spoofed_address"),
 			fromEndpoint("outside address", alice, spoofed(alice, func(p *packet) { p.src = website.ip(v6); p.to = gatewayMAC })).dropped("spoofed_address"),
 			fromEndpoint("no address", alice, spoofed(alice, func(p *packet) { p.src = map[bool]netip.Addr{false: zero4, true: zero6}[v6] })).dropped("spoofed_address"),
 		}
 	})
-	unknown := fromEndpoint("device of no endpoint", alice, between(alice, bob, false, udp(1, 2)).frame(t)).dropped("unknown_source")
+	unknown := fromEndpoint("device of no endpoint", alice, between(alice, bob, false, udp(1, 2)).frame(t)).dropped("unknown_source").path("drop-unknown-source")
 	unknown.device, unknown.sender = "side0", nil
 
 	dhcp := func(src, dst netip.Addr, l4 transport) []byte {
@@ -78,7 +78,8 @@ func guardRows(t testing.TB) []row {
 			dropped("spoofed_address"),
 		fromEndpoint("NA for the link-local address", alice, nd(linkLocal(alice.mac), allNodes, neighborAnswer, ndBody(0, linkLocal(alice.mac), "")).frame(t)).floodedTo(bob).into(theTunnel),
 		fromEndpoint("NA cut short", alice, nd(alice.ip6, allNodes, neighborAnswer, "\x00\x00\x00\x00short").frame(t)).dropped("malformed"),
-		fromEndpoint("router advertisement", alice, nd(linkLocal(alice.mac), allNodes, routerAdvert, "0123456789").frame(t)).dropped("rogue_router"),
+		fromEndpoint("router advertisement", alice, nd(linkLocal(alice.mac), allNodes, routerAdvert, "0123456789").frame(t)).
+			dropped("rogue_router").path("drop-rogue-router"),
 		fromEndpoint("router advertisement to a MAC", alice, unicast(nd(alice.ip6, allNodes, routerAdvert, "0123456789")).frame(t)).dropped("rogue_router"),
 		fromEndpoint("router advertisement behind options", alice, hidden.frame(t)).dropped("rogue_router"),
 		fromEndpoint("router advertisement in fragments", alice, fragmented.frame(t)).dropped("fragment"),
@@ -132,7 +133,7 @@ func parseRows(t testing.TB) []row {
 	}
 	const noNext = 59
 	return []row{
-		malformed("IPv4/version", patch(good4, atIP, 0x65)),
+		malformed("IPv4/version", patch(good4, atIP, 0x65)).path("drop-malformed"),
 		malformed("IPv4/header length below five", patch(good4, atIP, 0x44)),
 		malformed("IPv4/longer than the frame", patch(good4, atIPLength, 0xff, 0xff)),
 		malformed("IPv4/shorter than its header", patch(good4, atIPLength, 0, 19)),
@@ -157,7 +158,7 @@ func parseRows(t testing.TB) []row {
 		fromEndpoint("extension headers without end", client, extensions(5, noNext)).dropped("malformed"),
 		fromEndpoint("extension header past the end", client, patch(extensions(1, noNext), atL4v6, byte(layers.IPProtocolIPv6Destination), 255)).dropped("malformed"),
 		fromEndpoint("VLAN", alice, vlan).dropped("unknown_protocol"),
-		fromEndpoint("LLDP", alice, patch(good4, atEthertype, 0x88, 0xcc)).dropped("unknown_protocol"),
+		fromEndpoint("LLDP", alice, patch(good4, atEthertype, 0x88, 0xcc)).dropped("unknown_protocol").path("drop-unknown-protocol"),
 		fromHost("IPv4/version", patch(good4, atIP, 0x65)).dropped("malformed"),
 		fromHost("ARP cut short", arpRequest(t, gatewayMAC, gatewayOf(openNet).ip4, bob.ip4)[:atIP+27]).dropped("malformed"),
 		fromHost("NS cut short", cutIPv6(t, ask(gatewayMAC, gatewayOf(openNet).ip6, bob.ip6, "").frame(t), 7)).dropped("malformed"),

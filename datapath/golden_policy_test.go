@@ -40,7 +40,7 @@ func policyRows(t testing.TB) []row {
 			syn.delivered(server, nil),
 			to("last linked port", tcp(40000, 6380, "S")).delivered(server, nil),
 			to("linked UDP port", udp(40000, 53)).delivered(server, nil),
-			to("port above the linked", tcp(40000, 6381, "S")).dropped("policy"),
+			to("port above the linked", tcp(40000, 6381, "S")).dropped("policy").path("drop-policy"),
 			to("port below the linked", tcp(40000, 6378, "S")).dropped("policy"),
 			to("wrong protocol", udp(40000, 6379)).dropped("policy"),
 			to("wrong protocol", tcp(40000, 53, "S")).dropped("policy"),
@@ -63,7 +63,7 @@ func policyRows(t testing.TB) []row {
 				delivered(server, linkedAround.frame(t)),
 			fromEndpoint("linked by way of the gateway, next packet", client, ethernet(linkedAround, client.mac, gatewayMAC).frame(t)).
 				after(syn).delivered(server, linkedAround.frame(t)),
-			fromEndpoint("another network", client, toAlice.frame(t)).dropped("isolated"),
+			fromEndpoint("another network", client, toAlice.frame(t)).dropped("isolated").path("drop-isolated"),
 			fromEndpoint("nobody on another network", alice, toNobody.frame(t)).dropped("isolated"),
 		}
 	})
@@ -149,7 +149,7 @@ func gatewayRows(t testing.TB) []row {
 			to("another address of the host", alice, uplink.ip(v6)).redirected(nil),
 			to("another address of the host, internal", insider, uplink.ip(v6)).dropped("internal"),
 			to("another network's gateway, internal", insider, gatewayOf(openNet).ip(v6)).dropped("internal"),
-			to("outside, internal", insider, website.ip(v6)).dropped("internal"),
+			to("outside, internal", insider, website.ip(v6)).dropped("internal").path("drop-internal"),
 			to("another network, internal", insider, alice.ip(v6)).dropped("isolated"),
 			to("loopback", alice, loopback).dropped("no_route"),
 			to("multicast group by the gateway's MAC", alice, group).dropped("no_route"),
@@ -274,9 +274,9 @@ func changeSlots(t testing.TB, w *world, from, to bpf.EbpnetFlowState) {
 	}
 }
 
-// smallIndex is room for two masqueraded flows, of four entries each, and half
-// of a link's.
-const smallIndex = 9
+// smallIndex is room for two masqueraded flows, of four entries each, and none
+// for a link's.
+const smallIndex = 8
 
 func withOutput(r row, out []byte) row {
 	r.out = out

@@ -3,8 +3,6 @@ package datapath
 import (
 	"encoding/hex"
 	"errors"
-	"fmt"
-	"slices"
 	"testing"
 
 	"github.com/cilium/ebpf"
@@ -41,6 +39,7 @@ type row struct {
 	detours    []uint32            // tunnels that copies are on their way into
 	fromTunnel uint32              // 0: none
 	toTunnel   uint32
+	way        path
 }
 
 // step is a packet that goes by before the one that matters.
@@ -240,7 +239,6 @@ func (w *world) program(h loader.Hook) *ebpf.Program {
 	}[h]
 }
 
-// forgetPackets clears what the programs remember of packets.
 // forgetWays has the routing table asked anew, as after a tick of the clock.
 func (w *world) forgetWays(t testing.TB) {
 	t.Helper()
@@ -257,6 +255,7 @@ func (w *world) forgetWays(t testing.TB) {
 	}
 }
 
+// forgetPackets clears what the programs remember of packets.
 func (w *world) forgetPackets(t testing.TB) {
 	t.Helper()
 	err := errors.Join(
@@ -275,17 +274,24 @@ func (w *world) forgetPackets(t testing.TB) {
 	}
 }
 
-func (r row) check(t *testing.T, w *world, taps map[string]*testutil.Tap, detour *detour) {
+// prepare has nothing gone by but the packets before.
+func (r row) prepare(t testing.TB, w *world) {
+	t.Helper()
 	w.forgetPackets(t)
+	w.forgetWays(t)
 	for _, s := range r.before {
 		w.run(t, w.program(s.hook), s.device, s.frame, s.skb)
 	}
-	w.forgetWays(t)
+}
+
+func (r row) check(t *testing.T, w *world, taps map[string]*testutil.Tap, detour *detour) {
+	r.prepare(t, w)
 	if r.undo != nil {
 		defer r.undo(t, w)
 	}
 	if r.setup != nil {
 		r.setup(t, w)
+		w.forgetWays(t)
 	}
 	before := w.counters(t)
 	o, err := w.try(w.program(r.hook), r.device, r.in, r.skb)
@@ -293,7 +299,6 @@ func (r row) check(t *testing.T, w *world, taps map[string]*testutil.Tap, detour
 		t.Fatalf("run with %x: %v", r.in, err)
 	}
 	counted := w.counters(t).since(before)
-		w.forgetWays(t)
 
 	want := r.in
 	switch {
@@ -318,106 +323,4 @@ func (r row) check(t *testing.T, w *world, taps map[string]*testutil.Tap, detour
 		r.checkFlood(t, want, taps)
 		detour.check(t, r, want)
 	}
-}
-
-// group is rows that share a world.
-type group struct {
-	name   string
-	load   func(testing.TB, loader.Config) *Tables
-	rows   func(testing.TB) []row
-	change func(*Wanted) // what is wanted of the world; nil: as it is
-}
-
-func groups() []group {
-	small := loadChanged(func(spec *ebpf.CollectionSpec) error {
-		spec.Maps[bpf.EbpnetMapFlowIndex].MaxEntries = smallIndex
-		return nil
-	})
-	return []group{
-		{name: "parse", load: loadPinned, rows: parseRows},
-		{name: "bridge", load: loadPinned, rows: bridgeRows},
-		{name: "neighbors", load: loadPinned, rows: neighborRows},
-		{name: "guard", load: loadPinned, rows: guardRows},
-		{name: "policy", load: loadPinned, rows: policyRows},
-		{name: "gateway", load: loadPinned, rows: gatewayRows},
-		{name: "masquerade", load: loadPinned, rows: masqueradeRows},
-		{name: "host", load: loadPinned, rows: hostRows},
-		{name: "tunnel", load: loadPinned, rows: tunnelRows},
-		{name: "tunnel forms", load: loadPinned, rows: greRows, change: withForms},
-		{name: "tunnel forms, short", load: loadDecap(decapIPv4, decapIPv6), rows: greShortRows, change: withForms},
-		{name: "tunnel forms, before Linux 6.3", load: loadDecap(0, 0), rows: greBeforeRows, change: withForms},
-		{name: "tunnel marks", load: loadPinned, rows: ecnRows, change: withForms},
-		{name: "tunnel sizes", load: loadPinned, rows: sizeRows, change: withForms},
-		{name: "flood", load: loadPinned, rows: floodRows, change: withShared},
-		{name: "learning", load: loadPinned, rows: learnRows, change: withShared},
-		{name: "trunk", load: loadPinned, rows: trunkRows, change: withShared},
-		{name: "uplink", load: loadPinned, rows: uplinkRows},
-		{name: "rerouted", load: loadPinned, rows: rerouteRows},
-		{name: "fragments", load: loadPinned, rows: fragmentRows},
-		{name: "published", load: loadPinned, rows: publicationRows},
-		{name: "loopback", load: loadPinned, rows: localRows},
-		{name: "hairpin", load: loadPinned, rows: hairpinRows},
-		{name: "mappings", load: loadPinned, rows: mappingRows},
-		{name: "one port", load: loadRange(40000, 40000), rows: onePortRows},
-		{name: "errors", load: loadPinned, rows: errorRows},
-		{name: "stray errors", load: loadPinned, rows: strayErrorRows},
-		{name: "refusals", load: loadPinned, rows: refusalRows},
-		{name: "full", load: small, rows: fullRows},
-		{name: "no slots", load: loadPinned, rows: noSlotRows},
-	}
-}
-
-func TestGolden(t *testing.T) {
-	t.Parallel()
-	testutil.RequireRoot(t)
-	for _, g := range groups() {
-		t.Run(g.name, func(t *testing.T) {
-			t.Parallel()
-			w := newWorld(t, g.load)
-			if g.change != nil {
-				g.change(&w.wanted)
-				remember(t, w)
-			}
-			detour := w.newDetour(t)
-			taps := map[string]*testutil.Tap{}
-			for _, e := range locals() {
-				taps[e.device] = w.containers.NewTap(t, "c-"+e.device)
-			}
-			for _, r := range g.rows(t) {
-				t.Run(r.name, func(t *testing.T) { r.check(t, w, taps, detour) })
-			}
-		})
-	}
-}
-
-// TestEveryReasonHasAGoldenPacket holds the rows against enum reason.
-func TestEveryReasonHasAGoldenPacket(t *testing.T) {
-	t.Parallel()
-	var seen []string
-	for _, g := range groups() {
-		for _, r := range g.rows(t) {
-			seen = append(seen, r.reason)
-		}
-	}
-	reasons, err := Reasons()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, reason := range reasons {
-		if !slices.Contains(seen, reason) {
-			t.Errorf("no golden packet is dropped as %s", reason)
-		}
-	}
-}
-
-// bothFamilies makes rows for IPv4 and for IPv6.
-func bothFamilies(rows func(v6 bool) []row) []row {
-	var all []row
-	for _, v6 := range []bool{false, true} {
-		for _, r := range rows(v6) {
-			r.name = fmt.Sprintf("IPv%d/%s", map[bool]int{false: 4, true: 6}[v6], r.name)
-			all = append(all, r)
-		}
-	}
-	return all
 }

@@ -57,7 +57,7 @@ func uplinkInRows(t testing.TB, v6 bool) []row {
 			delivered(plain, translated(toPlain, plain).frame(t)),
 		fromUplink("endpoint's own address from outside", toPlain.frame(t)).passed(),
 		unknown("no flow", udp(53, 40000)),
-		unsolicited("from another port", udp(54, 40000), query),
+		unsolicited("from another port", udp(54, 40000), query).path("drop-unsolicited"),
 		unsolicited("SYN to a mapped port", tcp(81, 40000, "S"), syn),
 		unsolicited("SCTP to a mapped port", sctp(37, 40000), sentBy(t, alice, v6, sctp(40000, 36))),
 		fromUplink("from another host", other.frame(t)).after(query).dropped("unsolicited"),

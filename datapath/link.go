@@ -1,6 +1,10 @@
 package datapath
 
-import "github.com/ebpnet/ebpnet/bpf"
+import (
+	"fmt"
+
+	"github.com/ebpnet/ebpnet/bpf"
+)
 
 // Link is permission for endpoint Client to open connections to the ports First to
 // Last of endpoint Server.
@@ -30,7 +34,7 @@ func (t *Tables) PutLink(l Link) error {
 			return err
 		}
 	}
-	return nil
+	return t.linksChanged()
 }
 
 // DeleteLink shuts the link's ports, for established connections too.
@@ -40,5 +44,15 @@ func (t *Tables) DeleteLink(l Link) error {
 			return err
 		}
 	}
-	return nil
+	return t.linksChanged()
+}
+
+// linksChanged has every flow look for its link anew.
+func (t *Tables) linksChanged() error {
+	const only = uint32(0)
+	var revision uint32
+	if err := t.Maps.LinksRevision.Lookup(only, &revision); err != nil {
+		return fmt.Errorf("read %v: %w", t.Maps.LinksRevision, err)
+	}
+	return put(t.Maps.LinksRevision, only, max(revision+1, 1)) // 0 is none
 }

@@ -12,9 +12,11 @@ import (
 // include/uapi/linux/bpf.h.
 const (
 	skbSize       = 192
+	skbType       = 4
 	skbMark       = 8
 	skbArrived    = 36
 	skbIfindex    = 40
+	skbTCIndex    = 44
 	skbGSOSegs    = 164
 	skbGSOSize    = 176
 	extraData     = 256 // more than any program adds
@@ -37,17 +39,30 @@ type outcome struct {
 	mark    uint32
 }
 
-// try sends a frame in by a device, and gives what the program made of it, or
-// why the kernel did not take it.
-func (w *world) try(p *ebpf.Program, device string, frame []byte, c skbContext) (outcome, error) {
+// context is what a test run is told of a packet that comes in by a device.
+func (w *world) context(device string, c skbContext) []byte {
 	context := make([]byte, skbSize)
 	binary.NativeEndian.PutUint32(context[skbIfindex:], w.ifindex[device])
 	binary.NativeEndian.PutUint32(context[skbGSOSegs:], c.segments)
 	binary.NativeEndian.PutUint32(context[skbGSOSize:], c.size)
 	binary.NativeEndian.PutUint32(context[skbArrived:], c.arrived)
 	binary.NativeEndian.PutUint32(context[skbMark:], c.mark)
-	after := make([]byte, skbSize)
-	options := &ebpf.RunOptions{Data: frame, DataOut: make([]byte, len(frame)+extraData), Context: context, ContextOut: after}
+	return context
+}
+
+// options are those of a test run with a frame.
+func (w *world) options(device string, frame []byte, c skbContext) *ebpf.RunOptions {
+	return &ebpf.RunOptions{
+		Data: frame, DataOut: make([]byte, len(frame)+extraData),
+		Context: w.context(device, c), ContextOut: make([]byte, skbSize),
+	}
+}
+
+// try sends a frame in by a device, and gives what the program made of it, or
+// why the kernel did not take it.
+func (w *world) try(p *ebpf.Program, device string, frame []byte, c skbContext) (outcome, error) {
+	options := w.options(device, frame, c)
+	after := options.ContextOut.([]byte)
 	var verdict uint32
 	var err error
 	w.ns.Do(func() { verdict, err = p.Run(options) })
@@ -90,10 +105,8 @@ func (w *world) counters(t testing.TB) counters {
 		c.Endpoints[e.device], err = w.EndpointTraffic(e.id)
 		check(err)
 	}
-	for id := range uint32(plainNet) + 1 {
-		c.Networks[id], err = w.NetworkTraffic(id)
-		check(err)
-	}
+	c.Networks, err = w.NetworkTraffic()
+	check(err)
 	for _, tunnel := range w.wanted.Tunnels {
 		c.Tunnels[tunnel.ID], err = w.TunnelTraffic(tunnel.ID)
 		check(err)

@@ -18,7 +18,7 @@ type Counter struct {
 	Bytes   uint64 `json:"bytes"`
 }
 
-func (c *Counter) add(o bpf.EbpnetCounter) {
+func (c *Counter) add(o Counter) {
 	c.Packets += o.Packets
 	c.Bytes += o.Bytes
 }
@@ -29,14 +29,80 @@ type Traffic struct {
 	Tx, Rx Counter
 }
 
+func (t *Traffic) add(o Traffic) {
+	t.Tx.add(o.Tx)
+	t.Rx.add(o.Rx)
+}
+
+func counterOf(e bpf.EbpnetCounter) Counter { return Counter{Packets: e.Packets, Bytes: e.Bytes} }
+
+func trafficOf(e bpf.EbpnetTraffic) Traffic { return Traffic{Tx: counterOf(e.Tx), Rx: counterOf(e.Rx)} }
+
+func (t Traffic) entry() (e bpf.EbpnetTraffic) {
+	e.Tx.Packets, e.Tx.Bytes = t.Tx.Packets, t.Tx.Bytes
+	e.Rx.Packets, e.Rx.Bytes = t.Rx.Packets, t.Rx.Bytes
+	return e
+}
+
 // EndpointTraffic reads the counters of a local endpoint.
 func (t *Tables) EndpointTraffic(id uint32) (Traffic, error) {
 	return readTraffic(t.Maps.EndpointStats, id)
 }
 
-// NetworkTraffic reads what a network's local endpoints sent and got.
-func (t *Tables) NetworkTraffic(id uint32) (Traffic, error) {
-	return readTraffic(t.Maps.NetworkStats, id)
+// NetworkTraffic reads what the local endpoints of each network sent and got,
+// also those that have gone. A network that nothing is known of is not there.
+func (t *Tables) NetworkTraffic() (map[uint32]Traffic, error) {
+	sums := map[uint32]Traffic{}
+	add := func(network uint32, traffic Traffic) {
+		if traffic != (Traffic{}) {
+			sum := sums[network]
+			sum.add(traffic)
+			sums[network] = sum
+		}
+	}
+	err := eachBatch(t.Maps.PastTraffic, func(networks []uint32, past []bpf.EbpnetTraffic) {
+		for i, network := range networks {
+			add(network, trafficOf(past[i]))
+		}
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read %v: %w", t.Maps.PastTraffic, err)
+	}
+	devices, err := t.devices()
+	if err != nil {
+		return nil, err
+	}
+	for _, d := range devices {
+		traffic, err := t.EndpointTraffic(d.Endpoint)
+		if err != nil {
+			return nil, err
+		}
+		add(d.Network, traffic)
+	}
+	return sums, nil
+}
+
+// retire keeps for the networks what endpoints counted that have just gone.
+// What is counted meanwhile, or if it is killed half-way, is lost to them.
+func (t *Tables) retire(gone []bpf.EbpnetDevice) error {
+	for _, d := range gone {
+		traffic, err := t.EndpointTraffic(d.Endpoint)
+		if err != nil {
+			return err
+		}
+		if err := t.ResetEndpointTraffic(d.Endpoint); err != nil {
+			return err
+		}
+		var past bpf.EbpnetTraffic
+		if err := t.Maps.PastTraffic.Lookup(d.Network, &past); err != nil {
+			return fmt.Errorf("read entry %d of %v: %w", d.Network, t.Maps.PastTraffic, err)
+		}
+		traffic.add(trafficOf(past))
+		if err := put(t.Maps.PastTraffic, d.Network, traffic.entry()); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // TunnelTraffic reads the counters of a tunnel.
@@ -51,7 +117,7 @@ func (t *Tables) ResetEndpointTraffic(id uint32) error {
 
 // ResetNetworkTraffic zeroes the counters of an id that is given out anew.
 func (t *Tables) ResetNetworkTraffic(id uint32) error {
-	return resetTraffic(t.Maps.NetworkStats, id)
+	return put(t.Maps.PastTraffic, id, bpf.EbpnetTraffic{})
 }
 
 // ResetTunnelTraffic zeroes the counters of an id that is given out anew, and
@@ -69,8 +135,7 @@ func readTraffic(m *ebpf.Map, id uint32) (sum Traffic, err error) {
 		return sum, fmt.Errorf("read entry %d of %v: %w", id, m, err)
 	}
 	for _, cpu := range perCPU {
-		sum.Tx.add(cpu.Tx)
-		sum.Rx.add(cpu.Rx)
+		sum.add(trafficOf(cpu))
 	}
 	return sum, nil
 }
@@ -104,7 +169,7 @@ func (t *Tables) Drops() ([]Drop, error) {
 		}
 		drop := Drop{Reason: name}
 		for _, cpu := range perCPU {
-			drop.add(cpu)
+			drop.add(counterOf(cpu))
 		}
 		drops = append(drops, drop)
 	}
@@ -171,10 +236,11 @@ func (t *Tables) Usage() ([]MapUsage, error) {
 		{"learned_fdb", t.Maps.LearnedFdb, countEntries[bpf.EbpnetFdbKey, bpf.EbpnetLearned]},
 		{"learned_neigh", t.Maps.LearnedNeigh, countEntries[bpf.EbpnetAddress, bpf.EbpnetLearned]},
 		{"links", t.Maps.Links, countEntries[bpf.EbpnetLinkKey, uint32]},
+		{"links_revision", t.Maps.LinksRevision, countAll},
 		{"members", t.Maps.Members, countEntries[bpf.EbpnetMemberKey, bpf.EbpnetStation]},
 		{"neighbors", t.Maps.Neighbors, countEntries[bpf.EbpnetAddress, bpf.EbpnetStation]},
-		{"network_stats", t.Maps.NetworkStats, t.countNetworks},
 		{"networks", t.Maps.Networks, t.countNetworks},
+		{"past_traffic", t.Maps.PastTraffic, countUsed[bpf.EbpnetTraffic]},
 		{"port_sources", t.Maps.PortSources, countEntries[bpf.EbpnetPortSourceKey, uint32]},
 		{"ports", t.Maps.Ports, countEntries[bpf.EbpnetPortKey, bpf.EbpnetPort]},
 		{"published_ports", t.Maps.PublishedPorts, countUsed[uint64]},

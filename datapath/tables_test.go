@@ -245,7 +245,7 @@ func TestLimits(t *testing.T) {
 		t.Errorf("spec.MaxNetworks is %d, the table has room for %d", got, want)
 	}
 	for _, pair := range [][2]string{
-		{bpf.EbpnetMapNetworks, bpf.EbpnetMapNetworkStats},
+		{bpf.EbpnetMapNetworks, bpf.EbpnetMapPastTraffic},
 		{bpf.EbpnetMapTunnels, bpf.EbpnetMapTunnelStats},
 		{bpf.EbpnetMapTunnels, bpf.EbpnetMapTunnelPaths},
 		{bpf.EbpnetMapDevices, bpf.EbpnetMapEndpointStats},

@@ -137,7 +137,7 @@ func (s *site) useEach(t *testing.T) {
 func (s *site) entries(t *testing.T) string {
 	t.Helper()
 	nouns := []string{
-		"carried", "devices", "endpoint_stats", "fdb", "links", "members", "neighbors", "network_stats",
+		"carried", "devices", "endpoint_stats", "fdb", "links", "members", "neighbors",
 		"networks", "port_sources", "ports", "published_ports",
 	}
 	var status struct {

@@ -78,12 +78,12 @@ func readStats(c *cli.Context) (stats, error) {
 		if err != nil {
 			return err
 		}
+		counted, err := tables.NetworkTraffic()
+		if err != nil {
+			return err
+		}
 		for _, n := range networks {
-			counted, err := tables.NetworkTraffic(n.ID)
-			if err != nil {
-				return err
-			}
-			line := trafficOf(n.Name, "", counted)
+			line := trafficOf(n.Name, "", counted[n.ID])
 			line.UsedBy = usersText(n.Users)
 			s.Networks = append(s.Networks, line)
 		}

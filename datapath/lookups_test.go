@@ -1,0 +1,186 @@
+package datapath
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+
+	"github.com/ebpnet/ebpnet/internal/testutil"
+)
+
+// calls is what a path asks of the maps for one packet: names of maps, in their
+// order, with "*n" where it is asked n times.
+type calls struct {
+	hash    string // lookups that are calls into the kernel: in hashes and tries
+	array   string // lookups that are part of the program
+	updates string
+	deletes string
+}
+
+// String is the table's line for it.
+func (c calls) String() string {
+	var parts []string
+	for _, p := range []struct{ name, value string }{
+		{"hash", c.hash}, {"array", c.array}, {"updates", c.updates}, {"deletes", c.deletes},
+	} {
+		if p.value != "" {
+			parts = append(parts, fmt.Sprintf("%s: %q", p.name, p.value))
+		}
+	}
+	return "{" + strings.Join(parts, ", ") + "}"
+}
+
+// total is how many calls there were.
+func total(passed map[callSite]uint64) (n uint64) {
+	for _, times := range passed {
+		n += times
+	}
+	return n
+}
+
+// calls sorts what was counted.
+func (c *countedWorld) calls(passed map[callSite]uint64) calls {
+	hash, array, updates, deletes := map[string]uint64{}, map[string]uint64{}, map[string]uint64{}, map[string]uint64{}
+	for s, times := range passed {
+		switch kind := c.tables[s.table]; {
+		case s.call == asm.FnMapUpdateElem:
+			updates[s.table] += times
+		case s.call == asm.FnMapDeleteElem:
+			deletes[s.table] += times
+		case kind == ebpf.Array || kind == ebpf.PerCPUArray:
+			array[s.table] += times
+		default:
+			hash[s.table] += times
+		}
+	}
+	return calls{inWords(hash), inWords(array), inWords(updates), inWords(deletes)}
+}
+
+func inWords(times map[string]uint64) string {
+	var words []string
+	for _, name := range slices.Sorted(maps.Keys(times)) {
+		if n := times[name]; n > 1 {
+			name = fmt.Sprintf("%s*%d", name, n)
+		}
+		words = append(words, name)
+	}
+	return strings.Join(words, " ")
+}
+
+// TestLookups counts what each path asks of the maps: what a packet costs is
+// mostly that. A path that has come to need less is to have its line changed
+// too, so that it cannot need more again unnoticed.
+func TestLookups(t *testing.T) {
+	t.Parallel()
+	testutil.RequireRoot(t)
+	for _, g := range pathGroups(t) {
+		t.Run(g.name, func(t *testing.T) {
+			t.Parallel()
+			c := newCountedWorld(t)
+			if g.change != nil {
+				g.change(&c.wanted)
+				remember(t, c.world)
+			}
+			taps, detour := c.newTaps(t), c.newDetour(t)
+			for _, r := range g.rows(t) {
+				t.Run(r.way.name, func(t *testing.T) { r.checkCalls(t, c, taps, detour) })
+			}
+		})
+	}
+}
+
+// checkCalls fails unless the row is as it is without counting, and its path
+// asks of the maps what the table says.
+func (r row) checkCalls(t *testing.T, c *countedWorld, taps map[string]*testutil.Tap, detour *detour) {
+	r.check(t, c.world, taps, detour)
+	// What was found in the routing table holds until a tick of the clock: of
+	// some packets, the one is taken that had no need to ask.
+	const attempts = 3
+	var least map[callSite]uint64
+	for range attempts {
+		r.prepare(t, c.world)
+		if !r.way.opens {
+			c.run(t, c.program(r.hook), r.device, r.in, r.skb)
+		}
+		passed := c.during(t, r.hook.String(), func() { c.run(t, c.program(r.hook), r.device, r.in, r.skb) })
+		if least == nil || total(passed) < total(least) {
+			least = passed
+		}
+	}
+	want, got := callsOfPaths()[lineOf(r.way.name)], c.calls(least)
+	if got != want {
+		t.Errorf("%s: the line should be\n\t\t%q: %s,\nit is\n\t\t%q: %s,", r.way.name, lineOf(r.way.name), got, lineOf(r.way.name), want)
+	}
+}
+
+// lineOf is the path's name in the table: one for both families, which ask the
+// same.
+func lineOf(path string) string { return strings.TrimSuffix(path, "-ipv6") }
+
+func TestEveryLineOfCallsHasItsPath(t *testing.T) {
+	t.Parallel()
+	left := callsOfPaths()
+	for _, g := range pathGroups(t) {
+		for _, r := range g.rows(t) {
+			delete(left, lineOf(r.way.name))
+		}
+	}
+	if len(left) > 0 {
+		t.Errorf("no golden packet goes by %v", slices.Sorted(maps.Keys(left)))
+	}
+}
+
+// callsOfPaths is what each path asks of the maps.
+func callsOfPaths() map[string]calls {
+	return map[string]calls{
+		"same-host":                {hash: "devices fdb", array: "endpoint_stats*2 networks"},
+		"link-open":                {hash: "devices fdb flow_index*2 links", array: "endpoint_stats*2 flows*3 half_open half_open_turns links_revision networks scratches*3", updates: "flow_index"},
+		"link-out":                 {hash: "devices fdb flow_index", array: "endpoint_stats*2 flows links_revision networks scratches"},
+		"link-back":                {hash: "devices fdb flow_index", array: "endpoint_stats*2 flows links_revision networks scratches"},
+		"masquerade-open":          {hash: "devices flow_index*3 neighbors uplinks", array: "endpoint_stats flows*3 half_open half_open_turns networks published_ports scratches*6 ways", updates: "flow_index*4"},
+		"masquerade-out":           {hash: "devices flow_index", array: "endpoint_stats flows networks scratches ways"},
+		"masquerade-back":          {hash: "flow_index neighbors", array: "endpoint_stats flows networks scratches"},
+		"masquerade-udp-out":       {hash: "devices flow_index", array: "endpoint_stats flows networks scratches ways"},
+		"masquerade-udp-back":      {hash: "flow_index neighbors", array: "endpoint_stats flows networks scratches"},
+		"publish-open":             {hash: "devices flow_index*2 neighbors*2 ports*2 uplinks", array: "endpoint_stats flows*3 half_open half_open_turns networks*2 published_ports scratches*8 ways*2", updates: "flow_index*2"},
+		"publish-in":               {hash: "flow_index neighbors", array: "endpoint_stats flows networks scratches"},
+		"publish-back":             {hash: "devices flow_index", array: "endpoint_stats flows networks scratches ways"},
+		"publish-udp-in":           {hash: "flow_index neighbors", array: "endpoint_stats flows networks scratches"},
+		"publish-udp-back":         {hash: "devices flow_index", array: "endpoint_stats flows networks scratches ways"},
+		"gateway-out":              {hash: "devices flow_index*2 neighbors", array: "endpoint_stats networks published_ports scratches"},
+		"gateway-back":             {hash: "neighbors", array: "endpoint_stats"},
+		"host-out":                 {hash: "flow_index*2", array: "published_ports scratches"},
+		"host-in":                  {hash: "flow_index*2", array: "published_ports scratches*2"},
+		"gre-out":                  {hash: "devices fdb", array: "endpoint_stats networks scratches*2 tunnel_paths tunnel_stats tunnels ways"},
+		"gre-back":                 {hash: "carried fdb neighbors tunnel_ids", array: "endpoint_stats networks tunnel_stats"},
+		"arp-answer":               {hash: "devices neighbors", array: "endpoint_stats networks"},
+		"nd-answer":                {hash: "devices neighbors", array: "endpoint_stats networks"},
+		"flood":                    {hash: "devices members*3", array: "endpoint_stats*2 networks scratches*4"},
+		"drop-malformed":           {hash: "devices", array: "drops endpoint_stats networks"},
+		"drop-unknown-protocol":    {hash: "devices", array: "drops endpoint_stats networks"},
+		"drop-unknown-destination": {hash: "devices fdb learned_fdb", array: "drops endpoint_stats networks scratches*2"},
+		"drop-spoofed-mac":         {hash: "devices", array: "drops endpoint_stats networks"},
+		"drop-spoofed-address":     {hash: "devices", array: "drops endpoint_stats networks"},
+		"drop-unknown-source":      {hash: "devices", array: "drops"},
+		"drop-policy":              {hash: "devices fdb flow_index links", array: "drops endpoint_stats links_revision networks scratches"},
+		"drop-isolated":            {hash: "devices flow_index neighbors", array: "drops endpoint_stats networks scratches"},
+		"drop-internal":            {hash: "devices flow_index neighbors", array: "drops endpoint_stats networks scratches"},
+		"drop-not-from-host":       {array: "drops"},
+		"drop-spoofed-overlay":     {hash: "carried fdb neighbors*2 tunnel_ids", array: "drops networks tunnel_stats"},
+		"drop-unknown-tunnel":      {hash: "tunnel_ids*2", array: "drops"},
+		"drop-bad-gre":             {hash: "tunnel_ids", array: "drops"},
+		"drop-unknown-key":         {hash: "carried tunnel_ids", array: "drops"},
+		"drop-unsolicited":         {hash: "flow_index*2", array: "drops flows*3 networks published_ports scratches*2"},
+		"drop-spoofed-outside":     {hash: "devices flow_index neighbors ports*2", array: "drops networks published_ports scratches*3 ways*2"},
+		"drop-source-not-allowed":  {hash: "devices flow_index neighbors port_sources ports*2", array: "drops networks published_ports scratches*3 ways*2"},
+		"drop-rogue-router":        {hash: "devices", array: "drops endpoint_stats networks"},
+		"drop-fragment":            {hash: "tunnel_ids", array: "drops"},
+		"drop-loopback-only":       {hash: "flow_index ports*2", array: "drops networks published_ports scratches*2"},
+		"drop-unknown-flow":        {hash: "flow_index neighbors ports*2", array: "drops published_ports scratches ways"},
+	}
+}
