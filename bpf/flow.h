@@ -57,9 +57,23 @@ flow_is_answered(const struct flow *flow, const struct packet *pkt,
 	return side == FLOW_ANSWER;
 }
 
-/* Notes that a packet of the flow went by. */
+/* Makes the half-open flow in @slot an answered one, which needs no turn any
+ * more: who takes that next need not look here. */
+static __noinline void flow_settle(struct flow *flow, __u32 slot)
+{
+	__u32 at = flow->turn, *turn;
+
+	if (__sync_val_compare_and_swap(&flow->state, FLOW_HALF_OPEN,
+					FLOW_ANSWERED) != FLOW_HALF_OPEN)
+		return;
+	turn = bpf_map_lookup_elem(&half_open, &at);
+	if (turn)
+		__sync_val_compare_and_swap(turn, slot + 1, 0);
+}
+
+/* Notes that a packet of the flow in @slot went by. */
 static __always_inline void
-flow_touch(ctx_t *ctx, struct flow *flow, const struct packet *pkt,
+flow_touch(ctx_t *ctx, struct flow *flow, __u32 slot, const struct packet *pkt,
 	   enum flow_side side)
 {
 	__u64 now = bpf_ktime_get_coarse_ns();
@@ -94,8 +108,7 @@ flow_touch(ctx_t *ctx, struct flow *flow, const struct packet *pkt,
 	if (set & ~flow->flags)
 		__sync_fetch_and_or(&flow->flags, set);
 	if (flow->state == FLOW_HALF_OPEN && flow_is_answered(flow, pkt, side))
-		__sync_val_compare_and_swap(&flow->state, FLOW_HALF_OPEN,
-					    FLOW_ANSWERED);
+		flow_settle(flow, slot);
 }
 
 /* Ends the flow in @slot if it is in @state: its packets are not known any
@@ -330,17 +343,16 @@ static __always_inline enum flow_side flow_other_side(enum flow_side side)
 /* The flow inside the network @id that the packet is of, and its side. */
 static __always_inline struct flow *
 flow_find_inside(struct scratch *scratch, const struct packet *pkt, __u32 id,
-		 enum flow_side *side)
+		 enum flow_side *side, __u32 *slot)
 {
 	struct flow_key *key = &scratch->key;
 	struct flow *flow;
-	__u32 slot;
 
 	flow_key_of(key, pkt, id);
 	if (flow_key_is_first(key))
-		return flow_find(key, side, &slot);
+		return flow_find(key, side, slot);
 	flow_key_turn(key);
-	flow = flow_find(key, side, &slot);
+	flow = flow_find(key, side, slot);
 	*side = flow_other_side(*side);
 	return flow;
 }

@@ -119,7 +119,7 @@ forward_in(struct __sk_buff *skb, struct packet *pkt, __u32 from)
 		return verdict_drop(skb, reason);
 	if (pkt->fragment == FRAGMENT_FIRST)
 		fragment_remember(pkt, from);
-	flow_touch(skb, flow, pkt, side);
+	flow_touch(skb, flow, slot, pkt, side);
 	reason = nat_translate(skb, pkt, to);
 	if (reason)
 		return verdict_drop(skb, reason);

@@ -241,7 +241,7 @@ gateway_route(struct __sk_buff *skb, struct packet *pkt,
 
 	if (pkt->fragment == FRAGMENT_FIRST)
 		fragment_remember(pkt, device->network);
-	flow_touch(skb, flow, pkt, side);
+	flow_touch(skb, flow, slot, pkt, side);
 	if (to->network != NETWORK_LOOPBACK)
 		reason = route_decrement_ttl(skb, pkt);
 	if (!reason)

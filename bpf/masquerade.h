@@ -110,7 +110,7 @@ masquerade_host(struct __sk_buff *skb, struct packet *pkt,
 	}
 	if (pkt->fragment == FRAGMENT_FIRST)
 		fragment_remember(pkt, NETWORK_OUTSIDE);
-	flow_touch(skb, flow, pkt, side);
+	flow_touch(skb, flow, slot, pkt, side);
 	return nat_translate(skb, pkt, flow_other(flow, side));
 }
 

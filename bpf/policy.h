@@ -54,7 +54,7 @@ policy_links(ctx_t *ctx, struct packet *pkt, __u32 id, __u32 from, __u32 to)
 {
 	struct scratch *scratch = scratch_get();
 	enum flow_side side = FLOW_OPENER;
-	__u32 revision;
+	__u32 slot, revision;
 	enum reason reason;
 	struct flow *flow;
 	bool settles;
@@ -73,30 +73,30 @@ policy_links(ctx_t *ctx, struct packet *pkt, __u32 id, __u32 from, __u32 to)
 	if (!fragment_find_ports(pkt, id))
 		return REASON_FRAGMENT;
 
-	flow = flow_find_inside(scratch, pkt, id, &side);
+	flow = flow_find_inside(scratch, pkt, id, &side, &slot);
 	revision = policy_revision();
 	settles = flow && policy_is_between(flow, side, from, to);
 	if (settles && revision && flow->revision == revision) {
-		flow_touch(ctx, flow, pkt, side);
+		flow_touch(ctx, flow, slot, pkt, side);
 	} else if (policy_has_link(from, to, pkt->dport, pkt->protocol)) {
 		if (!flow) {
 			scratch->client = from;
 			scratch->server = to;
 			reason = flow_open_inside(scratch, pkt, id);
 			side = FLOW_OPENER;
-			flow = flow_find_inside(scratch, pkt, id, &side);
+			flow = flow_find_inside(scratch, pkt, id, &side, &slot);
 		} else if (settles && side == FLOW_OPENER) {
 			flow->revision = revision;
 		}
 		if (flow)
-			flow_touch(ctx, flow, pkt, side);
+			flow_touch(ctx, flow, slot, pkt, side);
 	} else {
 		if (!flow || side != FLOW_ANSWER ||
 		    !policy_has_link(to, from, pkt->sport, pkt->protocol))
 			return REASON_POLICY;
 		if (settles)
 			flow->revision = revision;
-		flow_touch(ctx, flow, pkt, side);
+		flow_touch(ctx, flow, slot, pkt, side);
 	}
 	if (!reason && pkt->fragment == FRAGMENT_FIRST)
 		fragment_remember(pkt, id);

@@ -51,6 +51,7 @@ func sameMappingRows(t testing.TB, v6 bool) []row {
 func sending(setup func(testing.TB, *world), packets ...row) func(testing.TB, *world) {
 	return func(t testing.TB, w *world) {
 		setup(t, w)
+		w.forgetWays(t)
 		for _, r := range packets {
 			w.send(t, r)
 		}

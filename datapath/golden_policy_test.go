@@ -248,9 +248,11 @@ func noSlotRows(t testing.TB) []row {
 	})
 }
 
-// takeSlots claims every slot that is free, and freeSlots frees them again.
+// takeSlots claims every slot that is free or soon will be, and freeSlots frees
+// them again.
 func takeSlots(t testing.TB, w *world) {
 	changeSlots(t, w, bpf.EbpnetFlowStateFLOW_FREE, bpf.EbpnetFlowStateFLOW_CLAIMED)
+	changeSlots(t, w, bpf.EbpnetFlowStateFLOW_DEAD, bpf.EbpnetFlowStateFLOW_CLAIMED)
 }
 
 func freeSlots(t testing.TB, w *world) {
