@@ -106,7 +106,7 @@ define need_clang
 	}
 endef
 
-.PHONY: build demo test bench generate verify lint fmt install clean help
+.PHONY: build demo test bench bench-ci generate verify lint fmt install clean help
 
 build: ## bin/ebpnet (this is the default)
 	$(GO_BUILD) -ldflags '-s -w -X main.version=$(VERSION)' -o bin/ebpnet ./cmd/ebpnet
@@ -149,11 +149,24 @@ endif
 		(set -x; go test -run '^$$' -fuzz "$$target" -fuzztime $(FUZZTIME) "$$package" </dev/null); \
 	done < <(grep -roE '^func Fuzz[A-Za-z0-9_]+' --include='*_test.go' . | sort)
 
-bench: build ## measure against the bare wire, a Linux bridge, iptables, nftables, VXLAN and Open vSwitch (root)
+# The tests of package datapath tell what each of its paths costs.
+define build_bench
+	$(GO_BUILD) -o bin/bench ./bench
+	go test -c -trimpath -o bin/datapath.test ./datapath
+	@mkdir -p bin/bench-results
+endef
+
+bench: build ## measure against the bare wire, a Linux bridge, iptables, nftables, VXLAN and Open vSwitch, into bin/bench-results/ (root)
 	$(need_root)
 	$(call need,$(TEST_PACKAGES))
-	$(GO_BUILD) -o bin/bench ./bench
-	@exec bin/bench
+	$(build_bench)
+	@exec bin/bench --rounds 5 --duration 400ms --json bin/bench-results/bench.json --svg bin/bench-results/bench
+
+bench-ci: build ## measure what bench/floors.go holds ebpnet to, and fail below it (root)
+	$(need_root)
+	$(call need,$(TEST_PACKAGES))
+	$(build_bench)
+	@exec bin/bench --ci --json bin/bench-results/ci.json --svg bin/bench-results/ci
 
 generate: ## compile bpf/ and write its Go types
 	$(call need,$(CLANG_PACKAGES))
@@ -208,5 +221,5 @@ clean: ## remove bin/
 	rm -rf bin
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | \
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | \
 		while IFS=$$'\t' read -r target what; do printf '%-10s%s\n' "$$target" "$$what"; done

@@ -23,13 +23,15 @@ type lab struct {
 	cpu    int             // that client and server share
 	undo   []func() error
 	err    error
+
+	daemons []int // processes started, by id
 }
 
 // namesake begins the name of everything bench makes.
 const namesake = "ebpnet-bench"
 
 // commandTimeout is far more than any command that builds a topology takes.
-const commandTimeout = 30 * time.Second
+const commandTimeout = 2 * time.Minute
 
 func newLab(ctx context.Context, topology string, cpu int) *lab {
 	return &lab{ctx: ctx, prefix: fmt.Sprintf("%s-%d-%s", namesake, os.Getpid(), topology), cpu: cpu}
@@ -107,15 +109,35 @@ func netnsPath(name string) string { return filepath.Join("/run/netns", name) }
 
 // command runs a command; its error holds what it said.
 func command(stdin string, args ...string) error {
+	_, err := execute(stdin, args...)
+	return err
+}
+
+// outcome is what a command said, and how long it took.
+type outcome struct {
+	stdout []byte
+	took   time.Duration
+}
+
+// execute is command, and gives the outcome.
+func execute(stdin string, args ...string) (outcome, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), commandTimeout)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
-	cmd.Stdin = strings.NewReader(stdin)
+	var stdout, stderr bytes.Buffer
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(stdin), &stdout, &stderr
 	cmd.SysProcAttr = apart()
-	// A store or pin directory of the caller's must never be the one measured.
-	cmd.Env = slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "EBPNET_") })
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("%s: %w: %s", strings.Join(args, " "), err, bytes.TrimSpace(out))
+	cmd.Env = environment()
+	began := time.Now()
+	if err := cmd.Run(); err != nil {
+		said := append(stdout.Bytes(), stderr.Bytes()...)
+		return outcome{}, fmt.Errorf("%s: %w: %s", strings.Join(args, " "), err, bytes.TrimSpace(said))
 	}
-	return nil
+	return outcome{stdout.Bytes(), time.Since(began)}, nil
+}
+
+// environment is for commands: a store or pin directory of the caller's must
+// never be the one measured.
+func environment() []string {
+	return slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "EBPNET_") })
 }

@@ -2,7 +2,8 @@
 // one machine: see README.md in its directory for what the figures mean.
 //
 // It builds every topology in network namespaces of its own, sends traffic
-// through each in turn, removes them, and prints a table.
+// through each in turn, removes them, and prints a table. With --ci it holds
+// what it measured against floors.
 package main
 
 import (
@@ -28,6 +29,9 @@ type options struct {
 	duration   time.Duration // of one measurement
 	cpu        int           // that client and server share
 	json       string        // file for the figures; empty: none
+	svg        string        // directory for the plots; empty: none
+	ci         bool          // only what floors need, held against them
+	floors     []floor       // with ci
 	topologies []topology
 	measures   []measure
 }
@@ -45,6 +49,9 @@ func main() {
 	if len(os.Args) == 3 && os.Args[1] == peerCommand {
 		exit(runPeer(os.Args[2], os.Stdout))
 	}
+	if len(os.Args) > 1 && os.Args[1] == generateCommand {
+		exit(generate(os.Args[2:], os.Stdout, os.Stderr))
+	}
 	exit(start(os.Args[1:]))
 }
 
@@ -56,7 +63,8 @@ func exit(err error) {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(exitUsage)
 	default:
-		fmt.Fprintln(os.Stderr, "bench:", err)
+		// A line for each of several.
+		fmt.Fprintln(os.Stderr, "bench:", strings.ReplaceAll(err.Error(), "\n", "\nbench: "))
 		os.Exit(exitFailure)
 	}
 }
@@ -72,20 +80,18 @@ func start(args []string) error {
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
 	defer stop()
 
-	rep, err := measureAll(ctx, opt, progressTo(os.Stderr))
-	switch {
-	case err != nil && ctx.Err() != nil:
-		return fmt.Errorf("interrupted, nothing is reported: %w", err)
-	case err != nil:
-		return err
+	started, progress := time.Now(), progressTo(os.Stderr)
+	rep, err := measureAndShow(ctx, opt, os.Stdout, progress)
+	if err == nil && opt.ci {
+		err = judge(rep, opt, os.Stderr, func(second options) (report, error) {
+			return measureAndShow(ctx, second, os.Stdout, progress)
+		})
 	}
-	if err := rep.table(os.Stdout); err != nil {
-		return err
+	if err != nil && ctx.Err() != nil {
+		return fmt.Errorf("interrupted: %w", err)
 	}
-	if opt.json != "" {
-		return rep.writeJSON(opt.json)
-	}
-	return nil
+	fmt.Fprintf(os.Stderr, "bench: took %s\n", time.Since(started).Round(time.Second))
+	return err
 }
 
 // parse reads the command line; help goes to w. Errors wrap errUsage, or are
@@ -99,6 +105,8 @@ func parse(args []string, w io.Writer) (options, error) {
 	flags.DurationVar(&opt.duration, "duration", time.Second, "of one measurement")
 	flags.IntVar(&opt.cpu, "cpu", min(1, runtime.NumCPU()-1), "the `CPU` that client and server share")
 	flags.StringVar(&opt.json, "json", "", "also write the figures to `FILE`")
+	flags.StringVar(&opt.svg, "svg", "", "also write plots into `DIRECTORY`, which is made")
+	flags.BoolVar(&opt.ci, "ci", false, fmt.Sprintf("measure only what has a floor, in %d rounds of %s unless told, and fail below it", ciRounds, ciDuration))
 	flags.StringVar(&only, "only", "", "comma-separated `NAMES` of families, topologies and measures; none of a kind means all of it")
 
 	switch err := flags.Parse(args); {
@@ -115,6 +123,21 @@ func parse(args []string, w io.Writer) (options, error) {
 		return options{}, fmt.Errorf("%w: --duration %s: want more than nothing", errUsage, opt.duration)
 	case opt.cpu < 0 || opt.cpu >= runtime.NumCPU():
 		return options{}, fmt.Errorf("%w: --cpu %d: want 0 to %d", errUsage, opt.cpu, runtime.NumCPU()-1)
+	}
+	if opt.ci {
+		if only != "" {
+			return options{}, fmt.Errorf("%w: --ci and --only exclude each other: the floors say what is measured", errUsage)
+		}
+		given := map[string]bool{}
+		flags.Visit(func(f *flag.Flag) { given[f.Name] = true })
+		if !given["rounds"] {
+			opt.rounds = ciRounds
+		}
+		if !given["duration"] {
+			opt.duration = ciDuration
+		}
+		opt.hold(floors())
+		return opt, nil
 	}
 	return opt, opt.choose(only)
 }
@@ -180,7 +203,8 @@ func help(flags *flag.FlagSet, w io.Writer) {
 	fmt.Fprintln(w, "\nFlags:")
 	flags.SetOutput(w)
 	flags.PrintDefaults()
-	fmt.Fprintln(w, "\nEBPNET names the ebpnet binary to measure (default bin/ebpnet).")
+	fmt.Fprintln(w, "\nbench generate --help tells of the generator of frames alone.")
+	fmt.Fprintln(w, "EBPNET names the ebpnet binary to measure (default bin/ebpnet).")
 }
 
 // turn is one measurement of a round.
@@ -195,11 +219,11 @@ type turn struct {
 func (opt options) turns(round int) []turn {
 	var all []turn
 	for _, f := range families() {
-		over := f.of(opt.topologies)
 		for _, m := range opt.measures {
 			if !slices.Contains(f.measures, m.name) {
 				continue
 			}
+			over := slices.DeleteFunc(f.of(opt.topologies), func(t topology) bool { return !opt.wanted(m, t) })
 			for i := range over {
 				all = append(all, turn{m, over[(round+i)%len(over)]})
 			}
@@ -213,8 +237,8 @@ func (opt options) turns(round int) []turn {
 func measureAll(ctx context.Context, opt options, progress func(string)) (rep report, err error) {
 	defer progress("")
 	paths := map[string]path{}
-	for _, t := range opt.topologies {
-		progress("building " + t.name)
+	for i, t := range opt.topologies {
+		progress(fmt.Sprintf("building %s (%d of %d)", t.name, i+1, len(opt.topologies)))
 		l := newLab(ctx, t.name, opt.cpu)
 		defer func() { err = errors.Join(err, l.close()) }()
 		paths[t.name] = t.build(l)
@@ -224,10 +248,12 @@ func measureAll(ctx context.Context, opt options, progress func(string)) (rep re
 	}
 
 	rep = newReport(opt)
+	all := opt.rounds * len(rep.Results)
 	for round := range opt.rounds {
-		for _, now := range opt.turns(round) {
+		for i, now := range opt.turns(round) {
 			m, t := now.measure, now.topology
-			progress(fmt.Sprintf("round %d of %d: %s %s", round+1, opt.rounds, m.name, t.name))
+			done := round*len(rep.Results) + i
+			progress(fmt.Sprintf("round %d of %d, %d%%: %s %s", round+1, opt.rounds, 100*done/all, m.name, t.name))
 			s, err := m.run(ctx, paths[t.name], opt)
 			if err != nil {
 				return report{}, fmt.Errorf("round %d, %s over %s: %w", round+1, m.name, t.name, err)

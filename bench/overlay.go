@@ -204,5 +204,7 @@ func buildOVS(l *lab) path {
 		l.address(here.host, "br-phy", here.underlay)
 		l.run("ip", "-n", here.host, "link", "set", "br-phy", "up")
 	})
-	return s.path()
+	p := s.path()
+	p.daemons = l.daemons
+	return p
 }

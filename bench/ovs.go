@@ -39,6 +39,7 @@ func (l *lab) daemon(ns string, args ...string) {
 		if err := cmd.Start(); err != nil {
 			return fmt.Errorf("start %s: %w", args[0], err)
 		}
+		l.daemons = append(l.daemons, cmd.Process.Pid)
 		l.undo = append(l.undo, func() error {
 			if err := cmd.Process.Kill(); err != nil {
 				return fmt.Errorf("end %s: %w", args[0], err)

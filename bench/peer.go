@@ -52,47 +52,59 @@ const grace = 10 * time.Second
 type sample struct {
 	value float64 // in the measure's unit
 	lost  float64 // share of datagrams sent that the server did not get
+	// What some measures tell besides; 0: not measured.
+	cpu      float64       // CPU seconds a unit
+	p50, p99 time.Duration // latency that half, and all but one in a hundred, do not exceed
+	// latencies are all there were, in ascending order.
+	latencies []time.Duration
 }
 
 // run measures once.
 func (m measure) run(ctx context.Context, over path, opt options) (sample, error) {
+	if over.atMost != 0 {
+		opt.duration = min(opt.duration, over.atMost)
+	}
 	ctx, cancel := context.WithTimeout(ctx, opt.duration+grace)
 	defer cancel()
 	if m.take != nil {
 		return m.take(ctx, over, opt)
 	}
+	sent, counted, err := m.traffic(ctx, over, opt)
+	if err != nil {
+		return sample{}, err
+	}
+	rate, err := counted.rate()
+	expected := float64(sent.Total) * float64(max(1, over.copies))
+	return sample{value: rate * m.scale, lost: 1 - float64(counted.Total)/expected}, err
+}
+
+// traffic runs a server and a client, and gives the client's tally and that of
+// the one whose count is the figure.
+func (m measure) traffic(ctx context.Context, over path, opt options) (sent, counted tally, err error) {
 	cpu, duration := opt.cpu, opt.duration
 
 	srv, err := startPeer(ctx, peer{Measure: m.name, Role: server, Netns: netnsPath(over.server), CPU: cpu})
 	if err != nil {
-		return sample{}, err
+		return sent, counted, err
 	}
 	defer srv.stop()
 	if err := srv.awaitReady(); err != nil {
-		return sample{}, err
+		return sent, counted, err
 	}
 	cli, err := startPeer(ctx, peer{
 		Measure: m.name, Role: client, Netns: netnsPath(over.client), CPU: cpu,
 		Dial: over.dial, Duration: duration,
 	})
 	if err != nil {
-		return sample{}, err
+		return sent, counted, err
 	}
 	defer cli.stop()
 
-	sent, err := cli.tally()
-	if err != nil {
-		return sample{}, err
+	if sent, err = cli.tally(); err != nil || m.counts == client {
+		return sent, sent, err
 	}
-	counted := sent
-	if m.counts == server {
-		if counted, err = srv.tally(); err != nil {
-			return sample{}, err
-		}
-	}
-	rate, err := counted.rate()
-	expected := float64(sent.Total) * float64(max(1, over.copies))
-	return sample{value: rate * m.scale, lost: 1 - float64(counted.Total)/expected}, err
+	counted, err = srv.tally()
+	return sent, counted, err
 }
 
 // process is a running peer.

@@ -115,7 +115,7 @@ func TestRatiosAcrossHosts(t *testing.T) {
 		{"scale-256", "-", "-", "0.90"},
 	} {
 		r := rep.find(requests, c.topology)
-		got := []string{ratioText(r.to(wire)), ratioText(r.to(vxlan)), ratioText(r.to(few))}
+		got := []string{ratioText(r.ToWire), ratioText(r.ToVXLAN), ratioText(r.ToFew)}
 		if diff := cmp.Diff([]string{c.toWire, c.toVXLAN, c.toFew}, got); diff != "" {
 			t.Errorf("%s to wire, vxlan, few:\n%s", c.topology, diff)
 		}
@@ -128,8 +128,8 @@ func TestRatiosAcrossHosts(t *testing.T) {
 		rep.add(flooding, topology, sample{value: float64(i + 1)})
 	}
 	rep.finish()
-	if r := rep.find(copies, "flood-ebpnet-16"); ratioText(r.to(vxlan)) != "1.33" { // 4th to 3rd
-		t.Errorf("flood into 16 tunnels to VXLAN: %s, want 1.33", ratioText(r.to(vxlan)))
+	if r := rep.find(copies, "flood-ebpnet-16"); ratioText(r.ToVXLAN) != "1.33" { // 4th to 3rd
+		t.Errorf("flood into 16 tunnels to VXLAN: %s, want 1.33", ratioText(r.ToVXLAN))
 	}
 }
 
@@ -171,8 +171,48 @@ func TestJSONFieldNames(t *testing.T) {
 	want := `{"started":"1970-01-01T00:00:00Z","kernel":"6.18","cpu":0,"rounds":3,"seconds":1,"bridge_netfilter":true,` +
 		`"iptables":"iptables v1","results":[{"family":"inside","measure":"tcp_rr","topology":"wire","ports":0,"tunnels":0,"unit":"transactions/s","median":2,"min":2,"max":2,` +
 		`"ratio_to_wire":1,"ratio_to_bridge":null,"ratio_to_iptables":null,"ratio_to_nftables":null,"ratio_to_vxlan":null,"ratio_to_few":null,` +
-		`"lost":0.000002,"samples":[2,2,2]}]}`
+		`"lost":0.000002,"samples":[2,2,2],"cpu_us_per_unit":null,"p50_us":null,"p99_us":null}]}`
 	if diff := cmp.Diff(want, string(text)); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// What a row tells besides its figure is a column, and is in the JSON.
+func TestDetails(t *testing.T) {
+	t.Parallel()
+	opt := options{rounds: 2, duration: time.Second, measures: []measure{paced()}, topologies: []topology{named(t, wire), named(t, ebpnet)}}
+	rep := newReport(opt)
+	for _, p50 := range []time.Duration{10, 30} {
+		p50 *= time.Microsecond
+		rep.add(paced(), opt.topologies[0], sample{value: microseconds(p50), cpu: 2e-6, p50: p50, p99: 9 * p50})
+		rep.add(paced(), opt.topologies[1], sample{value: 1})
+	}
+	rep.finish()
+	rows := rep.rows(familyOf(opt.topologies[0]))
+	var got []string
+	for _, row := range rows {
+		got = append(got, strings.Join(row[6:], ","))
+	}
+	// The median latency is the figure already.
+	if diff := cmp.Diff([]string{"TO WIRE,TO BRIDGE,CPU µs,P99 µs,LOST", "1.00,-,2,180,0.0%", "0.07,-,-,-,0.0%"}, got); diff != "" {
+		t.Error(diff)
+	}
+	text, err := json.Marshal(rep.Results[0].P99)
+	if want := `{"median":180,"min":90,"max":270,"samples":[90,270]}`; err != nil || string(text) != want {
+		t.Errorf("%s, want %s (%v)", text, want, err)
+	}
+}
+
+// A kind without a field of its own has its ratio among the others.
+func TestOtherRatios(t *testing.T) {
+	t.Parallel()
+	one := toCost()[1]
+	opt := options{rounds: 1, duration: time.Second, measures: costMeasures(), topologies: []topology{toCost()[0], one}}
+	rep := newReport(opt)
+	rep.add(opt.measures[0], opt.topologies[0], sample{value: 10})
+	rep.add(opt.measures[0], one, sample{value: 40})
+	rep.finish()
+	if got := rep.find(packetCost, one.name).Ratios; got[empty] != 4 {
+		t.Errorf("ratios %v, want 4 to %s", got, empty)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"time"
 )
 
 // topology is one way from a client to a server. One more is one more row in
@@ -17,6 +18,7 @@ type topology struct {
 	kind    string          // of what is between client and server
 	ports   int             // how many are published
 	tunnels int             // how many are flooded into
+	times   int             // as much is offered as a rival delivers
 	build   func(*lab) path // failures are in the lab's err
 }
 
@@ -25,7 +27,13 @@ type topology struct {
 type path struct {
 	client, server string
 	dial           netip.AddrPort
-	copies         int // of each datagram that are to arrive; 0: one
+	copies         int    // of each datagram that are to arrive; 0: one
+	daemons        []int  // processes on the way, whose CPU time is the path's
+	program        string // the path in the datapath whose cost is told
+	aim            *aim   // of the generator's frames
+	pressure       *pressure
+	grown          *grown        // what is there of which there is ever more
+	atMost         time.Duration // of one measurement; 0: as long as asked for
 }
 
 // Kinds of topology.
@@ -59,22 +67,26 @@ const (
 )
 
 func families() []family {
-	return []family{
-		{inside, "between two containers of a host", []string{wire, bridge}, []string{requests, connections, datagrams, stream}},
+	return slices.Concat([]family{
+		{
+			inside, "between two containers of a host",
+			[]string{wire, bridge},
+			[]string{requests, connections, datagrams, stream, pacedTCP},
+		},
 		{
 			outside, "from a container to the outside, which sees the host's address",
 			[]string{wire, iptables, nftables},
-			[]string{requests, connections, datagrams, stream},
+			[]string{requests, connections, datagrams, stream, pacedTCP},
 		},
 		{
 			port, "from outside to a container, through the last of so many published ports",
 			[]string{wire, iptables, nftables},
-			[]string{requests, connections, datagrams, oneWay},
+			[]string{requests, connections, datagrams, oneWay, pacedTCP},
 		},
 		{
 			overlay, "between containers of two hosts",
 			[]string{wire, vxlan},
-			[]string{requests, connections, datagrams, stream},
+			[]string{requests, connections, datagrams, stream, pacedTCP},
 		},
 		{
 			scale, "between containers of two hosts, whose tables hold so much",
@@ -86,7 +98,25 @@ func families() []family {
 			[]string{vxlan},
 			[]string{copies},
 		},
+		costFamily(),
+	}, growthFamilies(), pktgenFamilies(), []family{overloadFamily()})
+}
+
+// isBaseOf tells whether t is what another is compared with as that kind: of
+// the same family and number of ports and tunnels, but the wire has none.
+func (t topology) isBaseOf(other topology, kind string) bool {
+	return t.family == other.family && t.kind == kind &&
+		(t.ports == other.ports && t.tunnels == other.tunnels && t.times == other.times || kind == wire)
+}
+
+// bases are the kinds that the topology's family is compared with.
+func (t topology) bases() []string {
+	for _, f := range families() {
+		if f.name == t.family {
+			return f.bases
+		}
 	}
+	return nil
 }
 
 // of gives those of the topologies that are the family's.
@@ -112,7 +142,7 @@ func topologies() []topology {
 		{name: ebpnet, about: "two endpoints of one ebpnet network", family: inside, kind: ebpnet, build: buildEbpnet},
 		{name: "ebpnet-link", about: "the same with --icc=false, and a link to the server's ports", family: inside, kind: ebpnet, build: buildEbpnetLink},
 		{name: bridge, about: "Linux bridge, two veths, Docker's iptables rules", family: inside, kind: bridge, build: buildBridge},
-	}, toOutside(), toPorts(), acrossHosts(), toScale(), toFlood())
+	}, toOutside(), toPorts(), acrossHosts(), toScale(), toFlood(), toGrowth(), toPktgen(), toOverload(), toCost())
 }
 
 func buildWire(l *lab) path {
@@ -153,7 +183,7 @@ func (l *lab) ebpnet(host string, load ...string) func(args ...string) bool {
 	if err != nil && l.err == nil {
 		l.err = err
 	}
-	state := filepath.Join(os.TempDir(), host)
+	state := stateDirectory(host)
 	l.directory(state)
 	// The pins are ebpnet's to make (it mounts bpffs where missing) and
 	// to remove, by unload.
@@ -166,6 +196,8 @@ func (l *lab) ebpnet(host string, load ...string) func(args ...string) bool {
 	}
 	return ebpnet
 }
+
+func stateDirectory(host string) string { return filepath.Join(os.TempDir(), host) }
 
 func pinDirectory(host string) string { return filepath.Join("/sys/fs/bpf", host) }
 

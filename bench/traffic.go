@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -14,10 +15,12 @@ type measure struct {
 	name, about string
 	unit        string
 	scale       float64 // from what is counted to the unit
-	socket      int     // SOCK_STREAM or SOCK_DGRAM
-	counts      role    // whose count is the figure
-	serve       func(listener int) (tally, error)
-	drive       func(p peer) (tally, error)
+	// lessIsBetter tells floors how to read a ratio; it stays value by base.
+	lessIsBetter bool
+	socket       int  // SOCK_STREAM or SOCK_DGRAM
+	counts       role // whose count is the figure
+	serve        func(listener int) (tally, error)
+	drive        func(p peer) (tally, error)
 	// take, where there is one, measures in place of a server and a client.
 	take func(ctx context.Context, over path, opt options) (sample, error)
 }
@@ -41,6 +44,7 @@ const bitsPerByteInGbit = 8e-9
 const (
 	requests    = "tcp_rr"
 	connections = "tcp_crr"
+	pacedTCP    = "tcp_paced"
 	datagrams   = "udp_18"
 	oneWay      = "udp_oneway"
 	stream      = "tcp_stream"
@@ -48,7 +52,7 @@ const (
 )
 
 func measures() []measure {
-	return []measure{
+	return slices.Concat([]measure{
 		{
 			name: requests, about: "1 byte and its answer, over one TCP connection", unit: "transactions/s", scale: 1,
 			socket: unix.SOCK_STREAM, counts: client, serve: serveTransactions, drive: driveTransactions,
@@ -69,11 +73,12 @@ func measures() []measure {
 			name: stream, about: "bytes over one TCP connection", unit: "Gbit/s", scale: bitsPerByteInGbit,
 			socket: unix.SOCK_STREAM, counts: server, serve: serveStream, drive: driveStream,
 		},
+		paced(),
 		{
 			name: copies, about: "copies of broadcast datagrams of 18 bytes that came out of the host", unit: "copies/s", scale: 1,
 			socket: unix.SOCK_DGRAM, counts: server, serve: serveCopies, drive: driveBroadcasts,
 		},
-	}
+	}, growthMeasures(), pktgenMeasures(), overloadMeasures(), costMeasures())
 }
 
 // clockEvery is how many additions pass between two looks at the clock, once
@@ -87,6 +92,9 @@ type tally struct {
 	Total   uint64        `json:"total"`   // all that was counted
 	Units   uint64        `json:"units"`   // counted while the clock ran
 	Elapsed time.Duration `json:"elapsed"` // nanoseconds the clock ran
+	// Of paced requests only.
+	Latencies []time.Duration `json:"latencies,omitempty"` // in their order
+	CPU       time.Duration   `json:"cpu,omitempty"`       // time of the peer's thread
 
 	start     time.Time
 	first     uint64

@@ -107,12 +107,14 @@ func buildNftables(l *lab, published int) (string, string) {
 	return l.plug(host, "container", containerAddr), l.uplink(host)
 }
 
-// buildTranslating publishes the measured port last, as the others do, and
-// those before it as one range.
-func buildTranslating(l *lab, published int) (string, string) {
+func buildTranslating(l *lab, published int) (string, string) { return translating(l, published) }
+
+// translating publishes the measured port last, as the others do, and those
+// before it as one range. It passes on more arguments of load.
+func translating(l *lab, published int, load ...string) (string, string) {
 	host, container := l.netns("host"), l.netns("container")
 	beyond := l.uplink(host)
-	ebpnet := l.ebpnet(host, "--uplink", "up0")
+	ebpnet := l.ebpnet(host, append([]string{"--uplink", "up0"}, load...)...)
 	ebpnet("network", "create", "bench", "--subnet", subnet.String(), "--gateway", gatewayAddr.String())
 	ebpnet("endpoint", "add", "server", "--network", "bench", "--netns", container, "--ip", containerAddr.String())
 	if published > 0 {
