@@ -142,6 +142,24 @@ func (o *Objects) AttachXDP(ifindex int, mode XDPMode) error {
 // DetachXDP undoes AttachXDP, also for a device that has gone.
 func (o *Objects) DetachXDP(ifindex int) error { return detachXDP(xdpPath(o.dir, ifindex)) }
 
+// KeepXDP detaches the program of XDP from all devices but these, also from
+// those that have gone.
+func (o *Objects) KeepXDP(devices []int) error {
+	paths, err := xdpPaths(o.dir)
+	if err != nil {
+		return err
+	}
+	for _, path := range paths {
+		if slices.ContainsFunc(devices, func(ifindex int) bool { return path == xdpPath(o.dir, ifindex) }) {
+			continue
+		}
+		if err := detachXDP(path); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // XDPAttached tells on which devices of this namespace, by number, the program
 // of XDP runs, and how.
 func (o *Objects) XDPAttached() (map[int]XDPMode, error) {
@@ -168,6 +186,16 @@ func (o *Objects) XDPAttached() (map[int]XDPMode, error) {
 		}
 	}
 	return attached, nil
+}
+
+// CheckXDP gives ErrForeignXDP if a device has an XDP program that is not the one
+// pinned under dir.
+func CheckXDP(dir string, ifindex int) error {
+	ours, _, err := xdpOn(dir, ifindex)
+	if err == nil && ours != nil {
+		return ours.Close()
+	}
+	return err
 }
 
 // TryXDP finds out whether a device takes an XDP program in this mode, by

@@ -38,6 +38,9 @@ func (a *Agent) wantedHost(given spec.Host) (wanted spec.Host, known bool, err e
 		wanted.Uplinks = slices.Clone(given.Uplinks)
 	}
 	completeFlows(&wanted, given)
+	if given.XDP != "" {
+		wanted.XDP = given.XDP
+	}
 	slices.Sort(wanted.Uplinks)
 	wanted.Uplinks = slices.Compact(wanted.Uplinks)
 	if len(wanted.Uplinks) > maxUplinks {

@@ -23,11 +23,11 @@ type XDP struct {
 // The generic netlink family that tells what drivers can do about XDP (Linux
 // 6.3), from linux/netdev.h.
 const (
-	netdevFamily     = "netdev"
-	netdevGet        = 1 // NETDEV_CMD_DEV_GET
-	netdevIfindex    = 1 // NETDEV_A_DEV_IFINDEX
-	netdevXDP        = 3 // NETDEV_A_DEV_XDP_FEATURES
-	netdevGenVersion = 1
+	netdevFamily  = "netdev"
+	netdevVersion = 1
+	netdevGet     = 1 // NETDEV_CMD_DEV_GET
+	netdevIfindex = 1 // NETDEV_A_DEV_IFINDEX
+	netdevXDP     = 3 // NETDEV_A_DEV_XDP_FEATURES
 )
 
 // What a driver can do, as that family says: enum netdev_xdp_act.
@@ -111,8 +111,9 @@ func xdpFeatures(ifindex int) (features uint64, known bool, err error) {
 		return 0, false, fmt.Errorf("ask for the features of XDP: %w", err)
 	}
 	request := nl.NewNetlinkRequest(int(family.ID), 0)
-	request.AddData(&nl.Genlmsg{Command: netdevGet, Version: netdevGenVersion})
-	request.AddData(nl.NewRtAttr(netdevIfindex, nl.Uint32Attr(uint32(ifindex))))
+	// nl.Genlmsg leaves its reserved bytes to chance, which this family refuses.
+	request.AddRawData([]byte{netdevGet, netdevVersion, 0, 0})
+	request.AddRawData(nl.NewRtAttr(netdevIfindex, nl.Uint32Attr(uint32(ifindex))).Serialize())
 	answers, err := request.Execute(unix.NETLINK_GENERIC, 0)
 	if err != nil {
 		return 0, false, fmt.Errorf("ask for the features of XDP of device %d: %w", ifindex, err)
