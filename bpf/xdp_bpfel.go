@@ -16,7 +16,52 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	XdpProgXdpUplink = "xdp_uplink"
+	XdpMapCarried               = "carried"
+	XdpMapDevices               = "devices"
+	XdpMapDrops                 = "drops"
+	XdpMapEndpointStats         = "endpoint_stats"
+	XdpMapFdb                   = "fdb"
+	XdpMapFlowIndex             = "flow_index"
+	XdpMapFlows                 = "flows"
+	XdpMapFragmented            = "fragmented"
+	XdpMapHalfOpen              = "half_open"
+	XdpMapHalfOpenTurns         = "half_open_turns"
+	XdpMapIcmpBudgets           = "icmp_budgets"
+	XdpMapLearnedCounts         = "learned_counts"
+	XdpMapLearnedFdb            = "learned_fdb"
+	XdpMapLearnedNeigh          = "learned_neigh"
+	XdpMapLinks                 = "links"
+	XdpMapMembers               = "members"
+	XdpMapNeighbors             = "neighbors"
+	XdpMapNetworkStats          = "network_stats"
+	XdpMapNetworks              = "networks"
+	XdpMapPortSources           = "port_sources"
+	XdpMapPorts                 = "ports"
+	XdpMapPublishedPorts        = "published_ports"
+	XdpMapScratches             = "scratches"
+	XdpMapSweepers              = "sweepers"
+	XdpMapTunnelIds             = "tunnel_ids"
+	XdpMapTunnelPaths           = "tunnel_paths"
+	XdpMapTunnelStats           = "tunnel_stats"
+	XdpMapTunnelWays            = "tunnel_ways"
+	XdpMapTunnels               = "tunnels"
+	XdpMapUplinks               = "uplinks"
+	XdpProgXdpUplink            = "xdp_uplink"
+	XdpVarDatapathIfindex       = "datapath_ifindex"
+	XdpVarDecapIpv4Flags        = "decap_ipv4_flags"
+	XdpVarDecapIpv6Flags        = "decap_ipv6_flags"
+	XdpVarFibFlags              = "fib_flags"
+	XdpVarFirstPort             = "first_port"
+	XdpVarFlowSlots             = "flow_slots"
+	XdpVarGatewayIfindex        = "gateway_ifindex"
+	XdpVarGatewayMac            = "gateway_mac"
+	XdpVarIcmpTimeout           = "icmp_timeout"
+	XdpVarLastPort              = "last_port"
+	XdpVarLearnedTimeout        = "learned_timeout"
+	XdpVarTcpEstablishedTimeout = "tcp_established_timeout"
+	XdpVarTcpTransitoryTimeout  = "tcp_transitory_timeout"
+	XdpVarUdpAnsweredTimeout    = "udp_answered_timeout"
+	XdpVarUdpUnansweredTimeout  = "udp_unanswered_timeout"
 )
 
 // LoadXdp returns the embedded CollectionSpec for Xdp.
@@ -68,12 +113,57 @@ type XdpProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type XdpMapSpecs struct {
+	Carried        *ebpf.MapSpec `ebpf:"carried"`
+	Devices        *ebpf.MapSpec `ebpf:"devices"`
+	Drops          *ebpf.MapSpec `ebpf:"drops"`
+	EndpointStats  *ebpf.MapSpec `ebpf:"endpoint_stats"`
+	Fdb            *ebpf.MapSpec `ebpf:"fdb"`
+	FlowIndex      *ebpf.MapSpec `ebpf:"flow_index"`
+	Flows          *ebpf.MapSpec `ebpf:"flows"`
+	Fragmented     *ebpf.MapSpec `ebpf:"fragmented"`
+	HalfOpen       *ebpf.MapSpec `ebpf:"half_open"`
+	HalfOpenTurns  *ebpf.MapSpec `ebpf:"half_open_turns"`
+	IcmpBudgets    *ebpf.MapSpec `ebpf:"icmp_budgets"`
+	LearnedCounts  *ebpf.MapSpec `ebpf:"learned_counts"`
+	LearnedFdb     *ebpf.MapSpec `ebpf:"learned_fdb"`
+	LearnedNeigh   *ebpf.MapSpec `ebpf:"learned_neigh"`
+	Links          *ebpf.MapSpec `ebpf:"links"`
+	Members        *ebpf.MapSpec `ebpf:"members"`
+	Neighbors      *ebpf.MapSpec `ebpf:"neighbors"`
+	NetworkStats   *ebpf.MapSpec `ebpf:"network_stats"`
+	Networks       *ebpf.MapSpec `ebpf:"networks"`
+	PortSources    *ebpf.MapSpec `ebpf:"port_sources"`
+	Ports          *ebpf.MapSpec `ebpf:"ports"`
+	PublishedPorts *ebpf.MapSpec `ebpf:"published_ports"`
+	Scratches      *ebpf.MapSpec `ebpf:"scratches"`
+	Sweepers       *ebpf.MapSpec `ebpf:"sweepers"`
+	TunnelIds      *ebpf.MapSpec `ebpf:"tunnel_ids"`
+	TunnelPaths    *ebpf.MapSpec `ebpf:"tunnel_paths"`
+	TunnelStats    *ebpf.MapSpec `ebpf:"tunnel_stats"`
+	TunnelWays     *ebpf.MapSpec `ebpf:"tunnel_ways"`
+	Tunnels        *ebpf.MapSpec `ebpf:"tunnels"`
+	Uplinks        *ebpf.MapSpec `ebpf:"uplinks"`
 }
 
 // XdpVariableSpecs contains global variables before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type XdpVariableSpecs struct {
+	DatapathIfindex       *ebpf.VariableSpec `ebpf:"datapath_ifindex"`
+	DecapIpv4Flags        *ebpf.VariableSpec `ebpf:"decap_ipv4_flags"`
+	DecapIpv6Flags        *ebpf.VariableSpec `ebpf:"decap_ipv6_flags"`
+	FibFlags              *ebpf.VariableSpec `ebpf:"fib_flags"`
+	FirstPort             *ebpf.VariableSpec `ebpf:"first_port"`
+	FlowSlots             *ebpf.VariableSpec `ebpf:"flow_slots"`
+	GatewayIfindex        *ebpf.VariableSpec `ebpf:"gateway_ifindex"`
+	GatewayMac            *ebpf.VariableSpec `ebpf:"gateway_mac"`
+	IcmpTimeout           *ebpf.VariableSpec `ebpf:"icmp_timeout"`
+	LastPort              *ebpf.VariableSpec `ebpf:"last_port"`
+	LearnedTimeout        *ebpf.VariableSpec `ebpf:"learned_timeout"`
+	TcpEstablishedTimeout *ebpf.VariableSpec `ebpf:"tcp_established_timeout"`
+	TcpTransitoryTimeout  *ebpf.VariableSpec `ebpf:"tcp_transitory_timeout"`
+	UdpAnsweredTimeout    *ebpf.VariableSpec `ebpf:"udp_answered_timeout"`
+	UdpUnansweredTimeout  *ebpf.VariableSpec `ebpf:"udp_unanswered_timeout"`
 }
 
 // XdpObjects contains all objects after they have been loaded into the kernel.
@@ -96,16 +186,92 @@ func (o *XdpObjects) Close() error {
 //
 // It can be passed to LoadXdpObjects or ebpf.CollectionSpec.LoadAndAssign.
 type XdpMaps struct {
+	Carried        *ebpf.Map `ebpf:"carried"`
+	Devices        *ebpf.Map `ebpf:"devices"`
+	Drops          *ebpf.Map `ebpf:"drops"`
+	EndpointStats  *ebpf.Map `ebpf:"endpoint_stats"`
+	Fdb            *ebpf.Map `ebpf:"fdb"`
+	FlowIndex      *ebpf.Map `ebpf:"flow_index"`
+	Flows          *ebpf.Map `ebpf:"flows"`
+	Fragmented     *ebpf.Map `ebpf:"fragmented"`
+	HalfOpen       *ebpf.Map `ebpf:"half_open"`
+	HalfOpenTurns  *ebpf.Map `ebpf:"half_open_turns"`
+	IcmpBudgets    *ebpf.Map `ebpf:"icmp_budgets"`
+	LearnedCounts  *ebpf.Map `ebpf:"learned_counts"`
+	LearnedFdb     *ebpf.Map `ebpf:"learned_fdb"`
+	LearnedNeigh   *ebpf.Map `ebpf:"learned_neigh"`
+	Links          *ebpf.Map `ebpf:"links"`
+	Members        *ebpf.Map `ebpf:"members"`
+	Neighbors      *ebpf.Map `ebpf:"neighbors"`
+	NetworkStats   *ebpf.Map `ebpf:"network_stats"`
+	Networks       *ebpf.Map `ebpf:"networks"`
+	PortSources    *ebpf.Map `ebpf:"port_sources"`
+	Ports          *ebpf.Map `ebpf:"ports"`
+	PublishedPorts *ebpf.Map `ebpf:"published_ports"`
+	Scratches      *ebpf.Map `ebpf:"scratches"`
+	Sweepers       *ebpf.Map `ebpf:"sweepers"`
+	TunnelIds      *ebpf.Map `ebpf:"tunnel_ids"`
+	TunnelPaths    *ebpf.Map `ebpf:"tunnel_paths"`
+	TunnelStats    *ebpf.Map `ebpf:"tunnel_stats"`
+	TunnelWays     *ebpf.Map `ebpf:"tunnel_ways"`
+	Tunnels        *ebpf.Map `ebpf:"tunnels"`
+	Uplinks        *ebpf.Map `ebpf:"uplinks"`
 }
 
 func (m *XdpMaps) Close() error {
-	return _XdpClose()
+	return _XdpClose(
+		m.Carried,
+		m.Devices,
+		m.Drops,
+		m.EndpointStats,
+		m.Fdb,
+		m.FlowIndex,
+		m.Flows,
+		m.Fragmented,
+		m.HalfOpen,
+		m.HalfOpenTurns,
+		m.IcmpBudgets,
+		m.LearnedCounts,
+		m.LearnedFdb,
+		m.LearnedNeigh,
+		m.Links,
+		m.Members,
+		m.Neighbors,
+		m.NetworkStats,
+		m.Networks,
+		m.PortSources,
+		m.Ports,
+		m.PublishedPorts,
+		m.Scratches,
+		m.Sweepers,
+		m.TunnelIds,
+		m.TunnelPaths,
+		m.TunnelStats,
+		m.TunnelWays,
+		m.Tunnels,
+		m.Uplinks,
+	)
 }
 
 // XdpVariables contains all global variables after they have been loaded into the kernel.
 //
 // It can be passed to LoadXdpObjects or ebpf.CollectionSpec.LoadAndAssign.
 type XdpVariables struct {
+	DatapathIfindex       *ebpf.Variable `ebpf:"datapath_ifindex"`
+	DecapIpv4Flags        *ebpf.Variable `ebpf:"decap_ipv4_flags"`
+	DecapIpv6Flags        *ebpf.Variable `ebpf:"decap_ipv6_flags"`
+	FibFlags              *ebpf.Variable `ebpf:"fib_flags"`
+	FirstPort             *ebpf.Variable `ebpf:"first_port"`
+	FlowSlots             *ebpf.Variable `ebpf:"flow_slots"`
+	GatewayIfindex        *ebpf.Variable `ebpf:"gateway_ifindex"`
+	GatewayMac            *ebpf.Variable `ebpf:"gateway_mac"`
+	IcmpTimeout           *ebpf.Variable `ebpf:"icmp_timeout"`
+	LastPort              *ebpf.Variable `ebpf:"last_port"`
+	LearnedTimeout        *ebpf.Variable `ebpf:"learned_timeout"`
+	TcpEstablishedTimeout *ebpf.Variable `ebpf:"tcp_established_timeout"`
+	TcpTransitoryTimeout  *ebpf.Variable `ebpf:"tcp_transitory_timeout"`
+	UdpAnsweredTimeout    *ebpf.Variable `ebpf:"udp_answered_timeout"`
+	UdpUnansweredTimeout  *ebpf.Variable `ebpf:"udp_unanswered_timeout"`
 }
 
 // XdpPrograms contains all programs after they have been loaded into the kernel.
