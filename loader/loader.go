@@ -40,7 +40,8 @@ type Config struct {
 	FirstPort, LastPort uint16 // of the host, to masquerade by
 	Timeouts            Timeouts
 
-	NeedXDP bool // Load fails if the kernel does not take the program of XDP
+	GenericXDP bool // the program of XDP is for that mode
+	NeedXDP    bool // Load fails if the kernel does not take the program of XDP
 }
 
 // Timeouts are the times after which flows without a packet end, and after
@@ -97,7 +98,7 @@ type upgrade struct {
 	spec       *ebpf.CollectionSpec
 	kept       map[string]*ebpf.Map // from before, used on
 	collection *ebpf.Collection
-	needXDP    bool
+	config     Config
 	objects    *Objects // owns what is in these two
 	maps       map[string]*ebpf.Map
 	programs   map[string]*ebpf.Program
@@ -118,7 +119,7 @@ func prepare(dir string, c Config) (_ *upgrade, err error) {
 	if err := clearLeftovers(dir); err != nil {
 		return nil, err
 	}
-	u := &upgrade{dir: dir, spec: spec, needXDP: c.NeedXDP, objects: &Objects{dir: dir}, collection: &ebpf.Collection{}}
+	u := &upgrade{dir: dir, spec: spec, config: c, objects: &Objects{dir: dir}, collection: &ebpf.Collection{}}
 	if u.kept, err = openMaps(dir, spec, false); err != nil {
 		return nil, err
 	}

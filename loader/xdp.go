@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -46,7 +47,7 @@ func (u *upgrade) loadXDP() error {
 	program, err := u.newXDP()
 	if err != nil {
 		err = fmt.Errorf("%w: %w", ErrNoXDP, err)
-		if u.needXDP {
+		if u.config.NeedXDP {
 			return err
 		}
 		u.objects.NoXDP = err
@@ -77,6 +78,12 @@ func (u *upgrade) newXDP() (*ebpf.Program, error) {
 		if same := u.spec.Variables[name]; same != nil {
 			constant.Value = slices.Clone(same.Value)
 		}
+	}
+	if u.config.GenericXDP {
+		// A program that takes frames in parts is given a copy that has lost the
+		// length of its Ethernet header (Linux 6.9 on), so that TC, which comes
+		// next, would take what is behind that for the beginning of the frame.
+		spec.Programs[bpf.XdpProgXdpUplink].Flags &^= unix.BPF_F_XDP_HAS_FRAGS
 	}
 	collection, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: shared})
 	if err != nil {
@@ -280,19 +287,50 @@ func xdpPaths(dir string) ([]string, error) {
 // isXDP tells whether a link of that name is one of XDP.
 func isXDP(name string) bool { return strings.HasPrefix(name, bpf.XdpProgXdpUplink+"-") }
 
+// How often a device is looked at that has a program of ours without a pin, and
+// how long to wait in between: the kernel lets go of a link some time after its
+// pin is removed.
+const (
+	releaseAttempts = 20
+	releasePause    = 10 * time.Millisecond
+)
+
 // xdpOn looks at the XDP program on a device: ours with its mode, none, or
 // ErrForeignXDP.
 func xdpOn(dir string, ifindex int) (ours link.Link, mode XDPMode, err error) {
+	for range releaseAttempts {
+		var there *netlink.LinkXdp
+		ours, mode, there, err = lookXDP(dir, ifindex)
+		if !errors.Is(err, ErrForeignXDP) || !hasOurName(there.ProgId) {
+			break
+		}
+		time.Sleep(releasePause)
+	}
+	return ours, mode, err
+}
+
+func hasOurName(id uint32) bool {
+	program, err := ebpf.NewProgramFromID(ebpf.ProgramID(id))
+	if err != nil {
+		return errors.Is(err, os.ErrNotExist) // it has gone just now
+	}
+	defer program.Close()
+	info, err := program.Info()
+	return err == nil && info.Name == bpf.XdpProgXdpUplink
+}
+
+// lookXDP is xdpOn at this moment. there is what the kernel says.
+func lookXDP(dir string, ifindex int) (ours link.Link, mode XDPMode, there *netlink.LinkXdp, err error) {
 	device, err := netlink.LinkByIndex(ifindex)
 	if errors.As(err, new(netlink.LinkNotFoundError)) {
-		return nil, "", nil
+		return nil, "", nil, nil
 	}
 	if err != nil {
-		return nil, "", fmt.Errorf("find device %d: %w", ifindex, err)
+		return nil, "", nil, fmt.Errorf("find device %d: %w", ifindex, err)
 	}
-	there := device.Attrs().Xdp
+	there = device.Attrs().Xdp
 	if there == nil || !there.Attached {
-		return nil, "", nil
+		return nil, "", there, nil
 	}
 	mode = XDPGeneric
 	if there.AttachMode != nl.XDP_ATTACHED_SKB {
@@ -302,13 +340,13 @@ func xdpOn(dir string, ifindex int) (ours link.Link, mode XDPMode, err error) {
 	if err == nil {
 		info, err := ours.Info()
 		if err == nil && info.XDP() != nil && info.XDP().Ifindex == uint32(ifindex) {
-			return ours, mode, nil
+			return ours, mode, there, nil
 		}
 		ours.Close()
 	} else if !errors.Is(err, os.ErrNotExist) {
-		return nil, "", fmt.Errorf("open the XDP program's link: %w", err)
+		return nil, "", nil, fmt.Errorf("open the XDP program's link: %w", err)
 	}
-	return nil, "", fmt.Errorf("%w: program %d, %s", ErrForeignXDP, there.ProgId, mode)
+	return nil, "", there, fmt.Errorf("%w: program %d, %s", ErrForeignXDP, there.ProgId, mode)
 }
 
 // detachXDP detaches what is linked by the pin at once, where removing the pin
