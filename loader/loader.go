@@ -40,7 +40,8 @@ type Config struct {
 	FirstPort, LastPort uint16 // of the host, to masquerade by
 	Timeouts            Timeouts
 
-	GenericXDP bool // the program of XDP is for that mode
+	WithoutXDP bool // the program of XDP is left out
+	GenericXDP bool // it is for that mode
 	NeedXDP    bool // Load fails if the kernel does not take the program of XDP
 }
 

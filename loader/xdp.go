@@ -27,9 +27,9 @@ const (
 	XDPGeneric XDPMode = "generic" // after that, on any device
 )
 
-// ErrNoXDP says that the kernel did not take the program of XDP; all else works
-// without it.
-var ErrNoXDP = errors.New("the kernel did not take the XDP program")
+// ErrNoXDP says that the program of XDP was left out, or that the kernel did not
+// take it; all else works without it.
+var ErrNoXDP = errors.New("the XDP program is not loaded")
 
 // ErrForeignXDP says that somebody else's XDP program is on a device.
 var ErrForeignXDP = errors.New("another XDP program is on it")
@@ -44,6 +44,10 @@ func (m XDPMode) flags() link.XDPAttachFlags {
 // loadXDP brings the program of XDP into the kernel, with the maps and constants
 // of the others. It may be missing unless it is needed.
 func (u *upgrade) loadXDP() error {
+	if u.config.WithoutXDP {
+		u.objects.NoXDP = ErrNoXDP
+		return nil
+	}
 	program, err := u.newXDP()
 	if err != nil {
 		err = fmt.Errorf("%w: %w", ErrNoXDP, err)
@@ -97,7 +101,7 @@ func (u *upgrade) newXDP() (*ebpf.Program, error) {
 func (o *Objects) openXDP() (err error) {
 	o.XDP, err = ebpf.LoadPinnedProgram(filepath.Join(o.dir, programsDirectory, bpf.XdpProgXdpUplink), nil)
 	if errors.Is(err, os.ErrNotExist) {
-		o.NoXDP = fmt.Errorf("%w at load", ErrNoXDP)
+		o.NoXDP = ErrNoXDP
 		return nil
 	}
 	if err != nil {

@@ -200,14 +200,18 @@ func TestXDPBesideFilters(t *testing.T) {
 	})
 }
 
-// A datapath without the program of XDP, as one that an older version loaded or
-// whose kernel refused it, is whole but for that.
+// A datapath without the program of XDP, as one that has no use for it or whose
+// kernel refused it, is whole but for that.
 func TestWithoutXDP(t *testing.T) {
 	t.Parallel()
 	dir := pinDirectory(t)
 	w := newWire(t)
-	mustLoad(t, dir)
-	must(t, os.Remove(filepath.Join(dir, programsDirectory, bpf.XdpProgXdpUplink)))
+	left, err := Load(dir, Config{GatewayIfindex: 1, WithoutXDP: true})
+	must(t, err)
+	must(t, left.Close())
+	if _, err := os.Stat(filepath.Join(dir, programsDirectory, bpf.XdpProgXdpUplink)); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the program of XDP is pinned: %v", err)
+	}
 	o, err := Open(dir)
 	must(t, err)
 	defer func() { must(t, o.Close()) }()

@@ -106,6 +106,7 @@ func loaderConfig(gateway host.Gateway, wanted spec.Host) loader.Config {
 		Flows:           wanted.FlowCapacity(),
 		FirstPort:       ports.First,
 		LastPort:        ports.Last,
+		WithoutXDP:      wanted.XDP.Effective() == spec.XDPOff,
 		GenericXDP:      wanted.XDP == spec.XDPGeneric,
 		Timeouts: loader.Timeouts{
 			TCPEstablished: wanted.Timeout(spec.TCPEstablished),
