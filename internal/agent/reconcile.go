@@ -31,7 +31,7 @@ func (a *Agent) Reconcile() error {
 	renew, err := a.isNew(gateway)
 	renew = renew || slices.Contains(w.pending, store.Change{Kind: store.KindHost}) // see putHost
 	if err == nil && renew && !a.fresh {
-		err = a.loadPrograms(gateway, w.host)
+		err = a.loadPrograms(loaderConfig(gateway, w.host))
 	}
 	if err != nil {
 		return err
@@ -46,9 +46,20 @@ func (a *Agent) Reconcile() error {
 	if err := a.host.SetGatewayMTU(gatewayMTU(uplinks)); err != nil {
 		return err
 	}
+	planned, err := a.planXDP(w.host.XDP, uplinks)
+	if err != nil {
+		return err
+	}
 	veths, made, failed, err := a.reconcileVeths(&w, uplinks)
 	if err != nil {
 		return err
+	}
+	napi := map[string]bool{}
+	if anyXDP(planned) {
+		for name := range veths {
+			e := w.endpoints[name]
+			napi[name] = a.ensureNAPI(vethOf(e, w.networks[e.Network], 0))
+		}
 	}
 	if len(w.ports) > 0 {
 		if err := a.openLoopback(); err != nil {
@@ -61,7 +72,7 @@ func (a *Agent) Reconcile() error {
 			return err
 		}
 	}
-	if err := a.tables.Replace(w.tablesFor(veths, uplinks)); err != nil {
+	if err := a.tables.Replace(w.tablesFor(veths, napi, planned)); err != nil {
 		return err
 	}
 	if err := a.closeLoopback(); err != nil {
@@ -78,6 +89,9 @@ func (a *Agent) Reconcile() error {
 		detour,
 	}
 	if err := a.attach(append(hooks, uplinkHooks(uplinks)...)); err != nil {
+		return err
+	}
+	if err := a.attachXDP(w.host, planned); err != nil {
 		return err
 	}
 	if err := a.finishResize(); err != nil {
@@ -371,15 +385,18 @@ func (a *Agent) followUplinks() error {
 	if err != nil {
 		return err
 	}
-	entries := make([]datapath.Uplink, len(uplinks))
-	for i, u := range uplinks {
-		entries[i] = uplinkEntry(u)
+	planned, err := a.planXDP(wanted.XDP, uplinks)
+	if err != nil {
+		return err
 	}
-	if err := a.tables.ReplaceUplinks(entries); err != nil {
+	if err := a.tables.ReplaceUplinks(uplinkEntries(planned)); err != nil {
 		return err
 	}
 	if err := a.warnOfTunnels(slices.Values(tunnels)); err != nil {
 		return err
 	}
-	return a.attach(uplinkHooks(uplinks))
+	if err := a.attach(uplinkHooks(uplinks)); err != nil {
+		return err
+	}
+	return a.followXDP(wanted, planned)
 }
