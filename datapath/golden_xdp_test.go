@@ -69,18 +69,6 @@ func (r row) checkXDP(t *testing.T, w *world) {
 	}
 }
 
-// prepare brings the world to where the row's packet comes in.
-func (r row) prepare(t testing.TB, w *world) {
-	t.Helper()
-	w.forgetPackets(t)
-	for _, s := range r.before {
-		w.run(t, w.program(s.hook), s.device, s.frame, s.skb)
-	}
-	if r.setup != nil {
-		r.setup(t, w)
-	}
-}
-
 // withXDP has the uplink run XDP in its driver, and every endpoint take frames
 // from there.
 func withXDP(w *Wanted) {
