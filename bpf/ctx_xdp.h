@@ -74,17 +74,45 @@ static __always_inline bool ctx_reach(ctx_t *ctx, __u32 length)
 	return all < length && all <= MAX_IN_PLACE && data + all <= end;
 }
 
+/* Where the @length bytes from @offset on are in place; NULL if they are not. */
+static __always_inline void *
+ctx_at(const ctx_t *ctx, __u32 offset, __u32 length)
+{
+	void *at = ctx_data(ctx);
+
+	/* The compiler may know that this holds; the verifier does not. */
+	asm volatile("" : "+r"(offset));
+	if (offset > MAX_IN_PLACE)
+		return NULL;
+	at += offset;
+	return at + length <= ctx_end(ctx) ? at : NULL;
+}
+
 static __always_inline long
 ctx_load(const ctx_t *ctx, __u32 offset, void *to, __u32 length)
 {
+	if (__builtin_constant_p(length)) {
+		const void *at = ctx_at(ctx, offset, length);
+
+		if (at) {
+			__builtin_memcpy(to, at, length);
+			return 0;
+		}
+	}
 	return bpf_xdp_load_bytes((ctx_t *)ctx, offset, to, length);
 }
 
-/* The flags are about what only a socket buffer has. */
+/* Only small frames are written to, which are in one piece. The flags are about
+ * what only a socket buffer has. */
 static __always_inline long
 ctx_store(ctx_t *ctx, __u32 offset, const void *from, __u32 length, __u64 flags)
 {
-	return bpf_xdp_store_bytes(ctx, offset, (void *)from, length);
+	void *at = ctx_at(ctx, offset, length);
+
+	if (!at)
+		return -1;
+	__builtin_memcpy(at, from, length);
+	return 0;
 }
 
 /* Mends the checksum at @offset: RFC 1624, equation 3. @size is that of @from
@@ -93,21 +121,21 @@ static __always_inline long ctx_mend(ctx_t *ctx, __u32 offset, __u64 from,
 				     __u64 to, __u64 size, bool optional)
 {
 	__u64 sum = (__u32)to;
-	__sum16 check;
+	__sum16 *check = ctx_at(ctx, offset, sizeof(*check));
 
-	if (ctx_load(ctx, offset, &check, sizeof(check)))
+	if (!check)
 		return -1;
-	if (optional && !check)
+	if (optional && !*check)
 		return 0;
 	if (size == sizeof(__be16))
 		sum += (__u16)~from;
 	else if (size == sizeof(__be32))
 		sum += (__u32)~from;
-	sum += (__u16)~check;
-	check = csum_fold((sum & 0xffff) + (sum >> 16 & 0xffff) + (sum >> 32));
-	if (optional && !check)
-		check = (__sum16)~0; /* zero would say that there is none */
-	return ctx_store(ctx, offset, &check, sizeof(check), 0);
+	sum += (__u16) ~*check;
+	*check = csum_fold((sum & 0xffff) + (sum >> 16 & 0xffff) + (sum >> 32));
+	if (optional && !*check)
+		*check = (__sum16)~0; /* zero would say that there is none */
+	return 0;
 }
 
 static __always_inline long

@@ -66,12 +66,15 @@ static __always_inline bool takes(const struct station *station, __u32 network)
  * be told that a checksum is still to be filled in, as in what comes from
  * another namespace of this machine; such a one is wrong here.
  */
-static __noinline bool is_summed(ctx_t *ctx, const struct packet *pkt)
+__verified_once int is_summed(ctx_t *ctx, const struct packet *pkt)
 {
-	__u32 length = packet_said_length(ctx, pkt) - (pkt->l4 - pkt->l3);
 	__sum16 check;
+	__u32 length;
 	__s64 sum;
 
+	if (!pkt)
+		return false;
+	length = packet_said_length(ctx, pkt) - (pkt->l4 - pkt->l3);
 	if (pkt->fragment || length > LARGEST_TAKEN)
 		return false;
 	if (pkt->protocol == IPPROTO_UDP && address_is_ipv4(&pkt->dst)) {
@@ -95,15 +98,18 @@ static __noinline bool is_summed(ctx_t *ctx, const struct packet *pkt)
 }
 
 /* What comes out of a tunnel. @take: may_take(). */
-static __noinline int out_of_tunnel(ctx_t *ctx, struct packet *pkt,
-				    const struct gre_origin *origin, bool take)
+__verified_once int out_of_tunnel(ctx_t *ctx, struct packet *pkt,
+				  const struct gre_origin *origin, bool take)
 {
 	const struct station *station;
 	const struct network *network;
-	__u32 endpoint = 0;
+	__u32 endpoint = 0, id;
 	enum reason reason;
 
-	network = bpf_map_lookup_elem(&networks, &origin->network);
+	if (!pkt || !origin)
+		return VERDICT_PASS;
+	id = origin->network; /* before 6.2 no key may be of a caller's memory */
+	network = bpf_map_lookup_elem(&networks, &id);
 	if (!network || parse_l3(ctx, pkt, origin->inner))
 		return VERDICT_PASS;
 	reason = guard_overlay(ctx, pkt, origin, network, &endpoint);
@@ -148,15 +154,20 @@ from_gre(ctx_t *ctx, struct packet *pkt, const struct uplink *uplink)
 	return out_of_tunnel(ctx, pkt, &origin, may_take(ctx, uplink));
 }
 
-/* Whether the first packet of a flow, with @key, is for a published port that
- * its source may not reach. What costs nothing is asked first. */
-static __noinline bool
-is_refused(ctx_t *ctx, const struct packet *pkt, const struct flow_key *key)
+/* Whether the first packet of a flow, with scratch->key, is for a published
+ * port that its source may not reach. What costs nothing is asked first. */
+__verified_once int is_refused(ctx_t *ctx, const struct packet *pkt)
 {
-	const struct port *port = publish_lookup(key);
+	struct scratch *scratch = scratch_get();
 	const struct network *network;
+	const struct flow_key *key;
+	const struct port *port;
 	__u32 id;
 
+	if (!pkt || !scratch)
+		return false;
+	key = &scratch->key;
+	port = publish_lookup(key);
 	if (!port || publish_allows(port, &key->src) || !flow_may_open(pkt))
 		return false;
 	port = publish_find(ctx, key);
@@ -169,18 +180,22 @@ is_refused(ctx_t *ctx, const struct packet *pkt, const struct flow_key *key)
 }
 
 /* Takes a packet of @flow to the endpoint on its other side. */
-static __noinline int
-into_flow(ctx_t *ctx, struct packet *pkt, struct flow *flow, __u32 slot,
-	  enum flow_side side)
+__verified_once int into_flow(ctx_t *ctx, struct packet *pkt, struct flow *flow,
+			      __u32 slot, enum flow_side side)
 {
-	const struct flow_key *to = flow_other(flow, side);
 	const struct station *station;
+	const struct flow_key *to;
+	struct address endpoint;
 	enum reason reason;
 
+	if (!pkt || !flow)
+		return VERDICT_PASS;
+	to = flow_other(flow, side);
 	if (to->network == NETWORK_OUTSIDE ||
 	    policy_check_outside(to->network) || pkt->ttl <= 1)
 		return VERDICT_PASS;
-	station = bpf_map_lookup_elem(&neighbors, &to->src);
+	endpoint = to->src; /* before 6.2, again */
+	station = bpf_map_lookup_elem(&neighbors, &endpoint);
 	if (!takes(station, to->network) || !is_summed(ctx, pkt))
 		return VERDICT_PASS;
 
@@ -215,7 +230,7 @@ from_outside(ctx_t *ctx, struct packet *pkt, const struct uplink *uplink)
 		return pkt->protocol == IPPROTO_UDP && may_take(ctx, uplink) ?
 			       into_flow(ctx, pkt, flow, slot, side) :
 			       VERDICT_PASS;
-	if (published && is_refused(ctx, pkt, &scratch->key))
+	if (published && is_refused(ctx, pkt))
 		return verdict_drop(ctx, REASON_SOURCE_NOT_ALLOWED);
 	return VERDICT_PASS;
 }

@@ -20,9 +20,9 @@ import (
 
 func checkCommand() *cli.Command {
 	return &cli.Command{
-		Name:        "check",
-		Usage:       "tell whether this kernel can run the datapath",
-		UsageText:   "ebpnet check",
+		Name:      "check",
+		Usage:     "tell whether this kernel can run the datapath",
+		UsageText: "ebpnet check",
 		Description: "Lists what is needed and what is used where it is there, with its fallback; and which XDP the uplinks\n" +
 			"could have, or the physical devices if there are none yet.\nExample: ebpnet check -o json",
 		Action: func(c *cli.Context) error {

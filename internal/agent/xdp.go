@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/ebpnet/ebpnet/datapath"
 	"github.com/ebpnet/ebpnet/internal/host"
@@ -127,6 +128,9 @@ func (a *Agent) attachXDP(wanted spec.Host, planned []plannedUplink) error {
 			continue
 		}
 		without[u.Name] = OneLine(u.why)
+		if before := wanted.WithoutXDP[u.Name]; errors.Is(u.why, loader.ErrNoXDP) && strings.HasPrefix(before, without[u.Name]) {
+			without[u.Name] = before // only load knows the kernel's reason
+		}
 		if a.fresh || wanted.WithoutXDP[u.Name] != without[u.Name] {
 			tell := a.log.Warn
 			if wanted.XDP == spec.XDPAuto {
