@@ -49,3 +49,33 @@ func (w *world) receive(t testing.TB, frame []byte) {
 		t.Fatal(err)
 	}
 }
+
+// TestXDPTakesFramesInPieces is of frames larger than a page, whose first piece
+// has the headers alone.
+func TestXDPTakesFramesInPieces(t *testing.T) {
+	t.Parallel()
+	testutil.RequireRoot(t)
+	w := newWorld(t, loadPinned)
+	withXDP(&w.wanted)
+	remember(t, w)
+	p := between(remote, alice, false, udp(1, 2))
+	p.payload = string(make([]byte, 8000))
+	spoofed, large := p, incoming(false, udp(40000, someDNSPort))
+	spoofed.src, large.src, large.payload = bob.ip4, peer.ip4, p.payload
+	around := arriving(false, key(openKey))
+	summed := around
+	summed.checksum = true
+	unsummed := summed.around(t, p.frame(t))
+	for _, r := range []row{
+		fromUplink("out of a tunnel", around.around(t, p.frame(t))).passed(),
+		fromUplink("with a checksum", summed.around(t, p.frame(t))).passed(),
+		fromUplink("with a wrong checksum", patch(unsummed, len(unsummed)-1, 1)).dropped("bad_gre_checksum"),
+		fromUplink("of an unknown key", arriving(false, key(strangeKey)).around(t, p.frame(t))).dropped("unknown_key"),
+		outOfTunnel("of a spoofed source", around.around(t, spoofed.frame(t))).dropped("spoofed_overlay"),
+		fromUplink("to the host", incoming(false, udp(1, 2)).frame(t)).passed(),
+		fromUplink("from who is not allowed", large.frame(t)).dropped("source_not_allowed"),
+		fromUplink("malformed", patch(large.frame(t), atIPLength, 0xff, 0xff)).dropped("malformed"),
+	} {
+		t.Run(r.name, func(t *testing.T) { r.checkXDP(t, w) })
+	}
+}

@@ -34,7 +34,6 @@ const (
 const (
 	xdpBasic     = 1 << 0
 	xdpRedirects = 1 << 1
-	xdpTransmits = 1 << 2 // takes frames that others redirect to it
 	xdpParts     = 1 << 5 // frames of more than one page
 )
 
@@ -150,8 +149,8 @@ func (h *Host) Physical() ([]string, error) {
 
 // EnsureNAPI sees to it that the inner end of an endpoint's veth takes packets
 // by NAPI, as it does with GRO, and tells whether it does: frames that XDP
-// redirects there vanish otherwise. It does not of an end that an engine has
-// taken, nobody knows where to, and that is not known to do so already.
+// redirects there vanish otherwise. Of an end that an engine has taken, nobody
+// knows where to, it is not known.
 func (h *Host) EnsureNAPI(v Veth) (on bool, err error) {
 	device, err := h.find(VethName(v.ID))
 	if err != nil {
@@ -167,11 +166,9 @@ func (h *Host) EnsureNAPI(v Veth) (on bool, err error) {
 		}
 		return on, nil
 	}
-	if waits, err := h.Waits(v.ID); err != nil {
+	waits, err := h.Waits(v.ID)
+	if err != nil || !waits {
 		return false, err
-	} else if waits {
-		return receiveTogether(HandedName(v.ID))
 	}
-	features, _, err := xdpFeatures(device.Attrs().Index)
-	return features&xdpTransmits != 0, err
+	return receiveTogether(HandedName(v.ID))
 }
