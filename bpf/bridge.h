@@ -18,20 +18,6 @@ bridge_is_behind(const struct __sk_buff *skb, const struct station *station)
 	return station->trunk && station->ifindex == skb->ifindex;
 }
 
-/* Addresses the frame to @station, as from @from. */
-static __always_inline enum reason
-bridge_readdress(struct __sk_buff *skb, struct packet *pkt,
-		 const struct station *station, struct mac from)
-{
-	struct mac macs[2] = { station->mac, from };
-
-	pkt->dst_mac = macs[0];
-	pkt->src_mac = macs[1];
-	if (bpf_skb_store_bytes(skb, 0, macs, sizeof(macs), 0))
-		return REASON_KERNEL_ERROR;
-	return REASON_NONE;
-}
-
 /* Takes a frame of an endpoint to @station, if it may go there. */
 static __always_inline int
 bridge_forward(struct __sk_buff *skb, struct packet *pkt,

@@ -5,6 +5,7 @@
 
 #include <linux/if_packet.h>
 
+#include "deliver_anew.h"
 #include "headers/uapi.h"
 #include "verdict.h"
 
@@ -18,15 +19,6 @@ bridge_deliver(struct __sk_buff *skb, const struct station *station)
 		bpf_skb_change_type(skb, PACKET_HOST);
 	count_rx(&endpoint_stats, station->endpoint, skb);
 	return bpf_redirect_peer(station->ifindex, 0);
-}
-
-/* Delivers by way of the veth, whose other end looks at the frame anew: slower,
- * but it does not matter what the kernel took it for before. */
-static __always_inline int
-bridge_deliver_anew(struct __sk_buff *skb, const struct station *station)
-{
-	count_rx(&endpoint_stats, station->endpoint, skb);
-	return bpf_redirect(station->ifindex, 0);
 }
 
 /* Put into skb->tc_index of what the datapath itself sends out of an uplink:

@@ -307,7 +307,7 @@ type EbpnetStation struct {
 	Kind     EbpnetStationKind
 	Mac      EbpnetMac
 	Trunk    uint8
-	Pad      uint8
+	Napi     uint8
 }
 
 type EbpnetStationKind uint32
@@ -358,7 +358,9 @@ type EbpnetUplink struct {
 	_       structs.HostLayout
 	Ifindex uint32
 	Mtu     uint32
-	Pad     [2]uint32
+	Mac     EbpnetMac
+	Native  uint8
+	Pad     uint8
 	Ipv4    EbpnetAddress
 	Ipv6    EbpnetAddress
 }

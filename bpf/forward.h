@@ -64,15 +64,6 @@ forward_to_endpoint(struct __sk_buff *skb, struct packet *pkt, __u32 network)
 	return bridge_deliver(skb, station);
 }
 
-/* Whether packets may go between endpoints of the network and others. */
-static __always_inline enum reason forward_check_network(__u32 id)
-{
-	const struct network *network = bpf_map_lookup_elem(&networks, &id);
-
-	return !network || network->flags & NETWORK_INTERNAL ? REASON_INTERNAL :
-							       REASON_NONE;
-}
-
 /*
  * Takes a packet that comes in @from the outside or from lo to the endpoint
  * whose it is. VERDICT_PASS if it is none's but the host's, and then perhaps
@@ -109,7 +100,7 @@ forward_in(struct __sk_buff *skb, struct packet *pkt, __u32 from)
 	if (to->network == NETWORK_OUTSIDE) { /* the host's own */
 		reason = REASON_NONE;
 	} else {
-		reason = forward_check_network(to->network);
+		reason = policy_check_outside(to->network);
 		if (!reason)
 			reason = from == NETWORK_LOOPBACK ?
 					 forward_forget_route(skb) :
@@ -146,7 +137,7 @@ forward_error_in(struct __sk_buff *skb, struct packet *pkt, __u32 from)
 	if (!reason && network == NETWORK_OUTSIDE) /* the host's own */
 		return VERDICT_PASS;
 	if (!reason)
-		reason = forward_check_network(network);
+		reason = policy_check_outside(network);
 	if (!reason)
 		reason = from == NETWORK_LOOPBACK ?
 				 forward_forget_route(skb) :

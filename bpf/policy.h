@@ -14,6 +14,15 @@
 #include "maps.h"
 #include "parse.h"
 
+/* Whether packets may go between endpoints of the network and the outside. */
+static __always_inline enum reason policy_check_outside(__u32 id)
+{
+	const struct network *network = bpf_map_lookup_elem(&networks, &id);
+
+	return !network || network->flags & NETWORK_INTERNAL ? REASON_INTERNAL :
+							       REASON_NONE;
+}
+
 static __always_inline bool
 policy_has_link(__u32 client, __u32 server, __be16 port, __u8 protocol)
 {

@@ -90,21 +90,12 @@ publish_allows(const struct port *port, const struct address *source)
 	       bpf_map_lookup_elem(&port_sources, &key);
 }
 
-/* Opens the flow of packets with @key to the published @port. */
-__verified_once int publish_open_port(ctx_t *ctx, const struct flow_key *key,
-				      const struct port *port)
+/* Whether packets with @key may open a flow to the published @port of
+ * @network. */
+static __always_inline enum reason
+publish_check(ctx_t *ctx, const struct flow_key *key, const struct port *port,
+	      const struct network *network)
 {
-	struct search search = { .ctx = ctx, .kind = SEARCH_PEER };
-	struct scratch *scratch = scratch_get();
-	const struct network *network;
-	__u32 id;
-
-	if (!key || !port || !scratch)
-		return REASON_KERNEL_ERROR;
-	id = port->network;
-	network = bpf_map_lookup_elem(&networks, &id);
-	if (!network)
-		return REASON_KERNEL_ERROR;
 	if (network->flags & NETWORK_INTERNAL)
 		return REASON_INTERNAL;
 	if (key->network == NETWORK_OUTSIDE && address_is_loopback(&key->dst))
@@ -116,7 +107,28 @@ __verified_once int publish_open_port(ctx_t *ctx, const struct flow_key *key,
 	if (key->network != NETWORK_LOOPBACK &&
 	    !publish_allows(port, &key->src))
 		return REASON_SOURCE_NOT_ALLOWED;
+	return REASON_NONE;
+}
 
+/* Opens the flow of packets with @key to the published @port. */
+__verified_once int publish_open_port(ctx_t *ctx, const struct flow_key *key,
+				      const struct port *port)
+{
+	struct search search = { .ctx = ctx, .kind = SEARCH_PEER };
+	struct scratch *scratch = scratch_get();
+	const struct network *network;
+	enum reason reason;
+	__u32 id;
+
+	if (!key || !port || !scratch)
+		return REASON_KERNEL_ERROR;
+	id = port->network;
+	network = bpf_map_lookup_elem(&networks, &id);
+	if (!network)
+		return REASON_KERNEL_ERROR;
+	reason = publish_check(ctx, key, port, network);
+	if (reason)
+		return reason;
 	scratch->opener = *key;
 	flow_key_reverse(&scratch->answer, key, port->network);
 	scratch->answer.src = port->address;

@@ -25,6 +25,41 @@ func loadSpec(t *testing.T) *ebpf.CollectionSpec {
 	return spec
 }
 
+func loadXDPSpec(t *testing.T) *ebpf.CollectionSpec {
+	t.Helper()
+	spec, err := LoadXdp()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return spec
+}
+
+// TestXDPHasTheSameMaps: its program is loaded with the maps of the others, and
+// the constants.
+func TestXDPHasTheSameMaps(t *testing.T) {
+	t.Parallel()
+	spec, xdp := loadSpec(t), loadXDPSpec(t)
+	for name, m := range xdp.Maps {
+		if strings.HasPrefix(name, ".") {
+			continue // of the object's own constants
+		}
+		same := spec.Maps[name]
+		if same == nil {
+			t.Errorf("map %s is none of the others'", name)
+			continue
+		}
+		if m.Type != same.Type || m.KeySize != same.KeySize || m.ValueSize != same.ValueSize ||
+			m.MaxEntries != same.MaxEntries || m.Flags != same.Flags {
+			t.Errorf("map %s is %v, of the others %v", name, m, same)
+		}
+	}
+	for name := range xdp.Variables {
+		if spec.Variables[name] == nil {
+			t.Errorf("constant %s is none of the others'", name)
+		}
+	}
+}
+
 func TestNamesAreNotCut(t *testing.T) {
 	t.Parallel()
 	spec := loadSpec(t)
@@ -33,9 +68,11 @@ func TestNamesAreNotCut(t *testing.T) {
 			t.Errorf("map %s: the kernel keeps %s", name, name[:maxName])
 		}
 	}
-	for name := range spec.Programs {
-		if len(name) > maxName {
-			t.Errorf("program %s: the kernel keeps %s", name, name[:maxName])
+	for _, spec := range []*ebpf.CollectionSpec{spec, loadXDPSpec(t)} {
+		for name := range spec.Programs {
+			if len(name) > maxName {
+				t.Errorf("program %s: the kernel keeps %s", name, name[:maxName])
+			}
 		}
 	}
 }
@@ -43,12 +80,14 @@ func TestNamesAreNotCut(t *testing.T) {
 // TestLicense holds the license that helpers ask for.
 func TestLicense(t *testing.T) {
 	t.Parallel()
-	for name, p := range loadSpec(t).Programs {
-		if p.License != "Dual BSD/GPL" {
-			t.Errorf("program %s has license %q", name, p.License)
-		}
-		if p.Type != ebpf.SchedCLS {
-			t.Errorf("program %s is of type %s", name, p.Type)
+	for kind, spec := range map[ebpf.ProgramType]*ebpf.CollectionSpec{ebpf.SchedCLS: loadSpec(t), ebpf.XDP: loadXDPSpec(t)} {
+		for name, p := range spec.Programs {
+			if p.License != "Dual BSD/GPL" {
+				t.Errorf("program %s has license %q", name, p.License)
+			}
+			if p.Type != kind {
+				t.Errorf("program %s is of type %s, want %s", name, p.Type, kind)
+			}
 		}
 	}
 }
@@ -75,15 +114,16 @@ func TestEveryReasonHasAValue(t *testing.T) {
 // TestConstantsAreNotWritten: what the loader sets must be frozen in .rodata.
 func TestConstantsAreNotWritten(t *testing.T) {
 	t.Parallel()
-	spec := loadSpec(t)
-	for name, v := range spec.Variables {
-		if !v.Constant() {
-			t.Errorf("%s is no constant", name)
+	for _, spec := range []*ebpf.CollectionSpec{loadSpec(t), loadXDPSpec(t)} {
+		for name, v := range spec.Variables {
+			if !v.Constant() {
+				t.Errorf("%s is no constant", name)
+			}
 		}
-	}
-	for name := range spec.Maps {
-		if name == ".data" || name == ".bss" {
-			t.Errorf("the programs have writable globals: %s", name)
+		for name := range spec.Maps {
+			if name == ".data" || name == ".bss" {
+				t.Errorf("the programs have writable globals: %s", name)
+			}
 		}
 	}
 }

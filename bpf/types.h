@@ -135,7 +135,7 @@ struct station {
 	enum station_kind kind;
 	struct mac mac;
 	__u8 trunk; /* 1: other stations are behind it */
-	__u8 pad;
+	__u8 napi; /* 1: its device takes frames from XDP */
 };
 _Static_assert(sizeof(struct station) == 28, "struct station");
 
@@ -262,7 +262,9 @@ _Static_assert(sizeof(struct tunnel_path) == 16, "struct tunnel_path");
 struct uplink {
 	__u32 ifindex;
 	__u32 mtu;
-	__u32 pad[2];
+	struct mac mac;
+	__u8 native; /* 1: XDP runs in its driver, before there is an skb */
+	__u8 pad;
 	struct address ipv4; /* zero: none */
 	struct address ipv6; /* zero: none */
 };

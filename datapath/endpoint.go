@@ -20,6 +20,7 @@ type Endpoint struct {
 	Ifindex   int          // local
 	Tunnel    uint32       // remote: the tunnel's id, else 0
 	Trunk     bool         // local: other stations are behind it
+	NAPI      bool         // local: its veth takes frames from XDP
 }
 
 // Remote tells whether e is behind a tunnel.
@@ -27,8 +28,11 @@ func (e Endpoint) Remote() bool { return e.Tunnel != 0 }
 
 func (e Endpoint) mac() bpf.EbpnetMac { return bpf.EbpnetMac{Byte: e.MAC} }
 
-func (e Endpoint) trunk() uint8 {
-	if e.Trunk {
+func (e Endpoint) trunk() uint8 { return flag(e.Trunk) }
+
+// flag is a bool as C has it.
+func flag(set bool) uint8 {
+	if set {
 		return 1
 	}
 	return 0
@@ -45,7 +49,7 @@ func (e Endpoint) station() bpf.EbpnetStation {
 		s.Kind = bpf.EbpnetStationKindSTATION_REMOTE
 		s.Tunnel = e.Tunnel
 	} else {
-		s.Ifindex, s.Trunk = uint32(e.Ifindex), e.trunk()
+		s.Ifindex, s.Trunk, s.Napi = uint32(e.Ifindex), e.trunk(), flag(e.NAPI)
 	}
 	return s
 }

@@ -274,7 +274,8 @@ func (w *world) forgetPackets(t testing.TB) {
 	}
 }
 
-// prepare has nothing gone by but the packets before.
+// prepare brings the world to where the row's packet comes in: nothing has gone
+// by but the packets before.
 func (r row) prepare(t testing.TB, w *world) {
 	t.Helper()
 	w.forgetPackets(t)
@@ -282,17 +283,17 @@ func (r row) prepare(t testing.TB, w *world) {
 	for _, s := range r.before {
 		w.run(t, w.program(s.hook), s.device, s.frame, s.skb)
 	}
-}
-
-func (r row) check(t *testing.T, w *world, taps map[string]*testutil.Tap, detour *detour) {
-	r.prepare(t, w)
-	if r.undo != nil {
-		defer r.undo(t, w)
-	}
 	if r.setup != nil {
 		r.setup(t, w)
 		w.forgetWays(t)
 	}
+}
+
+func (r row) check(t *testing.T, w *world, taps map[string]*testutil.Tap, detour *detour) {
+	if r.undo != nil {
+		defer r.undo(t, w)
+	}
+	r.prepare(t, w)
 	before := w.counters(t)
 	o, err := w.try(w.program(r.hook), r.device, r.in, r.skb)
 	if err != nil {

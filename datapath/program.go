@@ -30,9 +30,13 @@ func (t *Tables) ProgramTimes() ([]ProgramTime, error) {
 		{"sweep_flows", t.Programs.SweepFlows},
 		{"to_tunnel", t.Programs.ToTunnel},
 		{"to_uplink", t.Programs.ToUplink},
+		{"xdp_uplink", t.XDP},
 	}
 	times := make([]ProgramTime, 0, len(programs))
 	for _, entry := range programs {
+		if entry.p == nil {
+			continue // there is no XDP
+		}
 		stats, err := entry.p.Stats()
 		if err != nil {
 			return nil, fmt.Errorf("read the run time of %s: %w", entry.name, err)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
@@ -182,8 +183,12 @@ const (
 )
 
 // Reasons names every reason for a drop, in the order of enum reason of
-// bpf/types.h, whose names these are in lower case.
-func Reasons() ([]string, error) {
+// bpf/types.h, whose names these are in lower case. Not to be changed.
+func Reasons() ([]string, error) { return reasons() }
+
+// reasons reads the compiled programs once, as that takes longer than to read
+// every counter.
+var reasons = sync.OnceValues(func() ([]string, error) {
 	spec, err := bpf.LoadEbpnet()
 	if err != nil {
 		return nil, fmt.Errorf("read the compiled programs: %w", err)
@@ -199,7 +204,7 @@ func Reasons() ([]string, error) {
 		}
 	}
 	return names, nil
-}
+})
 
 // MapUsage is how full a table is, and what it takes.
 type MapUsage struct {

@@ -10,7 +10,9 @@ import (
 // each family; an unset one is none.
 type Uplink struct {
 	Ifindex    int
-	MTU        int // in bytes
+	MTU        int     // in bytes
+	MAC        [6]byte // zero: XDP leaves it alone
+	Native     bool    // its driver runs XDP, which may then take frames to endpoints
 	IPv4, IPv6 netip.Addr
 	Default    bool // holds the default route
 }
@@ -20,7 +22,10 @@ type Uplink struct {
 const defaultUplink = 0
 
 func (u Uplink) entry() bpf.EbpnetUplink {
-	return bpf.EbpnetUplink{Ifindex: uint32(u.Ifindex), Mtu: uint32(u.MTU), Ipv4: addressOf(u.IPv4), Ipv6: addressOf(u.IPv6)}
+	return bpf.EbpnetUplink{
+		Ifindex: uint32(u.Ifindex), Mtu: uint32(u.MTU), Mac: bpf.EbpnetMac{Byte: u.MAC}, Native: flag(u.Native),
+		Ipv4: addressOf(u.IPv4), Ipv6: addressOf(u.IPv6),
+	}
 }
 
 // ReplaceUplinks makes the given uplinks the host's only ones.

@@ -130,8 +130,9 @@ func (o *Objects) Linked(h Hook) ([]int, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list links: %w", err)
 	}
+	entries = slices.DeleteFunc(entries, func(e os.DirEntry) bool { return isXDP(e.Name()) })
 	if len(entries) == 0 {
-		return filtered(h)
+		return filtered(h) // older kernels have links of XDP alone
 	}
 	var found []int
 	for _, e := range entries {
@@ -255,6 +256,15 @@ func Unload(dir string) error {
 			if err := detachClsact(h, device.Attrs().Index); err != nil {
 				return err
 			}
+		}
+	}
+	linked, err := xdpPaths(dir)
+	if err != nil {
+		return err
+	}
+	for _, path := range linked {
+		if err := detachXDP(path); err != nil {
+			return err
 		}
 	}
 	for _, sub := range []string{

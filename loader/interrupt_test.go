@@ -48,7 +48,7 @@ func TestKilledWhileResizing(t *testing.T) {
 		{retired, third, manyFlows, false},
 	} {
 		put()
-		killAfter(t, dir, Config{GatewayIfindex: 1, Flows: c.killed}, c.steps)
+		killAfter(t, dir, Config{GatewayIfindex: 1, Flows: c.killed, WithoutXDP: true}, c.steps)
 		put() // by the old programs, which go on where they are attached
 
 		// A command that attaches the programs that are pinned comes to the
@@ -109,7 +109,10 @@ func TestKilledAtFirst(t *testing.T) {
 	for _, half := range []string{mapsDirectory, programsDirectory} {
 		must(t, os.Mkdir(filepath.Join(dir, half+freshSuffix), 0o700))
 	}
-	loadFor(t, dir, fewFlows).checkSizes(t, fewFlows)
+	o, err := Load(dir, Config{GatewayIfindex: 1, Flows: fewFlows})
+	must(t, err)
+	o.checkSizes(t, fewFlows)
+	must(t, o.Close())
 	if now := listPins(t, dir); !slices.Equal(now, pins) {
 		t.Errorf("pins are %v, were %v", now, pins)
 	}

@@ -39,6 +39,10 @@ type Config struct {
 	Flows               uint32 // answered ones that there is room for
 	FirstPort, LastPort uint16 // of the host, to masquerade by
 	Timeouts            Timeouts
+
+	WithoutXDP bool // the program of XDP is left out
+	GenericXDP bool // it is for that mode
+	NeedXDP    bool // Load fails if the kernel does not take the program of XDP
 }
 
 // Timeouts are the times after which flows without a packet end, and after
@@ -53,12 +57,16 @@ type Timeouts struct {
 type Objects struct {
 	Maps     bpf.EbpnetMaps
 	Programs bpf.EbpnetPrograms
+	XDP      *ebpf.Program // nil: see NoXDP
+	NoXDP    error         // why there is no XDP: ErrNoXDP, and the kernel's reason if this is from Load
 
 	dir string
 }
 
 // Close lets go of the file descriptors.
-func (o *Objects) Close() error { return errors.Join(o.Maps.Close(), o.Programs.Close()) }
+func (o *Objects) Close() error {
+	return errors.Join(o.Maps.Close(), o.Programs.Close(), o.XDP.Close()) // nil closes too
+}
 
 // Load loads the programs and pins them under dir in place of those that are
 // there, which go on running where they are attached until Attach replaces
@@ -66,7 +74,8 @@ func (o *Objects) Close() error { return errors.Join(o.Maps.Close(), o.Programs.
 // ErrOtherVersion if their shape is not what the programs expect. The tables
 // of flows are made anew if they are to have another size, and take over what
 // fits: call FinishResize when the programs are attached. An error of the
-// verifier is in the chain as *ebpf.VerifierError.
+// verifier is in the chain as *ebpf.VerifierError. Without the program of XDP
+// the others are loaded all the same, unless it is needed.
 //
 // Whenever it is killed, another Load goes on from there: programs and maps
 // change places with those before them in one step each, the maps first.
@@ -90,6 +99,7 @@ type upgrade struct {
 	spec       *ebpf.CollectionSpec
 	kept       map[string]*ebpf.Map // from before, used on
 	collection *ebpf.Collection
+	config     Config
 	objects    *Objects // owns what is in these two
 	maps       map[string]*ebpf.Map
 	programs   map[string]*ebpf.Program
@@ -110,7 +120,7 @@ func prepare(dir string, c Config) (_ *upgrade, err error) {
 	if err := clearLeftovers(dir); err != nil {
 		return nil, err
 	}
-	u := &upgrade{dir: dir, spec: spec, objects: &Objects{dir: dir}, collection: &ebpf.Collection{}}
+	u := &upgrade{dir: dir, spec: spec, config: c, objects: &Objects{dir: dir}, collection: &ebpf.Collection{}}
 	if u.kept, err = openMaps(dir, spec, false); err != nil {
 		return nil, err
 	}
@@ -128,6 +138,7 @@ func (u *upgrade) steps() []func() error {
 	return []func() error{
 		u.retireFlows,
 		u.load,
+		u.loadXDP,
 		u.objects.startSweep,
 		u.objects.CarryFlows,
 		u.pinMaps,
@@ -206,7 +217,7 @@ func Open(dir string) (*Objects, error) {
 		return nil, err
 	}
 	o := &Objects{dir: dir}
-	if err := o.assign(collection); err != nil {
+	if err := errors.Join(o.assign(collection), o.openXDP()); err != nil {
 		return nil, errors.Join(err, o.Close())
 	}
 	return o, nil

@@ -73,6 +73,7 @@ func Probe() []Feature {
 			Feature{Name: featureDecapL3, Since: "6.3", Fallback: "IPv6 out of a tunnel takes a slower way"},
 			func() error { return haveAdjustRoomFlags(adjRoomDecapIPv6) },
 		},
+		{Feature{Name: "XDP of frames in parts", Since: "5.18", Fallback: "TC alone, also with 'load --xdp'"}, haveXDP},
 	}
 	found := make([]Feature, 0, len(probes))
 	for _, p := range probes {

@@ -26,7 +26,7 @@ const (
 
 func loadFor(t testing.TB, dir string, flows uint32) *Objects {
 	t.Helper()
-	o, err := Load(dir, Config{GatewayIfindex: 1, Flows: flows})
+	o, err := Load(dir, Config{GatewayIfindex: 1, Flows: flows, WithoutXDP: true})
 	if err != nil {
 		t.Fatalf("%+v", err)
 	}

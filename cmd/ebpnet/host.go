@@ -20,33 +20,70 @@ import (
 
 func checkCommand() *cli.Command {
 	return &cli.Command{
-		Name:        "check",
-		Usage:       "tell whether this kernel can run the datapath",
-		UsageText:   "ebpnet check",
-		Description: "Lists what is needed and what is used where it is there, with its fallback.\nExample: ebpnet check -o json",
+		Name:      "check",
+		Usage:     "tell whether this kernel can run the datapath",
+		UsageText: "ebpnet check",
+		Description: "Lists what is needed and what is used where it is there, with its fallback; and which XDP the uplinks\n" +
+			"could have, or the physical devices if there are none yet.\nExample: ebpnet check -o json",
 		Action: func(c *cli.Context) error {
 			if _, err := arguments(c); err != nil {
 				return err
 			}
 			found := loader.Probe()
-			t := table{headings: []string{"FEATURE", "SINCE", "NEED", "PRESENT", "WITHOUT IT"}}
-			for _, f := range found {
-				need, without := "optional", f.Fallback
-				if f.Needed {
-					need, without = "needed", "does not run"
-				}
-				present := yesNo(f.Present)
-				if f.Err != nil {
-					present = "not known: " + f.Err.Error()
-				}
-				t.add(f.Name, f.Since, need, present, without)
+			var uplinks []string
+			err := read(c, func(tx *store.Tx) error {
+				wanted, _, err := tx.Host()
+				uplinks = wanted.Uplinks
+				return err
+			})
+			if err != nil {
+				return err
 			}
-			if err := print(c, found, one(t)); err != nil {
+			devices, err := agent.CheckXDP(place(c), uplinks)
+			if err != nil {
+				return err
+			}
+			rows := make([]any, 0, len(found)+len(devices))
+			for _, f := range found {
+				rows = append(rows, f)
+			}
+			for _, d := range devices {
+				rows = append(rows, d)
+			}
+			tables := []table{featureTable(found)}
+			if len(devices) > 0 {
+				tables = append(tables, deviceTable(devices))
+			}
+			if err := print(c, rows, func() []table { return tables }); err != nil {
 				return err
 			}
 			return loader.CheckFeatures(found)
 		},
 	}
+}
+
+func featureTable(found []loader.Feature) table {
+	t := table{headings: []string{"FEATURE", "SINCE", "NEED", "PRESENT", "WITHOUT IT"}}
+	for _, f := range found {
+		need, without := "optional", f.Fallback
+		if f.Needed {
+			need, without = "needed", "does not run"
+		}
+		present := yesNo(f.Present)
+		if f.Err != nil {
+			present = "not known: " + f.Err.Error()
+		}
+		t.add(f.Name, f.Since, need, present, without)
+	}
+	return t
+}
+
+func deviceTable(devices []agent.DeviceXDP) table {
+	t := table{headings: []string{"DEVICE", "NATIVE XDP", "GENERIC XDP", "AUTO", "WHY"}}
+	for _, d := range devices {
+		t.add(d.Device, yesNo(d.Native), yesNo(d.Generic), string(d.Auto), d.Why)
+	}
+	return t
 }
 
 func yesNo(b bool) string {
@@ -60,13 +97,14 @@ func loadCommand() *cli.Command {
 	return &cli.Command{
 		Name:      "load",
 		Usage:     "load the datapath, or upgrade it under traffic",
-		UsageText: "ebpnet load [--uplink DEV]... [--tunnel-address IP] [--flows N] [--masquerade-ports FIRST-LAST] [--timeout NAME=DURATION]...",
+		UsageText: "ebpnet load [--uplink DEV]... [--xdp auto|native|generic|off] [--tunnel-address IP] [--flows N] [--masquerade-ports FIRST-LAST] [--timeout NAME=DURATION]...",
 		Description: "Everything that the store wants is made or kept. Options that are not given stay as they were;\n" +
 			"as long as there are none, the uplinks are the devices that default routes lead to. With another number of flows\n" +
 			"those that fit are carried over. 'ebpnet status' shows what holds, and the memory it takes.\n" +
 			"Example: ebpnet load --uplink eth0 --flows 1000000 --timeout udp-answered=10m",
 		Flags: []cli.Flag{
 			&cli.StringSliceFlag{Name: "uplink", Usage: "`DEV` that leads outside; may be repeated"},
+			&cli.StringFlag{Name: "xdp", Usage: "`MODE` of XDP on uplinks: auto, native, generic or off", DefaultText: "as before; at first off"},
 			&cli.StringFlag{Name: "tunnel-address", Usage: "`IP` of this host at which tunnels of its family end"},
 			&cli.Uint64Flag{Name: "flows", Usage: "room for `N` answered flows, 1024 to 4194304", DefaultText: "as before; at first 262144"},
 			&cli.StringFlag{Name: "masquerade-ports", Usage: "`FIRST-LAST` of the host's ports to masquerade by; 1-65535 if nothing is said"},
@@ -77,6 +115,11 @@ func loadCommand() *cli.Command {
 				return err
 			}
 			given := spec.Host{Uplinks: c.StringSlice("uplink")}
+			if c.IsSet("xdp") {
+				if given.XDP, err = spec.ParseXDPMode(c.String("xdp")); err != nil {
+					return err
+				}
+			}
 			if c.IsSet("tunnel-address") {
 				if given.TunnelAddress, err = spec.ParseAddress(c.String("tunnel-address")); err != nil {
 					return err
@@ -141,6 +184,8 @@ type status struct {
 	MasqueradePorts spec.MasqueradePorts `json:"masquerade_ports"`
 	Timeouts        map[string]float64   `json:"timeout_seconds"`
 
+	XDP []agent.UplinkXDP `json:"xdp"` // of each uplink
+
 	Tables []datapath.MapUsage `json:"tables"`
 	Memory uint64              `json:"memory_bytes"` // of all tables
 }
@@ -148,7 +193,7 @@ type status struct {
 func statusCommand() *cli.Command {
 	return &cli.Command{
 		Name:        "status",
-		Usage:       "show whether the datapath is loaded, and how full its tables are",
+		Usage:       "show whether the datapath is loaded, how uplinks have XDP, and how full the tables are",
 		UsageText:   "ebpnet status",
 		Description: "Example: ebpnet status -o json",
 		Action: func(c *cli.Context) error {
@@ -166,9 +211,9 @@ func statusCommand() *cli.Command {
 
 func readStatus(c *cli.Context) (status, error) {
 	s := status{Version: version, Uplinks: []string{}, Tables: []datapath.MapUsage{}, Timeouts: map[string]float64{}}
-	err := read(c, func(tx *store.Tx) error {
-		host, _, err := tx.Host()
-		if err != nil {
+	var host spec.Host
+	err := read(c, func(tx *store.Tx) (err error) {
+		if host, _, err = tx.Host(); err != nil {
 			return err
 		}
 		if host.Uplinks != nil {
@@ -201,13 +246,17 @@ func readStatus(c *cli.Context) (status, error) {
 	}
 	tables, err := datapath.Open(c.String("pin"))
 	if errors.Is(err, loader.ErrNotLoaded) {
-		return s, nil
+		s.XDP, err = agent.XDPOf(host, nil)
+		return s, err
 	}
 	if err != nil {
 		return s, err
 	}
 	defer tables.Close()
 	s.Loaded = true
+	if s.XDP, err = agent.XDPOf(host, tables); err != nil {
+		return s, err
+	}
 	s.Tables, err = tables.Usage()
 	for _, u := range s.Tables {
 		s.Memory += u.Memory
@@ -228,8 +277,16 @@ func (s status) tables() []table {
 	}
 	summary.add(s.Version, yesNo(s.Loaded), uplinks, strconv.Itoa(s.Networks), strconv.Itoa(s.Endpoints),
 		strconv.Itoa(s.Ports), strconv.Itoa(s.Links), strconv.Itoa(s.Tunnels), strconv.Itoa(s.Pending))
+	tables := []table{summary}
+	if len(s.XDP) > 0 {
+		xdp := table{headings: []string{"UPLINK", "XDP", "WHY"}}
+		for _, u := range s.XDP {
+			xdp.add(u.Uplink, string(u.Mode), u.Why)
+		}
+		tables = append(tables, xdp)
+	}
 	if !s.Loaded {
-		return []table{summary}
+		return tables
 	}
 	flows := table{headings: []string{"FLOWS", "MASQUERADE PORTS"}}
 	settings := []string{number(uint64(s.Flows)), s.MasqueradePorts.String()}
@@ -243,7 +300,7 @@ func (s status) tables() []table {
 		usage.add(u.Name, strconv.Itoa(u.Entries), number(uint64(u.Capacity)), byteSize(u.Memory))
 	}
 	usage.add("all", "", "", byteSize(s.Memory))
-	return []table{summary, flows, usage}
+	return append(tables, flows, usage)
 }
 
 // inspect prints one noun whole, as JSON whatever the format: it is for

@@ -64,7 +64,7 @@ func newApp() *cli.App {
 		Name:      "ebpnet",
 		Usage:     "the network of a container host, as eBPF",
 		UsageText: "ebpnet [global options] command [arguments and options, in any order]",
-		Description: "Bridging, masquerade, published ports, inter-container policy, links and GRE tunnels in TC programs.\n" +
+		Description: "Bridging, masquerade, published ports, inter-container policy, links and GRE tunnels in TC and XDP programs.\n" +
 			"Begin with 'ebpnet check' and 'ebpnet load'. Global options may stand anywhere.\n" +
 			"What a container engine made is also understood by the name or id that it has there.",
 		Version:              version,

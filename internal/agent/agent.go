@@ -255,9 +255,9 @@ func openOnce(ctx context.Context, p Place, log *slog.Logger, f func(*Agent) err
 	return errors.Join(f(a), a.Close())
 }
 
-// loadPrograms loads the programs for the host's own veth as it is now.
-func (a *Agent) loadPrograms(gateway host.Gateway, wanted spec.Host) error {
-	tables, err := datapath.Load(a.place.Pins, loaderConfig(gateway, wanted))
+// loadPrograms loads the programs, in place of those that are loaded.
+func (a *Agent) loadPrograms(config loader.Config) error {
+	tables, err := datapath.Load(a.place.Pins, config)
 	if err != nil {
 		return err
 	}
@@ -324,6 +324,9 @@ func Load(ctx context.Context, p Place, log *slog.Logger, given spec.Host) (err 
 	if err := a.checkLoaded(known); err != nil {
 		return err
 	}
+	if err := a.checkXDP(given.XDP, wanted.Uplinks); err != nil {
+		return err
+	}
 	a.warnOfTimeouts(given)
 	if len(wanted.Uplinks) == 0 {
 		log.Warn("no uplink: no default route leads to a device; give --uplink DEV, or load again when there is one, for containers to reach outside")
@@ -336,7 +339,9 @@ func Load(ctx context.Context, p Place, log *slog.Logger, given spec.Host) (err 
 	if err != nil {
 		return err
 	}
-	if err := a.loadPrograms(gateway, wanted); err != nil {
+	config := loaderConfig(gateway, wanted)
+	config.NeedXDP = isForced(given.XDP)
+	if err := a.loadPrograms(config); err != nil {
 		return errors.Join(err, takeBack())
 	}
 	return a.Reconcile()

@@ -171,7 +171,11 @@ func (a *Agent) startEndpoint(e spec.Endpoint, n spec.Network, t spec.Tunnel, mt
 	if err != nil {
 		return err
 	}
-	if err := a.tables.PutEndpoint(endpointEntry(e, n, ifindex, t)); err != nil {
+	entry := endpointEntry(e, n, ifindex, t)
+	if entry.NAPI, err = a.napi(veth); err != nil {
+		return err
+	}
+	if err := a.tables.PutEndpoint(entry); err != nil {
 		return err
 	}
 	if err := a.tables.Attach(loader.FromEndpoint, ifindex); err != nil {

@@ -144,6 +144,7 @@ func (a *Agent) PlaceEndpoint(name string, container spec.Identity, ns spec.Netn
 	if taken {
 		a.resizeEndpoint(resized{e, n, size})
 		a.announce(vethOf(e, n, 0), n)
+		return a.tellNAPI(e, n)
 	}
 	return nil
 }

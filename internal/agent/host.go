@@ -38,6 +38,9 @@ func (a *Agent) wantedHost(given spec.Host) (wanted spec.Host, known bool, err e
 		wanted.Uplinks = slices.Clone(given.Uplinks)
 	}
 	completeFlows(&wanted, given)
+	if given.XDP != "" {
+		wanted.XDP = given.XDP
+	}
 	slices.Sort(wanted.Uplinks)
 	wanted.Uplinks = slices.Compact(wanted.Uplinks)
 	if len(wanted.Uplinks) > maxUplinks {
@@ -103,6 +106,8 @@ func loaderConfig(gateway host.Gateway, wanted spec.Host) loader.Config {
 		Flows:           wanted.FlowCapacity(),
 		FirstPort:       ports.First,
 		LastPort:        ports.Last,
+		WithoutXDP:      wanted.XDP.Effective() == spec.XDPOff,
+		GenericXDP:      wanted.XDP == spec.XDPGeneric,
 		Timeouts: loader.Timeouts{
 			TCPEstablished: wanted.Timeout(spec.TCPEstablished),
 			TCPTransitory:  wanted.Timeout(spec.TCPTransitory),

@@ -31,7 +31,7 @@ func (a *Agent) Reconcile() error {
 	renew, err := a.isNew(gateway)
 	renew = renew || slices.Contains(w.pending, store.Change{Kind: store.KindHost}) // see putHost
 	if err == nil && renew && !a.fresh {
-		err = a.loadPrograms(gateway, w.host)
+		err = a.loadPrograms(loaderConfig(gateway, w.host))
 	}
 	if err != nil {
 		return err
@@ -46,9 +46,20 @@ func (a *Agent) Reconcile() error {
 	if err := a.host.SetGatewayMTU(gatewayMTU(uplinks)); err != nil {
 		return err
 	}
+	planned, err := a.planXDP(w.host.XDP, uplinks)
+	if err != nil {
+		return err
+	}
 	veths, made, failed, err := a.reconcileVeths(&w, uplinks)
 	if err != nil {
 		return err
+	}
+	napi := map[string]bool{}
+	if anyXDP(planned) {
+		for name := range veths {
+			e := w.endpoints[name]
+			napi[name] = a.ensureNAPI(vethOf(e, w.networks[e.Network], 0))
+		}
 	}
 	if len(w.ports) > 0 {
 		if err := a.openLoopback(); err != nil {
@@ -61,7 +72,7 @@ func (a *Agent) Reconcile() error {
 			return err
 		}
 	}
-	if err := a.tables.Replace(w.tablesFor(veths, uplinks)); err != nil {
+	if err := a.tables.Replace(w.tablesFor(veths, napi, planned)); err != nil {
 		return err
 	}
 	if err := a.closeLoopback(); err != nil {
@@ -78,6 +89,9 @@ func (a *Agent) Reconcile() error {
 		detour,
 	}
 	if err := a.attach(append(hooks, uplinkHooks(uplinks)...)); err != nil {
+		return err
+	}
+	if err := a.attachXDP(w.host, planned); err != nil {
 		return err
 	}
 	if err := a.finishResize(); err != nil {
@@ -308,78 +322,4 @@ func (a *Agent) attach(wanted []attachment) error {
 		}
 	}
 	return nil
-}
-
-// follower keeps up with a host's uplinks.
-type follower struct {
-	mtu int // of the uplinks when all was reconciled; 0: it has not been
-}
-
-// follow does what the uplinks' changes ask for.
-func (f *follower) follow(a *Agent) error {
-	var uplinks []host.Uplink
-	err := a.store.View(func(tx *store.Tx) (err error) {
-		uplinks, err = a.wantedUplinks(tx)
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	if now := uplinkMTU(uplinks); now != f.mtu {
-		if err := a.Reconcile(); err != nil {
-			return err
-		}
-		f.mtu = now
-		return nil
-	}
-	return a.followUplinks()
-}
-
-// followUplinks brings what is kept of the uplinks to what they are now.
-func (a *Agent) followUplinks() error {
-	var (
-		wanted  spec.Host
-		tunnels []spec.Tunnel
-	)
-	err := a.store.View(func(tx *store.Tx) (err error) {
-		if wanted, _, err = tx.Host(); err != nil {
-			return err
-		}
-		tunnels, err = tx.Tunnels()
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	gateway, err := a.host.EnsureGateway(wanted.GatewayMAC)
-	if err != nil {
-		return err
-	}
-	renew, err := a.isNew(gateway)
-	if err != nil {
-		return err
-	}
-	if renew {
-		return a.Reconcile()
-	}
-	if wanted.Loopback != nil {
-		if err := host.OpenLoopback(); err != nil {
-			return err
-		}
-	}
-	uplinks, err := a.uplinks(wanted)
-	if err != nil {
-		return err
-	}
-	entries := make([]datapath.Uplink, len(uplinks))
-	for i, u := range uplinks {
-		entries[i] = uplinkEntry(u)
-	}
-	if err := a.tables.ReplaceUplinks(entries); err != nil {
-		return err
-	}
-	if err := a.warnOfTunnels(slices.Values(tunnels)); err != nil {
-		return err
-	}
-	return a.attach(uplinkHooks(uplinks))
 }

@@ -7,9 +7,9 @@ import (
 	"slices"
 
 	"github.com/ebpnet/ebpnet/datapath"
-	"github.com/ebpnet/ebpnet/internal/host"
 	"github.com/ebpnet/ebpnet/internal/spec"
 	"github.com/ebpnet/ebpnet/internal/store"
+	"github.com/ebpnet/ebpnet/loader"
 )
 
 // errUnknownHost says that a loaded host is changed by another store than its
@@ -97,14 +97,17 @@ func gatewaysOf(n spec.Network) []netip.Prefix {
 }
 
 // tablesFor puts everything into the tables' terms. ifindexes are those of
-// the local endpoints, by name.
-func (w everything) tablesFor(ifindexes map[string]int, uplinks []host.Uplink) datapath.Wanted {
+// the local endpoints, by name, and napi are those of them that take frames from
+// XDP.
+func (w everything) tablesFor(ifindexes map[string]int, napi map[string]bool, uplinks []plannedUplink) datapath.Wanted {
 	var d datapath.Wanted
 	for _, n := range w.networks {
 		d.Networks = append(d.Networks, networkEntry(n, w.host))
 	}
 	for name, e := range w.endpoints {
-		d.Endpoints = append(d.Endpoints, endpointEntry(e, w.networks[e.Network], ifindexes[name], w.tunnels[e.Tunnel]))
+		entry := endpointEntry(e, w.networks[e.Network], ifindexes[name], w.tunnels[e.Tunnel])
+		entry.NAPI = napi[name]
+		d.Endpoints = append(d.Endpoints, entry)
 	}
 	for _, l := range w.links {
 		d.Links = append(d.Links, linkEntries(l, w.endpoints[l.Client], w.endpoints[l.Server])...)
@@ -120,14 +123,20 @@ func (w everything) tablesFor(ifindexes map[string]int, uplinks []host.Uplink) d
 	for _, n := range w.networks {
 		d.Carried = append(d.Carried, carriedBy(tunnels, n)...)
 	}
-	for _, u := range uplinks {
-		d.Uplinks = append(d.Uplinks, uplinkEntry(u))
-	}
+	d.Uplinks = uplinkEntries(uplinks)
 	return d
 }
 
-func uplinkEntry(u host.Uplink) datapath.Uplink {
-	return datapath.Uplink{Ifindex: u.Ifindex, MTU: u.MTU, IPv4: u.IPv4, IPv6: u.IPv6, Default: u.Default}
+func uplinkEntries(uplinks []plannedUplink) []datapath.Uplink {
+	entries := make([]datapath.Uplink, len(uplinks))
+	for i, u := range uplinks {
+		entries[i] = datapath.Uplink{
+			Ifindex: u.Ifindex, MTU: u.MTU, MAC: u.MAC, IPv4: u.IPv4, IPv6: u.IPv6,
+			Native:  u.xdp == loader.XDPNative,
+			Default: u.Default,
+		}
+	}
+	return entries
 }
 
 func networkEntry(n spec.Network, h spec.Host) datapath.Network {

@@ -18,6 +18,7 @@ type Uplink struct {
 	Name       string
 	Ifindex    int
 	MTU        int
+	MAC        [6]byte
 	IPv4, IPv6 netip.Addr // the first global one of each family, if any
 	Default    bool       // a default route leads there
 }
@@ -40,6 +41,7 @@ func (h *Host) Uplink(name string) (Uplink, error) {
 		return Uplink{}, fmt.Errorf("%s %w: it is no Ethernet device but %s", name, ErrUnfitUplink, attrs.EncapType)
 	}
 	u := Uplink{Name: name, Ifindex: attrs.Index, MTU: attrs.MTU}
+	copy(u.MAC[:], attrs.HardwareAddr)
 	addresses, err := h.addresses(device)
 	if err != nil {
 		return Uplink{}, err

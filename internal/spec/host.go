@@ -204,7 +204,7 @@ func parseTimeout(s string) (Timeout, time.Duration, error) {
 	return bad("no timeout is called %q; want one of %s", text, joined(Timeouts()))
 }
 
-func joined(names []Timeout) string {
+func joined[T ~string](names []T) string {
 	texts := make([]string, len(names))
 	for i, name := range names {
 		texts[i] = string(name)

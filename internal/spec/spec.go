@@ -37,6 +37,11 @@ type Host struct {
 	Flows           uint32                    `json:"flows,omitempty"` // 0: DefaultFlows
 	MasqueradePorts MasqueradePorts           `json:"masquerade_ports,omitzero"`
 	Timeouts        map[Timeout]time.Duration `json:"timeouts,omitempty"` // those that were set, in nanoseconds
+
+	XDP XDPMode `json:"xdp,omitempty"`
+	// WithoutXDP is why uplinks, by name, had not the XDP that was asked for when
+	// the host was last brought to what is wanted.
+	WithoutXDP map[string]string `json:"without_xdp,omitempty"`
 }
 
 // Network is a layer-2 segment with at most one subnet a family.

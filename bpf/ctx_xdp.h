@@ -1,0 +1,158 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* See ctx.h: frames in XDP, in one piece or several. */
+#ifndef EBPNET_CTX_XDP_H
+#define EBPNET_CTX_XDP_H
+
+#include <stdbool.h>
+
+#include <linux/bpf.h>
+#include <linux/if_ether.h>
+
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+
+#include "csum.h"
+
+typedef struct xdp_md ctx_t;
+
+/* Not ours: to the kernel, and there to the programs in TC. */
+#define VERDICT_PASS XDP_PASS
+#define VERDICT_DROP XDP_DROP
+
+static __always_inline __u32 ctx_length(const ctx_t *ctx)
+{
+	return bpf_xdp_get_buff_len((ctx_t *)ctx);
+}
+
+static __always_inline __u32 ctx_ifindex(const ctx_t *ctx)
+{
+	return ctx->ingress_ifindex;
+}
+
+/* A driver hands on what was on the wire. Superframes come by generic XDP,
+ * which does not tell them. */
+static __always_inline __u32 ctx_segment_size(const ctx_t *ctx)
+{
+	return 0;
+}
+
+static __always_inline __u32 ctx_segments(const ctx_t *ctx)
+{
+	return 1;
+}
+
+/* The kernel has not looked at the frame yet. */
+static __always_inline bool ctx_is_ipv4(const ctx_t *ctx)
+{
+	return false;
+}
+
+static __always_inline void *ctx_data(const ctx_t *ctx)
+{
+	return (void *)(long)ctx->data;
+}
+
+/* Of the first piece. */
+static __always_inline void *ctx_end(const ctx_t *ctx)
+{
+	return (void *)(long)ctx->data_end;
+}
+
+/* More is never asked for; so that the verifier sees it. */
+#define MAX_IN_PLACE 256
+
+/* Whether the first @length bytes of the frame, or all if it has less, are
+ * readable in place. */
+static __always_inline bool ctx_reach(ctx_t *ctx, __u32 length)
+{
+	void *data = ctx_data(ctx), *end = ctx_end(ctx);
+	__u32 all;
+
+	if (data + length <= end)
+		return true;
+	all = ctx_length(ctx);
+	return all < length && all <= MAX_IN_PLACE && data + all <= end;
+}
+
+/* Where the @length bytes from @offset on are in place; NULL if they are not. */
+static __always_inline void *
+ctx_at(const ctx_t *ctx, __u32 offset, __u32 length)
+{
+	void *at = ctx_data(ctx);
+
+	/* The compiler may know that this holds; the verifier does not. */
+	asm volatile("" : "+r"(offset));
+	if (offset > MAX_IN_PLACE)
+		return NULL;
+	at += offset;
+	return at + length <= ctx_end(ctx) ? at : NULL;
+}
+
+static __always_inline long
+ctx_load(const ctx_t *ctx, __u32 offset, void *to, __u32 length)
+{
+	if (__builtin_constant_p(length)) {
+		const void *at = ctx_at(ctx, offset, length);
+
+		if (at) {
+			__builtin_memcpy(to, at, length);
+			return 0;
+		}
+	}
+	return bpf_xdp_load_bytes((ctx_t *)ctx, offset, to, length);
+}
+
+/* Only small frames are written to, which are in one piece. The flags are about
+ * what only a socket buffer has. */
+static __always_inline long
+ctx_store(ctx_t *ctx, __u32 offset, const void *from, __u32 length, __u64 flags)
+{
+	void *at = ctx_at(ctx, offset, length);
+
+	if (!at)
+		return -1;
+	__builtin_memcpy(at, from, length);
+	return 0;
+}
+
+/* Mends the checksum at @offset: RFC 1624, equation 3. @size is that of @from
+ * and @to; 0 if @to is their difference already. */
+static __always_inline long ctx_mend(ctx_t *ctx, __u32 offset, __u64 from,
+				     __u64 to, __u64 size, bool optional)
+{
+	__u64 sum = (__u32)to;
+	__sum16 *check = ctx_at(ctx, offset, sizeof(*check));
+
+	if (!check)
+		return -1;
+	if (optional && !*check)
+		return 0;
+	if (size == sizeof(__be16))
+		sum += (__u16)~from;
+	else if (size == sizeof(__be32))
+		sum += (__u32)~from;
+	sum += (__u16) ~*check;
+	*check = csum_fold((sum & 0xffff) + (sum >> 16 & 0xffff) + (sum >> 32));
+	if (optional && !*check)
+		*check = (__sum16)~0; /* zero would say that there is none */
+	return 0;
+}
+
+static __always_inline long
+ctx_mend_l3(ctx_t *ctx, __u32 offset, __u64 from, __u64 to, __u64 size)
+{
+	return ctx_mend(ctx, offset, from, to, size, false);
+}
+
+static __always_inline long
+ctx_mend_l4(ctx_t *ctx, __u32 offset, __u64 from, __u64 to, __u64 flags)
+{
+	return ctx_mend(ctx, offset, from, to, flags & BPF_F_HDR_FIELD_MASK,
+			flags & BPF_F_MARK_MANGLED_0);
+}
+
+static __always_inline void ctx_add_csum(ctx_t *ctx, __wsum diff)
+{
+}
+
+#endif

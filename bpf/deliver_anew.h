@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Delivery by way of a station's veth, which TC and XDP share. */
+#ifndef EBPNET_DELIVER_ANEW_H
+#define EBPNET_DELIVER_ANEW_H
+
+#include "parse.h"
+#include "verdict.h"
+
+/* Addresses the frame to @station, as from @from. */
+static __always_inline enum reason
+bridge_readdress(ctx_t *ctx, struct packet *pkt, const struct station *station,
+		 struct mac from)
+{
+	struct mac macs[2] = { station->mac, from };
+
+	pkt->dst_mac = macs[0];
+	pkt->src_mac = macs[1];
+	if (ctx_store(ctx, 0, macs, sizeof(macs), 0))
+		return REASON_KERNEL_ERROR;
+	return REASON_NONE;
+}
+
+/* Delivers by way of the veth, whose other end looks at the frame anew: for a
+ * socket buffer slower, but it does not matter what the kernel took it for
+ * before. */
+static __always_inline int
+bridge_deliver_anew(ctx_t *ctx, const struct station *station)
+{
+	count_rx(&endpoint_stats, station->endpoint, ctx);
+	return bpf_redirect(station->ifindex, 0);
+}
+
+#endif

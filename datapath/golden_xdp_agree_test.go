@@ -1,0 +1,117 @@
+package datapath
+
+import (
+	"errors"
+	"fmt"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+
+	"github.com/ebpnet/ebpnet/internal/testutil"
+	"github.com/ebpnet/ebpnet/loader"
+)
+
+// TestXDPAgreesWithTC runs every golden packet that comes in by an uplink
+// through XDP and then, as it is passed on or as it came, through TC: what XDP
+// does TC would have done too, and counted.
+func TestXDPAgreesWithTC(t *testing.T) {
+	t.Parallel()
+	testutil.RequireRoot(t)
+	for _, g := range append(groups(), xdpGroups()...) {
+		var rows []row
+		for _, r := range g.rows(t) {
+			if r.hook == loader.FromUplink && r.skb == (skbContext{}) {
+				rows = append(rows, r)
+			}
+		}
+		if len(rows) == 0 {
+			continue
+		}
+		t.Run(g.name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, loadPinned)
+			if g.change != nil {
+				g.change(&w.wanted)
+			}
+			withXDP(&w.wanted)
+			remember(t, w)
+			for _, r := range rows {
+				t.Run(r.name, func(t *testing.T) {
+					r.prepare(t, w)
+					if r.undo != nil {
+						defer r.undo(t, w)
+					}
+					if err := w.disagreement(t, r.in); err != nil {
+						t.Error(err)
+					}
+				})
+			}
+		})
+	}
+}
+
+// disagreement tells what XDP makes of a frame that TC would not.
+func (w *world) disagreement(t testing.TB, frame []byte) error {
+	t.Helper()
+	early, counted := w.runXDP(t, frame)
+	before := w.counters(t)
+	late, err := w.try(w.Programs.FromUplink, "up0", frame, skbContext{})
+	if errors.Is(err, unix.EINVAL) && tooShort(frame) {
+		return nil // nor does the kernel take it
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	then := w.counters(t).since(before)
+	verdict := map[int]int{xdpDrop: verdictShot, xdpRedirect: verdictDirect}[early.verdict]
+	switch {
+	case early.verdict == xdpPass:
+		late.frame, late.verdict, then = frame, 0, counters{}.since(counters{})
+	case early.verdict == xdpDrop && late.verdict == verdictPass && counted.Drops["malformed"] != (Counter{}):
+		// TC leaves that to the kernel.
+		then.Drops["malformed"] = Counter{Packets: 1, Bytes: uint64(len(frame))}
+		late.verdict = verdictShot
+	}
+	switch {
+	case early.verdict != xdpPass && early.verdict != xdpDrop && early.verdict != xdpRedirect:
+		return fmt.Errorf("verdict %d of XDP", early.verdict)
+	case late.verdict != verdict:
+		return fmt.Errorf("verdict %d of XDP, and %d of TC", early.verdict, late.verdict)
+	}
+	if diff := cmp.Diff(then, counted); diff != "" {
+		return fmt.Errorf("counted differently (-TC +XDP):\n%s", diff)
+	}
+	if early.verdict != xdpDrop && string(late.frame) != string(early.frame) {
+		return fmt.Errorf("different frames:\n%x of TC\n%x of XDP", late.frame, early.frame)
+	}
+	return nil
+}
+
+// FuzzXDPAgreesWithTC holds XDP against TC with arbitrary frames, the golden
+// ones first.
+func FuzzXDPAgreesWithTC(f *testing.F) {
+	w := newWorld(f, loadPinned)
+	withForms(&w.wanted)
+	withXDP(&w.wanted)
+	remember(f, w)
+	for _, g := range append(groups(), xdpGroups()...) {
+		for _, r := range g.rows(f) {
+			if r.hook != loader.FromUplink {
+				continue
+			}
+			for _, s := range r.before {
+				w.run(f, w.program(s.hook), s.device, s.frame, s.skb)
+			}
+			f.Add(r.in)
+		}
+	}
+	f.Fuzz(func(t *testing.T, frame []byte) {
+		if len(frame) > mostData || len(frame) <= atIP {
+			t.Skip("not of a size that a test run takes")
+		}
+		if err := w.disagreement(t, frame); err != nil {
+			t.Errorf("%v: %x", err, frame)
+		}
+	})
+}
