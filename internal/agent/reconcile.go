@@ -7,6 +7,8 @@ import (
 	"maps"
 	"slices"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/ebpnet/ebpnet/datapath"
 	"github.com/ebpnet/ebpnet/internal/host"
 	"github.com/ebpnet/ebpnet/internal/spec"
@@ -97,6 +99,8 @@ func (a *Agent) Reconcile() error {
 	if err := a.finishResize(); err != nil {
 		return err
 	}
+	var announcing errgroup.Group
+	announcing.SetLimit(announcers)
 	for _, name := range made {
 		e := w.endpoints[name]
 		n := w.networks[e.Network]
@@ -105,7 +109,13 @@ func (a *Agent) Reconcile() error {
 			failed = errors.Join(failed, fmt.Errorf("endpoint %q: %w", name, err), a.markUnfinished(name))
 			continue
 		}
-		a.announce(veth, n)
+		announcing.Go(func() error {
+			a.announce(veth, n)
+			return nil
+		})
+	}
+	if err := announcing.Wait(); err != nil {
+		return err
 	}
 	if err := a.warnOfTunnels(maps.Values(w.tunnels)); err != nil {
 		return err
@@ -122,6 +132,10 @@ func (a *Agent) Reconcile() error {
 		return nil
 	})
 }
+
+// announcers is how many endpoints are announced at a time: the kernel takes some
+// ten milliseconds to close the socket of each, but of many at once.
+const announcers = 16
 
 // reconcileVeths sees to it that every local endpoint has its veth and nobody
 // else has one. It gives the ifindexes of their host's ends, by the endpoints'
