@@ -19,6 +19,7 @@ const (
 const (
 	allDrop = "all-drop" // an XDP program that does nothing else
 	viaTC   = "tc"       // ebpnet without XDP
+	viaXDP  = "xdp"      // ebpnet with it
 )
 
 // aim is where the generator's frames leave, what they are, and where those

@@ -35,12 +35,12 @@ const publishedBeside = 10
 type way struct {
 	kind, about string
 	load        []string // arguments of load
-	napi        bool     // the container receives by NAPI
 }
 
 func ways() []way {
 	return []way{
 		{kind: viaTC, about: "ebpnet by TC"},
+		{kind: viaXDP, about: "ebpnet by XDP in the driver", load: []string{"--xdp", "native"}},
 	}
 }
 
@@ -59,14 +59,9 @@ func toPktgen() []topology {
 		return l.aimAtPort(container, "docker0", beyond, netip.AddrPortFrom(uplinkAddr, publishedPort))
 	})
 	for _, w := range ways() {
-		if !w.napi { // what is dropped reaches no container
-			add(pktgenDrop, w.kind, w.about, func(l *lab) path { return buildDropping(l, w) })
-		}
+		add(pktgenDrop, w.kind, w.about, func(l *lab) path { return buildDropping(l, w) })
 		add(pktgenPort, w.kind, w.about, func(l *lab) path {
 			container, beyond := translating(l, publishedBeside, w.load...)
-			if w.napi {
-				l.receiveByNAPI(container, "eth0")
-			}
 			return l.aimAtPort(container, "", beyond, netip.AddrPortFrom(uplinkAddr, publishedPort))
 		})
 		add(pktgenGRE, w.kind, w.about, func(l *lab) path { return buildDecapsulating(l, w) })
@@ -155,9 +150,6 @@ func buildDecapsulating(l *lab, w way) path {
 		"--ip", serverAddr.String(), "--mac", macText(serverMAC))
 	ebpnet("endpoint", "add", "client", "--network", "bench", "--tunnel", "outside",
 		"--ip", clientAddr.String(), "--mac", macText(clientMAC))
-	if w.napi {
-		l.receiveByNAPI(container, "eth0")
-	}
 	l.dropIngress(container, "eth0")
 	return path{client: beyond, server: container, aim: &aim{
 		outNetns: beyond, outDevice: "eth0", inNetns: container, inDevice: "eth0",

@@ -33,6 +33,16 @@ const (
 	datagramBuffer  = 4 << 20 // of the receiver: outlasts a time slice of the sender
 )
 
+// A sender of datagrams says that it is done by some of another size, apart so
+// that not all are lost where queues are full. A receiver that hears none for
+// endTimeout, much longer than a busy machine keeps a sender waiting, is done too.
+const (
+	endSize    = 2
+	endMarks   = 3
+	endPause   = 10 * time.Millisecond
+	endTimeout = 2 * time.Second
+)
+
 // idle without a datagram tells the receiver that the sender is done, and a
 // sender without an answer that it is to ask again.
 const idle = 200 * time.Millisecond
@@ -225,12 +235,12 @@ func serveDatagrams(socket int) (t tally, err error) {
 		return t, err
 	}
 	t.add(1)
-	if err := receiveTimeout(socket, idle); err != nil {
+	if err := receiveTimeout(socket, endTimeout); err != nil {
 		return t, err
 	}
 	for {
-		_, err := read(socket, b)
-		if errors.Is(err, unix.EAGAIN) {
+		n, err := read(socket, b)
+		if n == endSize || errors.Is(err, unix.EAGAIN) {
 			return t, nil
 		}
 		if err != nil {
@@ -270,6 +280,12 @@ func sendDatagrams(socket int, duration time.Duration) (t tally, err error) {
 	for err == nil && t.Elapsed < duration {
 		if _, err = write(socket, b); err == nil {
 			t.add(1)
+		}
+	}
+	for i := 0; err == nil && i < endMarks; i++ {
+		time.Sleep(endPause)
+		if _, gone := write(socket, b[:endSize]); gone != nil {
+			break // it has heard the one before
 		}
 	}
 	return t, err
