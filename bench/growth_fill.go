@@ -6,11 +6,9 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"runtime"
 	"time"
 
-	"golang.org/x/sys/unix"
-
+	"github.com/ebpnet/ebpnet/bench/generator"
 	"github.com/ebpnet/ebpnet/internal/spec"
 	"github.com/ebpnet/ebpnet/internal/store"
 )
@@ -144,7 +142,7 @@ func (l *lab) converse(container, outside string, flows int) {
 		}
 	}()
 	l.try(func() error {
-		return within(outside, func() error {
+		return generator.In(netnsPath(outside), func() error {
 			for i := range flowServers {
 				s, err := bound(flowServerFirstPort + i)
 				if err != nil {
@@ -156,7 +154,7 @@ func (l *lab) converse(container, outside string, flows int) {
 		})
 	})
 	l.try(func() error {
-		return within(container, func() error {
+		return generator.In(netnsPath(container), func() error {
 			for i := range flows / flowServers {
 				if err := l.talk(fillerPort+i, servers); err != nil {
 					return err
@@ -210,26 +208,4 @@ func exchange(from, to *net.UDPConn, at netip.AddrPort) error {
 // bound opens a UDP socket in the calling thread's namespace.
 func bound(port int) (*net.UDPConn, error) {
 	return net.ListenUDP("udp4", &net.UDPAddr{Port: port})
-}
-
-// within runs f on a thread of its own in a namespace, which ends with f.
-func within(netns string, f func() error) error {
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread()
-		done <- enter(netns, f)
-	}()
-	return <-done
-}
-
-func enter(netns string, f func() error) error {
-	ns, err := os.Open(netnsPath(netns))
-	if err != nil {
-		return err
-	}
-	defer ns.Close()
-	if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
-		return fmt.Errorf("enter %s: %w", netns, err)
-	}
-	return f()
 }

@@ -264,7 +264,7 @@ func driveAnswered(p peer) (tally, error) {
 	if err != nil {
 		return tally{}, err
 	}
-	return sendDatagrams(socket, p.Duration)
+	return sendAndEnd(socket, p.Duration)
 }
 
 func driveDatagrams(p peer) (tally, error) {
@@ -272,7 +272,7 @@ func driveDatagrams(p peer) (tally, error) {
 	if err != nil {
 		return tally{}, err
 	}
-	return sendDatagrams(socket, p.Duration)
+	return sendAndEnd(socket, p.Duration)
 }
 
 func sendDatagrams(socket int, duration time.Duration) (t tally, err error) {
@@ -282,9 +282,16 @@ func sendDatagrams(socket int, duration time.Duration) (t tally, err error) {
 			t.add(1)
 		}
 	}
+	return t, err
+}
+
+// sendAndEnd is sendDatagrams to who counts datagrams until their end is told.
+func sendAndEnd(socket int, duration time.Duration) (tally, error) {
+	t, err := sendDatagrams(socket, duration)
+	var end [endSize]byte
 	for i := 0; err == nil && i < endMarks; i++ {
 		time.Sleep(endPause)
-		if _, gone := write(socket, b[:endSize]); gone != nil {
+		if _, gone := write(socket, end[:]); gone != nil {
 			break // it has heard the one before
 		}
 	}

@@ -24,6 +24,12 @@ static __always_inline __u32 ctx_length(const ctx_t *ctx)
 	return ctx->len;
 }
 
+/* Whether the packet has @length bytes. */
+static __always_inline bool ctx_has(const ctx_t *ctx, __u32 length)
+{
+	return length <= ctx->len;
+}
+
 static __always_inline __u32 ctx_ifindex(const ctx_t *ctx)
 {
 	return ctx->ifindex;

@@ -58,6 +58,14 @@ static __always_inline void *ctx_end(const ctx_t *ctx)
 	return (void *)(long)ctx->data_end;
 }
 
+/* Whether the frame has @length bytes; most have them in the first piece, which
+ * tells without a call. */
+static __always_inline bool ctx_has(const ctx_t *ctx, __u32 length)
+{
+	return (__u64)(ctx_end(ctx) - ctx_data(ctx)) >= length ||
+	       length <= ctx_length(ctx);
+}
+
 /* More is never asked for; so that the verifier sees it. */
 #define MAX_IN_PLACE 256
 

@@ -101,6 +101,7 @@ struct packet {
 	__be16 ethertype;
 	__be16 sport; /* ICMP echo: the identifier, on the asking side */
 	__be16 dport;
+	__u8 l3_length; /* of the IP header, without extensions */
 	__u32 l3; /* offset of the IP or ARP header */
 	__u32 l4; /* offset of the transport header; 0 until parse_l4() */
 	__u8 protocol; /* the last header's, once parse_l4() went there */
@@ -156,8 +157,9 @@ parse_l3(ctx_t *ctx, struct packet *pkt, __u32 start)
 		if ((void *)(ip + 1) > end || ip->version != 4 || ip->ihl < 5 ||
 		    bpf_ntohs(ip->tot_len) < ip->ihl * 4 ||
 		    (!ctx_segment_size(ctx) &&
-		     pkt->l3 + bpf_ntohs(ip->tot_len) > ctx_length(ctx)))
+		     !ctx_has(ctx, pkt->l3 + bpf_ntohs(ip->tot_len))))
 			return REASON_MALFORMED;
+		pkt->l3_length = ip->ihl * 4;
 		pkt->src = address_from_ipv4(ip->saddr);
 		pkt->dst = address_from_ipv4(ip->daddr);
 		pkt->protocol = ip->protocol;
@@ -176,9 +178,10 @@ parse_l3(ctx_t *ctx, struct packet *pkt, __u32 start)
 
 		if ((void *)(ip6 + 1) > end || ip6->version != 6 ||
 		    (!ctx_segment_size(ctx) &&
-		     pkt->l3 + sizeof(*ip6) + bpf_ntohs(ip6->payload_len) >
-			     ctx_length(ctx)))
+		     !ctx_has(ctx, pkt->l3 + sizeof(*ip6) +
+					   bpf_ntohs(ip6->payload_len))))
 			return REASON_MALFORMED;
+		pkt->l3_length = sizeof(*ip6);
 		__builtin_memcpy(&pkt->src, &ip6->saddr, sizeof(pkt->src));
 		__builtin_memcpy(&pkt->dst, &ip6->daddr, sizeof(pkt->dst));
 		/* A mapped address would be taken for the IPv4 one. */
@@ -259,7 +262,7 @@ static __always_inline enum echo parse_echo(const struct packet *pkt, __u8 type)
  * without ports, and for a later fragment, they stay zero. */
 static __always_inline enum reason parse_l4(ctx_t *ctx, struct packet *pkt)
 {
-	__u32 offset = pkt->l3;
+	__u32 offset = pkt->l3 + pkt->l3_length;
 	union { /* one at a time: the stack is small */
 		struct tcphdr tcp;
 		struct udphdr udp;
@@ -273,17 +276,9 @@ static __always_inline enum reason parse_l4(ctx_t *ctx, struct packet *pkt)
 	pkt->tcp_flags = pkt->icmp_type = pkt->l4_length = 0;
 	pkt->echo = ECHO_NONE;
 
-	if (pkt->ethertype == bpf_htons(ETH_P_IP)) {
-		__u8 version_ihl;
+	if (pkt->ethertype != bpf_htons(ETH_P_IP)) {
+		enum reason reason = parse_extensions(ctx, pkt, &offset);
 
-		if (ctx_load(ctx, offset, &version_ihl, 1))
-			return REASON_MALFORMED;
-		offset += (version_ihl & 0x0f) * 4;
-	} else {
-		enum reason reason;
-
-		offset += sizeof(struct ipv6hdr);
-		reason = parse_extensions(ctx, pkt, &offset);
 		if (reason)
 			return reason;
 	}
