@@ -353,7 +353,8 @@ flow_find_inside(struct scratch *scratch, const struct packet *pkt, __u32 id,
 		return flow_find(key, side, slot);
 	flow_key_turn(key);
 	flow = flow_find(key, side, slot);
-	*side = flow_other_side(*side);
+	if (flow)
+		*side = flow_other_side(*side);
 	return flow;
 }
 

@@ -131,7 +131,7 @@ static __always_inline __u32 route_place(const struct address *src,
 	__u64 from = src->word[0] ^ src->word[1] ^ src->word[2] ^ src->word[3];
 	__u64 to = dst->word[0] ^ dst->word[1] ^ dst->word[2] ^ dst->word[3];
 
-	return ((from << 32 | to) * ROUTE_MULTIPLIER) >> 32 & (MAX_WAYS - 1);
+	return ((from << 32 | to) * ROUTE_MULTIPLIER) >> (64 - WAY_BITS);
 }
 
 /*

@@ -34,7 +34,8 @@ enum {
 	MAX_PORTS = 262144,
 	MAX_PORT_SOURCES = 65536,
 	MAX_FRAGMENTED = 8192,
-	MAX_WAYS = 256, /* a CPU; a power of two */
+	WAY_BITS = 8,
+	MAX_WAYS = 1 << WAY_BITS, /* a CPU */
 	DEFAULT_FLOWS = 262144, /* answered ones; set at load */
 };
 

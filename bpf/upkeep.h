@@ -158,8 +158,7 @@ static __always_inline int upkeep_restore(const struct flow *old)
 	flow->server = old->server;
 	flow->sequence = old->sequence;
 	if (old->state == FLOW_ANSWERED)
-		__sync_val_compare_and_swap(&flow->state, FLOW_HALF_OPEN,
-					    FLOW_ANSWERED);
+		flow_settle(flow, slot);
 	return REASON_NONE;
 }
 

@@ -211,7 +211,7 @@ __verified_once int into_flow(ctx_t *ctx, struct packet *pkt, struct flow *flow,
 	return bridge_deliver_anew(ctx, station);
 }
 
-/* What comes by TCP or UDP. Flows are opened in TC only. */
+/* What comes by TCP or UDP. Flows with the outside are opened in TC only. */
 static __always_inline int
 from_outside(ctx_t *ctx, struct packet *pkt, const struct uplink *uplink)
 {
@@ -236,11 +236,13 @@ from_outside(ctx_t *ctx, struct packet *pkt, const struct uplink *uplink)
 }
 
 /* What parse_l3() says of a frame with an IP header, the kernel says too and
- * drops it; but for IPv4's addresses in IPv6, which somebody may translate. */
-static __always_inline int malformed(ctx_t *ctx, const struct packet *pkt)
+ * drops it; but for IPv4's addresses in IPv6, which somebody may translate, and
+ * for superframes, which generic XDP may see and which may say no length. */
+static __always_inline int
+malformed(ctx_t *ctx, const struct packet *pkt, const struct uplink *uplink)
 {
-	if (pkt->ethertype == bpf_htons(ETH_P_IPV6) &&
-	    address_is_ipv4(&pkt->dst))
+	if (!uplink->native || (pkt->ethertype == bpf_htons(ETH_P_IPV6) &&
+				address_is_ipv4(&pkt->dst)))
 		return VERDICT_PASS;
 	return verdict_drop(ctx, REASON_MALFORMED);
 }
@@ -261,7 +263,7 @@ int xdp_uplink(struct xdp_md *ctx)
 	     pkt.ethertype != bpf_htons(ETH_P_IPV6)))
 		return VERDICT_PASS;
 	if (reason)
-		return malformed(ctx, &pkt);
+		return malformed(ctx, &pkt, uplink);
 	/* What is wrong behind the IP header is for others to say. */
 	if (parse_l4(ctx, &pkt))
 		return VERDICT_PASS;

@@ -48,7 +48,7 @@ func xdpFrameRows(t testing.TB) []row {
 		fromUplink("IPv6/many extension headers", extended.frame(t)).passed(),
 		fromUplink("IPv6/extension header past the end", patch(extended.frame(t), atL4v6, byte(layers.IPProtocolIPv6Destination), 255)).passed(),
 		fromUplink("TCP cut short", cutIPv4(t, incoming(false, tcp(1, 2, "S")).frame(t), 39)).passed(),
-		malformed("malformed, without a driver", bad).given(withoutDriver, remember),
+		fromUplink("malformed, without a driver", bad).given(withoutDriver, remember).passed(),
 		fromUplink("malformed, to another's MAC", patch(bad, 0, routerMAC[:]...)).passed(),
 		fromUplink("malformed, to everybody", patch(bad, 0, broadcastMAC[:]...)).passed(),
 		fromUplink("malformed, in a VLAN", tagged).passed(),

@@ -1,6 +1,7 @@
 package datapath
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/ebpnet/ebpnet/bpf"
@@ -39,12 +40,12 @@ func (t *Tables) PutLink(l Link) error {
 
 // DeleteLink shuts the link's ports, for established connections too.
 func (t *Tables) DeleteLink(l Link) error {
+	var failed error
 	for _, key := range l.keys() {
-		if err := remove(t.Maps.Links, key); err != nil {
-			return err
-		}
+		failed = errors.Join(failed, remove(t.Maps.Links, key))
 	}
-	return t.linksChanged()
+	// Also where some are still there: the others are not.
+	return errors.Join(failed, t.linksChanged())
 }
 
 // linksChanged has every flow look for its link anew.

@@ -84,14 +84,12 @@ func (t *Tables) NetworkTraffic() (map[uint32]Traffic, error) {
 }
 
 // retire keeps for the networks what endpoints counted that have just gone.
-// What is counted meanwhile, or if it is killed half-way, is lost to them.
+// What is counted meanwhile is lost to them; killed half-way, it may count twice,
+// as a counter is not to fall.
 func (t *Tables) retire(gone []bpf.EbpnetDevice) error {
 	for _, d := range gone {
 		traffic, err := t.EndpointTraffic(d.Endpoint)
 		if err != nil {
-			return err
-		}
-		if err := t.ResetEndpointTraffic(d.Endpoint); err != nil {
 			return err
 		}
 		var past bpf.EbpnetTraffic
@@ -100,6 +98,9 @@ func (t *Tables) retire(gone []bpf.EbpnetDevice) error {
 		}
 		traffic.add(trafficOf(past))
 		if err := put(t.Maps.PastTraffic, d.Network, traffic.entry()); err != nil {
+			return err
+		}
+		if err := t.ResetEndpointTraffic(d.Endpoint); err != nil {
 			return err
 		}
 	}

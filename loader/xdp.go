@@ -139,15 +139,7 @@ func (o *Objects) AttachXDP(ifindex int, mode XDPMode) error {
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
-	fresh, err := attachXDP(o.XDP, ifindex, mode)
-	if err != nil {
-		return err
-	}
-	defer fresh.Close()
-	if err := fresh.Pin(path); err != nil {
-		return fmt.Errorf("pin the XDP program's link: %w", err)
-	}
-	return nil
+	return pinXDP(o.XDP, ifindex, mode, path)
 }
 
 // DetachXDP undoes AttachXDP, also for a device that has gone.
@@ -210,16 +202,51 @@ func CheckXDP(dir string, ifindex int) error {
 }
 
 // TryXDP finds out whether a device takes an XDP program in this mode, by
-// attaching one that lets everything pass, unless the one pinned under dir is
-// there.
+// attaching one that lets everything pass, unless the one pinned under dir runs
+// there so. In another mode that makes room for a moment, as the kernel takes one
+// at a time.
 func TryXDP(dir string, ifindex int, mode XDPMode) error {
-	ours, _, err := xdpOn(dir, ifindex)
+	ours, current, err := xdpOn(dir, ifindex)
 	if err != nil {
 		return err
 	}
-	if ours != nil {
-		return ours.Close()
+	if ours == nil {
+		return tryXDP(ifindex, mode)
 	}
+	defer ours.Close()
+	if current == mode {
+		return nil
+	}
+	info, err := ours.Info()
+	if err != nil {
+		return fmt.Errorf("find the XDP program: %w", err)
+	}
+	program, err := ebpf.NewProgramFromID(info.Program)
+	if err != nil {
+		return fmt.Errorf("open the XDP program: %w", err)
+	}
+	defer program.Close()
+	path := xdpPath(dir, ifindex)
+	if err := detachXDP(path); err != nil {
+		return err
+	}
+	return errors.Join(tryXDP(ifindex, mode), pinXDP(program, ifindex, current, path))
+}
+
+// pinXDP attaches a program, and pins the link.
+func pinXDP(program *ebpf.Program, ifindex int, mode XDPMode, path string) error {
+	l, err := attachXDP(program, ifindex, mode)
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	if err := l.Pin(path); err != nil {
+		return fmt.Errorf("pin the XDP program's link: %w", err)
+	}
+	return nil
+}
+
+func tryXDP(ifindex int, mode XDPMode) error {
 	program, err := passXDP()
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrNoXDP, err)

@@ -1,0 +1,38 @@
+package datapath
+
+import (
+	"testing"
+
+	"github.com/ebpnet/ebpnet/bpf"
+	"github.com/ebpnet/ebpnet/internal/testutil"
+)
+
+// TestWaysLieApart: containers that speak to one place do not take each other's
+// way out of the cache at each packet.
+func TestWaysLieApart(t *testing.T) {
+	t.Parallel()
+	testutil.RequireRoot(t)
+	w := newWorld(t, loadPinned)
+	for _, v6 := range []bool{false, true} {
+		w.forgetWays(t)
+		senders := []host{alice, bob, client, server, plain}
+		for _, from := range senders {
+			w.send(t, fromEndpoint("", from, outgoing(from, v6, udp(40000, 53)).frame(t)))
+		}
+		kept := 0
+		for place := range w.Maps.Ways.MaxEntries() {
+			var perCPU []bpf.EbpnetWay
+			if err := w.Maps.Ways.Lookup(place, &perCPU); err != nil {
+				t.Fatal(err)
+			}
+			for _, way := range perCPU {
+				if way.Found != 0 && way.Dst == addressOf(website.ip(v6)) {
+					kept++
+				}
+			}
+		}
+		if kept < len(senders) {
+			t.Errorf("IPv6 %t: %d ways are kept of %d senders", v6, kept, len(senders))
+		}
+	}
+}
