@@ -43,8 +43,8 @@ const (
 	endTimeout = 2 * time.Second
 )
 
-// idle without a datagram tells the receiver that the sender is done, and a
-// sender without an answer that it is to ask again.
+// idle without one more copy tells who counts copies that the sender is done, and
+// a sender without an answer that it is to ask again.
 const idle = 200 * time.Millisecond
 
 // bitsPerByteInGbit makes Gbit of bytes.
