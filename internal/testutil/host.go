@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -92,6 +93,29 @@ func (h *Host) Ebpnet(t testing.TB, args ...string) string {
 		t.Fatalf("on %s: ebpnet %s: exit code %d\n%s%s", h.Name, strings.Join(args, " "), code, stdout, stderr)
 	}
 	return stdout
+}
+
+// Run is Run of its namespace. When it returns, the datapath has forgotten the
+// ways that it found before, which it keeps for a tick of the clock: it goes by
+// the routes and addresses that the program left.
+func (h *Host) Run(t testing.TB, name string, args ...string) string {
+	t.Helper()
+	out := h.Netns.Run(t, name, args...)
+	for tick := coarseTime(t); coarseTime(t) == tick; {
+		time.Sleep(time.Millisecond)
+	}
+	return out
+}
+
+// coarseTime is the time of the last tick of the clock, as
+// bpf_ktime_get_coarse_ns() gives it.
+func coarseTime(t testing.TB) unix.Timespec {
+	t.Helper()
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC_COARSE, &now); err != nil {
+		t.Fatal(err)
+	}
+	return now
 }
 
 // TryEbpnet runs ebpnet on the host. The code is -1 if it did not run to its
