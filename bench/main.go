@@ -77,6 +77,9 @@ func start(args []string) error {
 	if os.Geteuid() != 0 {
 		return errors.New("not root: making network namespaces needs root")
 	}
+	if err := opt.tryFiles(); err != nil {
+		return err
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
 	defer stop()
 
@@ -124,12 +127,12 @@ func parse(args []string, w io.Writer) (options, error) {
 	case opt.cpu < 0 || opt.cpu >= runtime.NumCPU():
 		return options{}, fmt.Errorf("%w: --cpu %d: want 0 to %d", errUsage, opt.cpu, runtime.NumCPU()-1)
 	}
+	given := map[string]bool{}
+	flags.Visit(func(f *flag.Flag) { given[f.Name] = true })
 	if opt.ci {
-		if only != "" {
+		if given["only"] {
 			return options{}, fmt.Errorf("%w: --ci and --only exclude each other: the floors say what is measured", errUsage)
 		}
-		given := map[string]bool{}
-		flags.Visit(func(f *flag.Flag) { given[f.Name] = true })
 		if !given["rounds"] {
 			opt.rounds = ciRounds
 		}
@@ -139,19 +142,19 @@ func parse(args []string, w io.Writer) (options, error) {
 		opt.hold(floors())
 		return opt, nil
 	}
-	return opt, opt.choose(only)
+	opt.topologies, opt.measures = topologies(), measures()
+	if given["only"] {
+		return opt, opt.choose(only)
+	}
+	return opt, nil
 }
 
-// choose fills in the topologies and measures that the list names.
+// choose leaves the topologies and measures that the list names.
 func (opt *options) choose(list string) error {
-	opt.topologies, opt.measures = topologies(), measures()
-	if list == "" {
-		return nil
-	}
 	names, known := strings.Split(list, ","), allNames()
 	for _, name := range names {
 		if !slices.Contains(known, name) {
-			return fmt.Errorf("%w: --only %q: want some of %s", errUsage, name, strings.Join(known, ","))
+			return fmt.Errorf("%w: --only %q: want names that --help lists, with commas between", errUsage, name)
 		}
 	}
 	opt.topologies = choose(opt.topologies, func(t topology) bool {

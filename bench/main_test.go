@@ -89,7 +89,7 @@ func TestEveryMeasurePasses(t *testing.T) {
 	needRoot(t)
 	t.Parallel()
 	for _, name := range []string{
-		wire, bridge, "outside-wire", "outside-iptables", "outside-nftables",
+		wire, bridge, "bridge-nftables", "outside-wire", "outside-iptables", "outside-nftables",
 		"port-wire", "port-iptables-10", "port-nftables-10",
 		"overlay-wire", "overlay-ebpnet", "overlay-ebpnet-learned", "overlay-vxlan", "overlay-vxlan-bare", "overlay-ovs",
 		"scale-2", "flood-vxlan-1", "flood-ebpnet-1",
@@ -147,10 +147,21 @@ func rulesAfter(t *testing.T, m measure, topology, as string, args ...string) st
 func TestBridgePassesDockersRules(t *testing.T) {
 	needRoot(t)
 	t.Parallel()
-	rules := rulesAfter(t, measures()[0], bridge, "rules", "iptables-save", "-c", "-t", "filter")
-	seen := regexp.MustCompile(`\[[1-9]\d*:\d+\] -A FORWARD -o docker0 -m conntrack`).MatchString(rules)
-	if seen != bridgeNetfilter() {
-		t.Errorf("iptables saw packets: %v, br_netfilter: %v\n%s", seen, bridgeNetfilter(), rules)
+	for _, c := range []struct {
+		topology string
+		show     []string
+		hit      string
+	}{
+		{bridge, []string{"iptables-save", "-c", "-t", "filter"}, `\[[1-9]\d*:\d+\] -A FORWARD -o docker0 -m conntrack`},
+		{"bridge-nftables", []string{"nft", "list", "ruleset"}, `ct state established,related counter packets [1-9]\d* `},
+	} {
+		t.Run(c.topology, func(t *testing.T) {
+			t.Parallel()
+			rules := rulesAfter(t, measures()[0], c.topology, "rules-"+c.topology, c.show...)
+			if seen := regexp.MustCompile(c.hit).MatchString(rules); seen != bridgeNetfilter() {
+				t.Errorf("the rules saw packets: %v, br_netfilter: %v\n%s", seen, bridgeNetfilter(), rules)
+			}
+		})
 	}
 }
 
@@ -359,9 +370,41 @@ func TestTurns(t *testing.T) {
 	}
 }
 
+// What cannot be written is said before anything is measured.
+func TestFilesAreTriedFirst(t *testing.T) {
+	t.Parallel()
+	directory := t.TempDir()
+	kept := filepath.Join(directory, "kept.json")
+	if err := os.WriteFile(kept, []byte("as it was"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		opt  options
+		want string // in the error; empty: none
+	}{
+		{options{}, ""},
+		{options{json: kept, svg: filepath.Join(directory, "plots")}, ""},
+		{options{json: filepath.Join(directory, "new.json")}, ""},
+		{options{json: filepath.Join(directory, "none", "new.json")}, "--json: "},
+		{options{json: directory}, "--json: "},
+		{options{svg: kept}, "--svg: "},
+	} {
+		err := c.opt.tryFiles()
+		if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
+			t.Errorf("--json %s --svg %s: error %v, want %q", c.opt.json, c.opt.svg, err, c.want)
+		}
+	}
+	if text, err := os.ReadFile(kept); err != nil || string(text) != "as it was" {
+		t.Errorf("what was there is now %q (%v)", text, err)
+	}
+	if _, err := os.Stat(filepath.Join(directory, "new.json")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("left behind: new.json (%v)", err)
+	}
+}
+
 func TestBadUsage(t *testing.T) {
 	t.Parallel()
-	for _, args := range []string{"--rounds 0", "--duration 0s", "--cpu -1", "--only wrie", "--only wire,", "--only port,tcp_stream", "--only flood,tcp_rr", "more", "--no"} {
+	for _, args := range []string{"--rounds 0", "--duration 0s", "--cpu -1", "--only wrie", "--only wire,", "--only=", "--ci --only=", "--only port,tcp_stream", "--only flood,tcp_rr", "more", "--no"} {
 		_, err := parse(strings.Fields(args), io.Discard)
 		if !errors.Is(err, errUsage) || strings.Contains(err.Error(), "\n") {
 			t.Errorf("%s: error %v, want one line of usage", args, err)

@@ -3,6 +3,8 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"slices"
@@ -182,6 +184,37 @@ func median(values []float64) float64 {
 		return sorted[middle]
 	}
 	return (sorted[middle-1] + sorted[middle]) / 2
+}
+
+// tryFiles fails where what is measured could not be written: measuring takes
+// long.
+func (opt options) tryFiles() error {
+	if opt.json != "" {
+		if err := tryFile(opt.json); err != nil {
+			return fmt.Errorf("--json: %w", err)
+		}
+	}
+	if opt.svg != "" {
+		if err := os.MkdirAll(opt.svg, 0o755); err != nil {
+			return fmt.Errorf("--svg: %w", err)
+		}
+		if err := unix.Access(opt.svg, unix.W_OK|unix.X_OK); err != nil {
+			return fmt.Errorf("--svg %s: cannot write into it: %w", opt.svg, err)
+		}
+	}
+	return nil
+}
+
+// tryFile opens a file to write, and leaves it, or that there is none, as it was.
+func tryFile(name string) error {
+	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	if err == nil {
+		return errors.Join(f.Close(), os.Remove(name))
+	}
+	if f, err = os.OpenFile(name, os.O_WRONLY, 0); err != nil {
+		return err
+	}
+	return f.Close()
 }
 
 func (rep *report) writeJSON(file string) error {

@@ -70,7 +70,7 @@ func families() []family {
 	return slices.Concat([]family{
 		{
 			inside, "between two containers of a host",
-			[]string{wire, bridge},
+			[]string{wire, bridge, nftables},
 			[]string{requests, connections, datagrams, stream, pacedTCP},
 		},
 		{
@@ -142,6 +142,7 @@ func topologies() []topology {
 		{name: ebpnet, about: "two endpoints of one ebpnet network", family: inside, kind: ebpnet, build: buildEbpnet},
 		{name: "ebpnet-link", about: "the same with --icc=false, and a link to the server's ports", family: inside, kind: ebpnet, build: buildEbpnetLink},
 		{name: bridge, about: "Linux bridge, two veths, Docker's iptables rules", family: inside, kind: bridge, build: buildBridge},
+		{name: "bridge-nftables", about: "the same with Docker's nftables rules", family: inside, kind: nftables, build: buildBridgeNftables},
 	}, toOutside(), toPorts(), acrossHosts(), toScale(), toFlood(), toGrowth(), toPktgen(), toOverload(), toCost())
 }
 
@@ -230,6 +231,18 @@ func bridgeNetfilter() bool {
 func buildBridge(l *lab) path {
 	host := l.dockerHost()
 	l.runWith(dockerRules, inNetns(host, "iptables-restore")...)
+	return l.bridged(host)
+}
+
+// buildBridgeNftables makes a host as Docker's nftables backend does.
+func buildBridgeNftables(l *lab) path {
+	host := l.dockerHost()
+	l.runWith(nftablesRules(nil), inNetns(host, "nft", "-f", "-")...)
+	return l.bridged(host)
+}
+
+// bridged puts client and server on Docker's bridge.
+func (l *lab) bridged(host string) path {
 	client, server := l.plug(host, "client", clientAddr), l.plug(host, "server", serverAddr)
 	return path{client: client, server: server, dial: netip.AddrPortFrom(serverAddr, serverPort)}
 }
