@@ -6,8 +6,8 @@
 #ifndef EBPNET_GRE_H
 #define EBPNET_GRE_H
 
-#include "csum.h"
-#include "index.h"
+#include "ctx_sum.h"
+#include "parse.h"
 #include "verdict.h"
 
 #define GRE_FLAG_CSUM bpf_htons(0x8000)
@@ -71,52 +71,6 @@ gre_is_carried(__u32 tunnel, __u32 id, const struct network *network)
 	const __u32 *found = bpf_map_lookup_elem(&carried, &key);
 
 	return found && *found == id;
-}
-
-/* A part of a packet that is summed up. */
-struct gre_sum {
-	ctx_t *ctx;
-	__u32 offset;
-	__u32 left;
-	__u32 sum;
-	__u32 failed; /* bool */
-};
-
-static int gre_sum_next(__u32 i, void *context)
-{
-	struct scratch *scratch = scratch_get();
-	struct gre_sum *sum = context;
-	__u32 length = sum->left;
-
-	if (!scratch || !length)
-		return 1;
-	if (length > ICMP_QUOTE)
-		length = ICMP_QUOTE;
-	/* As it is; but so the verifier sees that it is not 0. */
-	barrier_var(length);
-	length = ((length - 1) & (ICMP_QUOTE - 1)) + 1;
-	__builtin_memset(scratch->quote, 0, sizeof(scratch->quote));
-	if (ctx_load(sum->ctx, sum->offset, scratch->quote, length)) {
-		sum->failed = 1;
-		return 1;
-	}
-	sum->sum = bpf_csum_diff(NULL, 0, (__be32 *)scratch->quote,
-				 sizeof(scratch->quote), sum->sum);
-	sum->offset += length;
-	sum->left -= length;
-	return 0;
-}
-
-/* Gives the checksum of @length bytes of the packet from @offset on; false if
- * they are not there. */
-static __noinline bool
-gre_checksum(ctx_t *ctx, __u32 offset, __u32 length, __sum16 *checksum)
-{
-	struct gre_sum sum = { .ctx = ctx, .offset = offset, .left = length };
-
-	bpf_loop(length / ICMP_QUOTE + 1, gre_sum_next, &sum, 0);
-	*checksum = csum_fold(sum.sum);
-	return !sum.failed;
 }
 
 /* A frame that came out of a tunnel. */
@@ -186,7 +140,7 @@ gre_identify(ctx_t *ctx, const struct packet *pkt, struct gre_origin *origin)
 	/* That of a superframe was right when its packets came, and there is
 	 * none of the whole. */
 	if (gre.flags & GRE_FLAG_CSUM && !ctx_segment_size(ctx) &&
-	    (!gre_checksum(ctx, offset,
+	    (!ctx_checksum(ctx, offset,
 			   pkt->l3 + packet_said_length(ctx, pkt) - offset,
 			   &checksum) ||
 	     checksum))

@@ -3,6 +3,7 @@
 #ifndef EBPNET_GRE_WRAP_H
 #define EBPNET_GRE_WRAP_H
 
+#include "ctx_sum.h"
 #include "ecn.h"
 #include "gre.h"
 
@@ -193,7 +194,7 @@ gre_put_checksum(struct __sk_buff *skb, const struct tunnel *tunnel)
 
 	if (!(tunnel->flags & TUNNEL_CSUM))
 		return REASON_NONE;
-	if (!gre_checksum(skb, at, skb->len - at, &checksum) ||
+	if (!ctx_checksum(skb, at, skb->len - at, &checksum) ||
 	    bpf_skb_store_bytes(skb, at + sizeof(struct gre_base), &checksum,
 				sizeof(checksum), 0))
 		return REASON_KERNEL_ERROR;

@@ -32,6 +32,7 @@
 #include "policy.h"
 #include "route.h"
 #include "ecn.h"
+#include "ctx_sum.h"
 #include "gre.h"
 #include "nat.h"
 #include "publish.h"
@@ -87,7 +88,7 @@ __verified_once int is_summed(ctx_t *ctx, const struct packet *pkt)
 		   pkt->protocol != IPPROTO_UDP) {
 		return false;
 	}
-	if (!gre_checksum(ctx, pkt->l4, length, &check))
+	if (!ctx_checksum(ctx, pkt->l4, length, &check))
 		return false;
 	/* What an IPv4 address has in front of it here adds nothing. */
 	sum = bpf_csum_diff(NULL, 0, (__be32 *)&pkt->src, sizeof(pkt->src),
