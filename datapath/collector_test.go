@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/cilium/ebpf"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 
@@ -99,6 +100,59 @@ func TestTrafficOfANetworkOutlivesItsEndpoints(t *testing.T) {
 		t.Fatal(err)
 	}
 	holds("after the id is given out anew", 0)
+}
+
+// Who reads while an endpoint's counters become its network's never sees less
+// than before.
+func TestTrafficOfANetworkNeverFalls(t *testing.T) {
+	t.Parallel()
+	testutil.RequireRoot(t)
+	w := newWorld(t, loadPinned)
+	at := slices.IndexFunc(w.wanted.Endpoints, func(e Endpoint) bool { return e.ID == alice.id })
+	going := w.wanted.Endpoints[at]
+	const times = 200
+	gone := make(chan error, 1)
+	go func() {
+		defer close(gone)
+		for range times {
+			if err := errors.Join(
+				put(w.Maps.EndpointStats, going.ID, perCPU(bpf.EbpnetTraffic{Tx: bpf.EbpnetCounter{Packets: 1}})),
+				w.DeleteEndpoint(going),
+				w.PutEndpoint(going),
+			); err != nil {
+				gone <- err
+				return
+			}
+		}
+	}()
+	var before uint64
+	for over := false; !over; {
+		select {
+		case err := <-gone:
+			if err != nil {
+				t.Fatal(err)
+			}
+			over = true
+		default:
+		}
+		traffic, err := w.NetworkTraffic()
+		if err != nil {
+			t.Fatal(err)
+		}
+		now := traffic[openNet].Tx.Packets
+		if now < before {
+			t.Fatalf("%d packets, and %d before", now, before)
+		}
+		before = now
+	}
+	if want := uint64(times * ebpf.MustPossibleCPU()); before != want {
+		t.Errorf("%d packets in the end, want %d", before, want)
+	}
+}
+
+// perCPU has every CPU count the same.
+func perCPU(e bpf.EbpnetTraffic) []bpf.EbpnetTraffic {
+	return slices.Repeat([]bpf.EbpnetTraffic{e}, ebpf.MustPossibleCPU())
 }
 
 func TestUsageNamesEveryMap(t *testing.T) {

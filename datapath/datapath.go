@@ -24,6 +24,8 @@ import (
 // change them, which the store's lock sees to; reading is free to all.
 type Tables struct {
 	*loader.Objects
+
+	dir string // of the pins; its lock guards what networks count
 }
 
 // Open opens the datapath pinned under dir; loader.ErrNotLoaded if there is
@@ -33,7 +35,7 @@ func Open(dir string) (*Tables, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Tables{objects}, nil
+	return &Tables{objects, dir}, nil
 }
 
 // Load loads the datapath under dir, in place of one that is there: see
@@ -43,7 +45,7 @@ func Load(dir string, c loader.Config) (*Tables, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Tables{objects}, nil
+	return &Tables{objects, dir}, nil
 }
 
 // Wanted is everything that the tables should hold.
@@ -161,8 +163,8 @@ func (t *Tables) Replace(w Wanted) error {
 		t.linksChanged(),
 		replaceArray(t.Maps.Networks, c.networks),
 		replace(t.Maps.Members, members),
-		replace(t.Maps.Devices, c.devices),
 		t.retire(gone),
+		replace(t.Maps.Devices, c.devices),
 		replace(t.Maps.Fdb, c.fdb),
 		replace(t.Maps.Neighbors, c.neighbors),
 		t.forgetElsewhere(c.places),

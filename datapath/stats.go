@@ -3,11 +3,13 @@ package datapath
 import (
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"sync"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
+	"golang.org/x/sys/unix"
 
 	"github.com/ebpnet/ebpnet/bpf"
 )
@@ -52,7 +54,12 @@ func (t *Tables) EndpointTraffic(id uint32) (Traffic, error) {
 
 // NetworkTraffic reads what the local endpoints of each network sent and got,
 // also those that have gone. A network that nothing is known of is not there.
-func (t *Tables) NetworkTraffic() (map[uint32]Traffic, error) {
+func (t *Tables) NetworkTraffic() (_ map[uint32]Traffic, err error) {
+	unlock, err := t.lockCounts(unix.LOCK_SH)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, unlock()) }()
 	sums := map[uint32]Traffic{}
 	add := func(network uint32, traffic Traffic) {
 		if traffic != (Traffic{}) {
@@ -61,7 +68,7 @@ func (t *Tables) NetworkTraffic() (map[uint32]Traffic, error) {
 			sums[network] = sum
 		}
 	}
-	err := eachBatch(t.Maps.PastTraffic, func(networks []uint32, past []bpf.EbpnetTraffic) {
+	err = eachBatch(t.Maps.PastTraffic, func(networks []uint32, past []bpf.EbpnetTraffic) {
 		for i, network := range networks {
 			add(network, trafficOf(past[i]))
 		}
@@ -83,11 +90,16 @@ func (t *Tables) NetworkTraffic() (map[uint32]Traffic, error) {
 	return sums, nil
 }
 
-// retire keeps for the networks what endpoints counted that have just gone.
-// What is counted meanwhile is lost to them; killed half-way, it may count twice,
-// as a counter is not to fall.
-func (t *Tables) retire(gone []bpf.EbpnetDevice) error {
-	for _, d := range gone {
+// retire keeps for the networks what endpoints counted that are about to go.
+// What they count after that is lost to the networks; killed half-way, it may
+// count twice, as a counter is not to fall.
+func (t *Tables) retire(going []bpf.EbpnetDevice) (err error) {
+	unlock, err := t.lockCounts(unix.LOCK_EX)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, unlock()) }()
+	for _, d := range going {
 		traffic, err := t.EndpointTraffic(d.Endpoint)
 		if err != nil {
 			return err
@@ -105,6 +117,24 @@ func (t *Tables) retire(gone []bpf.EbpnetDevice) error {
 		}
 	}
 	return nil
+}
+
+// lockCounts keeps who reads what networks count apart from who moves it from
+// an endpoint to its network.
+func (t *Tables) lockCounts(how int) (unlock func() error, err error) {
+	pins, err := os.Open(t.dir)
+	if err != nil {
+		return nil, fmt.Errorf("lock the counters: %w", err)
+	}
+	for {
+		if err = unix.Flock(int(pins.Fd()), how); !errors.Is(err, unix.EINTR) {
+			break
+		}
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("lock the counters: %w", err), pins.Close())
+	}
+	return pins.Close, nil // which unlocks
 }
 
 // TunnelTraffic reads the counters of a tunnel.

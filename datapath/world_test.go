@@ -329,7 +329,7 @@ func loadChanged(change func(*ebpf.CollectionSpec) error) func(testing.TB, loade
 			}
 		})
 		startSweep(t, objects.Programs.SweepFlows)
-		return &Tables{&objects}
+		return &Tables{&objects, t.TempDir()}
 	}
 }
 
