@@ -1,7 +1,6 @@
 package test
 
 import (
-	"encoding/json"
 	"math/rand/v2"
 	"os"
 	"strconv"
@@ -26,9 +25,8 @@ type xdpState struct {
 	Why    string `json:"why"`
 }
 
-// expectXDP expects an uplink to have the mode, in the kernel and by status,
-// which says why with these words.
-func expectXDP(t *testing.T, h *testutil.Host, uplink, wanted, mode string, why ...string) {
+// xdpOf gives what status says of the one uplink.
+func xdpOf(t *testing.T, h *testutil.Host) xdpState {
 	t.Helper()
 	var s struct {
 		XDP []xdpState `json:"xdp"`
@@ -37,7 +35,14 @@ func expectXDP(t *testing.T, h *testutil.Host, uplink, wanted, mode string, why 
 	if len(s.XDP) != 1 {
 		t.Fatalf("status tells of XDP on %d uplinks, want 1: %+v", len(s.XDP), s.XDP)
 	}
-	got := s.XDP[0]
+	return s.XDP[0]
+}
+
+// expectXDP expects an uplink to have the mode, in the kernel and by status,
+// which says why with these words.
+func expectXDP(t *testing.T, h *testutil.Host, uplink, wanted, mode string, why ...string) {
+	t.Helper()
+	got := xdpOf(t, h)
 	if diff := cmp.Diff(xdpState{uplink, wanted, mode, got.Why}, got); diff != "" {
 		t.Errorf("XDP (-want +got):\n%s", diff)
 	}
@@ -129,12 +134,30 @@ func TestXDPModesAreKeptAndChanged(t *testing.T) {
 	takeTurns(t, open...)
 }
 
+// Of a load that was killed, status does not say what kept another mode away.
+func TestStatusAfterAKilledLoad(t *testing.T) {
+	const rounds = 8
+	h, _ := newOutside(t)
+	start := time.Now()
+	h.Ebpnet(t, "load", "--xdp", "auto")
+	longest := time.Since(start)
+	load := h.Command("load", "--xdp", "native")
+	for range rounds {
+		h.Ebpnet(t, "load", "--xdp", "auto")
+		process := h.Start(t, load[0], load[1:]...)
+		after := rand.N(longest)
+		time.Sleep(after)
+		process.Kill()
+		if s := xdpOf(t, h); s.Wanted == "native" && strings.Contains(s.Why, costly) {
+			t.Fatalf("killed %v into load, status says %+v", after, s)
+		}
+	}
+}
+
 func TestCheckTellsOfXDP(t *testing.T) {
 	h, _ := newOutside(t)
 	h.Run(t, "ip", "link", "add", "wide", "up", "type", "bridge")
 	h.Ebpnet(t, "load", "--uplink", testutil.Uplink, "--uplink", "wide")
-	var rows []json.RawMessage
-	h.EbpnetJSON(t, &rows, "check")
 	type device struct {
 		Device  string `json:"device"`
 		Native  bool   `json:"native"`
@@ -142,21 +165,21 @@ func TestCheckTellsOfXDP(t *testing.T) {
 		Auto    string `json:"auto"`
 		Why     string `json:"why"`
 	}
-	var got []device
-	for _, row := range rows {
-		var d device
-		if err := json.Unmarshal(row, &d); err != nil {
-			t.Fatal(err)
-		}
-		if d.Device != "" {
-			got = append(got, d)
-		}
+	var found struct {
+		Features []struct {
+			Name string `json:"name"`
+		} `json:"features"`
+		XDP []device `json:"xdp"`
+	}
+	h.EbpnetJSON(t, &found, "check")
+	if len(found.Features) == 0 || found.Features[0].Name == "" {
+		t.Errorf("check tells of no feature: %+v", found.Features)
 	}
 	want := []device{
 		{testutil.Uplink, true, true, "off", "native XDP on a veth takes its peer's " + costly},
 		{"wide", false, true, "off", "its driver has no native XDP"},
 	}
-	if diff := cmp.Diff(want, got); diff != "" {
+	if diff := cmp.Diff(want, found.XDP); diff != "" {
 		t.Errorf("check (-want +got):\n%s", diff)
 	}
 	if table := h.Ebpnet(t, "check"); !strings.Contains(table, want[0].Why) {

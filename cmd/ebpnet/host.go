@@ -18,6 +18,12 @@ import (
 	"github.com/ebpnet/ebpnet/loader"
 )
 
+// check is what `check -o json` prints.
+type check struct {
+	Features []loader.Feature  `json:"features"`
+	XDP      []agent.DeviceXDP `json:"xdp"` // of each device
+}
+
 func checkCommand() *cli.Command {
 	return &cli.Command{
 		Name:      "check",
@@ -29,7 +35,7 @@ func checkCommand() *cli.Command {
 			if _, err := arguments(c); err != nil {
 				return err
 			}
-			found := loader.Probe()
+			found := check{Features: loader.Probe()}
 			var uplinks []string
 			err := read(c, func(tx *store.Tx) error {
 				wanted, _, err := tx.Host()
@@ -39,32 +45,20 @@ func checkCommand() *cli.Command {
 			if err != nil {
 				return err
 			}
-			devices, err := agent.CheckXDP(place(c), uplinks)
-			if err != nil {
+			if found.XDP, err = agent.CheckXDP(place(c), uplinks); err != nil {
 				return err
 			}
-			rows := make([]any, 0, len(found)+len(devices))
-			for _, f := range found {
-				rows = append(rows, f)
-			}
-			for _, d := range devices {
-				rows = append(rows, d)
-			}
-			tables := []table{featureTable(found)}
-			if len(devices) > 0 {
-				tables = append(tables, deviceTable(devices))
-			}
-			if err := print(c, rows, func() []table { return tables }); err != nil {
+			if err := print(c, found, found.tables); err != nil {
 				return err
 			}
-			return loader.CheckFeatures(found)
+			return loader.CheckFeatures(found.Features)
 		},
 	}
 }
 
-func featureTable(found []loader.Feature) table {
-	t := table{headings: []string{"FEATURE", "SINCE", "NEED", "PRESENT", "WITHOUT IT"}}
-	for _, f := range found {
+func (found check) tables() []table {
+	features := table{headings: []string{"FEATURE", "SINCE", "NEED", "PRESENT", "WITHOUT IT"}}
+	for _, f := range found.Features {
 		need, without := "optional", f.Fallback
 		if f.Needed {
 			need, without = "needed", "does not run"
@@ -73,17 +67,16 @@ func featureTable(found []loader.Feature) table {
 		if f.Err != nil {
 			present = "not known: " + f.Err.Error()
 		}
-		t.add(f.Name, f.Since, need, present, without)
+		features.add(f.Name, f.Since, need, present, without)
 	}
-	return t
-}
-
-func deviceTable(devices []agent.DeviceXDP) table {
-	t := table{headings: []string{"DEVICE", "NATIVE XDP", "GENERIC XDP", "AUTO", "WHY"}}
-	for _, d := range devices {
-		t.add(d.Device, yesNo(d.Native), yesNo(d.Generic), string(d.Auto), d.Why)
+	if len(found.XDP) == 0 {
+		return []table{features}
 	}
-	return t
+	devices := table{headings: []string{"DEVICE", "NATIVE XDP", "GENERIC XDP", "AUTO", "WHY"}}
+	for _, d := range found.XDP {
+		devices.add(d.Device, yesNo(d.Native), yesNo(d.Generic), string(d.Auto), d.Why)
+	}
+	return []table{features, devices}
 }
 
 func yesNo(b bool) string {

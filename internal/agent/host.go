@@ -38,8 +38,8 @@ func (a *Agent) wantedHost(given spec.Host) (wanted spec.Host, known bool, err e
 		wanted.Uplinks = slices.Clone(given.Uplinks)
 	}
 	completeFlows(&wanted, given)
-	if given.XDP != "" {
-		wanted.XDP = given.XDP
+	if given.XDP != "" && given.XDP != wanted.XDP {
+		wanted.XDP, wanted.WithoutXDP = given.XDP, nil
 	}
 	slices.Sort(wanted.Uplinks)
 	wanted.Uplinks = slices.Compact(wanted.Uplinks)

@@ -17,6 +17,9 @@ import (
 // XDP does what TC does, only earlier. So what keeps an uplink from having it is
 // told of, and stops nothing, unless somebody has just asked for it by name.
 
+// nothingLost is why auto chooses native XDP.
+const nothingLost = "its driver can, and nothing is lost by it"
+
 // plannedUplink is an uplink with the XDP that it is to have.
 type plannedUplink struct {
 	host.Uplink
@@ -247,7 +250,7 @@ func XDPOf(wanted spec.Host, tables *datapath.Tables) ([]UplinkXDP, error) {
 		case err != nil:
 			found[i].Why = OneLine(err)
 		case on && found[i].Wanted == spec.XDPAuto:
-			found[i].Mode, found[i].Why = spec.XDPMode(mode), "its driver can, and nothing is lost by it"
+			found[i].Mode, found[i].Why = spec.XDPMode(mode), nothingLost
 		case on:
 			found[i].Mode, found[i].Why = spec.XDPMode(mode), "asked for"
 		case tables == nil:
@@ -257,7 +260,7 @@ func XDPOf(wanted spec.Host, tables *datapath.Tables) ([]UplinkXDP, error) {
 		case wanted.WithoutXDP[name] != "":
 			found[i].Why = wanted.WithoutXDP[name]
 		default:
-			found[i].Why = "it was taken off: 'ebpnet load' attaches it again"
+			found[i].Why = "it is not attached: 'ebpnet load' attaches it"
 		}
 	}
 	return found, nil
@@ -330,7 +333,7 @@ func checkDevice(h *host.Host, p Place, name string) (DeviceXDP, error) {
 	case why != nil:
 		d.Why = OneLine(why)
 	default:
-		d.Auto, d.Why = spec.XDPMode(mode), "its driver can, and nothing is lost by it"
+		d.Auto, d.Why = spec.XDPMode(mode), nothingLost
 	}
 	return d, nil
 }

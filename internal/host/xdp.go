@@ -48,6 +48,11 @@ func (h *Host) XDP(name string) (x XDP, err error) {
 	if err != nil {
 		return x, err
 	}
+	defer func() {
+		if errors.Is(err, unix.ENODEV) { // it has gone since
+			err = fmt.Errorf("%w %q", ErrNoDevice, name)
+		}
+	}()
 	on, err := offloads(name)
 	if err != nil {
 		return x, err
