@@ -191,11 +191,13 @@ func (c streamFlags) stream() (s generator.Stream, err error) {
 		return s, fmt.Errorf("--flows %d: want at least 1", c.flows)
 	}
 	inner := c.innerTo + c.innerSource + c.innerDestination
+	what := "--"
 	switch c.protocol {
 	case protocolGRE:
 		if s.GRE, err = c.gre(); err != nil {
 			return s, err
 		}
+		what = "--inner-"
 		c.to, c.source = cmp.Or(c.innerTo, innerTo), cmp.Or(c.innerSource, innerSource)
 		c.destination = cmp.Or(c.innerDestination, innerDestination)
 	case protocolUDP:
@@ -207,18 +209,18 @@ func (c streamFlags) stream() (s generator.Stream, err error) {
 	if s.GRE == nil && (c.key != "" || inner != "") {
 		return s, fmt.Errorf("--key and --inner-...: want them with --protocol %s only", protocolGRE)
 	}
-	if s.To, err = parseMAC(c.to); err != nil {
+	if s.To, err = parseMAC(what+"to", c.to); err != nil {
 		return s, err
 	}
 	if s.Source, err = netip.ParseAddrPort(c.source); err != nil {
 		address, err := netip.ParseAddr(c.source)
 		if err != nil {
-			return s, fmt.Errorf("source %q: want an address or an address:port", c.source)
+			return s, fmt.Errorf("%ssource %q: want an address or an address:port", what, c.source)
 		}
 		s.Source = netip.AddrPortFrom(address, firstFlowPort)
 	}
 	if s.Destination, err = netip.ParseAddrPort(c.destination); err != nil {
-		return s, fmt.Errorf("destination %q: want an address:port", c.destination)
+		return s, fmt.Errorf("%sdestination %q: want an address:port", what, c.destination)
 	}
 	if s.Size == 0 && s.Source.Addr().Is4() == s.Destination.Addr().Is4() {
 		s.Size = s.Least()
@@ -229,7 +231,7 @@ func (c streamFlags) stream() (s generator.Stream, err error) {
 // gre is the outer packet.
 func (c streamFlags) gre() (g *generator.GRE, err error) {
 	g = &generator.GRE{}
-	if g.To, err = parseMAC(c.to); err != nil {
+	if g.To, err = parseMAC("--to", c.to); err != nil {
 		return nil, err
 	}
 	if g.Source, err = netip.ParseAddr(c.source); err != nil {
@@ -249,10 +251,10 @@ func (c streamFlags) gre() (g *generator.GRE, err error) {
 	return g, nil
 }
 
-func parseMAC(text string) (mac [6]byte, err error) {
+func parseMAC(flag, text string) (mac [6]byte, err error) {
 	parsed, err := net.ParseMAC(text)
 	if err != nil || len(parsed) != len(mac) {
-		return mac, fmt.Errorf("MAC %q: want six bytes as %s", text, innerTo)
+		return mac, fmt.Errorf("%s %q: want a MAC, six bytes as %s", flag, text, innerTo)
 	}
 	return [6]byte(parsed), nil
 }

@@ -171,7 +171,7 @@ func TestParseGeneration(t *testing.T) {
 		"--source host":           "want an address or an address:port",
 		"--destination 192.0.2.2": "want an address:port",
 		"--protocol gre":          "with gre no port",
-		"--to 02:00":              `MAC "02:00"`,
+		"--to 02:00":              `--to "02:00": want a MAC`,
 		"--count-netns x":         "want both",
 		"--device=":               "no --device",
 		"more":                    "unexpected argument",
