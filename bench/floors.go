@@ -44,6 +44,14 @@ func floors() []floor {
 
 		{pktgenPort, framesUDP, "pktgen-port-tc", iptables, 2.00, "without sockets at either end, what is left is one look-up and a redirect"},
 		{pktgenPort, framesSYN, "pktgen-port-tc", iptables, 2.00, "the same for segments that conntrack looks at more closely"},
+		{pktgenDrop, framesGRE, "pktgen-drop-xdp", allDrop, 0.35, "a stranger costs his headers and two look-ups, and no socket buffer"},
+		{pktgenGRE, framesGRE, "pktgen-gre-xdp", viaTC, 0.90, "what goes straight to its endpoint is not worse off than by the stack"},
+
+		{moreEndpoints, datagrams, "growth-endpoints-10000", few, 0.80, "a look-up in a hash does not care how much else is in it"},
+		{moreLinks, datagrams, "growth-links-50000", few, 0.80, "nor does that of a link, which a flow remembers besides"},
+		{moreFlows, connections, "growth-flows-256000", few, 0.75, "nor does opening a flow, but for the cache lines that are not at hand"},
+
+		{overload, floodDelivered, "overload-ebpnet-1x", iptables, 0.85, "what a rival can take is taken"},
 		{overload, floodDelivered, "overload-ebpnet-5x", iptables, 1.10, "what arrives is delivered at once: there is no queue to overflow"},
 	}
 }
