@@ -146,9 +146,9 @@ func TestTableIsAligned(t *testing.T) {
 
 inside: between two containers of a host
 
-MEASURE  TOPOLOGY  MEDIAN    MIN    MAX  UNIT            TO WIRE  TO BRIDGE  LOST
-tcp_rr   wire       66000  66000  66000  transactions/s     1.00          -  6.6%
-tcp_rr   ebpnet      12.3   12.3   12.3  transactions/s     0.00          -  0.0%
+MEASURE  TOPOLOGY  MEDIAN    MIN    MAX  UNIT            TO WIRE  TO BRIDGE  TO NFTABLES  LOST
+tcp_rr   wire       66000  66000  66000  transactions/s     1.00          -            -  6.6%
+tcp_rr   ebpnet      12.3   12.3   12.3  transactions/s     0.00          -            -  0.0%
 
 outside: from a container to the outside, which sees the host's address
 
@@ -194,7 +194,7 @@ func TestDetails(t *testing.T) {
 		got = append(got, strings.Join(row[6:], ","))
 	}
 	// The median latency is the figure already.
-	if diff := cmp.Diff([]string{"TO WIRE,TO BRIDGE,CPU µs,P99 µs,LOST", "1.00,-,2,180,0.0%", "0.07,-,-,-,0.0%"}, got); diff != "" {
+	if diff := cmp.Diff([]string{"TO WIRE,TO BRIDGE,TO NFTABLES,CPU µs,P99 µs,LOST", "1.00,-,-,2,180,0.0%", "0.07,-,-,-,-,0.0%"}, got); diff != "" {
 		t.Error(diff)
 	}
 	text, err := json.Marshal(rep.Results[0].P99)

@@ -377,8 +377,11 @@ func TestKernel(t *testing.T) {
 	if _, err := s.RunKernel(t.Context(), Outlet{Device: "lo"}, quiet); err == nil || !strings.Contains(err.Error(), "wants 78 to 1514") {
 		t.Errorf("too short: error %v", err)
 	}
-	if !HasKernel() {
-		return // and its module is not for a test to load
+	if !HasKernel() { // and its module is not for a test to load
+		if _, err := streams()["udp"].RunKernel(t.Context(), Outlet{Device: "lo"}, quiet); err == nil || !strings.Contains(err.Error(), "modprobe pktgen") {
+			t.Errorf("without pktgen: error %v", err)
+		}
+		return
 	}
 	near, far := pair(t)
 	for _, name := range []string{"udp", "udp6-largest"} {

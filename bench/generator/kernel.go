@@ -35,14 +35,14 @@ func (s Stream) RunKernel(ctx context.Context, out Outlet, duration time.Duratio
 	if err := s.Check(); err != nil {
 		return Sent{}, err
 	}
-	if !HasKernel() {
-		return Sent{}, errors.New("the kernel's pktgen is not there: 'modprobe pktgen', or send without it")
-	}
 	if s.Protocol != UDP || s.GRE != nil || s.flows() > portsPerAddress {
 		return Sent{}, fmt.Errorf("the kernel's pktgen sends UDP of up to %d flows, and nothing else", portsPerAddress)
 	}
 	if least := newTemplate(s).headers + kernelHeader; s.Size < least {
 		return Sent{}, fmt.Errorf("size %d: the kernel's pktgen wants %d to %d, for what it fills packets with", s.Size, least, MaxSize)
+	}
+	if !HasKernel() {
+		return Sent{}, errors.New("the kernel's pktgen is not there: 'modprobe pktgen', or send without it")
 	}
 	var sent Sent
 	err := within(out, func() (err error) {
