@@ -21,7 +21,8 @@ import (
 )
 
 // Tables are the maps of a loaded datapath. Only one process at a time may
-// change them, which the store's lock sees to; reading is free to all.
+// change them, which the store's lock sees to; reading is free to all, but for
+// what networks count.
 type Tables struct {
 	*loader.Objects
 
@@ -163,8 +164,7 @@ func (t *Tables) Replace(w Wanted) error {
 		t.linksChanged(),
 		replaceArray(t.Maps.Networks, c.networks),
 		replace(t.Maps.Members, members),
-		t.retire(gone),
-		replace(t.Maps.Devices, c.devices),
+		t.retire(gone, func() error { return replace(t.Maps.Devices, c.devices) }),
 		replace(t.Maps.Fdb, c.fdb),
 		replace(t.Maps.Neighbors, c.neighbors),
 		t.forgetElsewhere(c.places),

@@ -106,10 +106,10 @@ func (t *Tables) PutEndpoint(e Endpoint) error {
 // stations that were learned behind it. Its links have gone before it.
 func (t *Tables) DeleteEndpoint(e Endpoint) error {
 	if !e.Remote() {
-		if err := t.retire([]bpf.EbpnetDevice{e.device()}); err != nil {
-			return err
-		}
-		if err := remove(t.Maps.Devices, uint32(e.Ifindex)); err != nil {
+		err := t.retire([]bpf.EbpnetDevice{e.device()}, func() error {
+			return remove(t.Maps.Devices, uint32(e.Ifindex))
+		})
+		if err != nil {
 			return err
 		}
 		if err := t.leave(e.station()); err != nil {

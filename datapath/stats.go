@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ebpnet/ebpnet/bpf"
+	"github.com/ebpnet/ebpnet/loader"
 )
 
 // Counter counts packets, a superframe as those it stands for, and the bytes
@@ -90,10 +91,10 @@ func (t *Tables) NetworkTraffic() (_ map[uint32]Traffic, err error) {
 	return sums, nil
 }
 
-// retire keeps for the networks what endpoints counted that are about to go.
-// What they count after that is lost to the networks; killed half-way, it may
+// retire keeps for the networks what endpoints counted that remove takes away.
+// What they count meanwhile is lost to the networks; killed half-way, it may
 // count twice, as a counter is not to fall.
-func (t *Tables) retire(going []bpf.EbpnetDevice) (err error) {
+func (t *Tables) retire(going []bpf.EbpnetDevice, remove func() error) (err error) {
 	unlock, err := t.lockCounts(unix.LOCK_EX)
 	if err != nil {
 		return err
@@ -112,6 +113,11 @@ func (t *Tables) retire(going []bpf.EbpnetDevice) (err error) {
 		if err := put(t.Maps.PastTraffic, d.Network, traffic.entry()); err != nil {
 			return err
 		}
+	}
+	if err := remove(); err != nil {
+		return err
+	}
+	for _, d := range going {
 		if err := t.ResetEndpointTraffic(d.Endpoint); err != nil {
 			return err
 		}
@@ -123,6 +129,9 @@ func (t *Tables) retire(going []bpf.EbpnetDevice) (err error) {
 // an endpoint to its network.
 func (t *Tables) lockCounts(how int) (unlock func() error, err error) {
 	pins, err := os.Open(t.dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, loader.ErrNotLoaded // any more
+	}
 	if err != nil {
 		return nil, fmt.Errorf("lock the counters: %w", err)
 	}
