@@ -52,7 +52,7 @@ func floors() []floor {
 		{moreFlows, connections, "growth-flows-256000", few, 0.75, "nor does opening a flow, but for the cache lines that are not at hand"},
 
 		{overload, floodDelivered, "overload-ebpnet-1x", iptables, 0.85, "what a rival can take is taken"},
-		{overload, floodDelivered, "overload-ebpnet-5x", iptables, 1.10, "what arrives is delivered at once: there is no queue to overflow"},
+		{overload, floodDelivered, "overload-ebpnet-5x", iptables, 1.10, "it takes less of the CPU that receives, so that fewer frames overflow the queues before it"},
 	}
 }
 

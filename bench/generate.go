@@ -190,6 +190,9 @@ func (c streamFlags) stream() (s generator.Stream, err error) {
 	if c.flows < 1 {
 		return s, fmt.Errorf("--flows %d: want at least 1", c.flows)
 	}
+	if c.size < 0 || c.size > generator.MaxSize {
+		return s, fmt.Errorf("--size %d: want up to %d bytes", c.size, generator.MaxSize)
+	}
 	inner := c.innerTo + c.innerSource + c.innerDestination
 	what := "--"
 	switch c.protocol {

@@ -258,6 +258,9 @@ func measureAll(ctx context.Context, opt options, progress func(string)) (rep re
 			done := round*len(rep.Results) + i
 			progress(fmt.Sprintf("round %d of %d, %d%%: %s %s", round+1, opt.rounds, 100*done/all, m.name, t.name))
 			s, err := m.run(ctx, paths[t.name], opt)
+			if err == nil {
+				err = ctx.Err() // of a part of the time
+			}
 			if err != nil {
 				return report{}, fmt.Errorf("round %d, %s over %s: %w", round+1, m.name, t.name, err)
 			}

@@ -307,7 +307,7 @@ func TestInterruptRemovesEverything(t *testing.T) {
 	needRoot(t)
 	t.Parallel()
 	for _, c := range []struct{ during, topology string }{
-		{"building", wire}, {"round", wire}, {"round", "overlay-ebpnet"}, {"round", "overlay-ovs"},
+		{"building", wire}, {"round", wire}, {"round", "overlay-ebpnet"}, {"round", "overlay-ovs"}, {"round", "pktgen-drop-xdp"},
 	} {
 		name := c.topology + "-interrupt-" + c.during
 		t.Run(name, func(t *testing.T) {

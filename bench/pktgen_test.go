@@ -158,7 +158,8 @@ func TestParseGeneration(t *testing.T) {
 	}
 	for more, want := range map[string]string{
 		"--size 59":               "size 59: want 60",
-		"--size 1515":             "to 1514",
+		"--size 1515":             "up to 1514",
+		"--size 99999999999999":   "up to 1514",
 		"--flows 0":               "--flows 0",
 		"--flows 100000000000":    "flows",
 		"--rate -1":               "rate -1",

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"os/exec"
 	"slices"
@@ -158,12 +159,15 @@ func (rep *report) base(r *result, kind string) *result {
 }
 
 // ratio is the median over the rounds of r by base in the same round: what a
-// round's other load did to both, it leaves out. Nil where base is.
+// round's other load did to both, it leaves out. Nil where base is, or is 0.
 func ratio(r, base *result) *float64 {
 	if base == nil {
 		return nil
 	}
 	m := median(ratios(r, base))
+	if math.IsNaN(m) || math.IsInf(m, 0) {
+		return nil
+	}
 	return &m
 }
 
@@ -210,6 +214,9 @@ func tryFile(name string) error {
 	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
 	if err == nil {
 		return errors.Join(f.Close(), os.Remove(name))
+	}
+	if !errors.Is(err, os.ErrExist) {
+		return err
 	}
 	if f, err = os.OpenFile(name, os.O_WRONLY, 0); err != nil {
 		return err

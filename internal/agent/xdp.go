@@ -31,6 +31,11 @@ type plannedUplink struct {
 // do.
 func isForced(mode spec.XDPMode) bool { return mode == spec.XDPNative || mode == spec.XDPGeneric }
 
+// isFor tells whether a mode may be what is wanted: auto chooses native or none.
+func isFor(mode, wanted spec.XDPMode) bool {
+	return mode == wanted || mode == spec.XDPNative && wanted == spec.XDPAuto
+}
+
 // choose gives the mode of XDP that a device is to have, or why it is to have
 // none.
 func choose(wanted spec.XDPMode, can host.XDP) (loader.XDPMode, error) {
@@ -249,6 +254,8 @@ func XDPOf(wanted spec.Host, tables *datapath.Tables) ([]UplinkXDP, error) {
 		switch mode, on := attached[u.Ifindex]; {
 		case err != nil:
 			found[i].Why = OneLine(err)
+		case on && !isFor(spec.XDPMode(mode), found[i].Wanted):
+			found[i].Mode, found[i].Why = spec.XDPMode(mode), fmt.Sprintf("%s is asked for: 'ebpnet load' changes it", found[i].Wanted)
 		case on && found[i].Wanted == spec.XDPAuto:
 			found[i].Mode, found[i].Why = spec.XDPMode(mode), nothingLost
 		case on:
