@@ -216,3 +216,17 @@ func TestOtherRatios(t *testing.T) {
 		t.Errorf("ratios %v, want 4 to %s", got, empty)
 	}
 }
+
+// A rival that got nothing is compared with nobody, and does not lose the rest.
+func TestNoRatioToNothing(t *testing.T) {
+	t.Parallel()
+	some, nothing := &result{Samples: []float64{1, 2}}, &result{Samples: []float64{0, 0}}
+	for _, r := range []*result{some, nothing} {
+		if got := ratio(r, nothing); got != nil {
+			t.Errorf("ratio %v, want none", *got)
+		}
+	}
+	if got := ratio(nothing, some); got == nil || *got != 0 {
+		t.Errorf("ratio of nothing %v, want 0", got)
+	}
+}

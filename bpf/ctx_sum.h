@@ -13,7 +13,6 @@ struct ctx_sum {
 	__u32 offset;
 	__u32 left;
 	__u32 sum;
-	__u32 failed; /* bool */
 };
 
 static int ctx_sum_next(__u32 i, void *context)
@@ -30,10 +29,8 @@ static int ctx_sum_next(__u32 i, void *context)
 	barrier_var(length);
 	length = ((length - 1) & (ICMP_QUOTE - 1)) + 1;
 	__builtin_memset(scratch->quote, 0, sizeof(scratch->quote));
-	if (ctx_load(sum->ctx, sum->offset, scratch->quote, length)) {
-		sum->failed = 1;
+	if (ctx_load(sum->ctx, sum->offset, scratch->quote, length))
 		return 1;
-	}
 	sum->sum = bpf_csum_diff(NULL, 0, (__be32 *)scratch->quote,
 				 sizeof(scratch->quote), sum->sum);
 	sum->offset += length;
@@ -50,7 +47,7 @@ ctx_checksum(ctx_t *ctx, __u32 offset, __u32 length, __sum16 *checksum)
 
 	bpf_loop(length / ICMP_QUOTE + 1, ctx_sum_next, &sum, 0);
 	*checksum = csum_fold(sum.sum);
-	return !sum.failed;
+	return !sum.left;
 }
 
 #endif
