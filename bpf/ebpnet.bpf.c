@@ -98,9 +98,11 @@ int from_endpoint(struct __sk_buff *skb)
 	const struct network *network;
 	const struct device *device;
 	enum neigh_result result;
-	struct packet pkt = {};
+	struct packet *pkt = packet_new();
 	enum reason reason;
 
+	if (!pkt)
+		return verdict_drop(skb, REASON_KERNEL_ERROR);
 	device = bpf_map_lookup_elem(&devices, &ifindex);
 	if (!device)
 		return verdict_drop(skb, REASON_UNKNOWN_SOURCE);
@@ -109,39 +111,39 @@ int from_endpoint(struct __sk_buff *skb)
 		return verdict_drop(skb, REASON_UNKNOWN_SOURCE);
 	count_tx(&endpoint_stats, device->endpoint, skb);
 
-	reason = parse_l3(skb, &pkt, 0);
+	reason = parse_l3(skb, pkt, 0);
 	if (!reason && skb->vlan_present)
 		reason = REASON_UNKNOWN_PROTOCOL;
 	if (!reason)
 		reason = device->trunk ?
-				 trunk_check(skb, device, network, &pkt) :
-				 check_endpoint(skb, device, &pkt);
+				 trunk_check(skb, device, network, pkt) :
+				 check_endpoint(skb, device, pkt);
 	if (reason)
 		return verdict_drop(skb, reason);
 
 	/* Also one to a neighbor's own MAC, which asks whether it is still
 	 * there: that needs no link. */
-	result = neigh_answer(skb, device->network, &pkt);
+	result = neigh_answer(skb, device->network, pkt);
 	if (result != NEIGH_NOT_ASKED)
 		return answer(skb, result);
-	if (mac_is_multicast(&pkt.dst_mac))
+	if (mac_is_multicast(&pkt->dst_mac))
 		return bridge_flood(skb, device->network, network,
 				    FLOOD_TUNNELS);
-	if (!gateway_is_meant(network, &pkt)) {
-		station = learn_find_told(device->network, &pkt.dst_mac);
+	if (!gateway_is_meant(network, pkt)) {
+		station = learn_find_told(device->network, &pkt->dst_mac);
 		if (!station)
-			return to_unknown(skb, &pkt, device, network);
+			return to_unknown(skb, pkt, device, network);
 		if (bridge_is_behind(skb, station))
 			return verdict_consume();
-		return bridge_forward(skb, &pkt, device, network, station);
+		return bridge_forward(skb, pkt, device, network, station);
 	}
-	if (pkt.ethertype == bpf_htons(ETH_P_ARP))
+	if (pkt->ethertype == bpf_htons(ETH_P_ARP))
 		return verdict_drop(skb, REASON_UNKNOWN_DESTINATION);
 	if (device->trunk)
-		reason = trunk_check_outward(device, network, ifindex, &pkt);
+		reason = trunk_check_outward(device, network, ifindex, pkt);
 	if (reason)
 		return verdict_drop(skb, reason);
-	return gateway_forward(skb, &pkt, device, network);
+	return gateway_forward(skb, pkt, device, network);
 }
 
 /* What goes from the host to containers, while it can still be told where it
@@ -161,19 +163,21 @@ int from_host(struct __sk_buff *skb)
 {
 	const struct station *station;
 	enum neigh_result result;
-	struct packet pkt = {};
+	struct packet *pkt = packet_new();
 	enum reason reason;
 
-	reason = parse_l3(skb, &pkt, 0);
-	if (!reason && pkt.ethertype == bpf_htons(ETH_P_IPV6) &&
-	    pkt.protocol == IPPROTO_ICMPV6)
-		reason = parse_l4(skb, &pkt);
+	if (!pkt)
+		return verdict_drop(skb, REASON_KERNEL_ERROR);
+	reason = parse_l3(skb, pkt, 0);
+	if (!reason && pkt->ethertype == bpf_htons(ETH_P_IPV6) &&
+	    pkt->protocol == IPPROTO_ICMPV6)
+		reason = parse_l4(skb, pkt);
 	if (reason)
 		return verdict_drop(skb, reason);
-	result = neigh_answer(skb, NETWORK_OUTSIDE, &pkt);
+	result = neigh_answer(skb, NETWORK_OUTSIDE, pkt);
 	if (result != NEIGH_NOT_ASKED)
 		return answer(skb, result);
-	switch (pkt.ethertype) {
+	switch (pkt->ethertype) {
 	case bpf_htons(ETH_P_IP):
 	case bpf_htons(ETH_P_IPV6):
 		break;
@@ -183,11 +187,11 @@ int from_host(struct __sk_buff *skb)
 		return verdict_drop(skb, REASON_UNKNOWN_PROTOCOL);
 	}
 
-	station = learn_find_neighbor(&pkt.dst);
+	station = learn_find_neighbor(&pkt->dst);
 	if (!station || station->kind != STATION_LOCAL)
 		return verdict_drop(skb, REASON_UNKNOWN_DESTINATION);
-	if (!mac_equal(&pkt.dst_mac, &station->mac)) {
-		reason = bridge_readdress(skb, &pkt, station,
+	if (!mac_equal(&pkt->dst_mac, &station->mac)) {
+		reason = bridge_readdress(skb, pkt, station,
 					  config_gateway_mac());
 		if (reason)
 			return verdict_drop(skb, reason);
@@ -217,34 +221,35 @@ SEC("tc")
 int from_uplink(struct __sk_buff *skb)
 {
 	struct gre_origin origin = {};
-	struct packet pkt = {};
+	struct packet *pkt;
 	enum reason reason;
 
 	/* What is for others, or of a VLAN on this device, is no business of
 	 * ours; what is malformed is the host's to refuse. */
 	if (skb->pkt_type != PACKET_HOST || skb->vlan_present)
 		return VERDICT_PASS;
-	if (parse_l3(skb, &pkt, 0) ||
-	    (pkt.ethertype != bpf_htons(ETH_P_IP) &&
-	     pkt.ethertype != bpf_htons(ETH_P_IPV6)) ||
-	    parse_l4(skb, &pkt))
+	pkt = packet_new();
+	if (!pkt || parse_l3(skb, pkt, 0) ||
+	    (pkt->ethertype != bpf_htons(ETH_P_IP) &&
+	     pkt->ethertype != bpf_htons(ETH_P_IPV6)) ||
+	    parse_l4(skb, pkt))
 		return VERDICT_PASS;
 
-	if (pkt.protocol == IPPROTO_GRE) {
-		reason = gre_identify(skb, &pkt, &origin);
+	if (pkt->protocol == IPPROTO_GRE) {
+		reason = gre_identify(skb, pkt, &origin);
 		if (reason)
 			return verdict_drop(skb, reason);
 		if (!origin.tunnel)
 			return VERDICT_PASS;
-		return overlay_deliver(skb, &pkt, &origin);
+		return overlay_deliver(skb, pkt, &origin);
 	}
-	if (packet_is_icmp_error(&pkt)) {
-		tunnel_hear(skb, &pkt);
-		return forward_error_in(skb, &pkt, NETWORK_OUTSIDE);
+	if (packet_is_icmp_error(pkt)) {
+		tunnel_hear(skb, pkt);
+		return forward_error_in(skb, pkt, NETWORK_OUTSIDE);
 	}
-	if (!fragment_find_ports(&pkt, NETWORK_OUTSIDE))
+	if (!fragment_find_ports(pkt, NETWORK_OUTSIDE))
 		return VERDICT_PASS;
-	return forward_in(skb, &pkt, NETWORK_OUTSIDE);
+	return forward_in(skb, pkt, NETWORK_OUTSIDE);
 }
 
 /* What the host sends to its own addresses: TC ingress of lo. Here while ports
@@ -252,18 +257,18 @@ int from_uplink(struct __sk_buff *skb)
 SEC("tc")
 int from_loopback(struct __sk_buff *skb)
 {
-	struct packet pkt = {};
+	struct packet *pkt = packet_new();
 
-	if (parse_l3(skb, &pkt, 0) ||
-	    (pkt.ethertype != bpf_htons(ETH_P_IP) &&
-	     pkt.ethertype != bpf_htons(ETH_P_IPV6)) ||
-	    parse_l4(skb, &pkt))
+	if (!pkt || parse_l3(skb, pkt, 0) ||
+	    (pkt->ethertype != bpf_htons(ETH_P_IP) &&
+	     pkt->ethertype != bpf_htons(ETH_P_IPV6)) ||
+	    parse_l4(skb, pkt))
 		return VERDICT_PASS;
-	if (packet_is_icmp_error(&pkt))
-		return forward_error_in(skb, &pkt, NETWORK_LOOPBACK);
-	if (!fragment_find_ports(&pkt, NETWORK_LOOPBACK))
+	if (packet_is_icmp_error(pkt))
+		return forward_error_in(skb, pkt, NETWORK_LOOPBACK);
+	if (!fragment_find_ports(pkt, NETWORK_LOOPBACK))
 		return VERDICT_PASS;
-	return forward_in(skb, &pkt, NETWORK_LOOPBACK);
+	return forward_in(skb, pkt, NETWORK_LOOPBACK);
 }
 
 /* A socket of the host can be looked up when an endpoint wants its port. What
@@ -290,7 +295,7 @@ SEC("tc")
 int to_uplink(struct __sk_buff *skb)
 {
 	struct scratch *scratch;
-	struct packet pkt = {};
+	struct packet *pkt;
 	enum reason reason;
 	bool needed;
 
@@ -298,22 +303,22 @@ int to_uplink(struct __sk_buff *skb)
 		skb->tc_index = 0;
 		return VERDICT_PASS;
 	}
-	if (parse_l3(skb, &pkt, 0) ||
-	    (pkt.ethertype != bpf_htons(ETH_P_IP) &&
-	     pkt.ethertype != bpf_htons(ETH_P_IPV6)) ||
-	    parse_l4(skb, &pkt) ||
-	    !fragment_find_ports(&pkt, NETWORK_OUTSIDE) ||
-	    pkt.echo == ECHO_REPLY)
+	pkt = packet_new();
+	if (!pkt || parse_l3(skb, pkt, 0) ||
+	    (pkt->ethertype != bpf_htons(ETH_P_IP) &&
+	     pkt->ethertype != bpf_htons(ETH_P_IPV6)) ||
+	    parse_l4(skb, pkt) || !fragment_find_ports(pkt, NETWORK_OUTSIDE) ||
+	    pkt->echo == ECHO_REPLY)
 		return VERDICT_PASS;
 
 	scratch = scratch_get();
 	if (!scratch)
 		return VERDICT_PASS;
-	flow_key_of(&scratch->key, &pkt, NETWORK_OUTSIDE);
+	flow_key_of(&scratch->key, pkt, NETWORK_OUTSIDE);
 	needed = masquerade_is_needed(&scratch->key, &scratch->mapping);
-	if (!needed && !is_to_be_remembered(skb, &pkt))
+	if (!needed && !is_to_be_remembered(skb, pkt))
 		return VERDICT_PASS;
-	reason = masquerade_host(skb, &pkt, &scratch->key);
+	reason = masquerade_host(skb, pkt, &scratch->key);
 	/* Where there is no room to remember it, it goes as it is. */
 	if (reason && needed)
 		return verdict_drop(skb, reason);

@@ -79,6 +79,18 @@ static __always_inline struct scratch *scratch_get(void)
 	return bpf_map_lookup_elem(&scratches, &key);
 }
 
+/* An empty record for the packet at hand. It is in the scratch, as the stack of
+ * the deepest chain has no room for it. */
+static __always_inline struct packet *packet_new(void)
+{
+	struct scratch *scratch = scratch_get();
+
+	if (!scratch)
+		return NULL;
+	__builtin_memset(&scratch->packet, 0, sizeof(scratch->packet));
+	return &scratch->packet;
+}
+
 static __always_inline struct flow *flow_at(__u32 slot)
 {
 	return bpf_map_lookup_elem(&flows, &slot);

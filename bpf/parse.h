@@ -93,30 +93,6 @@ enum fragment {
 	FRAGMENT_LATER,
 };
 
-struct packet {
-	struct address src;
-	struct address dst;
-	struct mac src_mac;
-	struct mac dst_mac;
-	__be16 ethertype;
-	__be16 sport; /* ICMP echo: the identifier, on the asking side */
-	__be16 dport;
-	__u8 l3_length; /* of the IP header, without extensions */
-	__u32 l3; /* offset of the IP or ARP header */
-	__u32 l4; /* offset of the transport header; 0 until parse_l4() */
-	__u8 protocol; /* the last header's, once parse_l4() went there */
-	__u8 l4_length; /* of a TCP header; 0 for others */
-	__u8 ttl;
-	__u8 tos; /* IPv6: traffic class; 0 for ARP */
-	__u8 fragment; /* enum fragment */
-	__u8 tcp_flags; /* enum tcp_flag */
-	__u8 icmp_type;
-	__u8 echo; /* enum echo */
-	__be32 fragment_id;
-	__u32 sequence; /* of TCP */
-	__u32 acknowledged;
-};
-
 /*
  * Reads Ethernet and the fixed IP header at offset @start. An ethertype other
  * than IPv4's or IPv6's is only noted: l3 is then where its header begins.

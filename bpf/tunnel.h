@@ -141,17 +141,19 @@ static __noinline int tunnel_go_on(struct __sk_buff *skb, __u32 mark)
 	__u32 tunnel_id = mark & mask;
 	const struct network *network;
 	const struct tunnel *tunnel;
-	struct packet pkt = {};
+	struct packet *pkt = packet_new();
 	struct route route = {};
 	enum reason reason;
 	int verdict;
 
+	if (!pkt)
+		return verdict_drop(skb, REASON_KERNEL_ERROR);
 	skb->mark = 0;
-	reason = parse_l3(skb, &pkt, 0);
+	reason = parse_l3(skb, pkt, 0);
 	if (reason)
 		return verdict_drop(skb, reason);
 	if ((mark & TUNNEL_MARK_KIND) == TUNNEL_MARK_PACKET) {
-		reason = route_find(skb, &pkt.src, &pkt.dst, 0, &route);
+		reason = route_find(skb, &pkt->src, &pkt->dst, 0, &route);
 		if (!reason && !route.ifindex)
 			reason = REASON_NO_ROUTE;
 		return reason ? verdict_drop(skb, reason) :
@@ -162,7 +164,7 @@ static __noinline int tunnel_go_on(struct __sk_buff *skb, __u32 mark)
 	/* Either may have gone while the frame was on its way. */
 	if (!network || !tunnel || !gre_is_carried(tunnel_id, id, network))
 		return verdict_drop(skb, REASON_UNKNOWN_TUNNEL);
-	verdict = tunnel_send(skb, &pkt, network, tunnel_id, NULL);
+	verdict = tunnel_send(skb, pkt, network, tunnel_id, NULL);
 	if (verdict != TC_ACT_REDIRECT)
 		return verdict;
 	/* It is on its way, but has not left. */

@@ -464,7 +464,35 @@ struct flow_filter {
 };
 _Static_assert(sizeof(struct flow_filter) == 48, "struct flow_filter");
 
+/* The packet at hand, as bpf/parse.h reads it. */
+struct packet {
+	struct address src;
+	struct address dst;
+	struct mac src_mac;
+	struct mac dst_mac;
+	__be16 ethertype;
+	__be16 sport; /* ICMP echo: the identifier, on the asking side */
+	__be16 dport;
+	__u8 l3_length; /* of the IP header, without extensions */
+	__u8 pad;
+	__u32 l3; /* offset of the IP or ARP header */
+	__u32 l4; /* offset of the transport header; 0 until parse_l4() */
+	__u8 protocol; /* the last header's, once parse_l4() went there */
+	__u8 l4_length; /* of a TCP header; 0 for others */
+	__u8 ttl;
+	__u8 tos; /* IPv6: traffic class; 0 for ARP */
+	__u8 fragment; /* enum fragment */
+	__u8 tcp_flags; /* enum tcp_flag */
+	__u8 icmp_type;
+	__u8 echo; /* enum echo */
+	__be32 fragment_id;
+	__u32 sequence; /* of TCP */
+	__u32 acknowledged;
+};
+_Static_assert(sizeof(struct packet) == 80, "struct packet");
+
 struct scratch {
+	struct packet packet;
 	struct bpf_fib_lookup fib; /* what route_ask() asks */
 	struct route route; /* of the packet at hand */
 	struct flow_key key; /* of the packet at hand */
@@ -482,7 +510,7 @@ struct scratch {
 	struct station learned; /* the one that learn_find() has found */
 	__u8 quote[ICMP_QUOTE];
 };
-_Static_assert(sizeof(struct scratch) == 544, "struct scratch");
+_Static_assert(sizeof(struct scratch) == 624, "struct scratch");
 
 /* A datagram in fragments, of which only the first says the ports. */
 struct fragment_key {
