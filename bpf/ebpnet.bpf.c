@@ -26,6 +26,7 @@
 #include "guard_shared.h"
 #include "learn.h"
 #include "neigh.h"
+#include "offload.h"
 #include "policy.h"
 #include "route.h"
 #include "ecn.h"
@@ -118,6 +119,11 @@ int from_endpoint(struct __sk_buff *skb)
 		reason = device->trunk ?
 				 trunk_check(skb, device, network, pkt) :
 				 check_endpoint(skb, device, pkt);
+	if (!reason && pkt->ethertype == bpf_htons(ETH_P_IP) &&
+	    !guard_ipv4_is_summed(skb, pkt))
+		reason = REASON_MALFORMED;
+	if (!reason)
+		reason = offload_check(skb, pkt);
 	if (reason)
 		return verdict_drop(skb, reason);
 

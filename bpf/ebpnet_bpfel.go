@@ -295,7 +295,8 @@ const (
 	EbpnetReasonREASON_BAD_GRE_CHECKSUM    EbpnetReason = 30
 	EbpnetReasonREASON_CONGESTION          EbpnetReason = 31
 	EbpnetReasonREASON_COPY_FAILED         EbpnetReason = 32
-	EbpnetReasonREASON_COUNT               EbpnetReason = 33
+	EbpnetReasonREASON_BAD_OFFLOAD         EbpnetReason = 33
+	EbpnetReasonREASON_COUNT               EbpnetReason = 34
 )
 
 type EbpnetStation struct {

@@ -6,6 +6,7 @@
 #ifndef EBPNET_GUARD_H
 #define EBPNET_GUARD_H
 
+#include "ctx_sum.h"
 #include "parse.h"
 
 /* RFC 4861, 2710, 3810: the ICMPv6 messages that come from "::", and those
@@ -75,6 +76,25 @@ guard_arp(ctx_t *ctx, const struct device *device, const struct packet *pkt)
 	if (sender && sender != device->ipv4.word[3])
 		return REASON_SPOOFED_ADDRESS;
 	return REASON_NONE;
+}
+
+/* Whether the checksum of the IPv4 header is right: the kernel's own forwarding
+ * looks at it, and translation only mends it by what has changed. */
+static __always_inline bool
+guard_ipv4_is_summed(ctx_t *ctx, const struct packet *pkt)
+{
+	const __u32 *word = ctx_data(ctx) + sizeof(struct ethhdr);
+	__sum16 checksum;
+	__u64 sum = 0;
+
+	if (pkt->l3_length > sizeof(struct iphdr)) /* options */
+		return ctx_checksum(ctx, pkt->l3, pkt->l3_length, &checksum) &&
+		       !checksum;
+	if ((void *)word + sizeof(struct iphdr) > ctx_end(ctx))
+		return false;
+	for (unsigned long i = 0; i < sizeof(struct iphdr) / sizeof(*word); i++)
+		sum += word[i];
+	return !csum_fold((sum & 0xffff) + (sum >> 16 & 0xffff) + (sum >> 32));
 }
 
 /* DHCP asks from 0.0.0.0 for an address: RFC 2131. */

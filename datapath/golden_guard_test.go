@@ -3,6 +3,7 @@ package datapath
 import (
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/gopacket/gopacket/layers"
@@ -51,6 +52,20 @@ func guardRows(t testing.TB) []row {
 	hidden := nd(alice.ip6, allNodes, routerAdvert, "behind options")
 	hidden.options = []byte{1, 4, 0, 0, 0, 0} // PadN: RFC 8200, section 4.2
 	eui64 := packet{from: alice.mac, to: bob.mac, src: linkLocal(alice.mac), dst: bob.ip6, l4: udp(1, 2)}
+	// A packet for each byte is more than a superframe may stand for; the
+	// kinds of superframes and checksums are not of a test run.
+	long := between(alice, bob, false, tcp(1000, 2000, "A"))
+	long.payload = strings.Repeat("s", 1400)
+	pieces := func(name string, size uint32) row {
+		r := fromEndpoint(name, alice, long.frame(t))
+		r.skb = skbContext{size: size}
+		return r
+	}
+	known := between(alice, bob, false, udp(1000, 2000))
+	optioned := known
+	optioned.options = []byte{0x94, 4, 0, 0} // router alert: RFC 2113
+	const atIPChecksum = atIP + 10
+	wrong := func(frame []byte) []byte { return patch(frame, atIPChecksum, frame[atIPChecksum]^1) }
 	foreign := eui64
 	foreign.src = linkLocal(bob.mac)
 	return append(rows,
@@ -60,6 +75,12 @@ func guardRows(t testing.TB) []row {
 		fromEndpoint("no address and TCP", alice, dhcp(zero4, everyone, tcp(68, 67, "S"))).dropped("spoofed_address"),
 		fromEndpoint("DHCP to a subnet's broadcast address", alice, dhcp(zero4, address4(openNet, 255), udp(68, 67))).dropped("spoofed_address"),
 		fromEndpoint("DHCP cut short", alice, cutIPv4(t, dhcp(zero4, everyone, udp(68, 67)), 20+4)).dropped("malformed"),
+
+		fromEndpoint("wrong checksum of the IP header", alice, wrong(known.frame(t))).dropped("malformed"),
+		fromEndpoint("IP options", alice, optioned.frame(t)).delivered(bob, nil),
+		fromEndpoint("wrong checksum with IP options", alice, wrong(optioned.frame(t))).dropped("malformed"),
+		pieces("superframe of single bytes", 1).dropped("bad_offload").path("drop-bad-offload"),
+		pieces("superframe of two bytes each", 2).delivered(bob, nil),
 
 		fromEndpoint("ARP from another MAC", alice, arpBy(bob.mac, alice.mac, alice.ip4)).dropped("spoofed_mac"),
 		fromEndpoint("ARP about another MAC", alice, arpBy(alice.mac, bob.mac, alice.ip4)).dropped("spoofed_mac"),

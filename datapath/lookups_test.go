@@ -178,6 +178,7 @@ func callsOfPaths() map[string]calls {
 		"drop-unsolicited":         {hash: "flow_index*2", array: "drops flows*3 networks published_ports scratches*3"},
 		"drop-spoofed-outside":     {hash: "devices flow_index neighbors ports*2", array: "drops networks published_ports scratches*4 ways*2"},
 		"drop-source-not-allowed":  {hash: "devices flow_index neighbors port_sources ports*2", array: "drops networks published_ports scratches*4 ways*2"},
+		"drop-bad-offload":         {hash: "devices", array: "drops endpoint_stats networks scratches"},
 		"drop-rogue-router":        {hash: "devices", array: "drops endpoint_stats networks scratches"},
 		"drop-fragment":            {hash: "tunnel_ids", array: "drops scratches"},
 		"drop-loopback-only":       {hash: "flow_index ports*2", array: "drops networks published_ports scratches*3"},
