@@ -464,6 +464,10 @@ struct flow_filter {
 };
 _Static_assert(sizeof(struct flow_filter) == 48, "struct flow_filter");
 
+enum packet_flag {
+	PACKET_UNSUMMED = 1, /* UDP without a checksum */
+};
+
 /* The packet at hand, as bpf/parse.h reads it. */
 struct packet {
 	struct address src;
@@ -474,7 +478,7 @@ struct packet {
 	__be16 sport; /* ICMP echo: the identifier, on the asking side */
 	__be16 dport;
 	__u8 l3_length; /* of the IP header, without extensions */
-	__u8 pad;
+	__u8 flags; /* enum packet_flag */
 	__u32 l3; /* offset of the IP or ARP header */
 	__u32 l4; /* offset of the transport header; 0 until parse_l4() */
 	__u8 protocol; /* the last header's, once parse_l4() went there */
