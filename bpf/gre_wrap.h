@@ -121,15 +121,16 @@ _Static_assert(sizeof(struct gre_headers6) == 60, "struct gre_headers6");
 #define GRE_MAX_FIELDS 3
 _Static_assert(sizeof(struct gre_headers6) + GRE_MAX_FIELDS * sizeof(__be32) +
 			       sizeof(struct frame) <=
-		       ICMP_QUOTE,
+		       PIECE_SIZE,
 	       "room in struct scratch");
 
 /* Writes the headers to @buffer; @length is what follows the outer IP header.
  * Gives where the fields of GRE go. */
-static __always_inline __u32
-gre_write_headers(struct __sk_buff *skb, __u8 *buffer,
-		  const struct tunnel *tunnel, struct gre_base gre, __u8 tos,
-		  __u32 length)
+static __always_inline __u32 gre_write_headers(struct __sk_buff *skb,
+					       __u8 *buffer,
+					       const struct tunnel *tunnel,
+					       struct gre_base gre, __u8 tos,
+					       __u32 length)
 {
 	struct gre_headers4 *four = (void *)buffer;
 	struct gre_headers6 *six = (void *)buffer;
@@ -166,7 +167,7 @@ gre_encap(struct __sk_buff *skb, const struct packet *pkt,
 		return GRE_FAILED;
 	if (tunnel->flags & TUNNEL_COPY_DSCP)
 		tos |= pkt->tos & ~ECN_MASK;
-	buffer = scratch->quote;
+	buffer = scratch->piece;
 	end = gre_write_headers(skb, buffer, tunnel, gre, tos, length);
 	if (gre.flags & GRE_FLAG_CSUM) {
 		/* Zero until gre_put_checksum(), which sums it up too. */

@@ -421,9 +421,9 @@ struct sweeper {
 };
 _Static_assert(sizeof(struct sweeper) == 24, "struct sweeper");
 
-/* How much of a packet an ICMP error about it quotes. */
+/* How much of a packet is summed up, or written, at once. */
 enum {
-	ICMP_QUOTE = 128,
+	PIECE_SIZE = 128, /* a power of two */
 };
 
 /* Where the host's routing table sends a packet. */
@@ -512,7 +512,7 @@ struct scratch {
 	__u32 server;
 	__u32 pad;
 	struct station learned; /* the one that learn_find() has found */
-	__u8 quote[ICMP_QUOTE];
+	__u8 piece[PIECE_SIZE];
 };
 _Static_assert(sizeof(struct scratch) == 624, "struct scratch");
 
