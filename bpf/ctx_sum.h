@@ -23,16 +23,16 @@ static int ctx_sum_next(__u32 i, void *context)
 
 	if (!scratch || !length)
 		return 1;
-	if (length > ICMP_QUOTE)
-		length = ICMP_QUOTE;
+	if (length > PIECE_SIZE)
+		length = PIECE_SIZE;
 	/* As it is; but so the verifier sees that it is not 0. */
 	barrier_var(length);
-	length = ((length - 1) & (ICMP_QUOTE - 1)) + 1;
-	__builtin_memset(scratch->quote, 0, sizeof(scratch->quote));
-	if (ctx_load(sum->ctx, sum->offset, scratch->quote, length))
+	length = ((length - 1) & (PIECE_SIZE - 1)) + 1;
+	__builtin_memset(scratch->piece, 0, sizeof(scratch->piece));
+	if (ctx_load(sum->ctx, sum->offset, scratch->piece, length))
 		return 1;
-	sum->sum = bpf_csum_diff(NULL, 0, (__be32 *)scratch->quote,
-				 sizeof(scratch->quote), sum->sum);
+	sum->sum = bpf_csum_diff(NULL, 0, (__be32 *)scratch->piece,
+				 sizeof(scratch->piece), sum->sum);
 	sum->offset += length;
 	sum->left -= length;
 	return 0;
@@ -45,7 +45,7 @@ ctx_checksum(ctx_t *ctx, __u32 offset, __u32 length, __sum16 *checksum)
 {
 	struct ctx_sum sum = { .ctx = ctx, .offset = offset, .left = length };
 
-	bpf_loop(length / ICMP_QUOTE + 1, ctx_sum_next, &sum, 0);
+	bpf_loop(length / PIECE_SIZE + 1, ctx_sum_next, &sum, 0);
 	*checksum = csum_fold(sum.sum);
 	return !sum.left;
 }

@@ -71,14 +71,26 @@ gre_write_ipv4(struct iphdr *ip, const struct tunnel *tunnel, __u8 tos,
 		csum_fold(bpf_csum_diff(NULL, 0, (__be32 *)ip, sizeof(*ip), 0));
 }
 
+#define GRE_LABEL_BITS 20
+
+/* The outer flow label, which routers of the underlay spread flows by: the same
+ * for all packets of an inner flow, and never zero (RFC 6438). */
+static __always_inline __u32 gre_flow_label(struct __sk_buff *skb)
+{
+	__u32 hash = bpf_get_hash_recalc(skb);
+
+	hash = (hash ^ hash >> GRE_LABEL_BITS) & ((1 << GRE_LABEL_BITS) - 1);
+	return hash ? hash : 1;
+}
+
 static __always_inline void
 gre_write_ipv6(struct ipv6hdr *ip, const struct tunnel *tunnel, __u8 tos,
-	       __u32 length)
+	       __u32 length, __u32 label)
 {
 	*ip = (struct ipv6hdr){
 		.version = 6,
 		.priority = tos >> 4,
-		.flow_lbl = { tos << 4 },
+		.flow_lbl = { tos << 4 | label >> 16, label >> 8, label },
 		.payload_len = bpf_htons(length),
 		.nexthdr = IPPROTO_GRE,
 		.hop_limit = tunnel->ttl,
@@ -109,12 +121,13 @@ _Static_assert(sizeof(struct gre_headers6) == 60, "struct gre_headers6");
 #define GRE_MAX_FIELDS 3
 _Static_assert(sizeof(struct gre_headers6) + GRE_MAX_FIELDS * sizeof(__be32) +
 			       sizeof(struct frame) <=
-		       ICMP_QUOTE,
+		       PIECE_SIZE,
 	       "room in struct scratch");
 
 /* Writes the headers to @buffer; @length is what follows the outer IP header.
  * Gives where the fields of GRE go. */
-static __always_inline __u32 gre_write_headers(__u8 *buffer,
+static __always_inline __u32 gre_write_headers(struct __sk_buff *skb,
+					       __u8 *buffer,
 					       const struct tunnel *tunnel,
 					       struct gre_base gre, __u8 tos,
 					       __u32 length)
@@ -129,7 +142,7 @@ static __always_inline __u32 gre_write_headers(__u8 *buffer,
 		return sizeof(*four);
 	}
 	six->eth = (struct ethhdr){ .h_proto = bpf_htons(ETH_P_IPV6) };
-	gre_write_ipv6(&six->ip, tunnel, tos, length);
+	gre_write_ipv6(&six->ip, tunnel, tos, length, gre_flow_label(skb));
 	six->gre = gre;
 	return sizeof(*six);
 }
@@ -154,8 +167,8 @@ gre_encap(struct __sk_buff *skb, const struct packet *pkt,
 		return GRE_FAILED;
 	if (tunnel->flags & TUNNEL_COPY_DSCP)
 		tos |= pkt->tos & ~ECN_MASK;
-	buffer = scratch->quote;
-	end = gre_write_headers(buffer, tunnel, gre, tos, length);
+	buffer = scratch->piece;
+	end = gre_write_headers(skb, buffer, tunnel, gre, tos, length);
 	if (gre.flags & GRE_FLAG_CSUM) {
 		/* Zero until gre_put_checksum(), which sums it up too. */
 		*(__be32 *)(buffer + end) = 0;

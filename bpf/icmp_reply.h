@@ -5,6 +5,7 @@
 
 #include "config.h"
 #include "csum.h"
+#include "ctx_sum.h"
 #include "index.h"
 #include "verdict.h"
 
@@ -50,6 +51,11 @@ _Static_assert(sizeof(struct icmp6_headers) == 48, "struct icmp6_headers");
 
 #define ICMP_TTL 64
 
+/* An error quotes as much as fits into a packet of this length: RFC 1812,
+ * 4.3.2.3; RFC 4443, 2.4 (c). */
+#define ICMP_LONGEST4 576
+#define ICMP_LONGEST6 1280
+
 /* Where an error's headers go: behind the Ethernet header. */
 #define ICMP_AT sizeof(struct ethhdr)
 
@@ -80,7 +86,8 @@ icmp_write_ipv4(struct __sk_buff *skb, const struct packet *pkt,
 		NULL, 0, (__be32 *)&headers.ip, sizeof(headers.ip), 0));
 	headers.icmp.checksum = csum_fold(bpf_csum_diff(
 		NULL, 0, (__be32 *)&headers.icmp, sizeof(headers.icmp), sum));
-	return !bpf_skb_store_bytes(skb, ICMP_AT, &headers, sizeof(headers), 0);
+	return !bpf_skb_store_bytes(skb, ICMP_AT, &headers, sizeof(headers),
+				    BPF_F_RECOMPUTE_CSUM);
 }
 
 static __always_inline bool
@@ -114,7 +121,8 @@ icmp_write_ipv6(struct __sk_buff *skb, const struct packet *pkt,
 	sum = bpf_csum_diff(NULL, 0, pseudo, sizeof(pseudo), sum);
 	headers.icmp.checksum = csum_fold(bpf_csum_diff(
 		NULL, 0, (__be32 *)&headers.icmp, sizeof(headers.icmp), sum));
-	return !bpf_skb_store_bytes(skb, ICMP_AT, &headers, sizeof(headers), 0);
+	return !bpf_skb_store_bytes(skb, ICMP_AT, &headers, sizeof(headers),
+				    BPF_F_RECOMPUTE_CSUM);
 }
 
 /* No error is about an error, nor about what has no header to tell it by. */
@@ -130,52 +138,44 @@ static __always_inline bool icmp_is_unanswerable(const struct packet *pkt)
 /*
  * Makes the packet an error about itself, to its sender and from the gateway
  * at @from; false if there is to be none (RFC 1122, 3.2.2; RFC 4443, 2.4). It
- * has to be as it came.
+ * has to be as it came: what is quoted of it stays where it is, and the headers
+ * go in front.
  */
 __verified_once bool
 icmp_reply(struct __sk_buff *skb, const struct packet *pkt, __u32 endpoint,
 	   const struct address *from, const struct icmp_error *error)
 {
-	struct scratch *scratch = scratch_get();
+	__u32 room = sizeof(struct icmp4_headers), most = ICMP_LONGEST4, length;
 	struct mac macs[2];
-	__u32 at, length;
+	__sum16 checksum;
 	bool ipv4;
-	__s64 sum;
-	__u8 tos;
 
-	if (!pkt || !from || !error || !scratch || icmp_is_unanswerable(pkt) ||
+	if (!pkt || !from || !error || icmp_is_unanswerable(pkt) ||
 	    !icmp_may_send(endpoint))
 		return false;
 	ipv4 = address_is_ipv4(&pkt->src);
-	at = ICMP_AT + (ipv4 ? sizeof(struct icmp4_headers) :
-			       sizeof(struct icmp6_headers));
-	macs[0] = pkt->src_mac;
-	macs[1] = config_gateway_mac();
+	if (!ipv4) {
+		room = sizeof(struct icmp6_headers);
+		most = ICMP_LONGEST6;
+	}
 	length = packet_said_length(skb, pkt);
 	if (skb->gso_size || length > skb->len - pkt->l3)
 		length = skb->len - pkt->l3;
-	if (length > ICMP_QUOTE)
-		length = ICMP_QUOTE;
-	barrier_var(length); /* the verifier has to see that it is not 0 */
-	if (length < sizeof(struct iphdr))
-		return false;
-	__builtin_memset(scratch->quote, 0, sizeof(scratch->quote));
-	if (bpf_skb_load_bytes(skb, pkt->l3, scratch->quote, length))
+	if (length > most - room)
+		length = most - room;
+	macs[0] = pkt->src_mac;
+	macs[1] = config_gateway_mac();
+	if (bpf_skb_change_tail(skb, ICMP_AT + length, 0) ||
+	    bpf_skb_adjust_room(skb, room, BPF_ADJ_ROOM_MAC, 0) ||
+	    !ctx_checksum(skb, ICMP_AT + room, length, &checksum) ||
+	    bpf_skb_store_bytes(skb, 0, macs, sizeof(macs),
+				BPF_F_INVALIDATE_HASH))
 		return false;
 	/* As urgent as what it is about: RFC 1812, 4.3.2.5. */
-	tos = scratch->quote[1];
-	if (!ipv4)
-		tos = scratch->quote[0] << 4 | scratch->quote[1] >> 4;
-	sum = bpf_csum_diff(NULL, 0, (__be32 *)scratch->quote,
-			    sizeof(scratch->quote), 0);
-	return !bpf_skb_change_tail(skb, at + length, 0) &&
-	       !bpf_skb_store_bytes(skb, 0, macs, sizeof(macs),
-				    BPF_F_INVALIDATE_HASH) &&
-	       !bpf_skb_store_bytes(skb, at, scratch->quote, length, 0) &&
-	       (ipv4 ? icmp_write_ipv4(skb, pkt, from, error, tos, length,
-				       sum) :
-		       icmp_write_ipv6(skb, pkt, from, error, tos, length,
-				       sum));
+	return ipv4 ? icmp_write_ipv4(skb, pkt, from, error, pkt->tos, length,
+				      (__u16)~checksum) :
+		      icmp_write_ipv6(skb, pkt, from, error, pkt->tos, length,
+				      (__u16)~checksum);
 }
 
 /* Drops a packet, and tells its sender why if that can help it. */

@@ -142,7 +142,10 @@ nat_write(ctx_t *ctx, struct packet *pkt, enum nat_side side,
 			reason = nat_write_sctp(ctx, pkt, side, port);
 		else if (ctx_mend_l4(ctx, check_at, *old_port, port,
 				     flags | sizeof(port)) ||
-			 ctx_store(ctx, port_at, &port, sizeof(port), 0))
+			 ctx_store(ctx, port_at, &port, sizeof(port),
+				   pkt->flags & PACKET_UNSUMMED ?
+					   BPF_F_RECOMPUTE_CSUM :
+					   0))
 			reason = REASON_KERNEL_ERROR;
 	}
 	*old = *address;

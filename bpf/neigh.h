@@ -124,8 +124,9 @@ neigh_answer_nd(struct __sk_buff *skb, const struct packet *pkt,
 	if (bpf_skb_change_tail(skb, l4 + sizeof(advert), 0) ||
 	    bpf_skb_store_bytes(skb, 0, &eth, sizeof(eth), 0) ||
 	    bpf_skb_store_bytes(skb, sizeof(struct ethhdr), &ip6, sizeof(ip6),
-				0) ||
-	    bpf_skb_store_bytes(skb, l4, &advert, sizeof(advert), 0))
+				BPF_F_RECOMPUTE_CSUM) ||
+	    bpf_skb_store_bytes(skb, l4, &advert, sizeof(advert),
+				BPF_F_RECOMPUTE_CSUM))
 		return REASON_KERNEL_ERROR;
 	return REASON_NONE;
 }

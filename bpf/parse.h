@@ -126,6 +126,7 @@ parse_l3(ctx_t *ctx, struct packet *pkt, __u32 start)
 	pkt->l3 = start + sizeof(*eth);
 	pkt->l4 = 0;
 	pkt->tos = 0;
+	pkt->flags = 0;
 
 	if (pkt->ethertype == bpf_htons(ETH_P_IP)) {
 		struct iphdr *ip = l3;
@@ -278,6 +279,8 @@ static __always_inline enum reason parse_l4(ctx_t *ctx, struct packet *pkt)
 			return REASON_MALFORMED;
 		pkt->sport = header.udp.source;
 		pkt->dport = header.udp.dest;
+		if (!header.udp.check)
+			pkt->flags |= PACKET_UNSUMMED;
 		break;
 	case IPPROTO_SCTP:
 		if (ctx_load(ctx, offset, &header.sctp, sizeof(header.sctp)))

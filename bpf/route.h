@@ -189,10 +189,11 @@ route_decrement_ttl(ctx_t *ctx, struct packet *pkt)
 				old, new, sizeof(new)))
 			return REASON_KERNEL_ERROR;
 	}
+	/* IPv4's header keeps its sum, as its checksum has changed too. */
 	if (ctx_store(ctx,
 		      pkt->l3 + (ipv4 ? offsetof(struct iphdr, ttl) :
 					offsetof(struct ipv6hdr, hop_limit)),
-		      &ttl, sizeof(ttl), 0))
+		      &ttl, sizeof(ttl), ipv4 ? 0 : BPF_F_RECOMPUTE_CSUM))
 		return REASON_KERNEL_ERROR;
 	pkt->ttl = ttl;
 	return REASON_NONE;

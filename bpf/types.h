@@ -422,9 +422,9 @@ struct sweeper {
 };
 _Static_assert(sizeof(struct sweeper) == 24, "struct sweeper");
 
-/* How much of a packet an ICMP error about it quotes. */
+/* How much of a packet is summed up, or written, at once. */
 enum {
-	ICMP_QUOTE = 128,
+	PIECE_SIZE = 128, /* a power of two */
 };
 
 /* Where the host's routing table sends a packet. */
@@ -465,6 +465,10 @@ struct flow_filter {
 };
 _Static_assert(sizeof(struct flow_filter) == 48, "struct flow_filter");
 
+enum packet_flag {
+	PACKET_UNSUMMED = 1, /* UDP without a checksum */
+};
+
 /* The packet at hand, as bpf/parse.h reads it. */
 struct packet {
 	struct address src;
@@ -475,7 +479,7 @@ struct packet {
 	__be16 sport; /* ICMP echo: the identifier, on the asking side */
 	__be16 dport;
 	__u8 l3_length; /* of the IP header, without extensions */
-	__u8 pad;
+	__u8 flags; /* enum packet_flag */
 	__u32 l3; /* offset of the IP or ARP header */
 	__u32 l4; /* offset of the transport header; 0 until parse_l4() */
 	__u8 protocol; /* the last header's, once parse_l4() went there */
@@ -509,7 +513,7 @@ struct scratch {
 	__u32 server;
 	__u32 pad;
 	struct station learned; /* the one that learn_find() has found */
-	__u8 quote[ICMP_QUOTE];
+	__u8 piece[PIECE_SIZE];
 };
 _Static_assert(sizeof(struct scratch) == 624, "struct scratch");
 

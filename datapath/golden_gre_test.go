@@ -2,10 +2,14 @@ package datapath
 
 import (
 	"encoding/binary"
+	"encoding/hex"
 	"fmt"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/gopacket/gopacket/layers"
+
+	"github.com/ebpnet/ebpnet/internal/testutil"
 )
 
 // sample is a frame by its name.
@@ -90,6 +94,68 @@ func withAnyID(out []byte) func([]byte) []byte {
 		binary.BigEndian.PutUint16(want[atIP+10:], 0)
 		binary.BigEndian.PutUint16(want[atIP+10:], internetChecksum(want[atIP:atL4]))
 		return want
+	}
+}
+
+// labelOf is the outer flow label of a frame: RFC 8200, section 3.
+func labelOf(frame []byte) uint32 { return binary.BigEndian.Uint32(frame[atIP:]) & 0xfffff }
+
+// withAnyLabel is a packet in a tunnel over IPv6 with the flow label that it got,
+// which has to be one: RFC 6438. TestFlowLabels says what else it has to be.
+func withAnyLabel(out, got []byte) []byte {
+	if out[atEthertype] != 0x86 || len(got) < atL4v6 || labelOf(got) == 0 {
+		return out
+	}
+	return patch(out, atIP+1, out[atIP+1]&0xf0|got[atIP+1]&0x0f, got[atIP+2], got[atIP+3])
+}
+
+// TestFlowLabels: all packets of a flow into a tunnel over IPv6 have one label,
+// also its fragments, and flows have different ones.
+func TestFlowLabels(t *testing.T) {
+	t.Parallel()
+	testutil.RequireRoot(t)
+	w := newWorld(t, loadPinned)
+	withForms(&w.wanted)
+	remember(t, w)
+	const tunnels = 2 // the second takes the detour
+	for i, tunnel := range [tunnels]uint32{plainForm6, firstForm + formChecksum + formOverIPv6} {
+		send := func(p packet) uint32 {
+			t.Helper()
+			r := fromEndpoint("", alice, p.frame(t))
+			if i > 0 {
+				r = toTunnel("", frameMark(openNet, tunnel), p.frame(t))
+			}
+			r.out = sentInto(tunnel, openNet).around(t, p.frame(t))
+			_, out := w.run(t, w.program(r.hook), r.device, r.in, r.skb)
+			if want := withAnyLabel(r.out, out); string(out) != string(want) || labelOf(out) == 0 {
+				t.Fatalf("wrong packet (-want +got):\n%s", cmp.Diff(hex.Dump(want), hex.Dump(out)))
+			}
+			return labelOf(out)
+		}
+		for _, v6 := range []bool{false, true} {
+			labels := map[uint32]bool{}
+			const flows = 16
+			for port := range uint16(flows) {
+				p := between(alice, remoteBehind(tunnel, openNet), v6, udp(1000+port, 53))
+				label := send(p)
+				p.payload += " and more"
+				p.class = expedited
+				if again := send(p); again != label {
+					t.Errorf("labels %#x and %#x for one flow", label, again)
+				}
+				labels[label] = true
+			}
+			if len(labels) < flows/2 {
+				t.Errorf("IPv6 %t: %d labels for %d flows", v6, len(labels), flows)
+			}
+			first := between(alice, remoteBehind(tunnel, openNet), v6, udp(1, 2))
+			first.payload = "16 bytes of this"
+			later := first
+			first.fragment.more, first.fragment.id, later.fragment.id, later.fragment.offset = true, 7, 7, 3
+			if a, b := send(first), send(later); a != b {
+				t.Errorf("IPv6 %t: labels %#x and %#x for fragments of one datagram", v6, a, b)
+			}
+		}
 	}
 }
 

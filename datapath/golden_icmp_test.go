@@ -56,10 +56,16 @@ func ipPacket(frame []byte) []byte {
 }
 
 // How much of a packet an error quotes.
-const (
-	wholePacket = 1 << 16
-	mostQuoted  = 128 // by the datapath: ICMP_QUOTE of bpf/types.h
-)
+const wholePacket = 1 << 16
+
+// mostQuoted is that of an error of the datapath, which is no longer than RFC
+// 1812, section 4.3.2.3, and RFC 4443, section 2.4 (c), let it be.
+func mostQuoted(v6 bool) int {
+	if v6 {
+		return 1280 - 40 - 8
+	}
+	return 576 - 20 - 8
+}
 
 // leastQuoted is the IP header and 8 bytes: RFC 792.
 func leastQuoted(p packet) int {
@@ -93,7 +99,7 @@ func (e problem) about(t testing.TB, p packet, quote int) transport {
 func refusal(t testing.TB, to host, e problem, about packet) packet {
 	return packet{
 		from: gatewayMAC, to: to.mac, src: gatewayOf(to.network).ip(about.dst.Is6()), dst: about.src,
-		class: about.class, l4: e.about(t, about, mostQuoted),
+		class: about.class, l4: e.about(t, about, mostQuoted(about.dst.Is6())),
 	}
 }
 

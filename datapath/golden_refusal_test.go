@@ -101,7 +101,7 @@ func refusalRows(t testing.TB) []row {
 		}
 		old := func(from host, l4 transport) packet { p := outgoing(from, v6, l4); p.ttl = 1; return p }
 		urgent, short, long, options := old(alice, udp(40000, 53)), old(alice, udp(40000, 53)), old(alice, tcp(40000, 80, "S")), old(alice, udp(40000, 53))
-		urgent.class, short.payload, long.payload = 0xb8, "", string(make([]byte, 200))
+		urgent.class, short.payload, long.payload = 0xb8, "", text(1300)
 		options.options = []byte{1, 4, 0, 0, 0, 0}
 		if !v6 {
 			options.options = []byte{0x94, 4, 0, 0}
@@ -117,6 +117,9 @@ func refusalRows(t testing.TB) []row {
 		return []row{
 			refused("UDP", alice, old(alice, udp(40000, 53))),
 			refused("TCP, longer than what is quoted", alice, long),
+			refused("as long as what is quoted", alice, ofText(t, long, mostQuoted(v6))),
+			refused("longer by a byte", alice, ofText(t, long, mostQuoted(v6)+1)),
+			refused("shorter by a byte", alice, ofText(t, long, mostQuoted(v6)-1)),
 			refused("SCTP", alice, old(alice, sctp(40000, 36))),
 			refused("echo", alice, old(alice, echo(v6, false, 7))),
 			refused("padded by Ethernet", alice, short),
@@ -134,6 +137,22 @@ func refusalRows(t testing.TB) []row {
 			refused("another endpoint than the one who does so too often", bob, old(bob, udp(40000, 53))).given(spent, left),
 		}
 	})
+}
+
+// text is a payload whose bytes differ.
+func text(length int) string {
+	b := make([]byte, length)
+	for i := range b {
+		b[i] = byte(i + i/255)
+	}
+	return string(b)
+}
+
+// ofText is ofLength with bytes that differ.
+func ofText(t testing.TB, p packet, length int) packet {
+	p = ofLength(t, p, length)
+	p.payload = text(len(p.payload))
+	return p
 }
 
 // setBudget has the next ICMP error to an endpoint due after a time from now.
