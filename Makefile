@@ -143,7 +143,7 @@ ifeq ($(shell id -u),0)
 else
 	@echo "not root: leaving out the kernel and topology tests"
 endif
-	go test -count=1 -timeout 30m $(GOTESTFLAGS) ./...
+	go test -count=1 -timeout 75m $(GOTESTFLAGS) ./...
 	@while IFS=: read -r file func; do \
 		target="^$${func#func }\$$" package=$$(dirname "$$file"); \
 		(set -x; go test -run '^$$' -fuzz "$$target" -fuzztime $(FUZZTIME) "$$package" </dev/null); \

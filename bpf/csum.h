@@ -24,14 +24,24 @@ static const __u32 crc32c_powers[] = {
 	0x35d73a62, 0x28461564, 0xbf455269, 0xe2ea32dc,
 };
 
+/*
+ * Multiplies by each bit. A mask of 0 or -1, or a branch, would do the same,
+ * but since Linux 7.0 the verifier follows both values of such a mask. Inside
+ * a callback of bpf_loop() it does not merge the two, so that the 32 rounds
+ * would pass its limit. The barrier keeps the compiler from making a branch.
+ */
 static __always_inline __u32 crc32c_multiply(__u32 a, __u32 b)
 {
 	__u32 product = 0;
 
 	for (int i = 0; i < 32; i++) {
-		product ^= b & -(a >> 31);
+		__u32 high = a >> 31, low = b & 1;
+
+		barrier_var(high);
+		barrier_var(low);
+		product ^= b * high;
 		a <<= 1;
-		b = b >> 1 ^ (CRC32C_POLYNOMIAL & -(b & 1));
+		b = b >> 1 ^ CRC32C_POLYNOMIAL * low;
 	}
 	return product;
 }
