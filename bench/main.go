@@ -52,6 +52,9 @@ func main() {
 	if len(os.Args) > 1 && os.Args[1] == generateCommand {
 		exit(generate(os.Args[2:], os.Stdout, os.Stderr))
 	}
+	if len(os.Args) > 1 && os.Args[1] == sweepCommand {
+		exit(measureSweep(os.Args[2:], os.Stdout))
+	}
 	exit(start(os.Args[1:]))
 }
 
@@ -207,6 +210,7 @@ func help(flags *flag.FlagSet, w io.Writer) {
 	flags.SetOutput(w)
 	flags.PrintDefaults()
 	fmt.Fprintln(w, "\nbench generate --help tells of the generator of frames alone.")
+	fmt.Fprintln(w, "bench sweep measures a tick of the datapath's timer with full tables.")
 	fmt.Fprintln(w, "EBPNET names the ebpnet binary to measure (default bin/ebpnet).")
 }
 

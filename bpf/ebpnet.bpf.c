@@ -343,6 +343,19 @@ int sweep_flows(struct __sk_buff *skb)
 	return sweep_start();
 }
 
+/* A tick of the sweep, for whoever wants to know how long it takes. */
+SEC("tc")
+int sweep_once(struct __sk_buff *skb)
+{
+	__u32 key = 0;
+	struct sweeper *sweeper = bpf_map_lookup_elem(&sweepers, &key);
+
+	if (!sweeper)
+		return REASON_KERNEL_ERROR;
+	sweep_tick(sweeper);
+	return REASON_NONE;
+}
+
 /* Opens again a flow of another table: the struct flow behind an Ethernet
  * header. 0, or the reason why not. */
 SEC("tc")
@@ -365,7 +378,7 @@ int forget_learned(struct __sk_buff *skb)
 	if (bpf_skb_load_bytes(skb, sizeof(struct ethhdr), &filter,
 			       sizeof(filter)))
 		return REASON_MALFORMED;
-	learn_forget(&filter, &filter);
+	learn_forget(&filter);
 	return REASON_NONE;
 }
 

@@ -153,19 +153,25 @@ type EbpnetFragmentKey struct {
 	Pad      [3]uint8
 }
 
+type EbpnetLearnWhat uint32
+
+const (
+	EbpnetLearnWhatLEARN_STATIONS  EbpnetLearnWhat = 0
+	EbpnetLearnWhatLEARN_NEIGHBORS EbpnetLearnWhat = 1
+)
+
 type EbpnetLearned struct {
 	_       structs.HostLayout
 	Station EbpnetStation
-	Pad     uint32
+	Number  uint32
 	Seen    uint64
 }
 
 type EbpnetLearnedCount struct {
-	_                structs.HostLayout
-	Stations         uint32
-	Neighbors        uint32
-	CountedStations  uint32
-	CountedNeighbors uint32
+	_         structs.HostLayout
+	Stations  uint32
+	Neighbors uint32
+	Pad       [2]uint32
 }
 
 type EbpnetLearnedFilter struct {
@@ -182,6 +188,13 @@ type EbpnetLearnedPlace struct {
 	Network  uint32
 	Endpoint uint32
 	Tunnel   uint32
+}
+
+type EbpnetLearnedRecord struct {
+	_      structs.HostLayout
+	Key    [4]uint32
+	Number uint32
+	What   EbpnetLearnWhat
 }
 
 type EbpnetLinkKey struct {
@@ -319,6 +332,16 @@ const (
 	EbpnetStationKindSTATION_GATEWAY EbpnetStationKind = 2
 )
 
+type EbpnetSweeper struct {
+	_     structs.HostLayout
+	Timer struct {
+		_ structs.HostLayout
+		_ [16]byte
+	}
+	Hand uint32
+	Pad  uint32
+}
+
 type EbpnetTraffic struct {
 	_  structs.HostLayout
 	Tx EbpnetCounter
@@ -406,6 +429,7 @@ const (
 	EbpnetMapLearnedCounts         = "learned_counts"
 	EbpnetMapLearnedFdb            = "learned_fdb"
 	EbpnetMapLearnedNeigh          = "learned_neigh"
+	EbpnetMapLearnedQueue          = "learned_queue"
 	EbpnetMapLinks                 = "links"
 	EbpnetMapLinksRevision         = "links_revision"
 	EbpnetMapMembers               = "members"
@@ -431,6 +455,7 @@ const (
 	EbpnetProgFromUplink           = "from_uplink"
 	EbpnetProgRestoreFlow          = "restore_flow"
 	EbpnetProgSweepFlows           = "sweep_flows"
+	EbpnetProgSweepOnce            = "sweep_once"
 	EbpnetProgToGateway            = "to_gateway"
 	EbpnetProgToTunnel             = "to_tunnel"
 	EbpnetProgToUplink             = "to_uplink"
@@ -501,6 +526,7 @@ type EbpnetProgramSpecs struct {
 	FromUplink    *ebpf.ProgramSpec `ebpf:"from_uplink"`
 	RestoreFlow   *ebpf.ProgramSpec `ebpf:"restore_flow"`
 	SweepFlows    *ebpf.ProgramSpec `ebpf:"sweep_flows"`
+	SweepOnce     *ebpf.ProgramSpec `ebpf:"sweep_once"`
 	ToGateway     *ebpf.ProgramSpec `ebpf:"to_gateway"`
 	ToTunnel      *ebpf.ProgramSpec `ebpf:"to_tunnel"`
 	ToUplink      *ebpf.ProgramSpec `ebpf:"to_uplink"`
@@ -524,6 +550,7 @@ type EbpnetMapSpecs struct {
 	LearnedCounts  *ebpf.MapSpec `ebpf:"learned_counts"`
 	LearnedFdb     *ebpf.MapSpec `ebpf:"learned_fdb"`
 	LearnedNeigh   *ebpf.MapSpec `ebpf:"learned_neigh"`
+	LearnedQueue   *ebpf.MapSpec `ebpf:"learned_queue"`
 	Links          *ebpf.MapSpec `ebpf:"links"`
 	LinksRevision  *ebpf.MapSpec `ebpf:"links_revision"`
 	Members        *ebpf.MapSpec `ebpf:"members"`
@@ -598,6 +625,7 @@ type EbpnetMaps struct {
 	LearnedCounts  *ebpf.Map `ebpf:"learned_counts"`
 	LearnedFdb     *ebpf.Map `ebpf:"learned_fdb"`
 	LearnedNeigh   *ebpf.Map `ebpf:"learned_neigh"`
+	LearnedQueue   *ebpf.Map `ebpf:"learned_queue"`
 	Links          *ebpf.Map `ebpf:"links"`
 	LinksRevision  *ebpf.Map `ebpf:"links_revision"`
 	Members        *ebpf.Map `ebpf:"members"`
@@ -633,6 +661,7 @@ func (m *EbpnetMaps) Close() error {
 		m.LearnedCounts,
 		m.LearnedFdb,
 		m.LearnedNeigh,
+		m.LearnedQueue,
 		m.Links,
 		m.LinksRevision,
 		m.Members,
@@ -686,6 +715,7 @@ type EbpnetPrograms struct {
 	FromUplink    *ebpf.Program `ebpf:"from_uplink"`
 	RestoreFlow   *ebpf.Program `ebpf:"restore_flow"`
 	SweepFlows    *ebpf.Program `ebpf:"sweep_flows"`
+	SweepOnce     *ebpf.Program `ebpf:"sweep_once"`
 	ToGateway     *ebpf.Program `ebpf:"to_gateway"`
 	ToTunnel      *ebpf.Program `ebpf:"to_tunnel"`
 	ToUplink      *ebpf.Program `ebpf:"to_uplink"`
@@ -701,6 +731,7 @@ func (p *EbpnetPrograms) Close() error {
 		p.FromUplink,
 		p.RestoreFlow,
 		p.SweepFlows,
+		p.SweepOnce,
 		p.ToGateway,
 		p.ToTunnel,
 		p.ToUplink,

@@ -141,13 +141,23 @@ flow_revoke(struct flow *flow, __u32 slot, enum flow_state state)
 		flow_index_remove(&flow->opener, slot);
 }
 
+/* What a tick of the sweep has still to do. */
+struct flow_tick {
+	__u32 hand; /* the first slot to look at */
+	__u32 ends; /* how many flows it may end */
+};
+
 static int flow_sweep_slot(__u32 i, void *context)
 {
-	__u32 slot = (*(__u32 *)context + i) % flow_slots;
-	struct flow *flow = flow_at(slot);
+	struct flow_tick *tick = context;
+	__u32 slot = tick->hand + i;
+	struct flow *flow;
 	__u64 seen, timeout;
 	__u32 state;
 
+	if (slot >= flow_slots)
+		slot -= flow_slots;
+	flow = flow_at(slot);
 	if (!flow)
 		return 0;
 	state = flow->state;
@@ -158,9 +168,10 @@ static int flow_sweep_slot(__u32 i, void *context)
 	timeout = flow_timeout(flow);
 	/* The clock is read last, so that it is never before what another CPU
 	 * has seen. */
-	if (bpf_ktime_get_coarse_ns() - seen >= timeout)
-		flow_end(flow, slot, state);
-	return 0;
+	if (bpf_ktime_get_coarse_ns() - seen < timeout)
+		return 0;
+	flow_end(flow, slot, state);
+	return !--tick->ends;
 }
 
 /* Slots looked at for a free one: first the one after that which this CPU has

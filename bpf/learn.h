@@ -79,20 +79,15 @@ learn_find_neighbor(const struct address *address)
 			  learn_neighbor_timeout());
 }
 
-enum learn_what {
-	LEARN_STATIONS,
-	LEARN_NEIGHBORS,
-};
-
-/* The counts of the place where a station is, or of its whole network; they
- * are made if there are none. */
+/* The counts of a place, which are made if there are none. Zero endpoint and
+ * tunnel: those of the whole network. */
 static __noinline struct learned_count *
-learn_count(const struct station *station, bool whole)
+learn_count(__u32 network, __u32 endpoint, __u32 tunnel)
 {
 	struct learned_place place = {
-		.network = station->network,
-		.endpoint = whole ? 0 : station->endpoint,
-		.tunnel = whole ? 0 : station->tunnel,
+		.network = network,
+		.endpoint = endpoint,
+		.tunnel = tunnel,
 	};
 	struct learned_count *count =
 		bpf_map_lookup_elem(&learned_counts, &place);
@@ -110,13 +105,138 @@ learn_counted(struct learned_count *count, enum learn_what what)
 	return what == LEARN_STATIONS ? &count->stations : &count->neighbors;
 }
 
+/* Adds an entry of a place to the counts of the place and of its network. */
+static __always_inline void
+learn_add(__u32 network, __u32 endpoint, __u32 tunnel, enum learn_what what)
+{
+	struct learned_count *count = learn_count(network, endpoint, tunnel);
+
+	if (count)
+		__sync_fetch_and_add(learn_counted(count, what), 1);
+	count = learn_count(network, 0, 0);
+	if (count)
+		__sync_fetch_and_add(learn_counted(count, what), 1);
+}
+
+/* Takes an entry of a place off both counts. */
+static __always_inline void learn_subtract(__u32 network, __u32 endpoint,
+					   __u32 tunnel, enum learn_what what)
+{
+	struct learned_count *count = learn_count(network, endpoint, tunnel);
+
+	if (count && *learn_counted(count, what))
+		__sync_fetch_and_sub(learn_counted(count, what), 1);
+	count = learn_count(network, 0, 0);
+	if (count && *learn_counted(count, what))
+		__sync_fetch_and_sub(learn_counted(count, what), 1);
+}
+
+/*
+ * An entry has a record in `learned_queue`, by which the sweep comes to it.
+ * Both hold the same number: so a record is not taken for that of a later entry
+ * with the same key. Only the CPU that has claimed an entry may move or remove
+ * it, so that its place is counted once. The upper bits of an entry's number
+ * change when it moves, as the kernel may use its memory again.
+ */
+#define LEARN_CLAIMED  0xffffffff
+#define LEARN_NUMBER   0x00ffffff
+#define LEARN_MOVED    0x01000000
+#define LEARN_NUMBERED 1 /* never 0, which entries of older versions have */
+
+static __always_inline __u32 learn_new_number(void)
+{
+	return (bpf_get_prandom_u32() & LEARN_NUMBER >> 1) | LEARN_NUMBERED;
+}
+
+/* Claims an entry for this CPU. @number: the entry's, as read before its place
+ * was read. */
+static __always_inline bool learn_claim(struct learned *learned, __u32 number)
+{
+	return number != LEARN_CLAIMED &&
+	       __sync_val_compare_and_swap(&learned->number, number,
+					   LEARN_CLAIMED) == number;
+}
+
+static __always_inline __u32 learn_number(const struct learned *learned)
+{
+	__u32 number = *(const volatile __u32 *)&learned->number;
+
+	barrier();
+	return number;
+}
+
+/* Removes an entry; false if another CPU is about to move or remove it. */
+static __always_inline bool
+learn_remove(void *map, const void *key, struct learned *learned,
+	     enum learn_what what)
+{
+	__u32 number = learn_number(learned);
+	__u32 network = learned->station.network;
+	__u32 endpoint = learned->station.endpoint;
+	__u32 tunnel = learned->station.tunnel;
+
+	if (!learn_claim(learned, number))
+		return false;
+	if ((int)bpf_map_delete_elem(map, key)) {
+		learned->number = number;
+		return false;
+	}
+	learn_subtract(network, endpoint, tunnel, what);
+	return true;
+}
+
+/* Puts the record of an entry into the queue; false if the queue is full. */
+static __always_inline bool
+learn_enqueue(const void *key, __u32 size, __u32 number, enum learn_what what)
+{
+	struct learned_record record = { .number = number, .what = what };
+
+	__builtin_memcpy(record.key, key, size);
+	return !(int)bpf_map_push_elem(&learned_queue, &record, BPF_ANY);
+}
+
+/* Replaces an entry by one at another place: a new value, so that nobody reads
+ * half of each. */
+static __always_inline void
+learn_move(void *map, const void *key, struct learned *old, struct learned *new,
+	   enum learn_what what)
+{
+	__u32 number = learn_number(old);
+	__u32 network = old->station.network;
+	__u32 endpoint = old->station.endpoint;
+	__u32 tunnel = old->station.tunnel;
+
+	if (!learn_claim(old, number))
+		return;
+	new->number = number ? number + LEARN_MOVED : 0;
+	if ((int)bpf_map_update_elem(map, key, new, BPF_EXIST)) {
+		old->number = number;
+		return;
+	}
+	learn_subtract(network, endpoint, tunnel, what);
+	learn_add(new->station.network, new->station.endpoint,
+		  new->station.tunnel, what);
+}
+
+/* Whether the place and its network may have one entry more. */
+static __always_inline bool
+learn_has_room(const struct station *station, enum learn_what what)
+{
+	struct learned_count *place = learn_count(
+		station->network, station->endpoint, station->tunnel);
+	struct learned_count *network = learn_count(station->network, 0, 0);
+
+	return place && network &&
+	       *learn_counted(place, what) < LEARNED_A_PLACE &&
+	       *learn_counted(network, what) < LEARNED_A_NETWORK;
+}
+
 /* Writes where a station is into `learned_fdb` or `learned_neigh`. */
 static __always_inline void
-learn_write(void *map, const void *key, const struct station *station,
-	    enum learn_what what)
+learn_write(void *map, const void *key, __u32 size,
+	    const struct station *station, enum learn_what what)
 {
 	struct learned *old = bpf_map_lookup_elem(map, key);
-	struct learned_count *network, *place;
 	struct learned new = {
 		.station = *station,
 		.seen = bpf_ktime_get_coarse_ns(),
@@ -129,24 +249,21 @@ learn_write(void *map, const void *key, const struct station *station,
 			old->seen = new.seen;
 		return;
 	}
-	place = learn_count(station, false);
-	network = learn_count(station, true);
-	if (!place || !network)
-		return;
 	if (old) {
-		/* It has moved. A value in place of the old one, so that
-		 * nobody reads half of each. The old place's count is put
-		 * right when it is counted again. */
-		if (!(int)bpf_map_update_elem(map, key, &new, BPF_EXIST))
-			__sync_fetch_and_add(learn_counted(place, what), 1);
+		learn_move(map, key, old, &new, what);
 		return;
 	}
-	if (*learn_counted(place, what) < LEARNED_A_PLACE &&
-	    *learn_counted(network, what) < LEARNED_A_NETWORK &&
-	    !(int)bpf_map_update_elem(map, key, &new, BPF_NOEXIST)) {
-		__sync_fetch_and_add(learn_counted(place, what), 1);
-		__sync_fetch_and_add(learn_counted(network, what), 1);
-	}
+	if (!learn_has_room(station, what))
+		return;
+	new.number = learn_new_number();
+	if ((int)bpf_map_update_elem(map, key, &new, BPF_NOEXIST))
+		return;
+	learn_add(station->network, station->endpoint, station->tunnel, what);
+	if (learn_enqueue(key, size, new.number, what))
+		return;
+	old = bpf_map_lookup_elem(map, key);
+	if (old)
+		learn_remove(map, key, old, what);
 }
 
 /* Remembers where the station with station->mac is. */
@@ -155,7 +272,7 @@ static __noinline void learn_station(const struct station *station)
 	struct fdb_key key = { .network = station->network,
 			       .mac = station->mac };
 
-	learn_write(&learned_fdb, &key, station, LEARN_STATIONS);
+	learn_write(&learned_fdb, &key, sizeof(key), station, LEARN_STATIONS);
 }
 
 static __always_inline bool
@@ -194,7 +311,8 @@ learn_neighbor(const struct station *station, const struct address *address)
 	struct address key = *address;
 
 	if (!bpf_map_lookup_elem(&neighbors, &key))
-		learn_write(&learned_neigh, &key, station, LEARN_NEIGHBORS);
+		learn_write(&learned_neigh, &key, sizeof(key), station,
+			    LEARN_NEIGHBORS);
 }
 
 /* The station that sends from behind a trunk. */
@@ -224,78 +342,151 @@ static __always_inline bool learn_is_meant(const struct learned *learned,
 	       (!filter->before || learned->seen < filter->before);
 }
 
-/* Counts an entry that stays. */
-static __always_inline void
-learn_keep(const struct learned *learned, enum learn_what what)
-{
-	struct station station = learned->station;
-
-	for (int whole = 0; whole <= 1; whole++) {
-		struct learned_count *count = learn_count(&station, whole);
-
-		if (count)
-			__sync_fetch_and_add(what == LEARN_STATIONS ?
-						     &count->counted_stations :
-						     &count->counted_neighbors,
-					     1);
-	}
-}
-
 static long
-learn_sweep_station(void *map, struct fdb_key *key, struct learned *learned,
-		    struct learned_filter *filter)
+learn_forget_station(void *map, struct fdb_key *key, struct learned *learned,
+		     const struct learned_filter *filter)
 {
 	if (learn_is_meant(learned, filter))
-		bpf_map_delete_elem(&learned_fdb, key);
-	else
-		learn_keep(learned, LEARN_STATIONS);
+		learn_remove(&learned_fdb, key, learned, LEARN_STATIONS);
 	return 0;
 }
 
 static long
-learn_sweep_neighbor(void *map, struct address *key, struct learned *learned,
-		     struct learned_filter *filter)
+learn_forget_neighbor(void *map, struct address *key, struct learned *learned,
+		      const struct learned_filter *filter)
 {
 	if (learn_is_meant(learned, filter))
-		bpf_map_delete_elem(&learned_neigh, key);
+		learn_remove(&learned_neigh, key, learned, LEARN_NEIGHBORS);
+	return 0;
+}
+
+/* Forgets the learned stations and neighbors that are meant. */
+static __always_inline void learn_forget(struct learned_filter *filter)
+{
+	bpf_for_each_map_elem(&learned_fdb, learn_forget_station, filter, 0);
+	bpf_for_each_map_elem(&learned_neigh, learn_forget_neighbor, filter, 0);
+}
+
+/* Looks at the entry of a record, and removes an entry that has not been seen
+ * for @timeout. False if the record is of no use any more. */
+static __always_inline bool
+learn_age_entry(void *map, const struct learned_record *record, __u64 timeout)
+{
+	struct learned *learned = bpf_map_lookup_elem(map, record->key);
+	__u32 number;
+	__u64 seen;
+
+	if (!learned)
+		return false;
+	number = learn_number(learned);
+	if (number == LEARN_CLAIMED)
+		return true;
+	if ((number ^ record->number) & LEARN_NUMBER)
+		return false;
+	seen = learned->seen;
+	if (bpf_ktime_get_coarse_ns() < seen + timeout)
+		return true;
+	return !learn_remove(map, record->key, learned, record->what);
+}
+
+/* The first record that a tick has put back: there the tick has been once
+ * round. */
+struct learn_tick {
+	__u32 first;
+	__u32 pad;
+};
+
+static int learn_age_next(__u32 i, void *context)
+{
+	struct learn_tick *tick = context;
+	struct learned_record record;
+	bool keep;
+
+	if ((int)bpf_map_pop_elem(&learned_queue, &record))
+		return 1;
+	if (record.what == LEARN_STATIONS)
+		keep = learn_age_entry(&learned_fdb, &record, learned_timeout);
 	else
-		learn_keep(learned, LEARN_NEIGHBORS);
+		keep = learn_age_entry(&learned_neigh, &record,
+				       learn_neighbor_timeout());
+	if (!keep)
+		return 0;
+	/* A queue that is full has a record of a later entry in this place: the
+	 * next load gives this entry a record again. */
+	bpf_map_push_elem(&learned_queue, &record, BPF_ANY);
+	if (!tick->first)
+		tick->first = record.number;
+	else if (tick->first == record.number)
+		return 1;
 	return 0;
 }
 
-static long learn_settle(void *map, struct learned_place *place,
-			 struct learned_count *count, void *context)
-{
-	count->stations = count->counted_stations;
-	count->neighbors = count->counted_neighbors;
-	count->counted_stations = count->counted_neighbors = 0;
-	return 0;
-}
+/* How many learned stations and neighbors a tick of the sweep looks at. */
+#define LEARN_TICK 64
 
-/* Forgets the learned stations and neighbors that are meant, and counts the
- * others. */
-static __always_inline void
-learn_forget(struct learned_filter *stations, struct learned_filter *neighbors)
-{
-	bpf_for_each_map_elem(&learned_fdb, learn_sweep_station, stations, 0);
-	bpf_for_each_map_elem(&learned_neigh, learn_sweep_neighbor, neighbors,
-			      0);
-	bpf_for_each_map_elem(&learned_counts, learn_settle, NULL, 0);
-}
-
-/* Forgets those that have not been seen for too long. Times are since boot: one
- * before is as good as the first moment after. */
+/* Forgets some of those that have not been seen for too long. */
 static __always_inline void learn_age(void)
 {
-	__u64 now = bpf_ktime_get_coarse_ns();
-	struct learned_filter stations = { .before = 1 };
-	struct learned_filter neighbors = { .before = 1 };
+	struct learn_tick tick = {};
 
-	if (now > learned_timeout)
-		stations.before = now - learned_timeout;
-	if (now > learn_neighbor_timeout())
-		neighbors.before = now - learn_neighbor_timeout();
-	learn_forget(&stations, &neighbors);
+	bpf_loop(LEARN_TICK, learn_age_next, &tick, 0);
+}
+
+/* Entries of a version that had no queue have no record, and their places were
+ * counted by rounds. */
+static long learn_find_unrecorded(void *map, const void *key,
+				  const struct learned *learned, __u32 *found)
+{
+	*found += !learned->number;
+	return 0;
+}
+
+static long learn_uncount(void *map, struct learned_place *place,
+			  struct learned_count *count, void *context)
+{
+	__builtin_memset(count, 0, sizeof(*count));
+	return 0;
+}
+
+static __always_inline void
+learn_adopt(const void *key, __u32 size, struct learned *learned,
+	    enum learn_what what)
+{
+	const struct station *station = &learned->station;
+	__u32 number = learn_new_number();
+
+	learn_add(station->network, station->endpoint, station->tunnel, what);
+	if (!learned->number && learn_enqueue(key, size, number, what))
+		__sync_val_compare_and_swap(&learned->number, 0, number);
+}
+
+static long learn_adopt_station(void *map, struct fdb_key *key,
+				struct learned *learned, void *context)
+{
+	learn_adopt(key, sizeof(*key), learned, LEARN_STATIONS);
+	return 0;
+}
+
+static long learn_adopt_neighbor(void *map, struct address *key,
+				 struct learned *learned, void *context)
+{
+	learn_adopt(key, sizeof(*key), learned, LEARN_NEIGHBORS);
+	return 0;
+}
+
+/* Gives every entry a record, and counts all of them again if one had none. At
+ * load only: this looks at everything. */
+static __always_inline void learn_start(void)
+{
+	__u32 found = 0;
+
+	bpf_for_each_map_elem(&learned_fdb, learn_find_unrecorded, &found, 0);
+	bpf_for_each_map_elem(&learned_neigh, learn_find_unrecorded, &found, 0);
+	if (!found)
+		return;
+	bpf_for_each_map_elem(&learned_counts, learn_uncount, NULL, 0);
+	bpf_for_each_map_elem(&learned_fdb, learn_adopt_station, NULL, 0);
+	bpf_for_each_map_elem(&learned_neigh, learn_adopt_neighbor, NULL, 0);
 }
 
 #endif

@@ -100,8 +100,18 @@ struct {
 	__type(value, struct learned);
 } learned_neigh SEC(".maps");
 
-/* Place -> how many entries it has in the two above. Written by the datapath;
- * one without entries stays, as there are no more places than that. */
+/* A record for each entry of the two above, in the order in which the sweep
+ * looks at them. Written and read by the datapath; a record stays until the
+ * sweep finds its entry gone. Full: nothing is learned. */
+struct {
+	__uint(type, BPF_MAP_TYPE_QUEUE);
+	__uint(max_entries, 2 * MAX_LEARNED);
+	__type(value, struct learned_record);
+} learned_queue SEC(".maps");
+
+/* Place -> how many entries it has in `learned_fdb` and `learned_neigh`.
+ * Written by the datapath; one without entries stays, as there are no more
+ * places than that. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, MAX_LEARNED_PLACES);

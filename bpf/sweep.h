@@ -7,25 +7,48 @@
 #include "flow.h"
 #include "learn.h"
 
-/* The sweep goes round the flows in SWEEP_PERIOD * SWEEP_STEPS, which is 6.4
- * seconds, in steps short enough not to hold up packets. The learned stations
- * are all looked at once a round, which takes less than a millisecond while
- * there are few. */
-#define SWEEP_PERIOD (SECONDS / 10)
-#define SWEEP_STEPS  64
+/*
+ * A tick of the sweep does a bounded amount of work, however large the tables
+ * are: it looks at SWEEP_SLOTS flows at most, ends SWEEP_ENDS of them, and
+ * looks at LEARN_TICK learned stations. Ticks follow each other so that a round
+ * of all flows takes SWEEP_ROUND, but no faster than every SWEEP_SHORTEST; a
+ * tick that has ended all it may is followed by one after SWEEP_BACKLOG.
+ */
+#define SWEEP_SLOTS    1024
+#define SWEEP_ENDS     32
+#define MILLISECONDS   (SECONDS / 1000)
+#define SWEEP_ROUND    (6400 * MILLISECONDS)
+#define SWEEP_LONGEST  (100 * MILLISECONDS)
+#define SWEEP_SHORTEST (4 * MILLISECONDS)
+#define SWEEP_BACKLOG  MILLISECONDS
+
+static __always_inline __u64 sweep_period(void)
+{
+	__u64 period = SWEEP_ROUND / (flow_slots / SWEEP_SLOTS + 1);
+
+	if (period > SWEEP_LONGEST)
+		return SWEEP_LONGEST;
+	return period < SWEEP_SHORTEST ? SWEEP_SHORTEST : period;
+}
+
+/* One tick; gives the time until the next one. */
+static __always_inline __u64 sweep_tick(struct sweeper *sweeper)
+{
+	__u32 most = flow_slots < SWEEP_SLOTS ? flow_slots : SWEEP_SLOTS;
+	struct flow_tick tick = { .hand = sweeper->hand, .ends = SWEEP_ENDS };
+
+	if (tick.hand >= flow_slots)
+		tick.hand = 0;
+	tick.hand += bpf_loop(most, flow_sweep_slot, &tick, 0);
+	sweeper->hand =
+		tick.hand >= flow_slots ? tick.hand - flow_slots : tick.hand;
+	learn_age();
+	return tick.ends ? sweep_period() : SWEEP_BACKLOG;
+}
 
 static int sweep(void *map, __u32 *key, struct sweeper *sweeper)
 {
-	__u32 hand = sweeper->hand, step = flow_slots / SWEEP_STEPS + 1;
-
-	bpf_loop(step, flow_sweep_slot, &hand, 0);
-	hand += step;
-	if (hand >= flow_slots) { /* once round */
-		hand -= flow_slots;
-		learn_age();
-	}
-	sweeper->hand = hand;
-	bpf_timer_start(&sweeper->timer, SWEEP_PERIOD, 0);
+	bpf_timer_start(&sweeper->timer, sweep_tick(sweeper), 0);
 	return 0;
 }
 
@@ -44,7 +67,8 @@ static __always_inline long sweep_start(void)
 	err = bpf_timer_set_callback(&sweeper->timer, sweep);
 	if (err)
 		return err;
-	return bpf_timer_start(&sweeper->timer, SWEEP_PERIOD, 0);
+	learn_start();
+	return bpf_timer_start(&sweeper->timer, sweep_period(), 0);
 }
 
 #endif

@@ -26,7 +26,7 @@ enum {
 	MAX_LINKS = 131072,
 	MAX_TUNNELS = 1024,
 	MAX_CARRIED = 65536, /* a network of a tunnel each */
-	MAX_LEARNED = 65536,
+	MAX_LEARNED = 65536, /* stations, and as many neighbors */
 	LEARNED_A_NETWORK = 4096, /* MACs, and as many addresses */
 	LEARNED_A_PLACE = 1024, /* behind one trunk or tunnel */
 	MAX_LEARNED_PLACES = MAX_NETWORKS + MAX_LOCAL_ENDPOINTS + MAX_CARRIED,
@@ -144,10 +144,23 @@ _Static_assert(sizeof(struct station) == 28, "struct station");
 /* A station that has been seen behind a trunk or a tunnel. */
 struct learned {
 	struct station station;
-	__u32 pad;
+	__u32 number; /* of its record in `learned_queue`: see learn.h */
 	__u64 seen; /* bpf_ktime_get_coarse_ns(), a second's precision */
 };
 _Static_assert(sizeof(struct learned) == 40, "struct learned");
+
+enum learn_what {
+	LEARN_STATIONS,
+	LEARN_NEIGHBORS,
+};
+
+/* By which the sweep finds an entry of `learned_fdb` or `learned_neigh`. */
+struct learned_record {
+	__u32 key[4]; /* as long as the entry's, and zeros */
+	__u32 number; /* as the entry's */
+	enum learn_what what;
+};
+_Static_assert(sizeof(struct learned_record) == 24, "struct learned_record");
 
 /* Where stations are learned: behind a trunk or a tunnel, or, where both are
  * zero, on a network as a whole. */
@@ -160,10 +173,9 @@ _Static_assert(sizeof(struct learned_place) == 12, "struct learned_place");
 
 /* How many entries a place has in `learned_fdb` and `learned_neigh`. */
 struct learned_count {
-	__u32 stations; /* as last counted, and those learned since */
+	__u32 stations;
 	__u32 neighbors;
-	__u32 counted_stations; /* while they are being counted */
-	__u32 counted_neighbors;
+	__u32 pad[2];
 };
 _Static_assert(sizeof(struct learned_count) == 16, "struct learned_count");
 

@@ -30,6 +30,7 @@ const (
 	XdpMapLearnedCounts         = "learned_counts"
 	XdpMapLearnedFdb            = "learned_fdb"
 	XdpMapLearnedNeigh          = "learned_neigh"
+	XdpMapLearnedQueue          = "learned_queue"
 	XdpMapLinks                 = "links"
 	XdpMapLinksRevision         = "links_revision"
 	XdpMapMembers               = "members"
@@ -128,6 +129,7 @@ type XdpMapSpecs struct {
 	LearnedCounts  *ebpf.MapSpec `ebpf:"learned_counts"`
 	LearnedFdb     *ebpf.MapSpec `ebpf:"learned_fdb"`
 	LearnedNeigh   *ebpf.MapSpec `ebpf:"learned_neigh"`
+	LearnedQueue   *ebpf.MapSpec `ebpf:"learned_queue"`
 	Links          *ebpf.MapSpec `ebpf:"links"`
 	LinksRevision  *ebpf.MapSpec `ebpf:"links_revision"`
 	Members        *ebpf.MapSpec `ebpf:"members"`
@@ -202,6 +204,7 @@ type XdpMaps struct {
 	LearnedCounts  *ebpf.Map `ebpf:"learned_counts"`
 	LearnedFdb     *ebpf.Map `ebpf:"learned_fdb"`
 	LearnedNeigh   *ebpf.Map `ebpf:"learned_neigh"`
+	LearnedQueue   *ebpf.Map `ebpf:"learned_queue"`
 	Links          *ebpf.Map `ebpf:"links"`
 	LinksRevision  *ebpf.Map `ebpf:"links_revision"`
 	Members        *ebpf.Map `ebpf:"members"`
@@ -237,6 +240,7 @@ func (m *XdpMaps) Close() error {
 		m.LearnedCounts,
 		m.LearnedFdb,
 		m.LearnedNeigh,
+		m.LearnedQueue,
 		m.Links,
 		m.LinksRevision,
 		m.Members,

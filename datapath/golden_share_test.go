@@ -29,10 +29,7 @@ func onTrunk(h host) bpf.EbpnetLearnedPlace {
 // packets go by; recount has all count none.
 func counting(place bpf.EbpnetLearnedPlace, stations, neighbors uint32, then ...row) func(testing.TB, *world) {
 	return func(t testing.TB, w *world) {
-		// As many are on top of those that a sweep may find meanwhile.
-		count := bpf.EbpnetLearnedCount{
-			Stations: stations, Neighbors: neighbors, CountedStations: stations, CountedNeighbors: neighbors,
-		}
+		count := bpf.EbpnetLearnedCount{Stations: stations, Neighbors: neighbors}
 		if err := w.Maps.LearnedCounts.Put(place, count); err != nil {
 			t.Fatal(err)
 		}

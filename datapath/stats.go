@@ -280,6 +280,7 @@ func (t *Tables) Usage() ([]MapUsage, error) {
 		{"learned_counts", t.Maps.LearnedCounts, countEntries[bpf.EbpnetLearnedPlace, bpf.EbpnetLearnedCount]},
 		{"learned_fdb", t.Maps.LearnedFdb, countEntries[bpf.EbpnetFdbKey, bpf.EbpnetLearned]},
 		{"learned_neigh", t.Maps.LearnedNeigh, countEntries[bpf.EbpnetAddress, bpf.EbpnetLearned]},
+		{"learned_queue", t.Maps.LearnedQueue, t.countLearned},
 		{"links", t.Maps.Links, countEntries[bpf.EbpnetLinkKey, uint32]},
 		{"links_revision", t.Maps.LinksRevision, countAll},
 		{"members", t.Maps.Members, countEntries[bpf.EbpnetMemberKey, bpf.EbpnetStation]},
@@ -339,6 +340,17 @@ func (t *Tables) countNetworks(*ebpf.Map) (int, error) {
 
 func (t *Tables) countTunnels(*ebpf.Map) (int, error) {
 	return countUsed[bpf.EbpnetTunnel](t.Maps.Tunnels)
+}
+
+// countLearned counts the stations and addresses that are learned: each has a
+// record in `learned_queue`, which cannot be listed.
+func (t *Tables) countLearned(*ebpf.Map) (int, error) {
+	stations, err := countEntries[bpf.EbpnetFdbKey, bpf.EbpnetLearned](t.Maps.LearnedFdb)
+	if err != nil {
+		return 0, err
+	}
+	neighbors, err := countEntries[bpf.EbpnetAddress, bpf.EbpnetLearned](t.Maps.LearnedNeigh)
+	return stations + neighbors, err
 }
 
 // countFlows counts all flows, and those of them that nobody has answered.

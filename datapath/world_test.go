@@ -292,6 +292,16 @@ func loadAt(dir string) func(testing.TB, loader.Config) *Tables {
 func loadChanged(change func(*ebpf.CollectionSpec) error) func(testing.TB, loader.Config) *Tables {
 	return func(t testing.TB, c loader.Config) *Tables {
 		t.Helper()
+		tables := loadStill(change)(t, c)
+		startSweep(t, tables.Programs.SweepFlows)
+		return tables
+	}
+}
+
+// loadStill is loadChanged without the start of the sweep.
+func loadStill(change func(*ebpf.CollectionSpec) error) func(testing.TB, loader.Config) *Tables {
+	return func(t testing.TB, c loader.Config) *Tables {
+		t.Helper()
 		spec, err := bpf.LoadEbpnet()
 		if err != nil {
 			t.Fatal(err)
@@ -328,7 +338,6 @@ func loadChanged(change func(*ebpf.CollectionSpec) error) func(testing.TB, loade
 				t.Error(err)
 			}
 		})
-		startSweep(t, objects.Programs.SweepFlows)
 		return &Tables{&objects, t.TempDir()}
 	}
 }
