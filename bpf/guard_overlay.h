@@ -14,12 +14,14 @@ guard_is_plain(const struct packet *pkt, const struct gre_origin *origin,
 	       __u32 *endpoint)
 {
 	const struct station *owner;
+	struct address src;
 
 	if (pkt->ethertype != bpf_htons(ETH_P_IP) &&
 	    (pkt->ethertype != bpf_htons(ETH_P_IPV6) ||
 	     (pkt->protocol != IPPROTO_TCP && pkt->protocol != IPPROTO_UDP)))
 		return false;
-	owner = bpf_map_lookup_elem(&neighbors, &pkt->src);
+	src = pkt->src; /* before 6.2 no key may be of a caller's memory */
+	owner = bpf_map_lookup_elem(&neighbors, &src);
 	if (!owner || owner->kind != STATION_REMOTE ||
 	    owner->tunnel != origin->tunnel ||
 	    owner->network != origin->network ||

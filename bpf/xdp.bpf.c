@@ -253,27 +253,30 @@ int xdp_uplink(struct xdp_md *ctx)
 {
 	__u32 ifindex = ctx_ifindex(ctx);
 	const struct uplink *uplink = bpf_map_lookup_elem(&uplinks, &ifindex);
-	struct packet pkt = {};
+	struct packet *pkt;
 	enum reason reason;
 
 	if (!uplink)
 		return VERDICT_PASS;
-	reason = parse_l3(ctx, &pkt, 0);
-	if (!mac_equal(&pkt.dst_mac, &uplink->mac) ||
-	    (pkt.ethertype != bpf_htons(ETH_P_IP) &&
-	     pkt.ethertype != bpf_htons(ETH_P_IPV6)))
+	pkt = packet_new();
+	if (!pkt)
+		return VERDICT_PASS;
+	reason = parse_l3(ctx, pkt, 0);
+	if (!mac_equal(&pkt->dst_mac, &uplink->mac) ||
+	    (pkt->ethertype != bpf_htons(ETH_P_IP) &&
+	     pkt->ethertype != bpf_htons(ETH_P_IPV6)))
 		return VERDICT_PASS;
 	if (reason)
-		return malformed(ctx, &pkt, uplink);
+		return malformed(ctx, pkt, uplink);
 	/* What is wrong behind the IP header is for others to say. */
-	if (parse_l4(ctx, &pkt))
+	if (parse_l4(ctx, pkt))
 		return VERDICT_PASS;
-	switch (pkt.protocol) {
+	switch (pkt->protocol) {
 	case IPPROTO_GRE:
-		return from_gre(ctx, &pkt, uplink);
+		return from_gre(ctx, pkt, uplink);
 	case IPPROTO_TCP:
 	case IPPROTO_UDP:
-		return from_outside(ctx, &pkt, uplink);
+		return from_outside(ctx, pkt, uplink);
 	}
 	return VERDICT_PASS;
 }
