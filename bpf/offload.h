@@ -8,27 +8,8 @@
 #ifndef EBPNET_OFFLOAD_H
 #define EBPNET_OFFLOAD_H
 
-#include <bpf/bpf_core_read.h>
-
+#include "kernel.h"
 #include "parse.h"
-
-/* The kernel's own structures, as far as they are read here. CO-RE finds the
- * fields by name in the running kernel. */
-struct sk_buff {
-	__u8 ip_summed : 2;
-	__u16 csum_start; /* from `head` */
-	__u16 csum_offset; /* from csum_start */
-	unsigned int end; /* of the buffer, from `head` */
-	unsigned char *head;
-	unsigned char *data;
-} __attribute__((preserve_access_index));
-
-struct skb_shared_info {
-	unsigned int gso_type;
-} __attribute__((preserve_access_index));
-
-/* Linux 6.2; zero before. */
-void *bpf_cast_to_kern_ctx(void *ctx) __ksym __weak;
 
 /* ip_summed: the checksum is still to be completed. From linux/skbuff.h, as the
  * kinds of superframes are. */
