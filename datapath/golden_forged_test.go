@@ -3,7 +3,10 @@ package datapath
 import (
 	"fmt"
 	"net/netip"
+	"strings"
 	"testing"
+
+	"github.com/ebpnet/ebpnet/internal/testutil"
 )
 
 // forgedErrorRows are of ICMP errors of endpoints: these are about packets from
@@ -126,4 +129,58 @@ func trunkErrorRows(t testing.TB, v6 bool) []row {
 		fromEndpoint("error to alice about her packet", trunk, said(alice.mac, alice.ip(v6), behind.ip(v6))).delivered(alice, nil),
 		fromEndpoint("error to alice about another packet", trunk, said(alice.mac, alice.ip(v6), website.ip(v6))).dropped("unknown_flow"),
 	}
+}
+
+// leastPMTU is the smallest path MTU that the host learns.
+func leastPMTU(v6 bool) uint32 {
+	if v6 {
+		return leastMTU6
+	}
+	return leastPacket4
+}
+
+// misled has the host itself learn the smallest path MTU to an address, by an
+// error about an echo reply that it never sent. Any place can send that.
+func misled(to netip.Addr) func(testing.TB, *world) {
+	return func(t testing.TB, w *world) {
+		t.Helper()
+		v6 := to.Is6()
+		mtu := leastPMTU(v6)
+		e := complains(t, "", problemSize(v6, mtu), ipPacket(packet{src: uplink.ip(v6), dst: to, l4: echo(v6, true, 7)}.frame(t)))
+		w.ns.NewTap(t, "up0peer").Send(t, e.in)
+		awaitRoute(t, w, to, fmt.Sprintf("mtu %d ", mtu))
+	}
+}
+
+// misledRows are of what fits, though the host believes that less does.
+func misledRows(t testing.TB) []row {
+	return bothFamilies(func(v6 bool) []row {
+		fits := ofLength(t, outgoing(alice, v6, udp(40000, 53)), uplinkMTU)
+		big := ofLength(t, fits, uplinkMTU+1)
+		return []row{
+			fromEndpoint("outside, as large as fits", alice, fits.frame(t)).given(misled(website.ip(v6)), nil).
+				redirected(masqueraded(fits).frame(t)),
+			fromEndpoint("outside, larger", alice, big.frame(t)).given(misled(website.ip(v6)), nil).
+				refused("too_big", refusal(t, alice, problemSize(v6, uplinkMTU), big).frame(t)),
+		}
+	})
+}
+
+// misledTunnelRows are the same for tunnels.
+func misledTunnelRows(t testing.TB, v6 bool) []row {
+	tunnel := map[bool]uint32{false: keyedTunnel4, true: keyedTunnel6}[v6]
+	around := sentInto(tunnel, openNet)
+	full := ofLength(t, between(alice, remoteBehind(tunnel, openNet), false, udp(1, 2)), uplinkMTU-overhead(around))
+	return []row{
+		fromEndpoint(fmt.Sprintf("unheard over IPv6: %v/the host is misled", v6), alice, full.frame(t)).
+			given(misled(tunnelPeer(tunnel)), nil).tunnelledBy(tunnel, around.around(t, full.frame(t))),
+	}
+}
+
+// awaitRoute waits until the host's way to an address has what is wanted.
+func awaitRoute(t testing.TB, w *world, to netip.Addr, want string) {
+	t.Helper()
+	testutil.Eventually(t, fmt.Sprintf("%q on the way to %s", want, to), func() bool {
+		return strings.Contains(w.ns.Run(t, "ip", "route", "get", to.String()), want)
+	})
 }

@@ -55,6 +55,7 @@ func groups() []group {
 		{name: "errors", load: loadPinned, rows: errorRows},
 		{name: "stray errors", load: loadPinned, rows: strayErrorRows},
 		{name: "forged errors", load: loadPinned, rows: forgedErrorRows},
+		{name: "misled host", load: loadPinned, rows: misledRows},
 		{name: "refusals", load: loadPinned, rows: refusalRows},
 		{name: "full", load: small, rows: fullRows},
 		{name: "no slots", load: loadPinned, rows: noSlotRows},

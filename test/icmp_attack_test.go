@@ -64,6 +64,94 @@ func pathMTU(t *testing.T, n *testutil.Netns, to netip.Addr) string {
 	return mtu
 }
 
+// carriesFull expects full packets through the tunnel from a to b, by ping and
+// by TCP, of which none is too big.
+func carriesFull(t *testing.T, h *testutil.Host, a, b *testutil.Container, mtu int) {
+	t.Helper()
+	before := h.Drops(t, "too_big")
+	for _, to := range b.Addresses() {
+		ping(t, a.Netns, to, "-M", "do", "-s", fmt.Sprint(mtu-echoHeaders(to)))
+		transfer(t, a.Netns, at(to, service))
+		if got := pathMTU(t, a.Netns, to); got != "" {
+			t.Errorf("the container has learned a path MTU of %s to %s", got, to)
+		}
+	}
+	if n := h.Drops(t, "too_big"); n > before {
+		t.Errorf("%d packets are too big", n-before)
+	}
+}
+
+// An ICMP error that quotes a ping between the hosts of a tunnel does not
+// narrow the tunnel, whoever sends it.
+func TestForgedErrorsDoNotNarrowTunnels(t *testing.T) {
+	for _, form := range []struct {
+		name    string
+		v6      bool
+		headers int
+		mtu     uint16
+	}{{"IPv4", false, 42, leastPMTU4}, {"IPv6", true, 62, leastMTU6}} {
+		t.Run(form.name, func(t *testing.T) {
+			m := newMesh(t, form.v6, true)
+			h, a, b := m.hosts[0], m.containers[0], m.containers[1]
+			serve(t, b.Netns, service)
+			local, remote, own, attacker := h.IP4, m.hosts[1].IP4, a.IP4, m.underlay.IP4
+			if form.v6 {
+				local, remote, own, attacker = h.IP6, m.hosts[1].IP6, a.IP6, m.underlay.IP6
+			}
+			quoted := quotedEcho(t, local, remote)
+			gateway := gateway4
+			if form.v6 {
+				gateway = gateway6
+			}
+			mtu := underlayMTU - form.headers
+
+			tap := a.NewTap(t, testutil.Device)
+			for _, to := range []netip.Addr{gateway, local} {
+				h.ExpectDrops(t, "unknown_flow", func() {
+					tap.Send(t, tooBig(t, a.MAC, gatewayMAC(t, h), own, to, form.mtu, quoted))
+				})
+			}
+			if got := pathMTU(t, h.Netns, remote); got != "" {
+				t.Errorf("a container has told the host of a path MTU of %s", got)
+			}
+			carriesFull(t, h, a, b, mtu)
+
+			// From outside the host itself believes it, as every Linux does.
+			outside := m.underlay.Outside.NewTap(t, "bridge")
+			outside.Send(t, tooBig(t, nobodysMAC, deviceMAC(t, h.Netns, testutil.Uplink), attacker, local, form.mtu, quoted))
+			testutil.Eventually(t, "the host believes the attacker", func() bool {
+				return pathMTU(t, h.Netns, remote) == fmt.Sprint(form.mtu)
+			})
+			carriesFull(t, h, a, b, mtu)
+		})
+	}
+}
+
+// The path MTU that the host has learned is not that of containers.
+func TestForgedErrorsDoNotNarrowTheWayOut(t *testing.T) {
+	h, u := newOutside(t)
+	createNet(t, h, "--mtu", fmt.Sprint(underlayMTU))
+	a := h.NewContainer(t, "a", "net")
+	serve(t, u.Outside, service)
+	outside := u.Outside.NewTap(t, "bridge")
+	for _, path := range paths(h, u) {
+		mtu := uint16(leastPMTU4)
+		if path.host.Is6() {
+			mtu = leastMTU6
+		}
+		outside.Send(t, tooBig(t, nobodysMAC, deviceMAC(t, h.Netns, testutil.Uplink), path.outside, path.host, mtu, quotedEcho(t, path.host, path.outside)))
+		testutil.Eventually(t, "the host believes it", func() bool { return pathMTU(t, h.Netns, path.outside) == fmt.Sprint(mtu) })
+		ping(t, a.Netns, path.outside, "-M", "do", "-s", fmt.Sprint(underlayMTU-echoHeaders(path.outside)))
+		transfer(t, a.Netns, at(path.outside, service))
+		if got := pathMTU(t, a.Netns, path.outside); got != "" {
+			t.Errorf("the container has learned a path MTU of %s to %s", got, path.outside)
+		}
+	}
+	if n := h.Drops(t, "too_big"); n > 0 {
+		t.Errorf("%d packets are too big", n)
+	}
+}
+
 // inFragments cuts the packet in a frame in two, the first with so many bytes
 // behind the IP header.
 func inFragments(t *testing.T, frame []byte, first int) [2][]byte {
