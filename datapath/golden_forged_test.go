@@ -1,6 +1,7 @@
 package datapath
 
 import (
+	"encoding/binary"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -166,15 +167,45 @@ func misledRows(t testing.TB) []row {
 	})
 }
 
-// misledTunnelRows are the same for tunnels.
-func misledTunnelRows(t testing.TB, v6 bool) []row {
+// unheardRows are of errors that do not lower a tunnel's MTU, as they quote what
+// the tunnel does not send.
+func unheardRows(t testing.TB, v6 bool) []row {
 	tunnel := map[bool]uint32{false: keyedTunnel4, true: keyedTunnel6}[v6]
 	around := sentInto(tunnel, openNet)
 	full := ofLength(t, between(alice, remoteBehind(tunnel, openNet), false, udp(1, 2)), uplinkMTU-overhead(around))
-	return []row{
+	check := func(name string, about row) row {
+		return fromEndpoint(fmt.Sprintf("unheard over IPv6: %v/%s", v6, name), alice, full.frame(t)).
+			after(about).tunnelledBy(tunnel, around.around(t, full.frame(t)))
+	}
+	with := func(change func(*wrapping)) row {
+		w := around
+		change(&w)
+		return complains(t, "", problemSize(v6, 1400), quoted(t, w))
+	}
+	body := string(binary.BigEndian.AppendUint32(nil, 1400)) + string(quoted(t, around))
+	elsewhere := packet{from: routerMAC, to: uplinkMAC, src: website.ip(v6), dst: newUplink.ip(v6), l4: icmp4(unreachable4, body)}
+	if v6 {
+		elsewhere.l4 = icmp6(problemSize(v6, 0).icmp, body)
+	}
+	elsewhere.l4.code = problemSize(v6, 0).code
+	rows := []row{
+		check("a checksum", with(func(w *wrapping) { w.checksum = true })),
+		check("a sequence number", with(func(w *wrapping) { w.sequence = key(3) })),
+		check("to another address", fromUplink("", elsewhere.frame(t))),
 		fromEndpoint(fmt.Sprintf("unheard over IPv6: %v/the host is misled", v6), alice, full.frame(t)).
 			given(misled(tunnelPeer(tunnel)), nil).tunnelledBy(tunnel, around.around(t, full.frame(t))),
 	}
+	if v6 {
+		return rows
+	}
+	// What may be fragmented is not told of.
+	loose := ofLength(t, between(alice, remoteBehind(fragmentable4, openNet), false, udp(1, 2)), uplinkMTU-overhead(around))
+	cut := fromEndpoint("unheard/a tunnel without DF", alice, loose.frame(t)).after(tooLong(t, fragmentable4, 1400)).tunnelledBy(fragmentable4, nil)
+	cut.outOf = withAnyID(sentInto(fragmentable4, openNet).around(t, loose.frame(t)))
+	const atFragment = 6
+	return append(rows, cut,
+		check("without DF", complains(t, "", problemSize(v6, 1400), patch(quoted(t, around), atFragment, 0, 0))),
+		check("a fragment", complains(t, "", problemSize(v6, 1400), patch(quoted(t, around), atFragment, 0x40, 1))))
 }
 
 // awaitRoute waits until the host's way to an address has what is wanted.

@@ -60,7 +60,7 @@ func sizeRows(t testing.TB) []row {
 		}
 		return slices.Concat(rows, untoldRows(t, v6), toldRows(t, v6))
 	})
-	return slices.Concat(rows, forgedRows(t, false), forgedRows(t, true), misledTunnelRows(t, false), misledTunnelRows(t, true), heardRows(t))
+	return slices.Concat(rows, forgedRows(t, false), forgedRows(t, true), unheardRows(t, false), unheardRows(t, true), heardRows(t))
 }
 
 // fitRows are of the largest packet that goes into a tunnel of withForms, and
