@@ -132,6 +132,11 @@ int from_endpoint(struct __sk_buff *skb)
 	result = neigh_answer(skb, device->network, pkt);
 	if (result != NEIGH_NOT_ASKED)
 		return answer(skb, result);
+	if (packet_is_icmp(pkt)) {
+		reason = icmp_check_endpoint(skb, pkt);
+		if (reason)
+			return verdict_drop(skb, reason);
+	}
 	if (mac_is_multicast(&pkt->dst_mac))
 		return bridge_flood(skb, device->network, network,
 				    FLOOD_TUNNELS);

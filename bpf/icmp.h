@@ -55,13 +55,12 @@ icmp_read_ipv4(struct __sk_buff *skb, struct icmp_quoted *quoted)
 	if (bpf_skb_load_bytes(skb, quoted->l3, &ip, sizeof(ip)) ||
 	    ip.version != 4 || ip.ihl < 5)
 		return REASON_MALFORMED;
-	if (ip.frag_off & bpf_htons(IP_OFFSET_MASK))
-		return REASON_UNKNOWN_FLOW;
 	quoted->l4 = quoted->l3 + ip.ihl * 4;
 	quoted->back->src = address_from_ipv4(ip.daddr);
 	quoted->back->dst = address_from_ipv4(ip.saddr);
 	quoted->back->protocol = ip.protocol;
-	return REASON_NONE;
+	return ip.frag_off & bpf_htons(IP_OFFSET_MASK) ? REASON_UNKNOWN_FLOW :
+							 REASON_NONE;
 }
 
 static __always_inline enum reason
@@ -74,6 +73,8 @@ icmp_read_ipv6(struct __sk_buff *skb, struct icmp_quoted *quoted)
 	if (bpf_skb_load_bytes(skb, quoted->l3, &ip6, sizeof(ip6)) ||
 	    ip6.version != 6)
 		return REASON_MALFORMED;
+	__builtin_memcpy(&quoted->back->src, &ip6.daddr, sizeof(ip6.daddr));
+	__builtin_memcpy(&quoted->back->dst, &ip6.saddr, sizeof(ip6.saddr));
 	pkt.protocol = ip6.nexthdr;
 	quoted->l4 = quoted->l3 + sizeof(ip6);
 	reason = parse_extensions(skb, &pkt, &quoted->l4);
@@ -81,8 +82,6 @@ icmp_read_ipv6(struct __sk_buff *skb, struct icmp_quoted *quoted)
 		return reason;
 	if (pkt.fragment == FRAGMENT_LATER)
 		return REASON_UNKNOWN_FLOW;
-	__builtin_memcpy(&quoted->back->src, &ip6.daddr, sizeof(ip6.daddr));
-	__builtin_memcpy(&quoted->back->dst, &ip6.saddr, sizeof(ip6.saddr));
 	quoted->back->protocol = pkt.protocol;
 	return REASON_NONE;
 }
@@ -99,6 +98,35 @@ icmp_read(struct __sk_buff *skb, const struct packet *pkt, __u32 network,
 	reason = address_is_ipv4(&pkt->dst) ? icmp_read_ipv4(skb, quoted) :
 					      icmp_read_ipv6(skb, quoted);
 	return reason ? reason : icmp_read_ports(skb, pkt, quoted);
+}
+
+/*
+ * Checks an ICMP error that an endpoint sends, whoever it is for: an endpoint is
+ * no router, so its errors are about packets from their receiver to itself.
+ * Otherwise it could reset connections of the host and of its peers, and lower
+ * their path MTUs. Later fragments pass: without the first they are nothing.
+ */
+__verified_once enum reason
+icmp_check_endpoint(struct __sk_buff *skb, struct packet *pkt)
+{
+	struct icmp_quoted quoted;
+	struct scratch *scratch;
+	enum reason reason;
+
+	if (!pkt)
+		return REASON_KERNEL_ERROR;
+	reason = parse_l4(skb, pkt);
+	if (reason || !packet_starts_icmp_error(pkt))
+		return reason;
+	scratch = scratch_get();
+	if (!scratch)
+		return REASON_KERNEL_ERROR;
+	quoted.back = &scratch->answer;
+	icmp_read(skb, pkt, NETWORK_OUTSIDE, &quoted);
+	if (!address_equal(&quoted.back->src, &pkt->src) ||
+	    !address_equal(&quoted.back->dst, &pkt->dst))
+		return REASON_UNKNOWN_FLOW;
+	return REASON_NONE;
 }
 
 /* Writes @new over an address of the quoted packet. Gives @sum and what has

@@ -343,10 +343,17 @@ static __always_inline bool protocol_has_ports(__u8 protocol)
 	       protocol == IPPROTO_SCTP;
 }
 
-/* Whether the packet tells what it says of another one; after parse_l4(). */
-static __always_inline bool packet_is_icmp_error(const struct packet *pkt)
+static __always_inline bool packet_is_icmp(const struct packet *pkt)
 {
-	if (pkt->fragment)
+	return pkt->protocol == IPPROTO_ICMP || pkt->protocol == IPPROTO_ICMPV6;
+}
+
+/* Whether the packet is an ICMP error or the first fragment of one; after
+ * parse_l4(). Receivers also act on ICMPv6 errors of types that they do not
+ * know: RFC 4443, 2.4 a. */
+static __always_inline bool packet_starts_icmp_error(const struct packet *pkt)
+{
+	if (pkt->fragment == FRAGMENT_LATER)
 		return false;
 	if (pkt->protocol == IPPROTO_ICMP)
 		return address_is_ipv4(&pkt->dst) &&
@@ -354,8 +361,17 @@ static __always_inline bool packet_is_icmp_error(const struct packet *pkt)
 			pkt->icmp_type == ICMP_TIME_EXCEEDED ||
 			pkt->icmp_type == ICMP_PARAMETER_PROBLEM);
 	return pkt->protocol == IPPROTO_ICMPV6 && !address_is_ipv4(&pkt->dst) &&
-	       pkt->icmp_type >= ICMP6_UNREACHABLE &&
-	       pkt->icmp_type <= ICMP6_PARAMETER_PROBLEM;
+	       pkt->icmp_type < ICMP6_ECHO_REQUEST;
+}
+
+/* Whether the packet is a whole ICMP error of a known type, which can be
+ * translated; after parse_l4(). */
+static __always_inline bool packet_is_icmp_error(const struct packet *pkt)
+{
+	return !pkt->fragment && packet_starts_icmp_error(pkt) &&
+	       (pkt->protocol == IPPROTO_ICMP ||
+		(pkt->icmp_type >= ICMP6_UNREACHABLE &&
+		 pkt->icmp_type <= ICMP6_PARAMETER_PROBLEM));
 }
 
 #endif

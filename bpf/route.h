@@ -29,6 +29,20 @@ static __always_inline bool route_is_unroutable(const struct address *a)
 	       bpf_ntohl(a->word[0]) >> 24 == 0xff || address_is_link_local(a);
 }
 
+/*
+ * The MTU of an uplink. What the routing lookup tells instead would also be the
+ * path MTUs that the host has learned from ICMP errors, and anybody can make the
+ * host learn one.
+ */
+static __always_inline __u32 route_mtu(ctx_t *ctx, const struct uplink *uplink)
+{
+	__u32 mtu = 1; /* as a length: any that fits */
+
+	return bpf_check_mtu(ctx, uplink->ifindex, &mtu, 0, 0) < 0 ?
+		       uplink->mtu :
+		       mtu;
+}
+
 /* Without a route lookup (see route_ask()) everything takes the uplink of
  * the default route, whose next hop the kernel still finds by itself. */
 static __always_inline enum reason
@@ -102,7 +116,7 @@ route_ask(ctx_t *ctx, const struct address *src, const struct address *dst,
 		return REASON_NOT_UPLINK;
 
 	route->ifindex = fib->ifindex;
-	route->mtu = fib->mtu_result;
+	route->mtu = route_mtu(ctx, uplink);
 	/* The next hop of an IPv4 route may be an IPv6 address: RFC 8950. */
 	route->next.nh_family = fib->family;
 	if (fib->family == AF_INET)

@@ -185,10 +185,25 @@ struct tunnel_quote6 {
 };
 _Static_assert(sizeof(struct tunnel_quote6) == 44, "struct tunnel_quote6");
 
+/* Whether the tunnel sends packets of the network with these GRE flags, and
+ * with DF if they are IPv4. */
+static __always_inline bool tunnel_sends(__u32 id, __u32 network_id,
+					 __be16 flags)
+{
+	const struct network *network =
+		bpf_map_lookup_elem(&networks, &network_id);
+	const struct tunnel *tunnel = bpf_map_lookup_elem(&tunnels, &id);
+
+	return network && tunnel && flags == gre_flags(tunnel, network) &&
+	       (!address_is_ipv4(&tunnel->ends.remote) ||
+		!(tunnel->flags & TUNNEL_FRAGMENTABLE));
+}
+
 /*
  * Looks at an ICMP error from outside: one that says that a packet in a tunnel
- * was too big lowers the tunnel's MTU for a while. Its sender has to know the
- * tunnel's ends and a key, as RFC 5927 wishes it for TCP.
+ * was too big lowers the tunnel's MTU for a while. It has to quote a packet that
+ * the tunnel sends: with its ends, a key and the fields of its GRE header, and
+ * not to be fragmented. RFC 5927 recommends the like for TCP.
  */
 static __noinline void
 tunnel_hear(struct __sk_buff *skb, const struct packet *pkt)
@@ -211,7 +226,8 @@ tunnel_hear(struct __sk_buff *skb, const struct packet *pkt)
 		if (pkt->icmp_type != ICMP_UNREACHABLE ||
 		    code != ICMP_FRAG_NEEDED ||
 		    bpf_skb_load_bytes(skb, at, &quote4, sizeof(quote4)) ||
-		    quote4.ip.protocol != IPPROTO_GRE || quote4.ip.ihl != 5)
+		    quote4.ip.protocol != IPPROTO_GRE || quote4.ip.ihl != 5 ||
+		    quote4.ip.frag_off != GRE_DONT_FRAGMENT)
 			return;
 		ends.local = address_from_ipv4(quote4.ip.saddr);
 		ends.remote = address_from_ipv4(quote4.ip.daddr);
@@ -234,10 +250,13 @@ tunnel_hear(struct __sk_buff *skb, const struct packet *pkt)
 			return;
 	}
 	found = bpf_map_lookup_elem(&tunnel_ids, &ends);
-	if (!found || !mtu || gre.protocol != bpf_htons(ETH_P_TEB) ||
+	if (!found || !mtu || !address_equal(&pkt->dst, &ends.local) ||
+	    gre.protocol != bpf_htons(ETH_P_TEB) ||
 	    gre_find_network(skb, *found, at, &gre, &network))
 		return;
 	id = *found;
+	if (!tunnel_sends(id, network, gre.flags))
+		return;
 	path = bpf_map_lookup_elem(&tunnel_paths, &id);
 	if (!path)
 		return;

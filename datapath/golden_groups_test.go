@@ -54,6 +54,8 @@ func groups() []group {
 		{name: "one port", load: loadRange(40000, 40000), rows: onePortRows},
 		{name: "errors", load: loadPinned, rows: errorRows},
 		{name: "stray errors", load: loadPinned, rows: strayErrorRows},
+		{name: "forged errors", load: loadPinned, rows: forgedErrorRows},
+		{name: "misled host", load: loadPinned, rows: misledRows},
 		{name: "refusals", load: loadPinned, rows: refusalRows},
 		{name: "full", load: small, rows: fullRows},
 		{name: "no slots", load: loadPinned, rows: noSlotRows},

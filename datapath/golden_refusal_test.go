@@ -83,7 +83,7 @@ func strayErrorRows(t testing.TB) []row {
 			out("of an endpoint, about another port", otherPort, wholePacket).after(query, answered).dropped("unknown_flow"),
 			out("of an endpoint, about a packet to its neighbor", bobs, wholePacket).after(query, answered).dropped("unknown_flow"),
 			out("of an endpoint, about its neighbor's flow", ofBob, wholePacket).after(bobQuery).dropped("unknown_flow"),
-			out("of an endpoint, to the host about no flow", toHost, wholePacket).redirected(nil),
+			out("of an endpoint, to the host about another's packet", toHost, wholePacket).dropped("unknown_flow"),
 			out("of an endpoint, network turned internal", same, wholePacket).after(query, answered).
 				given(turned(openNet, func(n *Network) { n.Internal = true }), remember).dropped("internal"),
 			withOutput(fromEndpoint("of an endpoint, TTL 1", alice, dyingIn).after(query, answered).dropped("ttl_exceeded"), dyingOut),

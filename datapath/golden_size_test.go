@@ -60,7 +60,7 @@ func sizeRows(t testing.TB) []row {
 		}
 		return slices.Concat(rows, untoldRows(t, v6), toldRows(t, v6))
 	})
-	return slices.Concat(rows, forgedRows(t, false), forgedRows(t, true), heardRows(t))
+	return slices.Concat(rows, forgedRows(t, false), forgedRows(t, true), unheardRows(t, false), unheardRows(t, true), heardRows(t))
 }
 
 // fitRows are of the largest packet that goes into a tunnel of withForms, and
@@ -95,10 +95,7 @@ func untoldRows(t testing.TB, v6 bool) []row {
 	later := big
 	later.fragment = fragmentAt(1)
 	complaint := big
-	complaint.l4 = icmp4(unreachable4, "\x00\x00\x00\x00about something")
-	if v6 {
-		complaint.l4 = icmp6(1, "\x00\x00\x00\x00about something")
-	}
+	complaint.l4 = problemPort(v6).about(t, between(remoteBehind(plainForm4, openNet), alice, v6, udp(2, 1)), wholePacket)
 	spent := func(t testing.TB, w *world) { w.setBudget(t, alice, time.Minute) }
 	left := func(t testing.TB, w *world) { w.setBudget(t, alice, 0) }
 	rows := []row{

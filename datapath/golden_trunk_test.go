@@ -13,7 +13,7 @@ import (
 func trunkRows(t testing.TB) []row {
 	return bothFamilies(func(v6 bool) []row {
 		rows := slices.Concat(trunkGuardRows(t, v6), trunkOutwardRows(t, v6), trunkOutsideRows(t, v6),
-			trunkShareRows(t, v6), trunkSizeRows(t, v6))
+			trunkShareRows(t, v6), trunkSizeRows(t, v6), trunkErrorRows(t, v6))
 		if v6 {
 			return append(rows, trunkNDRows(t)...)
 		}
