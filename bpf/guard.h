@@ -139,7 +139,8 @@ guard_nd(ctx_t *ctx, const struct device *device, const struct packet *pkt)
 	case MLD_QUERY:
 	case ND_ROUTER_ADVERT:
 	case ND_REDIRECT:
-		return REASON_ROGUE_ROUTER;
+		return device->allow & ALLOW_ROUTER ? REASON_NONE :
+						      REASON_ROGUE_ROUTER;
 	case ND_ADVERT:
 		if (ctx_load(ctx, pkt->l4 + 8, &target, sizeof(target)))
 			return REASON_MALFORMED;

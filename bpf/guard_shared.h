@@ -14,6 +14,7 @@
 struct shared_source {
 	__u32 network;
 	__u32 endpoint; /* 0: nobody known */
+	enum allow allow;
 	bool strict; /* it has told all its addresses */
 };
 
@@ -97,7 +98,8 @@ guard_shared_icmpv6(ctx_t *ctx, const struct packet *pkt,
 	case MLD_QUERY:
 	case ND_ROUTER_ADVERT:
 	case ND_REDIRECT:
-		return REASON_ROGUE_ROUTER;
+		return source->allow & ALLOW_ROUTER ? REASON_NONE :
+						      REASON_ROGUE_ROUTER;
 	case ND_ADVERT:
 		if (ctx_load(ctx, pkt->l4 + 8, &target, sizeof(target)))
 			return REASON_MALFORMED;

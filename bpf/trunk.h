@@ -15,6 +15,7 @@ trunk_check(struct __sk_buff *skb, const struct device *device,
 	struct shared_source source = {
 		.network = device->network,
 		.endpoint = device->endpoint,
+		.allow = device->allow,
 	};
 	const struct station *known =
 		learn_find_told(device->network, &pkt->src_mac);
