@@ -18,6 +18,13 @@ type EbpnetAddress struct {
 	Word [4]uint32
 }
 
+type EbpnetAllow uint32
+
+const (
+	EbpnetAllowALLOW_DHCP_SERVER EbpnetAllow = 1
+	EbpnetAllowALLOW_ROUTER      EbpnetAllow = 2
+)
+
 type EbpnetCarriedKey struct {
 	_      structs.HostLayout
 	Tunnel uint32
@@ -48,7 +55,7 @@ type EbpnetDevice struct {
 	Ipv6     EbpnetAddress
 	Mac      EbpnetMac
 	Trunk    uint8
-	Pad      uint8
+	Allow    uint8
 }
 
 type EbpnetFdbKey struct {
@@ -309,7 +316,8 @@ const (
 	EbpnetReasonREASON_CONGESTION          EbpnetReason = 31
 	EbpnetReasonREASON_COPY_FAILED         EbpnetReason = 32
 	EbpnetReasonREASON_BAD_OFFLOAD         EbpnetReason = 33
-	EbpnetReasonREASON_COUNT               EbpnetReason = 34
+	EbpnetReasonREASON_ROGUE_SERVER        EbpnetReason = 34
+	EbpnetReasonREASON_COUNT               EbpnetReason = 35
 )
 
 type EbpnetStation struct {

@@ -3,7 +3,7 @@
 // how they are loaded.
 package bpf
 
-//go:generate go tool bpf2go -cc $BPF_CLANG -strip $BPF_STRIP -cflags "$BPF_CFLAGS" -no-global-types -target bpfel -type reason -type station_kind -type network_flag -type flow_flag -type address -type mac -type counter -type traffic -type device -type station -type fdb_key -type network -type member_key -type link_key -type tunnel -type tunnel_ends -type tunnel_flag -type tunnel_path -type carried_key -type learned -type learned_count -type learned_place -type learned_filter -type learned_record -type learn_what -type sweeper -type uplink -type flow_key -type flow_state -type flow_side -type flow_ref -type flow -type port_key -type port -type port_flag -type port_source_key -type flow_filter -type flow_choice -type fragment_key -type datagram -type way Ebpnet ebpnet.bpf.c
+//go:generate go tool bpf2go -cc $BPF_CLANG -strip $BPF_STRIP -cflags "$BPF_CFLAGS" -no-global-types -target bpfel -type reason -type station_kind -type network_flag -type flow_flag -type address -type mac -type counter -type traffic -type device -type allow -type station -type fdb_key -type network -type member_key -type link_key -type tunnel -type tunnel_ends -type tunnel_flag -type tunnel_path -type carried_key -type learned -type learned_count -type learned_place -type learned_filter -type learned_record -type learn_what -type sweeper -type uplink -type flow_key -type flow_state -type flow_side -type flow_ref -type flow -type port_key -type port -type port_flag -type port_source_key -type flow_filter -type flow_choice -type fragment_key -type datagram -type way Ebpnet ebpnet.bpf.c
 
 // The program of XDP is an object of its own, whose maps are those of the first.
 // It does not use all that it includes.

@@ -78,6 +78,7 @@ enum reason {
 	REASON_CONGESTION,
 	REASON_COPY_FAILED,
 	REASON_BAD_OFFLOAD,
+	REASON_ROGUE_SERVER,
 	REASON_COUNT,
 };
 
@@ -110,6 +111,12 @@ struct traffic {
 };
 _Static_assert(sizeof(struct traffic) == 32, "struct traffic");
 
+/* Roles whose messages an endpoint may send. */
+enum allow {
+	ALLOW_DHCP_SERVER = 1,
+	ALLOW_ROUTER = 2,
+};
+
 /* Who may send from a device: the value of `devices`, keyed by ifindex. */
 struct device {
 	__u32 network;
@@ -118,7 +125,7 @@ struct device {
 	struct address ipv6; /* zero: none */
 	struct mac mac;
 	__u8 trunk; /* 1: other stations are behind it */
-	__u8 pad;
+	__u8 allow; /* enum allow */
 };
 _Static_assert(sizeof(struct device) == 48, "struct device");
 

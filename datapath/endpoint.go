@@ -13,14 +13,16 @@ import (
 // Endpoint is an interface on a network: local, behind the host-side veth
 // Ifindex, or remote, behind a tunnel.
 type Endpoint struct {
-	ID        uint32
-	Network   uint32
-	MAC       [6]byte
-	Addresses []netip.Addr // at most one a family
-	Ifindex   int          // local
-	Tunnel    uint32       // remote: the tunnel's id, else 0
-	Trunk     bool         // local: other stations are behind it
-	NAPI      bool         // local: its veth takes frames from XDP
+	ID         uint32
+	Network    uint32
+	MAC        [6]byte
+	Addresses  []netip.Addr // at most one a family
+	Ifindex    int          // local
+	Tunnel     uint32       // remote: the tunnel's id, else 0
+	Trunk      bool         // local: other stations are behind it
+	NAPI       bool         // local: its veth takes frames from XDP
+	DHCPServer bool         // local: it may send messages of DHCP servers
+	Router     bool         // local: it may send messages of routers
 }
 
 // Remote tells whether e is behind a tunnel.
@@ -29,6 +31,18 @@ func (e Endpoint) Remote() bool { return e.Tunnel != 0 }
 func (e Endpoint) mac() bpf.EbpnetMac { return bpf.EbpnetMac{Byte: e.MAC} }
 
 func (e Endpoint) trunk() uint8 { return flag(e.Trunk) }
+
+// allow gives the endpoint's roles as C has them.
+func (e Endpoint) allow() uint8 {
+	var allow bpf.EbpnetAllow
+	if e.DHCPServer {
+		allow |= bpf.EbpnetAllowALLOW_DHCP_SERVER
+	}
+	if e.Router {
+		allow |= bpf.EbpnetAllowALLOW_ROUTER
+	}
+	return uint8(allow)
+}
 
 // flag is a bool as C has it.
 func flag(set bool) uint8 {
@@ -55,7 +69,7 @@ func (e Endpoint) station() bpf.EbpnetStation {
 }
 
 func (e Endpoint) device() bpf.EbpnetDevice {
-	d := bpf.EbpnetDevice{Network: e.Network, Endpoint: e.ID, Mac: e.mac(), Trunk: e.trunk()}
+	d := bpf.EbpnetDevice{Network: e.Network, Endpoint: e.ID, Mac: e.mac(), Trunk: e.trunk(), Allow: e.allow()}
 	for _, a := range e.Addresses {
 		if a.Is4() {
 			d.Ipv4 = addressOf(a)
@@ -100,6 +114,12 @@ func (t *Tables) PutEndpoint(e Endpoint) error {
 		return nil
 	}
 	return t.endTrunk(e)
+}
+
+// SetEndpoint writes what a local endpoint may send, with effect on its next
+// packet. Its addresses, its MAC and its network stay.
+func (t *Tables) SetEndpoint(e Endpoint) error {
+	return put(t.Maps.Devices, uint32(e.Ifindex), e.device())
 }
 
 // DeleteEndpoint takes an endpoint away with its flows, and forgets the

@@ -39,6 +39,18 @@ func endpointCommand() *cli.Command {
 				Action: addEndpoint,
 			},
 			{
+				Name:      "set",
+				Usage:     "change what an endpoint of this host may do, with effect on its next packet",
+				UsageText: "ebpnet endpoint set NAME --allow none|dhcp-server|router|dhcp-server,router",
+				Description: "Only DHCP servers and relays may send as such, and only routers may send as such, also in DHCPv6 and IPv6.\n" +
+					"--allow gives an endpoint these roles, in place of those that it had; 'none' takes all of them back.\n" +
+					"Example: ebpnet endpoint set dnsmasq --allow dhcp-server",
+				Flags: []cli.Flag{
+					&cli.StringFlag{Name: "allow", Usage: "`ROLES`: dhcp-server, router, or both with a comma; or none", DefaultText: "as it is"},
+				},
+				Action: setEndpoint,
+			},
+			{
 				Name:        "rm",
 				Usage:       "remove an endpoint with its interface, ports and links",
 				UsageText:   "ebpnet endpoint rm NAME [--force]",
@@ -140,6 +152,31 @@ func addEndpoint(c *cli.Context) error {
 		view := endpointView{e, emptyIfNil(ports)}
 		return printEndpoints(c, view, []endpointView{view})
 	})
+}
+
+func setEndpoint(c *cli.Context) error {
+	args, err := arguments(c, "NAME")
+	if err != nil {
+		return err
+	}
+	var change agent.EndpointChange
+	given := false
+	if c.IsSet("allow") {
+		allow, err := spec.ParseAllowances(c.String("allow"))
+		if err != nil {
+			return err
+		}
+		change.Allow = &allow
+		given = true
+	}
+	if !given {
+		return usagef("nothing to set; want at least one of --allow")
+	}
+	name, err := endpointCalled(c, args[0])
+	if err != nil {
+		return err
+	}
+	return withAgent(c, func(a *agent.Agent) error { return a.SetEndpoint(name, change) })
 }
 
 func listEndpoints(c *cli.Context) error {

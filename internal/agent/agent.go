@@ -30,6 +30,7 @@ var (
 	ErrExists = errors.New("exists already")
 	ErrInUse  = errors.New("in use")
 	ErrUnfit  = errors.New("does not fit")
+	ErrRemote = errors.New("on another host")
 )
 
 // Place says where a host's state lies.

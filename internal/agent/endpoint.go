@@ -201,6 +201,54 @@ func (a *Agent) announce(v host.Veth, n spec.Network) {
 	}
 }
 
+// EndpointChange is what SetEndpoint changes; what is nil stays.
+type EndpointChange struct {
+	Allow *[]spec.Allowance // replaces all that the endpoint had
+}
+
+func (c EndpointChange) apply(e *spec.Endpoint) {
+	if c.Allow != nil {
+		e.Allow = *c.Allow
+	}
+}
+
+// SetEndpoint changes a local endpoint's settings, with effect on its next
+// packet. An endpoint that waits for its namespace gets them with its interface.
+func (a *Agent) SetEndpoint(name string, c EndpointChange) error {
+	var (
+		before, after spec.Endpoint
+		network       spec.Network
+	)
+	return a.do(change{
+		noun: store.Change{Kind: store.KindEndpoint, Key: name},
+		write: func(tx *store.Tx) (err error) {
+			if before, err = tx.Endpoint(name); err != nil {
+				return err
+			}
+			if before.Remote() {
+				return fmt.Errorf("endpoint %s is %w, behind tunnel %q: change its settings on that host", before.Title(), ErrRemote, before.Tunnel)
+			}
+			if network, err = tx.Network(before.Network); err != nil {
+				return err
+			}
+			after = before
+			c.apply(&after)
+			return tx.PutEndpoint(after)
+		},
+		apply: func() error {
+			device, err := a.host.FindVeth(after.ID)
+			if isGone(err) {
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			return a.tables.SetEndpoint(endpointEntry(after, network, device.Ifindex, spec.Tunnel{}))
+		},
+		revert: func(tx *store.Tx) error { return tx.PutEndpoint(before) },
+	})
+}
+
 // RemoveEndpoint removes an endpoint, its links, its ports and its flows.
 func (a *Agent) RemoveEndpoint(name string) error {
 	var (

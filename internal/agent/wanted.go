@@ -154,13 +154,15 @@ func networkEntry(n spec.Network, h spec.Host) datapath.Network {
 
 func endpointEntry(e spec.Endpoint, n spec.Network, ifindex int, t spec.Tunnel) datapath.Endpoint {
 	return datapath.Endpoint{
-		ID:        e.ID,
-		Network:   n.ID,
-		MAC:       e.MAC,
-		Addresses: e.Addresses,
-		Ifindex:   ifindex,
-		Tunnel:    t.ID,
-		Trunk:     e.Trunk,
+		ID:         e.ID,
+		Network:    n.ID,
+		MAC:        e.MAC,
+		Addresses:  e.Addresses,
+		Ifindex:    ifindex,
+		Tunnel:     t.ID,
+		Trunk:      e.Trunk,
+		DHCPServer: slices.Contains(e.Allow, spec.AllowDHCPServer),
+		Router:     slices.Contains(e.Allow, spec.AllowRouter),
 	}
 }
 

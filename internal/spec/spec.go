@@ -135,6 +135,7 @@ type Endpoint struct {
 	Tunnel    string       `json:"tunnel,omitempty"`
 	Trunk     bool         `json:"trunk,omitempty"`    // other stations are behind it
 	Routes    []Route      `json:"routes,omitempty"`   // beside the default ones
+	Allow     []Allowance  `json:"allow,omitempty"`    // local: roles whose messages it may send
 	Container Identity     `json:"container,omitzero"` // that an engine made it for
 	// The engine has the container's default routes go by it; said by Docker.
 	Outward bool `json:"outward,omitempty"`
