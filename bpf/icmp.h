@@ -101,8 +101,8 @@ icmp_read(struct __sk_buff *skb, const struct packet *pkt, __u32 network,
 }
 
 /*
- * Checks an ICMP error that an endpoint sends, whoever it is for: an endpoint is
- * no router, so its errors are about packets from their receiver to itself.
+ * Checks an ICMP error that an endpoint sends, whoever it is for: an endpoint
+ * is no router, so its errors are about packets from their receiver to itself.
  * Otherwise it could reset connections of the host and of its peers, and lower
  * their path MTUs. Later fragments pass: without the first they are nothing.
  */

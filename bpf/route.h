@@ -31,8 +31,8 @@ static __always_inline bool route_is_unroutable(const struct address *a)
 
 /*
  * The MTU of an uplink. What the routing lookup tells instead would also be the
- * path MTUs that the host has learned from ICMP errors, and anybody can make the
- * host learn one.
+ * path MTUs that the host has learned from ICMP errors, and anybody can make
+ * the host learn one.
  */
 static __always_inline __u32 route_mtu(ctx_t *ctx, const struct uplink *uplink)
 {

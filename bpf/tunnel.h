@@ -187,8 +187,8 @@ _Static_assert(sizeof(struct tunnel_quote6) == 44, "struct tunnel_quote6");
 
 /* Whether the tunnel sends packets of the network with these GRE flags, and
  * with DF if they are IPv4. */
-static __always_inline bool tunnel_sends(__u32 id, __u32 network_id,
-					 __be16 flags)
+static __always_inline bool
+tunnel_sends(__u32 id, __u32 network_id, __be16 flags)
 {
 	const struct network *network =
 		bpf_map_lookup_elem(&networks, &network_id);
@@ -201,9 +201,9 @@ static __always_inline bool tunnel_sends(__u32 id, __u32 network_id,
 
 /*
  * Looks at an ICMP error from outside: one that says that a packet in a tunnel
- * was too big lowers the tunnel's MTU for a while. It has to quote a packet that
- * the tunnel sends: with its ends, a key and the fields of its GRE header, and
- * not to be fragmented. RFC 5927 recommends the like for TCP.
+ * was too big lowers the tunnel's MTU for a while. It has to quote a packet
+ * that the tunnel sends: with its ends, a key and the fields of its GRE header,
+ * and not to be fragmented. RFC 5927 recommends the like for TCP.
  */
 static __noinline void
 tunnel_hear(struct __sk_buff *skb, const struct packet *pkt)
