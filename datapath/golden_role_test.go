@@ -1,8 +1,8 @@
 package datapath
 
 import (
+	"encoding/binary"
 	"net/netip"
-	"slices"
 	"testing"
 
 	"github.com/gopacket/gopacket/layers"
@@ -321,19 +321,21 @@ func roleHiddenRows(t testing.TB) []row {
 		}
 		return patch(frame, atIPLength, 0, byte(20+length))
 	}
+	// from has another station send the frame.
+	from := func(by host, v6 bool, frame []byte) []byte {
+		frame = patch(frame, len(mac{}), by.mac[:]...)
+		if v6 {
+			return patch(frame, atIP6Source, by.ip6.AsSlice()...)
+		}
+		frame = patch(patch(frame, atIP+12, by.ip4.AsSlice()...), atIP+10, 0, 0)
+		binary.BigEndian.PutUint16(frame[atIP+10:], internetChecksum(frame[atIP:atL4]))
+		return frame
+	}
 	var rows []row
 	for _, v6 := range []bool{false, true} {
 		name := map[bool]string{false: "IPv4", true: "IPv6"}[v6]
 		for _, by := range []host{alice, trunk} {
-			short, whole := cut(v6, udp(1, 2), 7), cut(v6, udp(1, 2), 8)
-			if by.device == trunk.device {
-				short, whole = slices.Clone(short), slices.Clone(whole)
-				for _, frame := range [][]byte{short, whole} {
-					copy(frame[6:], by.mac[:])
-					at := map[bool]int{false: atIP + 12, true: atIP6Source}[v6]
-					copy(frame[at:], by.ip(v6).AsSlice())
-				}
-			}
+			short, whole := from(by, v6, cut(v6, udp(1, 2), 7)), from(by, v6, cut(v6, udp(1, 2), 8))
 			rows = append(rows,
 				fromEndpoint(name+"/UDP header in the padding of a fragment, from "+by.device, by, short).dropped("malformed"),
 				fromEndpoint(name+"/UDP header alone in a fragment, from "+by.device, by, whole).delivered(bob, nil))
