@@ -316,7 +316,8 @@ const (
 	EbpnetReasonREASON_CONGESTION          EbpnetReason = 31
 	EbpnetReasonREASON_COPY_FAILED         EbpnetReason = 32
 	EbpnetReasonREASON_BAD_OFFLOAD         EbpnetReason = 33
-	EbpnetReasonREASON_COUNT               EbpnetReason = 34
+	EbpnetReasonREASON_ROGUE_SERVER        EbpnetReason = 34
+	EbpnetReasonREASON_COUNT               EbpnetReason = 35
 )
 
 type EbpnetStation struct {

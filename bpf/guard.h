@@ -1,36 +1,19 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * The source guard: an endpoint speaks with its own MAC and addresses only,
- * in Ethernet, IP, ARP and ND, and never as a router.
+ * in Ethernet, IP, ARP and ND, and as a router or a DHCP server only if it has
+ * that role.
  */
 #ifndef EBPNET_GUARD_H
 #define EBPNET_GUARD_H
 
 #include "ctx_sum.h"
+#include "guard_role.h"
 #include "parse.h"
-
-/* RFC 4861, 2710, 3810: the ICMPv6 messages that come from "::", and those
- * that only a router may send. */
-enum icmpv6_type {
-	MLD_QUERY = 130,
-	MLD_REPORT = 131,
-	MLD_DONE = 132,
-	ND_ROUTER_SOLICIT = 133,
-	ND_ROUTER_ADVERT = 134,
-	ND_SOLICIT = 135,
-	ND_ADVERT = 136,
-	ND_REDIRECT = 137,
-	MLD2_REPORT = 143,
-};
 
 #define ARP_ETHERNET 1 /* RFC 826 */
 #define ARP_REQUEST  1
 #define ARP_REPLY    2
-
-#define ND_HOP_LIMIT 255 /* RFC 4861: from the same link */
-
-#define DHCP_SERVER_PORT 67
-#define DHCP_CLIENT_PORT 68
 
 /* The whole of an ARP packet for IPv4 over Ethernet: RFC 826. */
 struct arp {
@@ -104,7 +87,7 @@ guard_ipv4(ctx_t *ctx, const struct device *device, struct packet *pkt)
 	enum reason reason;
 
 	if (address_equal(&pkt->src, &device->ipv4))
-		return REASON_NONE;
+		return role_check(ctx, pkt, device->allow);
 	if (pkt->src.word[3] ||
 	    pkt->dst.word[3] != bpf_htonl(INADDR_BROADCAST) ||
 	    pkt->protocol != IPPROTO_UDP)
@@ -129,24 +112,22 @@ guard_is_own_ipv6(const struct device *device, const struct address *address)
 	return address_equal(address, &link_local);
 }
 
-/* What an endpoint may not say in ICMPv6, whatever its source address. */
+/* After role_check(), of IPv6. */
+static __always_inline bool guard_is_advert(const struct packet *pkt)
+{
+	return pkt->protocol == IPPROTO_ICMPV6 && pkt->icmp_type == ND_ADVERT;
+}
+
+/* A neighbor advertisement is about an address of its sender. */
 static __noinline enum reason
 guard_nd(ctx_t *ctx, const struct device *device, const struct packet *pkt)
 {
 	struct address target;
 
-	switch (pkt->icmp_type) {
-	case MLD_QUERY:
-	case ND_ROUTER_ADVERT:
-	case ND_REDIRECT:
-		return device->allow & ALLOW_ROUTER ? REASON_NONE :
-						      REASON_ROGUE_ROUTER;
-	case ND_ADVERT:
-		if (ctx_load(ctx, pkt->l4 + 8, &target, sizeof(target)))
-			return REASON_MALFORMED;
-		if (!guard_is_own_ipv6(device, &target))
-			return REASON_SPOOFED_ADDRESS;
-	}
+	if (ctx_load(ctx, pkt->l4 + 8, &target, sizeof(target)))
+		return REASON_MALFORMED;
+	if (!guard_is_own_ipv6(device, &target))
+		return REASON_SPOOFED_ADDRESS;
 	return REASON_NONE;
 }
 
@@ -168,19 +149,11 @@ guard_ipv6(ctx_t *ctx, const struct device *device, struct packet *pkt)
 {
 	enum reason reason;
 
-	/* TCP and UDP, the common case, end here with one comparison. */
-	if (pkt->protocol != IPPROTO_TCP && pkt->protocol != IPPROTO_UDP) {
-		reason = parse_l4(ctx, pkt);
-		if (!reason && pkt->protocol == IPPROTO_ICMPV6) {
-			/* Such a fragment may hide what guard_nd() looks for:
-			 * RFC 6980. */
-			if (pkt->fragment && pkt->ttl == ND_HOP_LIMIT)
-				return REASON_FRAGMENT;
-			reason = guard_nd(ctx, device, pkt);
-		}
-		if (reason)
-			return reason;
-	}
+	reason = role_check(ctx, pkt, device->allow);
+	if (!reason && guard_is_advert(pkt))
+		reason = guard_nd(ctx, device, pkt);
+	if (reason)
+		return reason;
 	if (guard_is_own_ipv6(device, &pkt->src))
 		return REASON_NONE;
 	if (address_is_zero(&pkt->src) && pkt->protocol == IPPROTO_ICMPV6 &&

@@ -8,7 +8,7 @@
 #include "learn.h"
 
 /* Whether the packet is from a known endpoint that is there, which most are:
- * one look at its address tells all. Gives the endpoint. */
+ * one look at its address tells who sends it. Gives the endpoint. */
 static __always_inline bool
 guard_is_plain(const struct packet *pkt, const struct gre_origin *origin,
 	       __u32 *endpoint)
@@ -32,7 +32,9 @@ guard_is_plain(const struct packet *pkt, const struct gre_origin *origin,
 }
 
 /* Looks at who sends a frame out of a tunnel: a known station that is there, or
- * one that is learned there. Gives its endpoint, if it is known. */
+ * one that is learned there. Gives its endpoint, if it is known. Roles hold on
+ * an endpoint's own host alone: another host may be no ebpnet, and let all its
+ * containers say everything. */
 static __noinline enum reason
 guard_overlay(ctx_t *ctx, struct packet *pkt, const struct gre_origin *origin,
 	      const struct network *network, __u32 *endpoint)
@@ -47,8 +49,11 @@ guard_overlay(ctx_t *ctx, struct packet *pkt, const struct gre_origin *origin,
 	};
 	enum reason reason;
 
-	if (guard_is_plain(pkt, origin, endpoint))
-		return REASON_NONE;
+	if (guard_is_plain(pkt, origin, endpoint)) {
+		reason = role_check(ctx, pkt, 0);
+		return reason == REASON_ROGUE_ROUTER ? REASON_SPOOFED_OVERLAY :
+						       reason;
+	}
 	known = learn_find_told(origin->network, &pkt->src_mac);
 	if (known &&
 	    (known->kind != STATION_REMOTE || known->tunnel != origin->tunnel))

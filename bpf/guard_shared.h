@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * The source guard where several stations are: behind a trunk or a tunnel.
- * Whoever is not known may be anybody but who is known to be elsewhere, and
- * nobody is a router.
+ * Whoever is not known may be anybody but who is known to be elsewhere, and has
+ * no role.
  */
 #ifndef EBPNET_GUARD_SHARED_H
 #define EBPNET_GUARD_SHARED_H
@@ -14,7 +14,7 @@
 struct shared_source {
 	__u32 network;
 	__u32 endpoint; /* 0: nobody known */
-	enum allow allow;
+	enum allow allow; /* roles, of the one known */
 	bool strict; /* it has told all its addresses */
 };
 
@@ -86,27 +86,16 @@ guard_shared_arp(ctx_t *ctx, const struct packet *pkt,
 }
 
 static __always_inline enum reason
-guard_shared_icmpv6(ctx_t *ctx, const struct packet *pkt,
-		    const struct shared_source *source)
+guard_shared_nd(ctx_t *ctx, const struct packet *pkt,
+		const struct shared_source *source)
 {
 	struct address target;
 
-	/* Such a fragment may hide what is looked for here: RFC 6980. */
-	if (pkt->fragment)
-		return pkt->ttl == ND_HOP_LIMIT ? REASON_FRAGMENT : REASON_NONE;
-	switch (pkt->icmp_type) {
-	case MLD_QUERY:
-	case ND_ROUTER_ADVERT:
-	case ND_REDIRECT:
-		return source->allow & ALLOW_ROUTER ? REASON_NONE :
-						      REASON_ROGUE_ROUTER;
-	case ND_ADVERT:
-		if (ctx_load(ctx, pkt->l4 + 8, &target, sizeof(target)))
-			return REASON_MALFORMED;
-		if (!guard_shared_address(source, &pkt->src_mac, &target))
-			return REASON_SPOOFED_ADDRESS;
-	}
-	return REASON_NONE;
+	if (ctx_load(ctx, pkt->l4 + 8, &target, sizeof(target)))
+		return REASON_MALFORMED;
+	return guard_shared_address(source, &pkt->src_mac, &target) ?
+		       REASON_NONE :
+		       REASON_SPOOFED_ADDRESS;
 }
 
 /* What of a packet does not fit who sends it. */
@@ -124,13 +113,11 @@ guard_shared(ctx_t *ctx, struct packet *pkt, const struct shared_source *source)
 		return REASON_UNKNOWN_PROTOCOL;
 	if (!guard_shared_address(source, &pkt->src_mac, &pkt->src))
 		return REASON_SPOOFED_ADDRESS;
-	if (pkt->ethertype == bpf_htons(ETH_P_IP) ||
-	    pkt->protocol == IPPROTO_TCP || pkt->protocol == IPPROTO_UDP)
-		return REASON_NONE;
-	reason = parse_l4(ctx, pkt);
-	if (reason || pkt->protocol != IPPROTO_ICMPV6)
-		return reason;
-	return guard_shared_icmpv6(ctx, pkt, source);
+	reason = role_check(ctx, pkt, source->allow);
+	if (!reason && pkt->ethertype == bpf_htons(ETH_P_IPV6) &&
+	    guard_is_advert(pkt))
+		reason = guard_shared_nd(ctx, pkt, source);
+	return reason;
 }
 
 #endif

@@ -15,7 +15,6 @@ trunk_check(struct __sk_buff *skb, const struct device *device,
 	struct shared_source source = {
 		.network = device->network,
 		.endpoint = device->endpoint,
-		.allow = device->allow,
 	};
 	const struct station *known =
 		learn_find_told(device->network, &pkt->src_mac);
@@ -24,6 +23,9 @@ trunk_check(struct __sk_buff *skb, const struct device *device,
 
 	if (known && known->endpoint != device->endpoint)
 		return REASON_SPOOFED_MAC;
+	/* The role is the trunk's own, not that of others behind it. */
+	if (known)
+		source.allow = device->allow;
 	reason = guard_shared(skb, pkt, &source);
 	if (!reason && !known && network->flags & NETWORK_ICC) {
 		sender = learn_sender(device, skb->ifindex, pkt);

@@ -43,6 +43,7 @@ func groups() []group {
 		{name: "flood", load: loadPinned, rows: floodRows, change: withShared},
 		{name: "learning", load: loadPinned, rows: learnRows, change: withShared},
 		{name: "trunk", load: loadPinned, rows: trunkRows, change: withShared},
+		{name: "roles", load: loadPinned, rows: roleRows, change: withShared},
 		{name: "uplink", load: loadPinned, rows: uplinkRows},
 		{name: "rerouted", load: loadPinned, rows: rerouteRows},
 		{name: "fragments", load: loadPinned, rows: fragmentRows},

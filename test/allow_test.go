@@ -1,7 +1,12 @@
 package test
 
 import (
+	"encoding/binary"
+	"fmt"
+	"net"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -108,5 +113,81 @@ func TestAllowedRouterMayAdvertise(t *testing.T) {
 	refuses("taken back")
 	if got := allowed(t, h, "a"); len(got) != 0 {
 		t.Errorf("inspect: still allowed %v", got)
+	}
+}
+
+// redirect is an ICMP redirect of a container to who has the MAC and address: to
+// send to nobody by way of the container.
+func redirect(t *testing.T, c *testutil.Container, mac net.HardwareAddr, to netip.Addr) []byte {
+	t.Helper()
+	const icmpRedirect, forHost = 5, 1
+	about, next := ip(to, nobody4, layers.IPProtocolUDP)
+	quoted := testutil.Frame(t, about, &layers.UDP{SrcPort: service, DstPort: service})
+	header, _ := ip(c.IP4, to, layers.IPProtocolICMPv4)
+	gateway := binary.BigEndian.Uint32(c.IP4.AsSlice())
+	return testutil.Frame(t, ethernet(c.MAC, mac, next), header,
+		&layers.ICMPv4{TypeCode: layers.CreateICMPv4TypeCode(icmpRedirect, forHost), Id: uint16(gateway >> 16), Seq: uint16(gateway)},
+		gopacket.Payload(quoted))
+}
+
+func TestRedirectsReachNeitherPeerNorHost(t *testing.T) {
+	h := newHost(t)
+	createNet(t, h)
+	a, b := h.NewContainer(t, "a", "net"), h.NewContainer(t, "b", "net")
+	attacker := a.NewTap(t, testutil.Device)
+	gatewayMAC := learnGateway(t, a)
+	for _, c := range []struct {
+		who   string
+		tap   *testutil.Tap
+		frame []byte
+	}{
+		{"the peer", b.NewTap(t, testutil.Device), redirect(t, a, b.MAC, b.IP4)},
+		{"the host", h.NewTap(t, "ebpnet0"), redirect(t, a, gatewayMAC, gateway4)},
+	} {
+		arrives := func(p gopacket.Packet) bool { return string(p.Data()) == string(c.frame) }
+		h.ExpectDrops(t, "rogue_router", func() { attacker.Send(t, c.frame) })
+		if p := c.tap.Receive(t, 0, arrives); p != nil {
+			t.Errorf("%s gets the redirect:\n%s", c.who, p)
+		}
+		h.Ebpnet(t, "endpoint", "set", "a", "--allow", "router")
+		attacker.Send(t, c.frame)
+		c.tap.Await(t, "the redirect of a router to "+c.who, arrives)
+		h.Ebpnet(t, "endpoint", "set", "a", "--allow", "none")
+	}
+}
+
+func TestRogueDHCPServerGivesNoLease(t *testing.T) {
+	h := newHost(t)
+	createNet(t, h)
+	a, b := h.NewContainer(t, "a", "net"), h.NewContainer(t, "b", "net")
+	directory := t.TempDir()
+	configuration, leases := filepath.Join(directory, "udhcpd.conf"), filepath.Join(directory, "leases")
+	text := fmt.Sprintf("interface %s\nstart 172.30.0.100\nend 172.30.0.110\nlease_file %s\npidfile %s\noption subnet 255.255.255.0\n",
+		testutil.Device, leases, filepath.Join(directory, "pid"))
+	for file, text := range map[string]string{configuration: text, leases: ""} {
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const arpPing = "1" // ms to look for who has an address already
+	server := a.Start(t, "busybox", "udhcpd", "-f", "-a", arpPing, configuration)
+	server.Await(t, "started")
+	asks := func() (string, error) {
+		return b.Try("busybox", "udhcpc", "-f", "-n", "-q", "-t", "3", "-T", "1", "-i", testutil.Device, "-s", "/bin/true")
+	}
+	refuses := func(when string) {
+		t.Helper()
+		h.ExpectDrops(t, "rogue_server", func() {
+			if out, err := asks(); err == nil || strings.Contains(out, "obtained") {
+				t.Errorf("%s: the client has a lease (%v):\n%s", when, err, out)
+			}
+		})
+	}
+	refuses("at first")
+	h.Ebpnet(t, "endpoint", "set", "a", "--allow", "router")
+	refuses("as a router")
+	h.Ebpnet(t, "endpoint", "set", "a", "--allow", "dhcp-server")
+	if out, err := asks(); err != nil || !strings.Contains(out, "lease of 172.30.0.1") {
+		t.Errorf("the client has no lease of a server that is allowed: %v\n%s", err, out)
 	}
 }
