@@ -45,8 +45,14 @@ const volatile __u64 icmp_timeout = 60 * SECONDS;
  * 802.1Q-2018, table 8-6. */
 const volatile __u64 learned_timeout = 300 * SECONDS;
 
-/* How many entries `flows` has. */
+/* How many entries `flows` has, and how many of them may be half-open. */
 const volatile __u32 flow_slots = DEFAULT_FLOWS + MAX_HALF_OPEN;
+const volatile __u32 half_open_slots = MAX_HALF_OPEN;
+
+/* How long an ended flow's slot is left alone: longer than any program runs that
+ * may have found it. Two ticks of a clock of 100 a second, as of the first the
+ * end may be all that is left. */
+const volatile __u64 flow_grace = 2 * SECONDS / 100;
 
 /* The host's ports that endpoints are masqueraded by, in host order. */
 const volatile __u16 first_port = 1;

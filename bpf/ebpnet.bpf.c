@@ -329,7 +329,7 @@ int to_uplink(struct __sk_buff *skb)
 	needed = masquerade_is_needed(&scratch->key, &scratch->mapping);
 	if (!needed && !is_to_be_remembered(skb, pkt))
 		return VERDICT_PASS;
-	reason = masquerade_host(skb, pkt, &scratch->key);
+	reason = masquerade_host(skb, pkt, scratch);
 	/* Where there is no room to remember it, it goes as it is. */
 	if (reason && needed)
 		return verdict_drop(skb, reason);
@@ -366,11 +366,14 @@ int sweep_once(struct __sk_buff *skb)
 SEC("tc")
 int restore_flow(struct __sk_buff *skb)
 {
+	struct scratch *scratch = scratch_of_command();
 	struct flow flow;
 
+	if (!scratch)
+		return REASON_KERNEL_ERROR;
 	if (bpf_skb_load_bytes(skb, sizeof(struct ethhdr), &flow, sizeof(flow)))
 		return REASON_MALFORMED;
-	return upkeep_restore(&flow);
+	return upkeep_restore(scratch, &flow);
 }
 
 /* Forgets learned stations: those that the struct learned_filter behind an
@@ -391,7 +394,7 @@ int forget_learned(struct __sk_buff *skb)
 SEC("tc")
 int end_flows(struct __sk_buff *skb)
 {
-	struct scratch *scratch = scratch_get();
+	struct scratch *scratch = scratch_of_command();
 
 	if (!scratch)
 		return REASON_KERNEL_ERROR;

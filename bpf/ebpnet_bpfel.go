@@ -80,8 +80,10 @@ type EbpnetFlow struct {
 	Uplink   uint32
 	Sequence uint32
 	Revision uint32
-	Client   uint32
+	Owner    uint32
 	Server   uint32
+	PlaceOwn uint32
+	PlaceAll uint32
 }
 
 type EbpnetFlowChoice uint32
@@ -128,6 +130,12 @@ type EbpnetFlowRef struct {
 	_    structs.HostLayout
 	Slot uint32
 	Side EbpnetFlowSide
+}
+
+type EbpnetFlowShare struct {
+	_           structs.HostLayout
+	Established uint32
+	HalfOpen    uint32
 }
 
 type EbpnetFlowSide uint32
@@ -272,6 +280,12 @@ type EbpnetPortKey struct {
 	Pad      uint8
 }
 
+type EbpnetPortSecret struct {
+	_      structs.HostLayout
+	First  uint64
+	Second uint64
+}
+
 type EbpnetPortSourceKey struct {
 	_      structs.HostLayout
 	Length uint32
@@ -317,7 +331,9 @@ const (
 	EbpnetReasonREASON_COPY_FAILED         EbpnetReason = 32
 	EbpnetReasonREASON_BAD_OFFLOAD         EbpnetReason = 33
 	EbpnetReasonREASON_ROGUE_SERVER        EbpnetReason = 34
-	EbpnetReasonREASON_COUNT               EbpnetReason = 35
+	EbpnetReasonREASON_FLOW_LIMIT          EbpnetReason = 35
+	EbpnetReasonREASON_PORT_LIMIT          EbpnetReason = 36
+	EbpnetReasonREASON_COUNT               EbpnetReason = 37
 )
 
 type EbpnetStation struct {
@@ -429,10 +445,11 @@ const (
 	EbpnetMapEndpointStats         = "endpoint_stats"
 	EbpnetMapFdb                   = "fdb"
 	EbpnetMapFlowIndex             = "flow_index"
+	EbpnetMapFlowLimits            = "flow_limits"
+	EbpnetMapFlowShares            = "flow_shares"
 	EbpnetMapFlows                 = "flows"
 	EbpnetMapFragmented            = "fragmented"
 	EbpnetMapHalfOpen              = "half_open"
-	EbpnetMapHalfOpenTurns         = "half_open_turns"
 	EbpnetMapIcmpBudgets           = "icmp_budgets"
 	EbpnetMapLearnedCounts         = "learned_counts"
 	EbpnetMapLearnedFdb            = "learned_fdb"
@@ -444,6 +461,8 @@ const (
 	EbpnetMapNeighbors             = "neighbors"
 	EbpnetMapNetworks              = "networks"
 	EbpnetMapPastTraffic           = "past_traffic"
+	EbpnetMapPortCounts            = "port_counts"
+	EbpnetMapPortSecrets           = "port_secrets"
 	EbpnetMapPortSources           = "port_sources"
 	EbpnetMapPorts                 = "ports"
 	EbpnetMapPublishedPorts        = "published_ports"
@@ -472,9 +491,11 @@ const (
 	EbpnetVarDecapIpv6Flags        = "decap_ipv6_flags"
 	EbpnetVarFibFlags              = "fib_flags"
 	EbpnetVarFirstPort             = "first_port"
+	EbpnetVarFlowGrace             = "flow_grace"
 	EbpnetVarFlowSlots             = "flow_slots"
 	EbpnetVarGatewayIfindex        = "gateway_ifindex"
 	EbpnetVarGatewayMac            = "gateway_mac"
+	EbpnetVarHalfOpenSlots         = "half_open_slots"
 	EbpnetVarIcmpTimeout           = "icmp_timeout"
 	EbpnetVarLastPort              = "last_port"
 	EbpnetVarLearnedTimeout        = "learned_timeout"
@@ -550,10 +571,11 @@ type EbpnetMapSpecs struct {
 	EndpointStats  *ebpf.MapSpec `ebpf:"endpoint_stats"`
 	Fdb            *ebpf.MapSpec `ebpf:"fdb"`
 	FlowIndex      *ebpf.MapSpec `ebpf:"flow_index"`
+	FlowLimits     *ebpf.MapSpec `ebpf:"flow_limits"`
+	FlowShares     *ebpf.MapSpec `ebpf:"flow_shares"`
 	Flows          *ebpf.MapSpec `ebpf:"flows"`
 	Fragmented     *ebpf.MapSpec `ebpf:"fragmented"`
 	HalfOpen       *ebpf.MapSpec `ebpf:"half_open"`
-	HalfOpenTurns  *ebpf.MapSpec `ebpf:"half_open_turns"`
 	IcmpBudgets    *ebpf.MapSpec `ebpf:"icmp_budgets"`
 	LearnedCounts  *ebpf.MapSpec `ebpf:"learned_counts"`
 	LearnedFdb     *ebpf.MapSpec `ebpf:"learned_fdb"`
@@ -565,6 +587,8 @@ type EbpnetMapSpecs struct {
 	Neighbors      *ebpf.MapSpec `ebpf:"neighbors"`
 	Networks       *ebpf.MapSpec `ebpf:"networks"`
 	PastTraffic    *ebpf.MapSpec `ebpf:"past_traffic"`
+	PortCounts     *ebpf.MapSpec `ebpf:"port_counts"`
+	PortSecrets    *ebpf.MapSpec `ebpf:"port_secrets"`
 	PortSources    *ebpf.MapSpec `ebpf:"port_sources"`
 	Ports          *ebpf.MapSpec `ebpf:"ports"`
 	PublishedPorts *ebpf.MapSpec `ebpf:"published_ports"`
@@ -587,9 +611,11 @@ type EbpnetVariableSpecs struct {
 	DecapIpv6Flags        *ebpf.VariableSpec `ebpf:"decap_ipv6_flags"`
 	FibFlags              *ebpf.VariableSpec `ebpf:"fib_flags"`
 	FirstPort             *ebpf.VariableSpec `ebpf:"first_port"`
+	FlowGrace             *ebpf.VariableSpec `ebpf:"flow_grace"`
 	FlowSlots             *ebpf.VariableSpec `ebpf:"flow_slots"`
 	GatewayIfindex        *ebpf.VariableSpec `ebpf:"gateway_ifindex"`
 	GatewayMac            *ebpf.VariableSpec `ebpf:"gateway_mac"`
+	HalfOpenSlots         *ebpf.VariableSpec `ebpf:"half_open_slots"`
 	IcmpTimeout           *ebpf.VariableSpec `ebpf:"icmp_timeout"`
 	LastPort              *ebpf.VariableSpec `ebpf:"last_port"`
 	LearnedTimeout        *ebpf.VariableSpec `ebpf:"learned_timeout"`
@@ -625,10 +651,11 @@ type EbpnetMaps struct {
 	EndpointStats  *ebpf.Map `ebpf:"endpoint_stats"`
 	Fdb            *ebpf.Map `ebpf:"fdb"`
 	FlowIndex      *ebpf.Map `ebpf:"flow_index"`
+	FlowLimits     *ebpf.Map `ebpf:"flow_limits"`
+	FlowShares     *ebpf.Map `ebpf:"flow_shares"`
 	Flows          *ebpf.Map `ebpf:"flows"`
 	Fragmented     *ebpf.Map `ebpf:"fragmented"`
 	HalfOpen       *ebpf.Map `ebpf:"half_open"`
-	HalfOpenTurns  *ebpf.Map `ebpf:"half_open_turns"`
 	IcmpBudgets    *ebpf.Map `ebpf:"icmp_budgets"`
 	LearnedCounts  *ebpf.Map `ebpf:"learned_counts"`
 	LearnedFdb     *ebpf.Map `ebpf:"learned_fdb"`
@@ -640,6 +667,8 @@ type EbpnetMaps struct {
 	Neighbors      *ebpf.Map `ebpf:"neighbors"`
 	Networks       *ebpf.Map `ebpf:"networks"`
 	PastTraffic    *ebpf.Map `ebpf:"past_traffic"`
+	PortCounts     *ebpf.Map `ebpf:"port_counts"`
+	PortSecrets    *ebpf.Map `ebpf:"port_secrets"`
 	PortSources    *ebpf.Map `ebpf:"port_sources"`
 	Ports          *ebpf.Map `ebpf:"ports"`
 	PublishedPorts *ebpf.Map `ebpf:"published_ports"`
@@ -661,10 +690,11 @@ func (m *EbpnetMaps) Close() error {
 		m.EndpointStats,
 		m.Fdb,
 		m.FlowIndex,
+		m.FlowLimits,
+		m.FlowShares,
 		m.Flows,
 		m.Fragmented,
 		m.HalfOpen,
-		m.HalfOpenTurns,
 		m.IcmpBudgets,
 		m.LearnedCounts,
 		m.LearnedFdb,
@@ -676,6 +706,8 @@ func (m *EbpnetMaps) Close() error {
 		m.Neighbors,
 		m.Networks,
 		m.PastTraffic,
+		m.PortCounts,
+		m.PortSecrets,
 		m.PortSources,
 		m.Ports,
 		m.PublishedPorts,
@@ -699,9 +731,11 @@ type EbpnetVariables struct {
 	DecapIpv6Flags        *ebpf.Variable `ebpf:"decap_ipv6_flags"`
 	FibFlags              *ebpf.Variable `ebpf:"fib_flags"`
 	FirstPort             *ebpf.Variable `ebpf:"first_port"`
+	FlowGrace             *ebpf.Variable `ebpf:"flow_grace"`
 	FlowSlots             *ebpf.Variable `ebpf:"flow_slots"`
 	GatewayIfindex        *ebpf.Variable `ebpf:"gateway_ifindex"`
 	GatewayMac            *ebpf.Variable `ebpf:"gateway_mac"`
+	HalfOpenSlots         *ebpf.Variable `ebpf:"half_open_slots"`
 	IcmpTimeout           *ebpf.Variable `ebpf:"icmp_timeout"`
 	LastPort              *ebpf.Variable `ebpf:"last_port"`
 	LearnedTimeout        *ebpf.Variable `ebpf:"learned_timeout"`

@@ -7,7 +7,8 @@
  * be had by sending alone: for TCP with the opener's acknowledgment of the
  * answer's number; for others with the answer, or, as a source outside can be
  * made up, with what a stranger sends after it. An answered flow is never ended
- * for another; half-open ones have a bounded share, in which they make room. (A
+ * for another; half-open ones have a bounded share, in which they make room. Of
+ * both, each owner has a share: see share.h. (A
  * timer for each flow would need memory for each, which the kernel now and then
  * has not got at hand: since 6.18 bpf_timer_init() fails for about one flow in
  * a hundred.)
@@ -16,6 +17,7 @@
 #define EBPNET_FLOW_H
 
 #include "mapping.h"
+#include "ports.h"
 #include "verdict.h"
 
 #define CLOCK_MONOTONIC 1
@@ -57,15 +59,23 @@ flow_is_answered(const struct flow *flow, const struct packet *pkt,
 	return side == FLOW_ANSWER;
 }
 
-/* Makes the half-open flow in @slot an answered one, which needs no turn any
- * more: who takes that next need not look here. */
-static __noinline void flow_settle(struct flow *flow, __u32 slot)
+/* Marks the half-open flow in @slot as established, and gives back its turn. It
+ * stays half-open if its owner's share is used up; @restored: it was
+ * established already. */
+static __noinline void flow_settle(struct flow *flow, __u32 slot, bool restored)
 {
-	__u32 at = flow->turn, *turn;
+	__u32 at = flow->turn, owner = flow->owner, *turn;
 
-	if (__sync_val_compare_and_swap(&flow->state, FLOW_HALF_OPEN,
-					FLOW_ANSWERED) != FLOW_HALF_OPEN)
+	if (restored)
+		share_count(owner, 1);
+	else if (!share_take(owner))
 		return;
+	if (__sync_val_compare_and_swap(&flow->state, FLOW_HALF_OPEN,
+					FLOW_ANSWERED) != FLOW_HALF_OPEN) {
+		share_count(owner, -1);
+		return;
+	}
+	share_count_half_open(owner, -1);
 	turn = bpf_map_lookup_elem(&half_open, &at);
 	if (turn)
 		__sync_val_compare_and_swap(turn, slot + 1, 0);
@@ -108,7 +118,7 @@ flow_touch(ctx_t *ctx, struct flow *flow, __u32 slot, const struct packet *pkt,
 	if (set & ~flow->flags)
 		__sync_fetch_and_or(&flow->flags, set);
 	if (flow->state == FLOW_HALF_OPEN && flow_is_answered(flow, pkt, side))
-		flow_settle(flow, slot);
+		flow_settle(flow, slot, false);
 }
 
 /* Ends the flow in @slot if it is in @state: its packets are not known any
@@ -124,6 +134,9 @@ flow_end(struct flow *flow, __u32 slot, enum flow_state state)
 	flow_index_remove(&flow->opener, slot);
 	flow_index_remove(&flow->answer, slot);
 	mapping = flow->mapping;
+	share_end(flow->owner, state, mapping == slot);
+	if (flow->place_own)
+		ports_count(flow->place_own, flow->place_all, -1);
 	if (mapping != slot)
 		flow_bury(flow);
 	if (mapping != NO_MAPPING)
@@ -136,9 +149,14 @@ flow_end(struct flow *flow, __u32 slot, enum flow_state state)
 static __always_inline void
 flow_revoke(struct flow *flow, __u32 slot, enum flow_state state)
 {
-	if (__sync_val_compare_and_swap(&flow->state, state, FLOW_REVOKED) ==
+	if (__sync_val_compare_and_swap(&flow->state, state, FLOW_REVOKED) !=
 	    state)
-		flow_index_remove(&flow->opener, slot);
+		return;
+	if (state == FLOW_HALF_OPEN) {
+		share_count_half_open(flow->owner, -1);
+		share_count(flow->owner, 1);
+	}
+	flow_index_remove(&flow->opener, slot);
 }
 
 /* What a tick of the sweep has still to do. */
@@ -197,7 +215,7 @@ static int flow_try_slot(__u32 i, void *context)
 	state = flow->state;
 	if (state != FLOW_FREE &&
 	    (state != FLOW_DEAD ||
-	     bpf_ktime_get_coarse_ns() - flow->seen < FLOW_GRACE))
+	     bpf_ktime_get_coarse_ns() - flow->seen < flow_grace))
 		return 0;
 	if (__sync_val_compare_and_swap(&flow->state, state, FLOW_CLAIMED) !=
 	    state)
@@ -208,17 +226,27 @@ static int flow_try_slot(__u32 i, void *context)
 }
 
 /* Claims a free slot; false if there is none. */
-static __always_inline bool flow_claim_slot(__u32 *slot)
+static __always_inline bool flow_find_slot(struct scratch *scratch, __u32 *slot)
 {
-	struct scratch *scratch = scratch_get();
-	struct flow_claim claim = {};
+	struct flow_claim claim = { .slot = scratch->claimed };
 
-	if (!scratch)
-		return false;
-	claim.slot = scratch->claimed;
 	bpf_loop(SLOT_ATTEMPTS, flow_try_slot, &claim, 0);
 	*slot = scratch->claimed = claim.slot;
 	return claim.found;
+}
+
+/* Claims a free slot for a flow of scratch->owner, if that may have one more.
+ * Its port is counted nowhere, unless ports_check() says where. */
+static __always_inline enum reason flow_claim_slot(struct scratch *scratch,
+						   __u32 *slot)
+{
+	enum reason reason = share_may_open(scratch->owner);
+
+	if (reason)
+		return reason;
+	scratch->place_own = scratch->place_all = 0;
+	return flow_find_slot(scratch, slot) ? REASON_NONE :
+					       REASON_FLOW_TABLE_FULL;
 }
 
 static __always_inline void flow_release_slot(__u32 slot)
@@ -229,44 +257,52 @@ static __always_inline void flow_release_slot(__u32 slot)
 		flow->state = FLOW_FREE;
 }
 
-/* Turns in a row that are looked at for one that need not be taken from a flow
- * which still waits for its first answer. */
+/* Turns at random that are looked at for a free one. */
 #define TURN_ATTEMPTS 16
 
-/* Whether the flow in the slot that @turn names, plus one, waits there. */
-static __always_inline bool flow_waits(__u32 turn, __u32 at)
-{
-	const struct flow *flow = turn ? flow_at(turn - 1) : NULL;
+/* The weight of a turn that is free. */
+#define TURN_FREE 0xffffffff
 
-	return flow && flow->turn == at && flow->state == FLOW_HALF_OPEN &&
-	       !(flow->flags & FLOW_REPLIED);
+/* How soon the flow that has turn @at is to make room for another: the sooner
+ * the more half-open flows its owner has, and before others of that owner if it
+ * had an answer already. */
+static __always_inline __u32 flow_weigh_turn(__u32 at)
+{
+	const __u32 *turn = bpf_map_lookup_elem(&half_open, &at);
+	const struct flow *flow = turn && *turn ? flow_at(*turn - 1) : NULL;
+	const struct flow_share *share;
+
+	if (!flow || flow->turn != at || flow->state != FLOW_HALF_OPEN)
+		return TURN_FREE;
+	share = share_of(flow->owner);
+	return share ? 2 * share->half_open + !!(flow->flags & FLOW_REPLIED) :
+		       0;
 }
 
 /* Lets the flow in @slot be half-open in place of one that has no need of its
- * turn any more, or else of an old one of its part. The part follows from the
- * source inside, or from whom it is for there. */
+ * turn any more. Where none is found, one of an owner ends that has more of
+ * them than others: so each owner has a share, and a flood displaces itself. */
 static __noinline void flow_take_turn(struct flow *flow, __u32 slot)
 {
-	bool out = flow->opener.network != NETWORK_OUTSIDE;
-	const struct address *inside =
-		out ? &flow->opener.src : &flow->answer.src;
-	__u32 part =
-		bpf_ntohl(inside->word[3]) % (HALF_OPEN_PARTS / 2) * 2 + out;
-	__u32 *turns, *turn = NULL, at = 0, before;
+	const struct flow_share *share = share_of(flow->owner);
+	__u32 own = share ? 2 * share->half_open : 0;
+	__u32 at = 0, heaviest = 0, before, *turn;
 	struct flow *oldest;
 
-	turns = bpf_map_lookup_elem(&half_open_turns, &part);
-	if (!turns)
-		return;
 	for (int i = 0; i < TURN_ATTEMPTS; i++) {
-		at = part * HALF_OPEN_TURNS +
-		     __sync_fetch_and_add(turns, 1) % HALF_OPEN_TURNS;
-		turn = bpf_map_lookup_elem(&half_open, &at);
-		if (!turn)
-			return;
-		if (!flow_waits(*turn, at))
+		__u32 candidate = bpf_get_prandom_u32() % half_open_slots;
+		__u32 weight = flow_weigh_turn(candidate);
+
+		if (weight >= heaviest) {
+			heaviest = weight;
+			at = candidate;
+		}
+		/* Far more than this owner has, or than is anybody's share:
+		 * no need to look further. */
+		if (heaviest > 4 * own + 256 || heaviest > half_open_slots)
 			break;
 	}
+	turn = bpf_map_lookup_elem(&half_open, &at);
 	if (!turn)
 		return;
 	flow->turn = at;
@@ -289,18 +325,19 @@ static __always_inline bool flow_may_open(const struct packet *pkt)
 	return pkt->echo != ECHO_REPLY;
 }
 
-/* Opens a flow in the claimed @slot, and puts the key of @side into the index;
- * the other one is there already, or is not needed. If that fails, or another
- * CPU was faster, slot, keys and mapping are given up. */
-static __noinline enum reason
-flow_open(__u32 slot, const struct flow_key *opener,
-	  const struct flow_key *answer, __u32 mapping, enum flow_side side)
+/* Opens a flow of scratch's keys and owner in the claimed @slot, and puts the
+ * key of @side into the index; the other one is there already, or is not needed.
+ * If that fails, or another CPU was faster, slot, keys and mapping are given
+ * up. */
+static __noinline enum reason flow_open(struct scratch *scratch, __u32 slot,
+					__u32 mapping, enum flow_side side)
 {
-	struct scratch *scratch = scratch_get();
+	const struct flow_key *opener = &scratch->opener,
+			      *answer = &scratch->answer;
 	struct flow *flow = flow_at(slot);
 	int err;
 
-	if (!flow || !scratch)
+	if (!flow)
 		return REASON_KERNEL_ERROR;
 	flow->opener = *opener;
 	flow->answer = *answer;
@@ -311,13 +348,18 @@ flow_open(__u32 slot, const struct flow_key *opener,
 	flow->flags = 0;
 	flow->uplink = 0;
 	flow->revision = 0;
-	flow->client = scratch->client;
+	flow->owner = scratch->owner;
 	flow->server = scratch->server;
 	if (mapping == slot) {
 		mapping_inside(&scratch->mapping, opener, answer);
 		flow_index_add(&scratch->mapping, slot, FLOW_MAPPING);
 		flow->users = 1;
 	}
+	flow->place_own = scratch->place_own;
+	flow->place_all = scratch->place_all;
+	if (flow->place_own)
+		ports_count(flow->place_own, flow->place_all, 1);
+	share_count_half_open(flow->owner, 1);
 	/* An exchange, so that all of this is seen before. */
 	__sync_lock_test_and_set(&flow->state, FLOW_HALF_OPEN);
 	err = flow_index_add(side == FLOW_OPENER ? opener : answer, slot, side);
@@ -373,13 +415,15 @@ flow_find_inside(struct scratch *scratch, const struct packet *pkt, __u32 id,
 static __always_inline enum reason
 flow_open_inside(struct scratch *scratch, const struct packet *pkt, __u32 id)
 {
+	enum reason reason;
 	__u32 slot;
 
-	if (!flow_claim_slot(&slot))
-		return REASON_FLOW_TABLE_FULL;
+	reason = flow_claim_slot(scratch, &slot);
+	if (reason)
+		return reason;
 	flow_key_of(&scratch->opener, pkt, id);
 	flow_key_reverse(&scratch->answer, &scratch->opener, id);
-	return flow_open(slot, &scratch->opener, &scratch->answer, NO_MAPPING,
+	return flow_open(scratch, slot, NO_MAPPING,
 			 flow_first_side(&scratch->opener));
 }
 

@@ -76,6 +76,7 @@ gateway_open(struct __sk_buff *skb, struct packet *pkt,
 	enum reason reason;
 	int refused;
 
+	scratch->owner = device->endpoint;
 	if (station && station->kind != STATION_GATEWAY) {
 		if (station->network != device->network)
 			return verdict_drop(skb, REASON_ISOLATED);

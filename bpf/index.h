@@ -74,7 +74,16 @@ flow_key_equal(const struct flow_key *a, const struct flow_key *b)
 
 static __always_inline struct scratch *scratch_get(void)
 {
-	__u32 key = 0;
+	__u32 key = SCRATCH_PACKET;
+
+	return bpf_map_lookup_elem(&scratches, &key);
+}
+
+/* That of the programs that the agent runs. Before Linux 6.3 a packet may come
+ * in while one runs, on the same CPU. */
+static __always_inline struct scratch *scratch_of_command(void)
+{
+	__u32 key = SCRATCH_COMMAND;
 
 	return bpf_map_lookup_elem(&scratches, &key);
 }

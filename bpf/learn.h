@@ -32,10 +32,9 @@ static __always_inline __u64 learn_neighbor_timeout(void)
  * calls has to look whether it is still the one that was sought.
  */
 static __always_inline const struct station *
-learn_copy(const struct learned *learned, __u64 timeout)
+learn_copy(struct scratch *scratch, const struct learned *learned,
+	   __u64 timeout)
 {
-	struct scratch *scratch = scratch_get();
-
 	if (!learned || !scratch ||
 	    learned->seen + timeout <= bpf_ktime_get_coarse_ns())
 		return NULL;
@@ -58,13 +57,24 @@ static __noinline const struct station *
 learn_find(__u32 network, const struct mac *mac)
 {
 	struct fdb_key key = { .network = network, .mac = *mac };
-	const struct station *station = learn_copy(
-		bpf_map_lookup_elem(&learned_fdb, &key), learned_timeout);
+	const struct station *station =
+		learn_copy(scratch_get(),
+			   bpf_map_lookup_elem(&learned_fdb, &key),
+			   learned_timeout);
 
 	return station && station->network == network &&
 			       mac_equal(&station->mac, mac) ?
 		       station :
 		       NULL;
+}
+
+/* The station that @learned_neigh has for the address. */
+static __always_inline const struct station *
+learn_copy_neighbor(struct scratch *scratch, const struct address *address)
+{
+	return learn_copy(scratch,
+			  bpf_map_lookup_elem(&learned_neigh, address),
+			  learn_neighbor_timeout());
 }
 
 /* The station that has the address. */
@@ -73,10 +83,7 @@ learn_find_neighbor(const struct address *address)
 {
 	const struct station *known = bpf_map_lookup_elem(&neighbors, address);
 
-	if (known)
-		return known;
-	return learn_copy(bpf_map_lookup_elem(&learned_neigh, address),
-			  learn_neighbor_timeout());
+	return known ? known : learn_copy_neighbor(scratch_get(), address);
 }
 
 /* The counts of a place, which are made if there are none. Zero endpoint and

@@ -9,10 +9,7 @@
 #define EBPNET_MAPPING_H
 
 #include "index.h"
-
-/* How long an ended flow's slot is left alone: longer than any program runs
- * that may have found it. */
-#define FLOW_GRACE (SECONDS / 100)
+#include "share.h"
 
 static __always_inline void flow_bury(struct flow *flow)
 {
@@ -71,8 +68,10 @@ __verified_once int mapping_leave(__u32 slot)
 	flow_index_remove(&key, slot);
 	mapping_inside(&key, &flow->opener, &flow->answer);
 	flow_index_remove(&key, slot);
-	if (flow->state == FLOW_ENDED)
+	if (flow->state == FLOW_ENDED) {
+		share_count(flow->owner, -1);
 		flow_bury(flow);
+	}
 	return 0;
 }
 

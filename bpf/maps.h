@@ -245,9 +245,9 @@ struct {
 	__type(value, struct flow_ref);
 } flow_index SEC(".maps");
 
-/* The half-open flows, HALF_OPEN_TURNS for each part: slots in `flows` plus
- * one. Written and read by the datapath when a flow opens: it takes the turn
- * of the oldest of its part, which ends unless it has been answered. */
+/* The half-open flows: slots in `flows` plus one. Written and read by the
+ * datapath when a flow opens. Full: it takes the turn of another, which ends
+ * unless it has been established; see flow_take_turn(). */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, MAX_HALF_OPEN);
@@ -255,13 +255,43 @@ struct {
 	__type(value, __u32);
 } half_open SEC(".maps");
 
-/* Part of `half_open` -> turns taken so far. */
+/* Owner -> how many flows it has. Written and read by the datapath when a flow
+ * opens, is established or ends; belongs to `flows`. An array: never full. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, HALF_OPEN_PARTS);
+	__uint(max_entries, MAX_OWNERS);
+	__type(key, __u32);
+	__type(value, struct flow_share);
+} flow_shares SEC(".maps");
+
+/* How many ports endpoints, and all together, have towards a destination: cells
+ * of a sketch, see ports.h. Written and read by the datapath when a flow opens
+ * or ends; belongs to `flows`. An array: never full. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, PORT_ROWS *PORT_CELLS);
 	__type(key, __u32);
 	__type(value, __u32);
-} half_open_turns SEC(".maps");
+} port_counts SEC(".maps");
+
+/* The one secret by which `port_counts` is used. Written by the loader when it
+ * makes that map. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct port_secret);
+} port_secrets SEC(".maps");
+
+/* Owner -> how many established flows it may have. Written by the agent for
+ * those that were given a limit; read when a flow opens or is established. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_OWNERS);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u32);
+	__type(value, __u32);
+} flow_limits SEC(".maps");
 
 /* The one sweeper of `flows`. Started at load, runs as long as it is pinned. */
 struct {
@@ -291,7 +321,7 @@ struct {
 /* What is too large for the stack: used by one run of a program at a time. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1);
+	__uint(max_entries, SCRATCHES);
 	__type(key, __u32);
 	__type(value, struct scratch);
 } scratches SEC(".maps");

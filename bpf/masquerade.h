@@ -58,7 +58,7 @@ masquerade_find_port(struct search *search, struct scratch *scratch,
 }
 
 /* Opens the flow of packets with scratch->key towards the outside, as from
- * @source. */
+ * @source, for scratch->owner. */
 __verified_once enum reason
 masquerade_open(struct __sk_buff *skb, const struct address *source)
 {
@@ -76,24 +76,27 @@ masquerade_open(struct __sk_buff *skb, const struct address *source)
 		search.kind = SEARCH_HOST;
 	if (address_equal(source, &scratch->opener.src))
 		return search_open(&search, scratch, NO_MAPPING);
-	if (!flow_claim_slot(&search.slot))
-		return REASON_FLOW_TABLE_FULL;
-	reason = masquerade_find_port(&search, scratch, &mapping);
+	reason = flow_claim_slot(scratch, &search.slot);
+	if (reason)
+		return reason;
+	reason = ports_check(scratch, first_port, last_port);
+	if (!reason)
+		reason = masquerade_find_port(&search, scratch, &mapping);
 	if (reason) {
 		flow_release_slot(search.slot);
 		return reason;
 	}
 
-	return flow_open(search.slot, &scratch->opener, &scratch->answer,
-			 mapping, FLOW_OPENER);
+	return flow_open(scratch, search.slot, mapping, FLOW_OPENER);
 }
 
 /* Translates a packet of the host's own, whose key is scratch->key; opens its
  * flow if it is the first. */
 static __always_inline enum reason
 masquerade_host(struct __sk_buff *skb, struct packet *pkt,
-		const struct flow_key *key)
+		struct scratch *scratch)
 {
+	const struct flow_key *key = &scratch->key;
 	enum flow_side side = FLOW_OPENER;
 	enum reason reason;
 	struct flow *flow;
@@ -101,6 +104,7 @@ masquerade_host(struct __sk_buff *skb, struct packet *pkt,
 
 	flow = flow_find(key, &side, &slot);
 	if (!flow) {
+		scratch->owner = OWNER_HOST;
 		reason = masquerade_open(skb, &pkt->src);
 		if (reason)
 			return reason;

@@ -53,8 +53,8 @@ policy_is_between(const struct flow *flow, enum flow_side side, __u32 from,
 		  __u32 to)
 {
 	return side == FLOW_OPENER ?
-		       flow->client == from && flow->server == to :
-		       flow->client == to && flow->server == from;
+		       flow->owner == from && flow->server == to :
+		       flow->owner == to && flow->server == from;
 }
 
 /* The way without ICC is the same from every entry. */
@@ -89,7 +89,7 @@ policy_links(ctx_t *ctx, struct packet *pkt, __u32 id, __u32 from, __u32 to)
 		flow_touch(ctx, flow, slot, pkt, side);
 	} else if (policy_has_link(from, to, pkt->dport, pkt->protocol)) {
 		if (!flow) {
-			scratch->client = from;
+			scratch->owner = from;
 			scratch->server = to;
 			reason = flow_open_inside(scratch, pkt, id);
 			side = FLOW_OPENER;

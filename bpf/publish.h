@@ -129,6 +129,11 @@ __verified_once int publish_open_port(ctx_t *ctx, const struct flow_key *key,
 	reason = publish_check(ctx, key, port, network);
 	if (reason)
 		return reason;
+	/* What an endpoint opens counts for that: see gateway_open(). */
+	if (key->network == NETWORK_OUTSIDE)
+		scratch->owner = OWNER_PORTS + port->id;
+	else if (key->network == NETWORK_LOOPBACK)
+		scratch->owner = OWNER_HOST;
 	scratch->opener = *key;
 	flow_key_reverse(&scratch->answer, key, port->network);
 	scratch->answer.src = port->address;
@@ -168,6 +173,7 @@ publish_open_mapping(ctx_t *ctx, const struct flow_key *key, bool may_open)
 	if (!holder || search_socket(ctx, key) != SOCKET_NONE)
 		goto refuse;
 	reason = REASON_UNSOLICITED;
+	scratch->owner = holder->owner;
 	scratch->opener = *key;
 	mapping_inside(&scratch->answer, &holder->opener, &holder->answer);
 	scratch->answer.dst = key->src;

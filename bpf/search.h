@@ -12,10 +12,6 @@
  * those that are taken stand in rows. */
 #define PORT_ATTEMPTS 128
 
-/* RFC 4787 REQ-3 a, RFC 5382 REQ-7: what is below may mean something. */
-#define FIRST_USER_PORT 1024
-#define LAST_PORT	65535
-
 enum search_kind {
 	SEARCH_MAPPING, /* a port of the host, for one endpoint's port alone */
 	SEARCH_SHARED, /* a port of the host */
@@ -141,12 +137,7 @@ static __always_inline __u32 search_pick(const struct search *search,
 {
 	__u32 parity = own + (attempt >= PORT_ATTEMPTS / 2);
 
-	if (own < FIRST_USER_PORT && first < FIRST_USER_PORT) {
-		if (last >= FIRST_USER_PORT)
-			last = FIRST_USER_PORT - 1;
-	} else if (first < FIRST_USER_PORT && last >= FIRST_USER_PORT) {
-		first = FIRST_USER_PORT;
-	}
+	ports_of_class(own, &first, &last);
 	if (first < last)
 		first += (first ^ parity) & 1;
 	return first + 2 * ((search->start + attempt * PORT_STRIDE) %
@@ -238,13 +229,18 @@ static __always_inline enum reason search_port(struct search *search)
 static __always_inline enum reason
 search_open(struct search *search, struct scratch *scratch, __u32 mapping)
 {
-	enum reason reason = REASON_FLOW_TABLE_FULL;
+	enum reason reason = flow_claim_slot(scratch, &search->slot);
 
-	if (flow_claim_slot(&search->slot)) {
-		reason = search_port(search);
+	if (!reason) {
+		/* The port is one of a gateway, and endpoints share those. */
+		if (search->kind == SEARCH_GATEWAY &&
+		    scratch->opener.network != NETWORK_LOOPBACK)
+			reason = ports_check(scratch, FIRST_USER_PORT,
+					     LAST_PORT);
 		if (!reason)
-			return flow_open(search->slot, &scratch->opener,
-					 &scratch->answer, mapping,
+			reason = search_port(search);
+		if (!reason)
+			return flow_open(scratch, search->slot, mapping,
 					 FLOW_OPENER);
 		flow_release_slot(search->slot);
 	}

@@ -79,6 +79,8 @@ enum reason {
 	REASON_COPY_FAILED,
 	REASON_BAD_OFFLOAD,
 	REASON_ROGUE_SERVER,
+	REASON_FLOW_LIMIT,
+	REASON_PORT_LIMIT,
 	REASON_COUNT,
 };
 
@@ -403,17 +405,53 @@ struct flow {
 	__u32 mapping; /* slot of the flow that holds its mapping, or NO_MAPPING
 			*/
 	__u32 users; /* flows that use the mapping held here */
-	__u32 turn; /* its index in `half_open` */
+	__u32 turn; /* half-open: its index in `half_open` */
 	enum flow_flag flags;
 	enum flow_state state;
 	__u32 uplink; /* ifindex; of a masqueraded flow, by which it went out */
 	__u32 sequence; /* TCP, half-open: of what the opener has to acknowledge
 			 */
 	__u32 revision; /* of links, at which the flow's own was there; or 0 */
-	__u32 client; /* endpoints of that link; the opener is the client */
-	__u32 server;
+	__u32 owner; /* for whom it counts; of a link, its client */
+	__u32 server; /* of a link, its other endpoint */
+	__u32 place_own; /* where its port is counted, or 0: see ports.h */
+	__u32 place_all;
 };
-_Static_assert(sizeof(struct flow) == 176, "struct flow");
+_Static_assert(sizeof(struct flow) == 184, "struct flow");
+
+/* `port_counts` has two rows of cells for what endpoints have, and two for what
+ * all have. */
+enum {
+	PORT_CELLS = 65536,
+	PORT_ROWS_ALL = 2,
+	PORT_ROWS = 4,
+};
+
+/* With which the places in `port_counts` are chosen. */
+struct port_secret {
+	__u64 first;
+	__u64 second;
+};
+_Static_assert(sizeof(struct port_secret) == 16, "struct port_secret");
+
+/*
+ * For whom flows count: for the endpoint that opened them, by its id; for the
+ * published port by which they came from outside, by OWNER_PORTS and its id; or
+ * for the host.
+ */
+enum {
+	OWNER_HOST = 0,
+	OWNER_PORTS = 131072, /* more than any endpoint's id */
+	OWNER_ALL = OWNER_PORTS, /* the sum of all; no port has the id 0 */
+	MAX_OWNERS = OWNER_PORTS + 65536,
+};
+
+/* What an owner has of the table of flows: see share.h. */
+struct flow_share {
+	__u32 established;
+	__u32 half_open;
+};
+_Static_assert(sizeof(struct flow_share) == 8, "struct flow_share");
 
 /* Which flow a packet is of, and of which side. */
 struct flow_ref {
@@ -422,15 +460,9 @@ struct flow_ref {
 };
 _Static_assert(sizeof(struct flow_ref) == 8, "struct flow_ref");
 
-/*
- * Half-open flows have a bounded share of `flows`, in parts: those that
- * endpoints open by their source, those from outside by whom they are for, each
- * by the lowest bits of that address.
- */
+/* How many half-open flows there are room for in `flows`. */
 enum {
-	HALF_OPEN_PARTS = 128, /* a power of two; half of them each */
-	HALF_OPEN_TURNS = 512, /* in a part; a power of two */
-	MAX_HALF_OPEN = HALF_OPEN_PARTS * HALF_OPEN_TURNS,
+	MAX_HALF_OPEN = 65536, /* a power of two */
 };
 
 /* Goes round `flows` and ends those that have been idle for too long. */
@@ -515,6 +547,13 @@ struct packet {
 };
 _Static_assert(sizeof(struct packet) == 80, "struct packet");
 
+/* Records of `scratches`. */
+enum {
+	SCRATCH_PACKET,
+	SCRATCH_COMMAND, /* of the programs that the agent runs */
+	SCRATCHES,
+};
+
 struct scratch {
 	struct packet packet;
 	struct bpf_fib_lookup fib; /* what route_ask() asks */
@@ -528,13 +567,15 @@ struct scratch {
 	__u32 copies; /* that bridge_flood() has tried to make */
 	__u32 tunnel_mtu; /* after TUNNEL_TOO_BIG: what would fit */
 	__u32 claimed; /* the slot of `flows` that was claimed last */
-	__u32 client; /* of the link by which a flow is being opened */
-	__u32 server;
-	__u32 pad;
+	__u32 owner; /* of the flow that is being opened */
+	__u32 server; /* of the link by which it is */
+	__u32 place_own; /* where its port is to be counted, or 0 */
+	__u32 place_all;
+	__u32 pad[2];
 	struct station learned; /* the one that learn_find() has found */
 	__u8 piece[PIECE_SIZE];
 };
-_Static_assert(sizeof(struct scratch) == 624, "struct scratch");
+_Static_assert(sizeof(struct scratch) == 632, "struct scratch");
 
 /* A datagram in fragments, of which only the first says the ports. */
 struct fragment_key {

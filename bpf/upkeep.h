@@ -8,13 +8,16 @@
 #include "publish.h"
 
 /* Whether the endpoint that sends with @key is there; others always are. */
-static __always_inline bool upkeep_has_sender(const struct flow_key *key)
+static __always_inline bool upkeep_has_sender(struct scratch *scratch,
+					      const struct flow_key *key)
 {
 	const struct station *station;
 
 	if (key->network == NETWORK_OUTSIDE || key->network == NETWORK_LOOPBACK)
 		return true;
-	station = learn_find_neighbor(&key->src);
+	station = bpf_map_lookup_elem(&neighbors, &key->src);
+	if (!station)
+		station = learn_copy_neighbor(scratch, &key->src);
 	return station && station->network == key->network;
 }
 
@@ -49,7 +52,7 @@ upkeep_is_of(const struct flow_key *key, const struct flow_filter *filter)
 /* Ends the flow in a slot if scratch->filter is for it. */
 static int upkeep_end_slot(__u32 i, void *context)
 {
-	struct scratch *scratch = scratch_get();
+	struct scratch *scratch = scratch_of_command();
 	const struct flow_filter *filter;
 	struct flow *flow;
 	__u32 slot, state;
@@ -72,8 +75,8 @@ static int upkeep_end_slot(__u32 i, void *context)
 			return 0;
 		break;
 	case FLOWS_UNBACKED:
-		if (!upkeep_has_sender(&flow->opener) ||
-		    !upkeep_has_sender(&flow->answer))
+		if (!upkeep_has_sender(scratch, &flow->opener) ||
+		    !upkeep_has_sender(scratch, &flow->answer))
 			break;
 		if (!upkeep_has_port(flow) && state != FLOW_REVOKED)
 			flow_revoke(flow, slot, state);
@@ -113,12 +116,14 @@ upkeep_restore_mapping(const struct flow *old, __u32 slot, __u32 *mapping)
 }
 
 /* Opens a flow of another table in this one; it does nothing if it is here. */
-static __always_inline int upkeep_restore(const struct flow *old)
+static __always_inline int upkeep_restore(struct scratch *scratch,
+					  const struct flow *old)
 {
 	bool inside = flow_is_inside(&old->opener, &old->answer);
 	enum flow_side side =
 		inside ? flow_first_side(&old->opener) : FLOW_OPENER;
 	__u32 slot, mapping = NO_MAPPING;
+	__u32 first = first_port, last = last_port;
 	enum reason reason;
 	struct flow *flow;
 	int err = 0;
@@ -127,7 +132,8 @@ static __always_inline int upkeep_restore(const struct flow *old)
 						     &old->opener :
 						     &old->answer))
 		return REASON_NONE;
-	if (!flow_claim_slot(&slot))
+	/* What was established goes on, whatever its owner's share is now. */
+	if (!flow_find_slot(scratch, &slot))
 		return REASON_FLOW_TABLE_FULL;
 	flow = flow_at(slot);
 	if (!flow)
@@ -145,7 +151,14 @@ static __always_inline int upkeep_restore(const struct flow *old)
 		flow_release_slot(slot);
 		return REASON_PORTS_EXHAUSTED;
 	}
-	reason = flow_open(slot, &old->opener, &old->answer, mapping, side);
+	scratch->opener = old->opener;
+	scratch->answer = old->answer;
+	scratch->owner = old->owner;
+	scratch->server = old->server;
+	scratch->place_own = scratch->place_all = 0;
+	if (old->place_own)
+		ports_note(scratch, &first, &last);
+	reason = flow_open(scratch, slot, mapping, side);
 	if (reason)
 		return reason;
 	flow->opened = old->opened;
@@ -154,11 +167,9 @@ static __always_inline int upkeep_restore(const struct flow *old)
 	flow->sent[1] = old->sent[1];
 	flow->flags = old->flags;
 	flow->uplink = old->uplink;
-	flow->client = old->client;
-	flow->server = old->server;
 	flow->sequence = old->sequence;
 	if (old->state == FLOW_ANSWERED)
-		flow_settle(flow, slot);
+		flow_settle(flow, slot, true);
 	return REASON_NONE;
 }
 

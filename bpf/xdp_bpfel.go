@@ -22,10 +22,11 @@ const (
 	XdpMapEndpointStats         = "endpoint_stats"
 	XdpMapFdb                   = "fdb"
 	XdpMapFlowIndex             = "flow_index"
+	XdpMapFlowLimits            = "flow_limits"
+	XdpMapFlowShares            = "flow_shares"
 	XdpMapFlows                 = "flows"
 	XdpMapFragmented            = "fragmented"
 	XdpMapHalfOpen              = "half_open"
-	XdpMapHalfOpenTurns         = "half_open_turns"
 	XdpMapIcmpBudgets           = "icmp_budgets"
 	XdpMapLearnedCounts         = "learned_counts"
 	XdpMapLearnedFdb            = "learned_fdb"
@@ -37,6 +38,8 @@ const (
 	XdpMapNeighbors             = "neighbors"
 	XdpMapNetworks              = "networks"
 	XdpMapPastTraffic           = "past_traffic"
+	XdpMapPortCounts            = "port_counts"
+	XdpMapPortSecrets           = "port_secrets"
 	XdpMapPortSources           = "port_sources"
 	XdpMapPorts                 = "ports"
 	XdpMapPublishedPorts        = "published_ports"
@@ -54,9 +57,11 @@ const (
 	XdpVarDecapIpv6Flags        = "decap_ipv6_flags"
 	XdpVarFibFlags              = "fib_flags"
 	XdpVarFirstPort             = "first_port"
+	XdpVarFlowGrace             = "flow_grace"
 	XdpVarFlowSlots             = "flow_slots"
 	XdpVarGatewayIfindex        = "gateway_ifindex"
 	XdpVarGatewayMac            = "gateway_mac"
+	XdpVarHalfOpenSlots         = "half_open_slots"
 	XdpVarIcmpTimeout           = "icmp_timeout"
 	XdpVarLastPort              = "last_port"
 	XdpVarLearnedTimeout        = "learned_timeout"
@@ -121,10 +126,11 @@ type XdpMapSpecs struct {
 	EndpointStats  *ebpf.MapSpec `ebpf:"endpoint_stats"`
 	Fdb            *ebpf.MapSpec `ebpf:"fdb"`
 	FlowIndex      *ebpf.MapSpec `ebpf:"flow_index"`
+	FlowLimits     *ebpf.MapSpec `ebpf:"flow_limits"`
+	FlowShares     *ebpf.MapSpec `ebpf:"flow_shares"`
 	Flows          *ebpf.MapSpec `ebpf:"flows"`
 	Fragmented     *ebpf.MapSpec `ebpf:"fragmented"`
 	HalfOpen       *ebpf.MapSpec `ebpf:"half_open"`
-	HalfOpenTurns  *ebpf.MapSpec `ebpf:"half_open_turns"`
 	IcmpBudgets    *ebpf.MapSpec `ebpf:"icmp_budgets"`
 	LearnedCounts  *ebpf.MapSpec `ebpf:"learned_counts"`
 	LearnedFdb     *ebpf.MapSpec `ebpf:"learned_fdb"`
@@ -136,6 +142,8 @@ type XdpMapSpecs struct {
 	Neighbors      *ebpf.MapSpec `ebpf:"neighbors"`
 	Networks       *ebpf.MapSpec `ebpf:"networks"`
 	PastTraffic    *ebpf.MapSpec `ebpf:"past_traffic"`
+	PortCounts     *ebpf.MapSpec `ebpf:"port_counts"`
+	PortSecrets    *ebpf.MapSpec `ebpf:"port_secrets"`
 	PortSources    *ebpf.MapSpec `ebpf:"port_sources"`
 	Ports          *ebpf.MapSpec `ebpf:"ports"`
 	PublishedPorts *ebpf.MapSpec `ebpf:"published_ports"`
@@ -158,9 +166,11 @@ type XdpVariableSpecs struct {
 	DecapIpv6Flags        *ebpf.VariableSpec `ebpf:"decap_ipv6_flags"`
 	FibFlags              *ebpf.VariableSpec `ebpf:"fib_flags"`
 	FirstPort             *ebpf.VariableSpec `ebpf:"first_port"`
+	FlowGrace             *ebpf.VariableSpec `ebpf:"flow_grace"`
 	FlowSlots             *ebpf.VariableSpec `ebpf:"flow_slots"`
 	GatewayIfindex        *ebpf.VariableSpec `ebpf:"gateway_ifindex"`
 	GatewayMac            *ebpf.VariableSpec `ebpf:"gateway_mac"`
+	HalfOpenSlots         *ebpf.VariableSpec `ebpf:"half_open_slots"`
 	IcmpTimeout           *ebpf.VariableSpec `ebpf:"icmp_timeout"`
 	LastPort              *ebpf.VariableSpec `ebpf:"last_port"`
 	LearnedTimeout        *ebpf.VariableSpec `ebpf:"learned_timeout"`
@@ -196,10 +206,11 @@ type XdpMaps struct {
 	EndpointStats  *ebpf.Map `ebpf:"endpoint_stats"`
 	Fdb            *ebpf.Map `ebpf:"fdb"`
 	FlowIndex      *ebpf.Map `ebpf:"flow_index"`
+	FlowLimits     *ebpf.Map `ebpf:"flow_limits"`
+	FlowShares     *ebpf.Map `ebpf:"flow_shares"`
 	Flows          *ebpf.Map `ebpf:"flows"`
 	Fragmented     *ebpf.Map `ebpf:"fragmented"`
 	HalfOpen       *ebpf.Map `ebpf:"half_open"`
-	HalfOpenTurns  *ebpf.Map `ebpf:"half_open_turns"`
 	IcmpBudgets    *ebpf.Map `ebpf:"icmp_budgets"`
 	LearnedCounts  *ebpf.Map `ebpf:"learned_counts"`
 	LearnedFdb     *ebpf.Map `ebpf:"learned_fdb"`
@@ -211,6 +222,8 @@ type XdpMaps struct {
 	Neighbors      *ebpf.Map `ebpf:"neighbors"`
 	Networks       *ebpf.Map `ebpf:"networks"`
 	PastTraffic    *ebpf.Map `ebpf:"past_traffic"`
+	PortCounts     *ebpf.Map `ebpf:"port_counts"`
+	PortSecrets    *ebpf.Map `ebpf:"port_secrets"`
 	PortSources    *ebpf.Map `ebpf:"port_sources"`
 	Ports          *ebpf.Map `ebpf:"ports"`
 	PublishedPorts *ebpf.Map `ebpf:"published_ports"`
@@ -232,10 +245,11 @@ func (m *XdpMaps) Close() error {
 		m.EndpointStats,
 		m.Fdb,
 		m.FlowIndex,
+		m.FlowLimits,
+		m.FlowShares,
 		m.Flows,
 		m.Fragmented,
 		m.HalfOpen,
-		m.HalfOpenTurns,
 		m.IcmpBudgets,
 		m.LearnedCounts,
 		m.LearnedFdb,
@@ -247,6 +261,8 @@ func (m *XdpMaps) Close() error {
 		m.Neighbors,
 		m.Networks,
 		m.PastTraffic,
+		m.PortCounts,
+		m.PortSecrets,
 		m.PortSources,
 		m.Ports,
 		m.PublishedPorts,
@@ -270,9 +286,11 @@ type XdpVariables struct {
 	DecapIpv6Flags        *ebpf.Variable `ebpf:"decap_ipv6_flags"`
 	FibFlags              *ebpf.Variable `ebpf:"fib_flags"`
 	FirstPort             *ebpf.Variable `ebpf:"first_port"`
+	FlowGrace             *ebpf.Variable `ebpf:"flow_grace"`
 	FlowSlots             *ebpf.Variable `ebpf:"flow_slots"`
 	GatewayIfindex        *ebpf.Variable `ebpf:"gateway_ifindex"`
 	GatewayMac            *ebpf.Variable `ebpf:"gateway_mac"`
+	HalfOpenSlots         *ebpf.Variable `ebpf:"half_open_slots"`
 	IcmpTimeout           *ebpf.Variable `ebpf:"icmp_timeout"`
 	LastPort              *ebpf.Variable `ebpf:"last_port"`
 	LearnedTimeout        *ebpf.Variable `ebpf:"learned_timeout"`

@@ -60,6 +60,7 @@ func groups() []group {
 		{name: "refusals", load: loadPinned, rows: refusalRows},
 		{name: "full", load: small, rows: fullRows},
 		{name: "no slots", load: loadPinned, rows: noSlotRows},
+		{name: "limits", load: loadPinned, rows: limitRows},
 	}
 }
 

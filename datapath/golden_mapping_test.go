@@ -241,7 +241,7 @@ func onePortRows(t testing.TB) []row {
 			named("its own", first).redirected(masqueraded(outgoing(alice, v6, udp(40000, 53))).frame(t)),
 			fromEndpoint("in place of its own", alice, another.frame(t)).redirected(byOne.frame(t)),
 			named("taken", toShare).after(first).dropped("ports_exhausted"),
-			named("taken by itself", fromEndpoint("", alice, another.frame(t))).after(first).dropped("ports_exhausted"),
+			named("taken by itself", fromEndpoint("", alice, another.frame(t))).after(first).dropped("port_limit"),
 			named("taken, echo", fromEndpoint("", bob, ownOut.frame(t))).after(inTheWay).dropped("ports_exhausted"),
 			named("of another protocol", sentBy(t, bob, v6, tcp(40000, 53, "S"))).after(first).
 				redirected(masqueraded(outgoing(bob, v6, tcp(40000, 53, "S"))).frame(t)),

@@ -154,7 +154,10 @@ func (u *upgrade) load() (err error) {
 		return fmt.Errorf("load the programs: %w", err)
 	}
 	u.maps, u.programs = maps.Clone(u.collection.Maps), maps.Clone(u.collection.Programs)
-	return u.objects.assign(u.collection)
+	if err := u.objects.assign(u.collection); err != nil {
+		return err
+	}
+	return u.makeSecret()
 }
 
 // assign moves the collection's maps and programs into o.

@@ -2,6 +2,8 @@ package loader
 
 import (
 	"cmp"
+	"crypto/rand"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -26,7 +28,8 @@ import (
 func flowTables() []string {
 	return []string{
 		bpf.EbpnetMapFlows, bpf.EbpnetMapFlowIndex,
-		bpf.EbpnetMapHalfOpen, bpf.EbpnetMapHalfOpenTurns, bpf.EbpnetMapSweepers,
+		bpf.EbpnetMapHalfOpen, bpf.EbpnetMapFlowShares, bpf.EbpnetMapPortCounts, bpf.EbpnetMapPortSecrets,
+		bpf.EbpnetMapSweepers,
 	}
 }
 
@@ -63,6 +66,27 @@ func (u *upgrade) retireFlows() error {
 		delete(u.kept, name)
 	}
 	return nil
+}
+
+// makeSecret gives a new table of port_counts its secret: see bpf/ports.h.
+func (u *upgrade) makeSecret() error {
+	if u.kept[bpf.EbpnetMapPortSecrets] != nil {
+		return nil
+	}
+	var secret bpf.EbpnetPortSecret
+	if _, err := binary.Decode(randomBytes(binary.Size(secret)), binary.NativeEndian, &secret); err != nil {
+		return fmt.Errorf("make the secret of port_counts: %w", err)
+	}
+	if err := u.objects.Maps.PortSecrets.Put(uint32(0), secret); err != nil {
+		return fmt.Errorf("write the secret of port_counts: %w", err)
+	}
+	return nil
+}
+
+func randomBytes(n int) []byte {
+	bytes := make([]byte, n)
+	_, _ = rand.Read(bytes) // never fails: it aborts the program instead
+	return bytes
 }
 
 // keepFormer pins what is to be kept of the tables of flows until FinishResize.

@@ -1,0 +1,119 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Shares of the table of flows: each flow counts for its owner, which is an
+ * endpoint, a published port, or the host. An owner may have as many established
+ * flows as are still free beside a reserve, or as many as it was given by
+ * `flow_limits`. So no owner takes what others need, and a few together do not.
+ *
+ * What counts as established is every slot that nobody else can have: also a
+ * slot of a revoked flow, and of an ended one whose mapping others still use.
+ */
+#ifndef EBPNET_SHARE_H
+#define EBPNET_SHARE_H
+
+#include "config.h"
+#include "maps.h"
+
+/* Every owner may have as many flows from the reserve too. */
+#define SHARE_MINIMUM 16
+
+/* The reserve is that part of the established flows. */
+#define SHARE_RESERVE 64
+
+static __always_inline struct flow_share *share_of(__u32 owner)
+{
+	return bpf_map_lookup_elem(&flow_shares, &owner);
+}
+
+/* How many established flows there is room for. */
+static __always_inline __u32 share_capacity(void)
+{
+	return flow_slots > half_open_slots ? flow_slots - half_open_slots :
+					      flow_slots;
+}
+
+/* Whether @owner, who has @own established flows, may have one more where there
+ * are @all. The host always may. */
+static __always_inline enum reason share_check(__u32 owner, __u32 own,
+					       __u32 all)
+{
+	__u32 capacity = share_capacity(), reserve = capacity / SHARE_RESERVE;
+	const __u32 *limit;
+
+	if (owner == OWNER_HOST)
+		return REASON_NONE;
+	if (all >= capacity)
+		return REASON_FLOW_TABLE_FULL;
+	limit = bpf_map_lookup_elem(&flow_limits, &owner);
+	if (limit && own >= *limit)
+		return REASON_FLOW_LIMIT;
+	if (own < SHARE_MINIMUM)
+		return REASON_NONE;
+	if (capacity - all <= reserve)
+		return REASON_FLOW_LIMIT;
+	return limit || own < capacity - all - reserve ? REASON_NONE :
+							 REASON_FLOW_LIMIT;
+}
+
+/* Whether @owner may open a flow that is to be established. */
+static __always_inline enum reason share_may_open(__u32 owner)
+{
+	const struct flow_share *own = share_of(owner),
+				*all = share_of(OWNER_ALL);
+
+	return own && all ? share_check(owner, own->established,
+					all->established) :
+			    REASON_KERNEL_ERROR;
+}
+
+/* Counts @change established flows more, or less, for @owner. */
+static __always_inline void share_count(__u32 owner, int change)
+{
+	struct flow_share *own = share_of(owner), *all = share_of(OWNER_ALL);
+
+	if (!own || !all)
+		return;
+	__sync_fetch_and_add(&own->established, change);
+	__sync_fetch_and_add(&all->established, change);
+}
+
+/* Counts one established flow more for @owner, if its share has room. */
+static __always_inline bool share_take(__u32 owner)
+{
+	struct flow_share *own = share_of(owner), *all = share_of(OWNER_ALL);
+	__u32 before, before_all;
+
+	if (!own || !all)
+		return false;
+	before = __sync_fetch_and_add(&own->established, 1);
+	before_all = __sync_fetch_and_add(&all->established, 1);
+	if (!share_check(owner, before, before_all))
+		return true;
+	__sync_fetch_and_add(&own->established, -1);
+	__sync_fetch_and_add(&all->established, -1);
+	return false;
+}
+
+/* Counts @change half-open flows more, or less, for @owner. */
+static __always_inline void share_count_half_open(__u32 owner, int change)
+{
+	struct flow_share *own = share_of(owner);
+
+	if (own)
+		__sync_fetch_and_add(&own->half_open, change);
+}
+
+/* A flow that was in @state has ended. @holds: its slot is kept for the mapping
+ * in it, until mapping_leave() finds no user. */
+static __always_inline void share_end(__u32 owner, enum flow_state state,
+				      bool holds)
+{
+	bool counted = state != FLOW_HALF_OPEN;
+
+	if (!counted)
+		share_count_half_open(owner, -1);
+	if (counted != holds)
+		share_count(owner, holds ? 1 : -1);
+}
+
+#endif

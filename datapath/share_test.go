@@ -1,0 +1,434 @@
+package datapath
+
+import (
+	"encoding/binary"
+	"fmt"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/ebpnet/ebpnet/bpf"
+	"github.com/ebpnet/ebpnet/internal/testutil"
+	"github.com/ebpnet/ebpnet/loader"
+)
+
+// shareMinimum and shareReserve are SHARE_MINIMUM and SHARE_RESERVE of
+// bpf/share.h.
+const (
+	shareMinimum = 16
+	shareReserve = 64
+)
+
+// loadShares gives a function that loads the programs with a table of so many
+// flows, of which so many may be half-open.
+func loadShares(slots, halfOpen uint32) func(testing.TB, loader.Config) *Tables {
+	return loadChanged(func(spec *ebpf.CollectionSpec) error {
+		spec.Maps[bpf.EbpnetMapFlows].MaxEntries = slots
+		if err := setConstant(spec, bpf.EbpnetVarHalfOpenSlots, halfOpen); err != nil {
+			return err
+		}
+		return setConstant(spec, bpf.EbpnetVarFlowSlots, slots)
+	})
+}
+
+// checkShares expects that the counts are those of the flows that are there.
+func (w *world) checkShares(t testing.TB) {
+	t.Helper()
+	want := map[uint32]bpf.EbpnetFlowShare{}
+	err := eachBatch(w.Maps.Flows, func(_ []uint32, flows []bpf.EbpnetFlow) {
+		for _, f := range flows {
+			share, all := want[f.Owner], want[ownerAll]
+			switch f.State {
+			case bpf.EbpnetFlowStateFLOW_HALF_OPEN:
+				share.HalfOpen++
+			case bpf.EbpnetFlowStateFLOW_ANSWERED, bpf.EbpnetFlowStateFLOW_REVOKED, bpf.EbpnetFlowStateFLOW_ENDED:
+				share.Established++
+				all.Established++
+			default:
+				continue
+			}
+			want[f.Owner], want[ownerAll] = share, all
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = eachBatch(w.Maps.FlowShares, func(owners []uint32, shares []bpf.EbpnetFlowShare) {
+		for i, owner := range owners {
+			if shares[i].Established != want[owner].Established || shares[i].HalfOpen != want[owner].HalfOpen {
+				t.Errorf("owner %d has %+v, want %+v", owner, shares[i], want[owner])
+			}
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// establish opens a flow from a host to the website, and has it answered; false
+// if it was refused.
+func (w *world) establish(t testing.TB, h host, port, to uint16) bool {
+	t.Helper()
+	p := outgoing(h, false, udp(port, to))
+	verdict, out := w.send(t, fromEndpoint("", h, p.frame(t)))
+	if verdict != verdictDirect {
+		return false
+	}
+	answer := incoming(false, udp(to, binary.BigEndian.Uint16(out[identifierAt(p):])))
+	if h.network == plainNet {
+		answer.dst = h.ip4
+	}
+	w.send(t, fromUplink("", answer.frame(t)))
+	return true
+}
+
+func (w *world) share(t testing.TB, owner uint32) bpf.EbpnetFlowShare {
+	t.Helper()
+	var share bpf.EbpnetFlowShare
+	if err := w.Maps.FlowShares.Lookup(owner, &share); err != nil {
+		t.Fatal(err)
+	}
+	return share
+}
+
+// TestSharesOfFlows has endpoints take as many established flows as they get:
+// one gets no more than it leaves, four do not get all, and one that has few yet
+// is always given some.
+func TestSharesOfFlows(t *testing.T) {
+	t.Parallel()
+	testutil.RequireRoot(t)
+	const capacity, halfOpen = 512, 256
+	w := newWorld(t, loadShares(capacity+halfOpen, halfOpen))
+	free, reserve := capacity, capacity/shareReserve
+	for i, h := range []host{alice, client, server, plain} {
+		before := w.counters(t)
+		taken := 0
+		for w.establish(t, h, uint16(2000+taken), uint16(1+i)) {
+			taken++
+			if taken > capacity {
+				t.Fatalf("%s has %d flows of %d", h.device, taken, capacity)
+			}
+		}
+		if want := max((free-reserve+1)/2, shareMinimum); taken != want {
+			t.Errorf("%s has %d flows, want %d of the %d that were free", h.device, taken, want, free)
+		}
+		free -= taken
+		if got := w.counters(t).since(before).Drops; len(got) != 1 || got["flow_limit"].Packets != 1 {
+			t.Errorf("dropped %v, want 1 for flow_limit", got)
+		}
+	}
+	for port := range uint16(shareMinimum) {
+		if !w.establish(t, bob, 2000+port, 9) {
+			t.Fatalf("bob has no flow, want %d", shareMinimum)
+		}
+	}
+	w.checkShares(t)
+	if verdict, _ := w.send(t, sentBy(t, alice, false, udp(2000, 1))); verdict != verdictDirect {
+		t.Error("an established flow does not go on where its owner's share is used up")
+	}
+	if err := w.FlushFlows(FlowFilter{Network: alice.network, Addresses: []netip.Addr{alice.ip4}}); err != nil {
+		t.Fatal(err)
+	}
+	w.checkShares(t)
+	if !w.establish(t, server, 3000, 3) {
+		t.Error("no flow for server though others' have ended")
+	}
+}
+
+// TestAccompliceFillsNothing has flows answered that were opened before the
+// share was used up: they stay half-open, and pass packets.
+func TestAccompliceFillsNothing(t *testing.T) {
+	t.Parallel()
+	testutil.RequireRoot(t)
+	const limit = 20
+	w := newWorld(t, loadShares(1024, 256))
+	if err := w.SetFlowLimit(alice.id, limit); err != nil {
+		t.Fatal(err)
+	}
+	const opened = 2 * limit
+	for port := range uint16(opened) {
+		w.send(t, sentBy(t, alice, false, udp(2000+port, 53)))
+	}
+	for port := range uint16(opened) {
+		answer := answerTo(t, "", false, udp(53, 2000+port), row{})
+		answer.checkOnly(t, w)
+		answer.checkOnly(t, w)
+	}
+	if got := w.share(t, alice.id); got.Established != limit || got.HalfOpen != opened-limit {
+		t.Errorf("%+v, want %d established and %d half-open", got, limit, opened-limit)
+	}
+	w.checkShares(t)
+	if err := w.SetFlowLimit(alice.id, limit+1); err != nil {
+		t.Fatal(err)
+	}
+	w.send(t, fromUplink("", incoming(false, udp(53, 2000+opened-1)).frame(t)))
+	if got := w.share(t, alice.id); got.Established != limit+1 || got.HalfOpen != opened-limit-1 {
+		t.Errorf("%+v after the limit was raised, want %d established", got, limit+1)
+	}
+	if err := w.SetFlowLimit(alice.id, 0); err != nil {
+		t.Fatal(err)
+	}
+	if !w.establish(t, alice, 4000, 53) {
+		t.Error("no flow after the limit was taken back")
+	}
+	w.checkShares(t)
+}
+
+// TestPortHasItsShare fills the share of a published port from outside: other
+// ports and endpoints get flows.
+func TestPortHasItsShare(t *testing.T) {
+	t.Parallel()
+	testutil.RequireRoot(t)
+	const capacity, halfOpen = 256, 256
+	w := newWorld(t, loadShares(capacity+halfOpen, halfOpen))
+	call := func(client uint16, port uint16, to uint16) bool {
+		asked := incoming(false, udp(client, port))
+		if verdict, _ := w.send(t, fromUplink("", asked.frame(t))); verdict != verdictDirect {
+			return false
+		}
+		w.send(t, fromEndpoint("", alice, replying(reached(asked, alice, to), "").frame(t)))
+		w.send(t, fromUplink("", asked.frame(t)))
+		return true
+	}
+	taken := 0
+	for call(uint16(2000+taken), dnsPort, 53) {
+		if taken++; taken > capacity {
+			t.Fatalf("a port has %d flows of %d", taken, capacity)
+		}
+	}
+	if want := (capacity - capacity/shareReserve + 1) / 2; taken != want {
+		t.Errorf("the port has %d flows, want %d", taken, want)
+	}
+	if got := w.share(t, ownerPorts+dnsPort); int(got.Established) != taken {
+		t.Errorf("%+v counted for the port, want %d", got, taken)
+	}
+	if !w.establish(t, alice, 2000, 53) {
+		t.Error("the endpoint behind the port gets no flow")
+	}
+	if verdict, _ := w.send(t, fromUplink("", incoming(false, tcp(2000, webPort, "S")).frame(t))); verdict != verdictDirect {
+		t.Error("another port gets no flow")
+	}
+	w.checkShares(t)
+	// What revokes flows lets their slots count until they end.
+	if err := w.DeletePorts(portsOf(w.wanted.Ports, dnsPort)); err != nil {
+		t.Fatal(err)
+	}
+	w.checkShares(t)
+	if err := w.FlushFlows(FlowFilter{}); err != nil {
+		t.Fatal(err)
+	}
+	w.checkShares(t)
+	if got := w.share(t, ownerAll); got.Established != 0 {
+		t.Errorf("%+v counted after the end of all flows", got)
+	}
+}
+
+// TestSharesAfterAllEnds counts flows that end in every way: those of mappings
+// that others use, displaced ones, and those that the sweep ends.
+func TestSharesAfterAllEnds(t *testing.T) {
+	t.Parallel()
+	testutil.RequireRoot(t)
+	w := newWorld(t, loadSlots(64, map[string]time.Duration{bpf.EbpnetVarUdpUnansweredTimeout: idleTooLong, bpf.EbpnetVarUdpAnsweredTimeout: idleTooLong}))
+	for i := range uint16(4) {
+		w.establish(t, alice, 2000+i, 53) // holds the mapping
+		w.establish(t, alice, 2000+i, 54)
+		w.send(t, sentBy(t, alice, false, udp(2000+i, 55)))
+		w.send(t, sentBy(t, bob, false, udp(2000+i, 53)))
+	}
+	w.checkShares(t)
+	w.changeFlows(t, bpf.EbpnetFlowStateFLOW_ANSWERED, func(f *bpf.EbpnetFlow) {
+		if f.Opener.Dport == networkOrder16(53) {
+			f.Seen = 0
+		}
+	})
+	testutil.Eventually(t, "the end of the flows that hold mappings", func() bool {
+		ended := 0
+		w.changeFlows(t, bpf.EbpnetFlowStateFLOW_ENDED, func(*bpf.EbpnetFlow) { ended++ })
+		return ended == 4
+	})
+	w.checkShares(t)
+	if got := w.share(t, alice.id); got.Established != 8 || got.HalfOpen != 4 {
+		t.Errorf("%+v, want 4 established, 4 kept for mappings and 4 half-open", got)
+	}
+	if err := w.FlushFlows(FlowFilter{}); err != nil {
+		t.Fatal(err)
+	}
+	w.checkShares(t)
+}
+
+// TestHalfOpenFlowsHaveShares floods: half-open flows displace those of whom
+// there are most, none of an endpoint that has few, and none that is
+// established.
+func TestHalfOpenFlowsHaveShares(t *testing.T) {
+	t.Parallel()
+	testutil.RequireRoot(t)
+	for _, v6 := range []bool{false, true} {
+		t.Run(fmt.Sprintf("IPv6 %v", v6), func(t *testing.T) {
+			t.Parallel()
+			newWorld(t, loadShares(4096, 256)).flood(t, v6)
+		})
+	}
+}
+
+func (w *world) flood(t *testing.T, v6 bool) {
+	const first, few, many = 2000, 30, 700
+	open := func(h host, port uint16) {
+		if verdict, _ := w.send(t, sentBy(t, h, v6, udp(port, 53))); verdict != verdictDirect {
+			t.Fatalf("verdict %d", verdict)
+		}
+	}
+	// expect wants all flows of the ports from first on, and at most so many.
+	expect := func(after string, h host, ports int, most int) {
+		t.Helper()
+		got := map[uint16]bool{}
+		for _, f := range w.flows(t) {
+			if f.From.Addr() == h.ip(v6) {
+				got[f.From.Port()] = true
+			}
+		}
+		if len(got) > most {
+			t.Errorf("%s: %d flows of %s, want at most %d", after, len(got), h.ip(v6), most)
+		}
+		for i := range ports {
+			if !got[uint16(first+i)] {
+				t.Errorf("%s: flow %d of %s has gone", after, i, h.ip(v6))
+			}
+		}
+	}
+	for i := range uint16(few) {
+		open(bob, first+i)
+	}
+	open(alice, first)
+	w.send(t, fromUplink("", answerOf(t, w, alice, v6, first)))
+	for i := range uint16(many) {
+		open(alice, first+1+i)
+	}
+	expect("a flood", bob, few, few)
+	expect("a flood", alice, 1, 256-few+1)
+	for i := range uint16(few) {
+		open(client, first+i)
+	}
+	expect("others come after a flood", client, few, few)
+
+	// From outside, by sources that may be made up: the port's share.
+	for i := range uint16(many) {
+		w.send(t, fromUplink("", incoming(v6, udp(first+i, dnsPort)).frame(t)))
+	}
+	expect("a flood from outside", bob, few, few)
+	expect("a flood from outside", client, few, few)
+	expect("a flood from outside", alice, 1, 256)
+	expect("a flood from outside", website, 0, 256-2*few)
+	w.checkShares(t)
+
+	// Who was displaced leaves nothing behind.
+	want := 0
+	for _, f := range w.flows(t) {
+		want += 2
+		if f.TranslatedFrom.IsValid() {
+			want += 2
+		}
+	}
+	if n := w.indexed(t); n != want {
+		t.Errorf("%d entries in the index, want %d", n, want)
+	}
+}
+
+// answerOf is the frame that answers what a host sent from a port to the
+// website's 53.
+func answerOf(t testing.TB, w *world, h host, v6 bool, port uint16) []byte {
+	t.Helper()
+	for _, f := range w.flows(t) {
+		if f.From == netip.AddrPortFrom(h.ip(v6), port) {
+			return incoming(v6, udp(53, f.TranslatedFrom.Port())).frame(t)
+		}
+	}
+	t.Fatalf("%s has no flow from port %d", h.device, port)
+	return nil
+}
+
+// TestRestoredFlowsCount shows that flows that are carried over count as they
+// did, and are not refused for their owner's limit.
+func TestRestoredFlowsCount(t *testing.T) {
+	t.Parallel()
+	testutil.RequireRoot(t)
+	old, w := newWorld(t, loadPinned), newWorld(t, loadSlots(64, nil))
+	if err := w.SetFlowLimit(alice.id, 1); err != nil {
+		t.Fatal(err)
+	}
+	for i := range uint16(3) {
+		old.establish(t, alice, 2000+i, 53)
+		old.establish(t, alice, 2000+i, 54)
+		old.send(t, sentBy(t, bob, false, udp(3000+i, 53)))
+	}
+	old.checkShares(t)
+	for _, f := range old.raw(t) {
+		if status := w.restore(t, f); status != 0 {
+			t.Errorf("status %d for %+v", status, f)
+		}
+	}
+	w.checkShares(t)
+	if got := w.share(t, alice.id); got.Established != 6 {
+		t.Errorf("%+v, want 6 established", got)
+	}
+}
+
+// TestCommandsLeaveThePacketsScratch shows that what the agent runs does not
+// write into the record of the packet at hand, which may wait on the same CPU.
+func TestCommandsLeaveThePacketsScratch(t *testing.T) {
+	t.Parallel()
+	testutil.RequireRoot(t)
+	old, w := newWorld(t, loadPinned), newWorld(t, loadSlots(64, nil))
+	old.establish(t, alice, 2000, 53)
+	cpus, err := ebpf.PossibleCPU()
+	if err != nil {
+		t.Fatal(err)
+	}
+	marked := make([]byte, w.Maps.Scratches.ValueSize())
+	for i := range marked {
+		marked[i] = 0xa5
+	}
+	every := make([][]byte, cpus)
+	for i := range every {
+		every[i] = marked
+	}
+	if err := w.Maps.Scratches.Put(uint32(0), every); err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range old.raw(t) {
+		if status := w.restore(t, f); status != 0 {
+			t.Errorf("status %d for %+v", status, f)
+		}
+	}
+	for _, err := range []error{
+		w.EndUnbackedFlows(), w.FlushFlows(FlowFilter{Network: alice.network, Addresses: []netip.Addr{alice.ip4}}),
+		w.ForgetLearned(LearnedFilter{}),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	var got [][]byte
+	if err := w.Maps.Scratches.Lookup(uint32(0), &got); err != nil {
+		t.Fatal(err)
+	}
+	for cpu := range got {
+		if string(got[cpu]) != string(marked) {
+			t.Errorf("the record of the packet on CPU %d has changed", cpu)
+		}
+	}
+}
+
+// portsOf are the entries of a publication, one a family.
+func portsOf(ports []Port, id uint32) []Port {
+	return slices.DeleteFunc(slices.Clone(ports), func(p Port) bool { return p.ID != id })
+}
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
