@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"net/netip"
 	"time"
+
+	"github.com/ebpnet/ebpnet/internal/spec"
 )
 
 // Names of the families: what there is ever more of.
@@ -147,6 +149,7 @@ func buildGrown(l *lab, family string, c crowd) path {
 	case moreFlows:
 		p.server, p.dial = beyond, netip.AddrPortFrom(outsideAddr, serverPort)
 		// The connections measured are flows too: few, again and again.
+		ebpnet("endpoint", "set", "client", "--max-flows", fmt.Sprint(spec.DefaultFlows))
 		l.in(client, "sysctl", "-qw", fmt.Sprintf("net.ipv4.ip_local_port_range=%d %d", measuredFirstPort, measuredLastPort))
 	}
 	l.settle(host, crowdNetns, c)

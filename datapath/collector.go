@@ -75,6 +75,7 @@ type metrics struct {
 	loaded, dropPackets, dropBytes, mapEntries  *prometheus.Desc
 	mapCapacity, programRuns, programRunSeconds *prometheus.Desc
 	endpointInfo, learnedStations               *prometheus.Desc
+	endpointFlows, endpointMaxFlows             *prometheus.Desc
 }
 
 func newMetrics() metrics {
@@ -84,6 +85,8 @@ func newMetrics() metrics {
 		tunnel:            describeTraffic("tunnel", "the tunnel, outer frames", "tunnel"),
 		endpointInfo:      describe("endpoint_info", "Always 1; the labels tell for which container an engine made the endpoint.", "endpoint", "network", "engine", "container", "container_id"),
 		learnedStations:   describe("network_learned_stations", "MACs that are learned on the network.", "network"),
+		endpointFlows:     describe("endpoint_flows", "Flows that the endpoint opened and that are there, by state.", "endpoint", "network", "state"),
+		endpointMaxFlows:  describe("endpoint_max_flows", "Established flows that the endpoint may have now.", "endpoint", "network"),
 		loaded:            describe("loaded", "Whether the datapath is loaded."),
 		dropPackets:       describe("dropped_packets_total", "Packets dropped, by reason.", "reason"),
 		dropBytes:         describe("dropped_bytes_total", "Bytes dropped, by reason.", "reason"),
@@ -104,7 +107,7 @@ func (c Collector) Describe(to chan<- *prometheus.Desc) {
 	}
 	for _, d := range []*prometheus.Desc{
 		m.loaded, m.dropPackets, m.dropBytes, m.mapEntries, m.mapCapacity, m.programRuns, m.programRunSeconds,
-		m.endpointInfo, m.learnedStations,
+		m.endpointInfo, m.learnedStations, m.endpointFlows, m.endpointMaxFlows,
 	} {
 		to <- d
 	}
@@ -147,6 +150,16 @@ func (c Collector) collectTraffic(to chan<- prometheus.Metric, m metrics, t *Tab
 		}
 		m.endpoint.send(to, traffic, e.Name, e.Network)
 		to <- prometheus.MustNewConstMetric(m.endpointInfo, prometheus.GaugeValue, 1, e.Name, e.Network, e.Engine, e.Container, e.ContainerID)
+		share, err := t.FlowShare(e.ID)
+		if err != nil {
+			return err
+		}
+		gauge := func(d *prometheus.Desc, v int, labels ...string) {
+			to <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, float64(v), append([]string{e.Name, e.Network}, labels...)...)
+		}
+		gauge(m.endpointFlows, share.Established, string(FlowEstablished))
+		gauge(m.endpointFlows, share.HalfOpen, string(FlowHalfOpen))
+		gauge(m.endpointMaxFlows, share.Limit)
 	}
 	networks, err := t.NetworkTraffic()
 	if err != nil {

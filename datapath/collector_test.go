@@ -202,6 +202,8 @@ func TestCollector(t *testing.T) {
 	w := newWorld(t, loadAt(dir))
 	w.send(t, fromEndpoint("", alice, between(alice, remote, false, udp(1, 2)).frame(t)))
 	w.send(t, fromEndpoint("", insider, between(insider, nobody, false, udp(1, 2)).frame(t)))
+	w.send(t, sentBy(t, alice, false, udp(1, 2)))
+	must(t, w.SetFlowLimit(alice.id, 100))
 	w.learn(t, Endpoint{Network: openNet, Tunnel: theTunnel, MAC: nobody.mac}.station())
 	names := Names{
 		Endpoints: []NamedEndpoint{{Name: "web", Network: "front", ID: alice.id, Engine: "docker", Container: "web1", ContainerID: "4f1c"}},
@@ -213,11 +215,15 @@ func TestCollector(t *testing.T) {
 	metrics := gather(t, NewCollector(open, func() (Names, error) { return names, nil }))
 	for want, value := range map[string]float64{
 		"ebpnet_loaded": 1,
-		"ebpnet_endpoint_transmit_packets_total endpoint=web network=front":                              1,
+		"ebpnet_endpoint_transmit_packets_total endpoint=web network=front":                              2,
 		"ebpnet_endpoint_receive_packets_total endpoint=web network=front":                               0,
 		"ebpnet_endpoint_info container=web1 container_id=4f1c endpoint=web engine=docker network=front": 1,
 
-		"ebpnet_network_transmit_packets_total network=front":     1,
+		"ebpnet_endpoint_flows endpoint=web network=front state=established": 0,
+		"ebpnet_endpoint_flows endpoint=web network=front state=half-open":   1,
+		"ebpnet_endpoint_max_flows endpoint=web network=front":               100,
+
+		"ebpnet_network_transmit_packets_total network=front":     2,
 		"ebpnet_network_transmit_packets_total network=back":      0,
 		"ebpnet_tunnel_transmit_packets_total tunnel=hB":          1,
 		"ebpnet_tunnel_transmit_bytes_total tunnel=hB":            60 + 42,

@@ -75,6 +75,7 @@ type contents struct {
 	uplinks   map[uint32]bpf.EbpnetUplink
 	ports     published
 	places    map[place]bool // where stations can be learned
+	limits    map[uint32]uint32
 }
 
 func contentsOf(w Wanted) contents {
@@ -93,6 +94,7 @@ func contentsOf(w Wanted) contents {
 		ports:     publish(w.Ports),
 		places:    map[place]bool{},
 	}
+	c.limits = maps.Clone(c.ports.limits)
 	for _, l := range w.Links {
 		for _, key := range l.keys() {
 			c.links[key] = 1
@@ -114,6 +116,9 @@ func contentsOf(w Wanted) contents {
 			c.devices[uint32(e.Ifindex)] = e.device()
 			c.locals[e.ID] = true
 			c.join(e.station())
+			if e.MaxFlows > 0 {
+				c.limits[e.ID] = e.MaxFlows
+			}
 		}
 	}
 	for _, tunnel := range w.Tunnels {
@@ -160,6 +165,7 @@ func (t *Tables) Replace(w Wanted) error {
 	return errors.Join(
 		err, err2, err3,
 		t.cutTunnels(c.tunnels),
+		replace(t.Maps.FlowLimits, c.limits),
 		replace(t.Maps.Links, c.links),
 		t.linksChanged(),
 		replaceArray(t.Maps.Networks, c.networks),

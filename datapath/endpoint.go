@@ -23,6 +23,7 @@ type Endpoint struct {
 	NAPI       bool         // local: its veth takes frames from XDP
 	DHCPServer bool         // local: it may send messages of DHCP servers
 	Router     bool         // local: it may send messages of routers
+	MaxFlows   uint32       // local: established ones; 0: as many as is fair
 }
 
 // Remote tells whether e is behind a tunnel.
@@ -107,6 +108,9 @@ func (t *Tables) PutEndpoint(e Endpoint) error {
 	if err != nil {
 		return err
 	}
+	if err := t.SetFlowLimit(e.ID, e.MaxFlows); err != nil {
+		return err
+	}
 	if err := put(t.Maps.Devices, uint32(e.Ifindex), e.device()); err != nil {
 		return err
 	}
@@ -117,8 +121,12 @@ func (t *Tables) PutEndpoint(e Endpoint) error {
 }
 
 // SetEndpoint writes what a local endpoint may send, with effect on its next
-// packet. Its addresses, its MAC and its network stay.
+// packet, and how many flows it may have. Its addresses, its MAC and its network
+// stay.
 func (t *Tables) SetEndpoint(e Endpoint) error {
+	if err := t.SetFlowLimit(e.ID, e.MaxFlows); err != nil {
+		return err
+	}
 	return put(t.Maps.Devices, uint32(e.Ifindex), e.device())
 }
 
@@ -133,6 +141,9 @@ func (t *Tables) DeleteEndpoint(e Endpoint) error {
 			return err
 		}
 		if err := t.leave(e.station()); err != nil {
+			return err
+		}
+		if err := t.SetFlowLimit(e.ID, 0); err != nil {
 			return err
 		}
 	}

@@ -25,6 +25,7 @@ type Port struct {
 	TargetFirst uint16     // where First leads to; the others follow
 	Network     uint32     // the target's
 	AllowFrom   []netip.Prefix
+	MaxFlows    uint32 // established ones from outside; 0: as many as is fair
 }
 
 // Of bpf/types.h: how published_ports is laid out.
@@ -41,11 +42,13 @@ type published struct {
 	ports   map[bpf.EbpnetPortKey]bpf.EbpnetPort
 	sources map[bpf.EbpnetPortSourceKey]uint32
 	words   map[uint32]uint64 // a bit for each port
+	limits  map[uint32]uint32 // of flows, by owner
 }
 
 func publish(ports []Port) published {
 	entries := published{
 		map[bpf.EbpnetPortKey]bpf.EbpnetPort{}, map[bpf.EbpnetPortSourceKey]uint32{}, map[uint32]uint64{},
+		map[uint32]uint32{},
 	}
 	for _, p := range ports {
 		p.addTo(entries)
@@ -54,6 +57,9 @@ func publish(ports []Port) published {
 }
 
 func (p Port) addTo(entries published) {
+	if p.MaxFlows > 0 {
+		entries.limits[ownerPorts+p.ID] = p.MaxFlows
+	}
 	to := bpf.EbpnetPort{Address: addressOf(p.Target), Network: p.Network, Id: p.ID}
 	if len(p.AllowFrom) > 0 {
 		to.Flags |= bpf.EbpnetPortFlagPORT_RESTRICTED
@@ -129,6 +135,9 @@ func (t *Tables) PutPorts(ports []Port) error { return t.putPublished(publish(po
 
 // putPublished writes what restricts before what allows.
 func (t *Tables) putPublished(entries published) error {
+	if err := putAll(t.Maps.FlowLimits, entries.limits); err != nil {
+		return err
+	}
 	if err := putAll(t.Maps.PortSources, entries.sources); err != nil {
 		return err
 	}
@@ -163,6 +172,9 @@ func (t *Tables) DeletePorts(ports []Port) error {
 		return err
 	}
 	if err := removeAll(t.Maps.PortSources, slices.Collect(maps.Keys(gone.sources))); err != nil {
+		return err
+	}
+	if err := removeAll(t.Maps.FlowLimits, slices.Collect(maps.Keys(gone.limits))); err != nil {
 		return err
 	}
 	return t.EndUnbackedFlows()

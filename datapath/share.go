@@ -33,6 +33,11 @@ func (t *Tables) SetFlowLimit(endpoint uint32, limit uint32) error {
 	return put(t.Maps.FlowLimits, endpoint, limit)
 }
 
+// SetPortFlowLimit does the same for the flows from outside by a publication.
+func (t *Tables) SetPortFlowLimit(id uint32, limit uint32) error {
+	return t.SetFlowLimit(ownerPorts+id, limit)
+}
+
 // FlowShare reads what an endpoint has of the table of flows.
 func (t *Tables) FlowShare(endpoint uint32) (FlowShare, error) { return t.flowShare(endpoint) }
 

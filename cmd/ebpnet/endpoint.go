@@ -1,11 +1,15 @@
 package main
 
 import (
+	"errors"
+
 	"github.com/urfave/cli/v2"
 
+	"github.com/ebpnet/ebpnet/datapath"
 	"github.com/ebpnet/ebpnet/internal/agent"
 	"github.com/ebpnet/ebpnet/internal/spec"
 	"github.com/ebpnet/ebpnet/internal/store"
+	"github.com/ebpnet/ebpnet/loader"
 )
 
 func endpointCommand() *cli.Command {
@@ -41,12 +45,15 @@ func endpointCommand() *cli.Command {
 			{
 				Name:      "set",
 				Usage:     "change what an endpoint of this host may do, with effect on its next packet",
-				UsageText: "ebpnet endpoint set NAME --allow none|dhcp-server|router|dhcp-server,router",
+				UsageText: "ebpnet endpoint set NAME [--allow none|dhcp-server|router|dhcp-server,router] [--max-flows N|default]",
 				Description: "Only DHCP servers and relays may send as such, and only routers may send as such, also in DHCPv6 and IPv6.\n" +
 					"--allow gives an endpoint these roles, in place of those that it had; 'none' takes all of them back.\n" +
+					"--max-flows limits its established flows, and those from outside of each port that it publishes. By default it\n" +
+					"never has more than are still free.\n" +
 					"Example: ebpnet endpoint set dnsmasq --allow dhcp-server",
 				Flags: []cli.Flag{
 					&cli.StringFlag{Name: "allow", Usage: "`ROLES`: dhcp-server, router, or both with a comma; or none", DefaultText: "as it is"},
+					&cli.StringFlag{Name: "max-flows", Usage: "`N` established flows, 1 to 4194304; or default", DefaultText: "as it is"},
 				},
 				Action: setEndpoint,
 			},
@@ -98,7 +105,11 @@ func endpointCommand() *cli.Command {
 						if err != nil {
 							return err
 						}
-						return inspect(c, views[0])
+						view := endpointInspection{endpointView: views[0]}
+						if view.Flows, err = flowsOf(c, e); err != nil {
+							return err
+						}
+						return inspect(c, view)
 					})
 				},
 			},
@@ -169,14 +180,37 @@ func setEndpoint(c *cli.Context) error {
 		change.Allow = &allow
 		given = true
 	}
+	if c.IsSet("max-flows") {
+		most, err := spec.ParseMaxFlows(c.String("max-flows"))
+		if err != nil {
+			return err
+		}
+		change.MaxFlows = &most
+		given = true
+	}
 	if !given {
-		return usagef("nothing to set; want at least one of --allow")
+		return usagef("nothing to set; want at least one of --allow, --max-flows")
 	}
 	name, err := endpointCalled(c, args[0])
 	if err != nil {
 		return err
 	}
-	return withAgent(c, func(a *agent.Agent) error { return a.SetEndpoint(name, change) })
+	return withAgent(c, func(a *agent.Agent) error {
+		if err := a.SetEndpoint(name, change); err != nil || change.MaxFlows == nil {
+			return err
+		}
+		return warnOfFlows(a, name)
+	})
+}
+
+// warnOfFlows says so if an endpoint has more flows than it may now have.
+func warnOfFlows(a *agent.Agent, endpoint string) error {
+	share, err := a.FlowShare(endpoint)
+	if err == nil && share.Set && share.Established > share.Limit {
+		logger().Warn("the limit is for new flows: the endpoint has more established ones, which go on",
+			"endpoint", endpoint, "established", share.Established, "limit", share.Limit)
+	}
+	return err
 }
 
 func listEndpoints(c *cli.Context) error {
@@ -211,6 +245,29 @@ func listEndpoints(c *cli.Context) error {
 type endpointView struct {
 	spec.Endpoint
 	Ports []spec.Port `json:"ports"`
+}
+
+// endpointInspection is an endpoint with what it has of the table of flows.
+type endpointInspection struct {
+	endpointView
+	Flows *datapath.FlowShare `json:"flows,omitempty"` // local, and the datapath loaded
+}
+
+// flowsOf reads what a local endpoint has of the table of flows; nil if nothing
+// is loaded.
+func flowsOf(c *cli.Context, e spec.Endpoint) (*datapath.FlowShare, error) {
+	if e.Remote() {
+		return nil, nil
+	}
+	tables, err := datapath.Open(c.String("pin"))
+	if errors.Is(err, loader.ErrNotLoaded) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	share, err := tables.FlowShare(e.ID)
+	return &share, errors.Join(err, tables.Close())
 }
 
 func withPorts(tx *store.Tx, endpoints []spec.Endpoint) ([]endpointView, error) {

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 
+	"github.com/ebpnet/ebpnet/datapath"
 	"github.com/ebpnet/ebpnet/internal/host"
 	"github.com/ebpnet/ebpnet/internal/ipam"
 	"github.com/ebpnet/ebpnet/internal/spec"
@@ -203,12 +204,16 @@ func (a *Agent) announce(v host.Veth, n spec.Network) {
 
 // EndpointChange is what SetEndpoint changes; what is nil stays.
 type EndpointChange struct {
-	Allow *[]spec.Allowance // replaces all that the endpoint had
+	Allow    *[]spec.Allowance // replaces all that the endpoint had
+	MaxFlows *uint32           // 0: the default
 }
 
 func (c EndpointChange) apply(e *spec.Endpoint) {
 	if c.Allow != nil {
 		e.Allow = *c.Allow
+	}
+	if c.MaxFlows != nil {
+		e.MaxFlows = *c.MaxFlows
 	}
 }
 
@@ -218,6 +223,7 @@ func (a *Agent) SetEndpoint(name string, c EndpointChange) error {
 	var (
 		before, after spec.Endpoint
 		network       spec.Network
+		ports         []spec.Port
 	)
 	return a.do(change{
 		noun: store.Change{Kind: store.KindEndpoint, Key: name},
@@ -229,6 +235,9 @@ func (a *Agent) SetEndpoint(name string, c EndpointChange) error {
 				return fmt.Errorf("endpoint %s is %w, behind tunnel %q: change its settings on that host", before.Title(), ErrRemote, before.Tunnel)
 			}
 			if network, err = tx.Network(before.Network); err != nil {
+				return err
+			}
+			if ports, err = tx.PortsOf(name); err != nil {
 				return err
 			}
 			after = before
@@ -243,10 +252,28 @@ func (a *Agent) SetEndpoint(name string, c EndpointChange) error {
 			if err != nil {
 				return err
 			}
+			for _, p := range ports {
+				if err := a.tables.SetPortFlowLimit(p.ID, after.MaxFlows); err != nil {
+					return err
+				}
+			}
 			return a.tables.SetEndpoint(endpointEntry(after, network, device.Ifindex, spec.Tunnel{}))
 		},
 		revert: func(tx *store.Tx) error { return tx.PutEndpoint(before) },
 	})
+}
+
+// FlowShare reads what a local endpoint has of the table of flows.
+func (a *Agent) FlowShare(name string) (datapath.FlowShare, error) {
+	var e spec.Endpoint
+	err := a.store.View(func(tx *store.Tx) (err error) {
+		e, err = tx.Endpoint(name)
+		return err
+	})
+	if err != nil {
+		return datapath.FlowShare{}, err
+	}
+	return a.tables.FlowShare(e.ID)
 }
 
 // RemoveEndpoint removes an endpoint, its links, its ports and its flows.

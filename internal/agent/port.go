@@ -247,6 +247,7 @@ func portEntries(p spec.Port, e spec.Endpoint, n spec.Network) []datapath.Port {
 			TargetFirst: p.TargetFirst,
 			Network:     n.ID,
 			AllowFrom:   p.AllowFrom,
+			MaxFlows:    e.MaxFlows,
 		})
 	}
 	return entries

@@ -163,6 +163,7 @@ func endpointEntry(e spec.Endpoint, n spec.Network, ifindex int, t spec.Tunnel) 
 		Trunk:      e.Trunk,
 		DHCPServer: slices.Contains(e.Allow, spec.AllowDHCPServer),
 		Router:     slices.Contains(e.Allow, spec.AllowRouter),
+		MaxFlows:   e.MaxFlows,
 	}
 }
 

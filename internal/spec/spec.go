@@ -133,10 +133,13 @@ type Endpoint struct {
 	Ifname    string       `json:"ifname,omitempty"` // inside its namespace
 	Expose    []Ports      `json:"expose,omitempty"`
 	Tunnel    string       `json:"tunnel,omitempty"`
-	Trunk     bool         `json:"trunk,omitempty"`    // other stations are behind it
-	Routes    []Route      `json:"routes,omitempty"`   // beside the default ones
-	Allow     []Allowance  `json:"allow,omitempty"`    // local: roles whose messages it may send
-	Container Identity     `json:"container,omitzero"` // that an engine made it for
+	Trunk     bool         `json:"trunk,omitempty"`  // other stations are behind it
+	Routes    []Route      `json:"routes,omitempty"` // beside the default ones
+	Allow     []Allowance  `json:"allow,omitempty"`  // local: roles whose messages it may send
+	// Local: established flows that it may have, and as many that each of its
+	// published ports may have from outside; 0: as many as is fair.
+	MaxFlows  uint32   `json:"max_flows,omitempty"`
+	Container Identity `json:"container,omitzero"` // that an engine made it for
 	// The engine has the container's default routes go by it; said by Docker.
 	Outward bool `json:"outward,omitempty"`
 }
