@@ -242,6 +242,7 @@ type EbpnetPortFlag uint32
 const (
 	EbpnetPortFlagPORT_RESTRICTED EbpnetPortFlag = 1
 	EbpnetPortFlagPORT_ROUTED     EbpnetPortFlag = 2
+	EbpnetPortFlagPORT_ROUTES     EbpnetPortFlag = 4
 )
 
 type EbpnetPortKey struct {

@@ -77,17 +77,44 @@ static __noinline bool publish_is_spoofed(ctx_t *ctx, const struct address *src)
 	       (!reason && !scratch->route.ifindex);
 }
 
-static __noinline bool
-publish_allows(const struct port *port, const struct address *source)
+/* What `port_sources` has under @id for @source. */
+static __noinline const __u32 *
+publish_source(__u32 id, const struct address *source)
 {
 	struct port_source_key key = {
 		.length = 8 * (sizeof(key.id) + sizeof(key.prefix)),
-		.id = port->id,
+		.id = id,
 		.prefix = *source,
 	};
 
+	return bpf_map_lookup_elem(&port_sources, &key);
+}
+
+static __always_inline bool
+publish_allows(const struct port *port, const struct address *source)
+{
 	return !(port->flags & PORT_RESTRICTED) ||
-	       bpf_map_lookup_elem(&port_sources, &key);
+	       publish_source(port->id, source);
+}
+
+/*
+ * Whether the endpoint of @port needs the gateway's address in place of the
+ * client's, as it would not answer that by the gateway: the client is on the
+ * network itself, has an address that leads nowhere else, or is one whom the
+ * endpoint's namespace reaches by another of its interfaces.
+ */
+static __always_inline bool
+publish_needs_gateway(const struct port *port, const struct flow_key *key)
+{
+	const __u32 *elsewhere = NULL;
+
+	if (key->network == port->network || address_is_loopback(&key->src) ||
+	    (!address_is_ipv4(&key->src) && address_is_link_local(&key->src)))
+		return true;
+	if (port->flags & PORT_ROUTES)
+		elsewhere =
+			publish_source(port->id | PORT_ROUTES_ID, &key->src);
+	return elsewhere && *elsewhere;
 }
 
 /* Whether packets with @key may open a flow to the published @port of
@@ -133,8 +160,7 @@ __verified_once int publish_open_port(ctx_t *ctx, const struct flow_key *key,
 	flow_key_reverse(&scratch->answer, key, port->network);
 	scratch->answer.src = port->address;
 	scratch->answer.sport = port->port;
-	/* Else the answers would not come back this way. */
-	if (key->network == port->network || address_is_loopback(&key->src)) {
+	if (publish_needs_gateway(port, key)) {
 		search.kind = SEARCH_GATEWAY;
 		scratch->answer.dst = address_is_ipv4(&key->dst) ?
 					      network->gateway4 :

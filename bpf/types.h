@@ -285,6 +285,7 @@ enum port_flag {
 	PORT_RESTRICTED = 1, /* only for sources in `port_sources` */
 	PORT_ROUTED =
 		2, /* the host routes to it: at the endpoint's own address */
+	PORT_ROUTES = 4, /* its endpoint's routes are in `port_sources` */
 };
 
 /* Where what is sent to a published port goes. */
@@ -298,10 +299,17 @@ struct port {
 };
 _Static_assert(sizeof(struct port) == 32, "struct port");
 
-/* A prefix from which a restricted port may be reached. */
+/* In the id of a struct port_source_key: the prefix is a route of the namespace
+ * of the port's endpoint. Ids of publications are smaller. */
+enum {
+	PORT_ROUTES_ID = 1 << 30,
+};
+
+/* A prefix from which a restricted port may be reached, or a route of the
+ * namespace of its endpoint. */
 struct port_source_key {
 	__u32 length; /* in bits, of what follows: 32 + the prefix's own of 128 */
-	__u32 id; /* of the publication */
+	__u32 id; /* of the publication; of a route with PORT_ROUTES_ID */
 	struct address prefix;
 };
 _Static_assert(sizeof(struct port_source_key) == 24, "struct port_source_key");
@@ -386,7 +394,9 @@ struct flow {
 	__u32 turn; /* its index in `half_open` */
 	enum flow_flag flags;
 	enum flow_state state;
-	__u32 uplink; /* ifindex; of a masqueraded flow, by which it went out */
+	__u32 uplink; /* ifindex; of a masqueraded flow, by which it went out;
+		       * of one to the host's own link-local address, that has
+		       * it */
 	__u32 sequence; /* TCP, half-open: of what the opener has to acknowledge
 			 */
 	__u32 revision; /* of links, at which the flow's own was there; or 0 */

@@ -47,6 +47,7 @@ func groups() []group {
 		{name: "rerouted", load: loadPinned, rows: rerouteRows},
 		{name: "fragments", load: loadPinned, rows: fragmentRows},
 		{name: "published", load: loadPinned, rows: publicationRows},
+		{name: "several networks", load: loadPinned, rows: severalRows, change: withSeveral},
 		{name: "loopback", load: loadPinned, rows: localRows},
 		{name: "hairpin", load: loadPinned, rows: hairpinRows},
 		{name: "mappings", load: loadPinned, rows: mappingRows},
