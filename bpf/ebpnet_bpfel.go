@@ -225,6 +225,7 @@ const (
 	EbpnetNetworkFlagNETWORK_INTERNAL   EbpnetNetworkFlag = 4
 	EbpnetNetworkFlagNETWORK_OPEN       EbpnetNetworkFlag = 8
 	EbpnetNetworkFlagNETWORK_KEYED      EbpnetNetworkFlag = 16
+	EbpnetNetworkFlagNETWORK_ROUTED     EbpnetNetworkFlag = 32
 )
 
 type EbpnetPort struct {

@@ -85,9 +85,12 @@ forward_in(struct __sk_buff *skb, struct packet *pkt, __u32 from)
 	__u32 slot, device = 0;
 	int refused;
 
-	/* With identifier 0 the key of an echo request would be that of an
-	 * answer. */
-	if (!pkt || !scratch || pkt->echo == ECHO_REQUEST)
+	if (!pkt || !scratch)
+		return VERDICT_PASS;
+	/* The host answers those to its own addresses. With identifier 0 the key
+	 * of a request would be that of a reply. */
+	if (pkt->echo == ECHO_REQUEST &&
+	    (from == NETWORK_LOOPBACK || !pkt->sport))
 		return VERDICT_PASS;
 	flow_key_of(&scratch->key, pkt, from);
 	flow = flow_find(&scratch->key, &side, &slot);

@@ -78,8 +78,16 @@ gateway_open(struct __sk_buff *skb, struct packet *pkt,
 	int refused;
 
 	if (station && station->kind != STATION_GATEWAY) {
-		if (station->network != device->network)
-			return verdict_drop(skb, REASON_ISOLATED);
+		if (station->network != device->network) {
+			if (!has_ports || network->flags & NETWORK_INTERNAL)
+				return verdict_drop(skb, REASON_ISOLATED);
+			refused = publish_open_routed(skb, pkt, &scratch->key);
+			if (!refused)
+				return GATEWAY_GO_ON;
+			if (refused == PUBLISH_NOT_OURS)
+				refused = REASON_ISOLATED;
+			return verdict_drop(skb, refused);
+		}
 		/* Still from the sender: a tunnel's other end knows no
 		 * gateway behind it. */
 		reason = bridge_readdress(skb, pkt, station, pkt->src_mac);

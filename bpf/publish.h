@@ -208,6 +208,47 @@ refuse:
 	return reason;
 }
 
+/* Opens the flow of an echo request with @key to the own address of an endpoint
+ * on a network that is routed to. */
+static __always_inline int publish_open_echo(ctx_t *ctx,
+					     const struct flow_key *key)
+{
+	const struct station *station =
+		bpf_map_lookup_elem(&neighbors, &key->dst);
+	struct scratch *scratch = scratch_get();
+	const struct network *network;
+
+	/* With identifier 0 its key would be that of a reply. */
+	if (!key->sport || !station || station->kind != STATION_LOCAL ||
+	    !scratch)
+		return PUBLISH_NOT_OURS;
+	network = bpf_map_lookup_elem(&networks, &station->network);
+	if (!network || !(network->flags & NETWORK_ROUTED))
+		return PUBLISH_NOT_OURS;
+	scratch->echo.address = key->dst;
+	scratch->echo.network = station->network;
+	return publish_open_port(ctx, key, &scratch->echo);
+}
+
+/* Opens the flow of packets with @key from another network to an endpoint's own
+ * address; PUBLISH_NOT_OURS if nothing is published there. */
+static __always_inline int publish_open_routed(ctx_t *ctx,
+					       const struct packet *pkt,
+					       const struct flow_key *key)
+{
+	const struct port *port;
+
+	if (pkt->echo == ECHO_REQUEST)
+		return publish_open_echo(ctx, key);
+	if (!search_is_published(key->protocol, key->dport))
+		return PUBLISH_NOT_OURS;
+	port = publish_lookup(key);
+	if (!port || !(port->flags & PORT_ROUTED))
+		return PUBLISH_NOT_OURS;
+	return flow_may_open(pkt) ? publish_open_port(ctx, key, port) :
+				    REASON_UNKNOWN_FLOW;
+}
+
 /* Opens the flow of packets with @key, which come from outside an endpoint's
  * own network; PUBLISH_NOT_OURS if they are not for an endpoint. */
 static __always_inline int
@@ -216,6 +257,8 @@ publish_open(ctx_t *ctx, const struct packet *pkt, const struct flow_key *key)
 	bool may_open = flow_may_open(pkt);
 	const struct port *port;
 
+	if (pkt->echo == ECHO_REQUEST)
+		return publish_open_echo(ctx, key);
 	if (search_is_published(key->protocol, key->dport)) {
 		port = publish_find(ctx, key);
 		if (port)

@@ -190,6 +190,7 @@ enum network_flag {
 	NETWORK_OPEN =
 		8, /* anybody may send to a mapped port: RFC 4787 REQ-8 */
 	NETWORK_KEYED = 16, /* `key` is on the wire */
+	NETWORK_ROUTED = 32, /* anybody may ping its endpoints' own addresses */
 };
 
 struct network {
@@ -505,6 +506,7 @@ struct scratch {
 	struct packet packet;
 	struct bpf_fib_lookup fib; /* what route_ask() asks */
 	struct route route; /* of the packet at hand */
+	struct port echo; /* stands for one where echoes are let in */
 	struct flow_key key; /* of the packet at hand */
 	struct flow_key mapping;
 	struct flow_key opener; /* of the flow that is being opened */
@@ -520,7 +522,7 @@ struct scratch {
 	struct station learned; /* the one that learn_find() has found */
 	__u8 quote[ICMP_QUOTE];
 };
-_Static_assert(sizeof(struct scratch) == 624, "struct scratch");
+_Static_assert(sizeof(struct scratch) == 656, "struct scratch");
 
 /* A datagram in fragments, of which only the first says the ports. */
 struct fragment_key {

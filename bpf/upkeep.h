@@ -26,7 +26,9 @@ static __always_inline bool upkeep_has_port(const struct flow *flow)
 
 	/* It came by no port. */
 	if (answer->network == NETWORK_OUTSIDE || flow->mapping != NO_MAPPING ||
-	    address_equal(&flow->opener.dst, &answer->src))
+	    !protocol_has_ports(answer->protocol) ||
+	    (flow->opener.network == answer->network &&
+	     address_equal(&flow->opener.dst, &answer->src)))
 		return true;
 	port = publish_lookup(&flow->opener);
 	return port && port->network == answer->network &&
