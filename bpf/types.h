@@ -485,7 +485,7 @@ struct packet {
 	__be16 sport; /* ICMP echo: the identifier, on the asking side */
 	__be16 dport;
 	__u8 l3_length; /* of the IP header, without extensions */
-	__u8 pad;
+	__u8 jumbo; /* bytes of extensions that no segment of it will have */
 	__u32 l3; /* offset of the IP or ARP header */
 	__u32 l4; /* offset of the transport header; 0 until parse_l4() */
 	__u8 protocol; /* the last header's, once parse_l4() went there */
