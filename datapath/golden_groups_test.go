@@ -48,6 +48,7 @@ func groups() []group {
 		{name: "fragments", load: loadPinned, rows: fragmentRows},
 		{name: "published", load: loadPinned, rows: publicationRows},
 		{name: "several networks", load: loadPinned, rows: severalRows, change: withSeveral},
+		{name: "superframes", load: loadPinned, rows: superRows},
 		{name: "routed", load: loadPinned, rows: routedRows, change: withRouted},
 		{name: "loopback", load: loadPinned, rows: localRows},
 		{name: "hairpin", load: loadPinned, rows: hairpinRows},
