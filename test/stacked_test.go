@@ -13,21 +13,55 @@ import (
 	"github.com/ebpnet/ebpnet/internal/testutil"
 )
 
+// upper is what the tests call a device on top of the uplink up0.
+const upper = "upper"
+
 // An uplink stands on another one: what leaves by both is looked at once.
 func TestUplinkOnAnUplink(t *testing.T) {
 	t.Parallel()
 	h := testutil.NewHost(t, "host")
 	u := testutil.NewUnderlay(t, h)
-	const upper = "upper"
 	h.Run(t, "ip", "link", "add", upper, "link", testutil.Uplink, "up", "type", "macvlan", "mode", "bridge")
-	for i, path := range paths(h, u) {
-		address := fmt.Sprintf("%s/%d", path.host, []int{24, 64}[i])
-		h.Run(t, "ip", "addr", "del", address, "dev", testutil.Uplink)
-		add := []string{"addr", "add", address, "dev", upper}
-		if path.host.Is6() {
-			add = append(add, "nodad")
+	worksByBoth(t, h, u)
+}
+
+// TestVLANOfAnUplink is the same with a VLAN's device, where the kernel knows
+// VLANs.
+func TestVLANOfAnUplink(t *testing.T) {
+	t.Parallel()
+	h := testutil.NewHost(t, "host")
+	u := testutil.NewUnderlay(t, h)
+	vlan := []string{"up", "type", "vlan", "id", "100"}
+	if out, err := h.Try("ip", append([]string{"link", "add", upper, "link", testutil.Uplink}, vlan...)...); err != nil {
+		if !strings.Contains(out, "Unknown device type") {
+			t.Fatal(out)
 		}
-		h.Run(t, "ip", add...)
+		t.Skip("the kernel has no VLANs") // they are a module of their own
+	}
+	u.Outside.Run(t, "ip", append([]string{"link", "add", upper, "link", "bridge"}, vlan...)...)
+	for _, path := range paths(h, u) {
+		move(t, u.Outside, path.outside, "bridge", upper)
+	}
+	worksByBoth(t, h, u)
+}
+
+// move gives an address of a device to another one.
+func move(t *testing.T, n *testutil.Netns, address netip.Addr, from, to string) {
+	t.Helper()
+	text, last := address.String()+"/24", []string{}
+	if address.Is6() {
+		text, last = address.String()+"/64", []string{"nodad"}
+	}
+	n.Run(t, "ip", "addr", "del", text, "dev", from)
+	n.Run(t, "ip", append([]string{"addr", "add", text, "dev", to}, last...)...)
+}
+
+// worksByBoth expects everything to work by the device upper, with both as
+// uplinks.
+func worksByBoth(t *testing.T, h *testutil.Host, u *testutil.Underlay) {
+	t.Helper()
+	for _, path := range paths(h, u) {
+		move(t, h.Netns, path.host, testutil.Uplink, upper)
 		h.Run(t, "ip", "route", "replace", "default", "via", path.outside.String(), "dev", upper)
 	}
 	h.Ebpnet(t, "load", "--uplink", testutil.Uplink, "--uplink", upper)
