@@ -49,9 +49,9 @@ const volatile __u64 learned_timeout = 300 * SECONDS;
 const volatile __u32 flow_slots = DEFAULT_FLOWS + MAX_HALF_OPEN;
 const volatile __u32 half_open_slots = MAX_HALF_OPEN;
 
-/* How long an ended flow's slot is left alone: longer than any program runs that
- * may have found it. Two ticks of a clock of 100 a second, as of the first the
- * end may be all that is left. */
+/* How long an ended flow's slot is left alone: longer than any program runs
+ * that may have found it. Two ticks of a clock of 100 a second, as of the first
+ * the end may be all that is left. */
 const volatile __u64 flow_grace = 2 * SECONDS / 100;
 
 /* The host's ports that endpoints are masqueraded by, in host order. */

@@ -14,6 +14,9 @@
 
 typedef struct __sk_buff ctx_t;
 
+/* The VLAN's number in a tag. */
+#define VLAN_ID_MASK 0x0fff
+
 /* Not ours: to whatever comes after us on this hook. On TCX as on clsact the
  * value -1 hands a packet on. */
 #define VERDICT_PASS TC_ACT_UNSPEC

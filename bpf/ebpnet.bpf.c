@@ -226,6 +226,14 @@ int to_tunnel(struct __sk_buff *skb)
 	return VERDICT_PASS;
 }
 
+/* Whether the packet is of a VLAN, not of the device that carries it. A tag of
+ * VLAN 0 only tells a priority: IEEE 802.1Q, 9.6. */
+static __always_inline bool vlan_is_tagged(const struct __sk_buff *skb)
+{
+	return skb->vlan_present && (skb->vlan_tci & VLAN_ID_MASK ||
+				     skb->vlan_proto != bpf_htons(ETH_P_8021Q));
+}
+
 /* What comes in from the outside: TC ingress of an uplink. Most of it is the
  * host's own and is passed on after one lookup. */
 SEC("tc")
@@ -237,8 +245,10 @@ int from_uplink(struct __sk_buff *skb)
 
 	/* What is for others, or of a VLAN on this device, is no business of
 	 * ours; what is malformed is the host's to refuse. */
-	if (skb->pkt_type != PACKET_HOST || skb->vlan_present)
+	if (skb->pkt_type != PACKET_HOST || vlan_is_tagged(skb))
 		return VERDICT_PASS;
+	if (skb->vlan_present && bpf_skb_vlan_pop(skb))
+		return verdict_drop(skb, REASON_KERNEL_ERROR);
 	pkt = packet_new();
 	if (!pkt || parse_l3(skb, pkt, 0) ||
 	    (pkt->ethertype != bpf_htons(ETH_P_IP) &&
@@ -305,15 +315,15 @@ is_to_be_remembered(struct __sk_buff *skb, const struct packet *pkt)
 SEC("tc")
 int to_uplink(struct __sk_buff *skb)
 {
+	__u16 mark = route_mark(skb);
 	struct scratch *scratch;
 	struct packet *pkt;
 	enum reason reason;
 	bool needed;
 
-	if (skb->tc_index == ROUTE_SENT) {
-		skb->tc_index = 0;
+	if (skb->tc_index == mark || vlan_is_tagged(skb))
 		return VERDICT_PASS;
-	}
+	skb->tc_index = mark;
 	pkt = packet_new();
 	if (!pkt || parse_l3(skb, pkt, 0) ||
 	    (pkt->ethertype != bpf_htons(ETH_P_IP) &&

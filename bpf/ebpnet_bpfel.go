@@ -253,6 +253,7 @@ const (
 	EbpnetNetworkFlagNETWORK_INTERNAL   EbpnetNetworkFlag = 4
 	EbpnetNetworkFlagNETWORK_OPEN       EbpnetNetworkFlag = 8
 	EbpnetNetworkFlagNETWORK_KEYED      EbpnetNetworkFlag = 16
+	EbpnetNetworkFlagNETWORK_ROUTED     EbpnetNetworkFlag = 32
 )
 
 type EbpnetPort struct {
@@ -270,6 +271,7 @@ type EbpnetPortFlag uint32
 const (
 	EbpnetPortFlagPORT_RESTRICTED EbpnetPortFlag = 1
 	EbpnetPortFlagPORT_ROUTED     EbpnetPortFlag = 2
+	EbpnetPortFlagPORT_ROUTES     EbpnetPortFlag = 4
 )
 
 type EbpnetPortKey struct {

@@ -237,8 +237,8 @@ static __always_inline bool flow_find_slot(struct scratch *scratch, __u32 *slot)
 
 /* Claims a free slot for a flow of scratch->owner, if that may have one more.
  * Its port is counted nowhere, unless ports_check() says where. */
-static __always_inline enum reason flow_claim_slot(struct scratch *scratch,
-						   __u32 *slot)
+static __always_inline enum reason
+flow_claim_slot(struct scratch *scratch, __u32 *slot)
 {
 	enum reason reason = share_may_open(scratch->owner);
 
@@ -326,9 +326,9 @@ static __always_inline bool flow_may_open(const struct packet *pkt)
 }
 
 /* Opens a flow of scratch's keys and owner in the claimed @slot, and puts the
- * key of @side into the index; the other one is there already, or is not needed.
- * If that fails, or another CPU was faster, slot, keys and mapping are given
- * up. */
+ * key of @side into the index; the other one is there already, or is not
+ * needed. If that fails, or another CPU was faster, slot, keys and mapping are
+ * given up. */
 static __noinline enum reason flow_open(struct scratch *scratch, __u32 slot,
 					__u32 mapping, enum flow_side side)
 {

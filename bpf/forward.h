@@ -6,6 +6,7 @@
 #include "bridge.h"
 #include "fragment.h"
 #include "icmp.h"
+#include "loopback.h"
 #include "masquerade.h"
 #include "publish.h"
 
@@ -17,14 +18,18 @@ static __always_inline int forward_to_host(void)
 	return bpf_redirect(gateway_ifindex, BPF_F_INGRESS);
 }
 
-/* To a socket of the host that speaks to one of its own addresses. */
-static __always_inline int forward_to_loopback(struct __sk_buff *skb)
+/* To a socket of the host that speaks to one of its own addresses: by lo, or,
+ * if that is link-local, by the device that has it, @ifindex. */
+static __always_inline int
+forward_to_loopback(struct __sk_buff *skb, __u32 ifindex)
 {
 	struct mac macs[2] = {}; /* lo's */
 
+	if (!ifindex || !loopback_find_mac(ifindex, &macs[0]))
+		ifindex = LOOPBACK_IFINDEX;
 	if (bpf_skb_store_bytes(skb, 0, macs, sizeof(macs), 0))
 		return verdict_drop(skb, REASON_KERNEL_ERROR);
-	return bpf_redirect(LOOPBACK_IFINDEX, BPF_F_INGRESS);
+	return bpf_redirect(ifindex, BPF_F_INGRESS);
 }
 
 /*
@@ -77,16 +82,25 @@ forward_in(struct __sk_buff *skb, struct packet *pkt, __u32 from)
 	enum flow_side side;
 	enum reason reason;
 	struct flow *flow;
+	__u32 slot, device = 0;
 	int refused;
-	__u32 slot;
 
-	/* With identifier 0 the key of an echo request would be that of an
-	 * answer. */
-	if (!pkt || !scratch || pkt->echo == ECHO_REQUEST)
+	if (!pkt || !scratch)
+		return VERDICT_PASS;
+	/* The host answers those to its own addresses. With identifier 0 the
+	 * key of a request would be that of a reply. */
+	if (pkt->echo == ECHO_REQUEST &&
+	    (from == NETWORK_LOOPBACK || !pkt->sport))
 		return VERDICT_PASS;
 	flow_key_of(&scratch->key, pkt, from);
 	flow = flow_find(&scratch->key, &side, &slot);
 	if (!flow) {
+		if (from == NETWORK_LOOPBACK && !address_is_ipv4(&pkt->src) &&
+		    address_is_link_local(&pkt->src)) {
+			device = loopback_device(skb);
+			if (!device)
+				return VERDICT_PASS;
+		}
 		refused = publish_open(skb, pkt, &scratch->key);
 		if (refused == PUBLISH_NOT_OURS)
 			return VERDICT_PASS;
@@ -95,6 +109,8 @@ forward_in(struct __sk_buff *skb, struct packet *pkt, __u32 from)
 		flow = flow_find(&scratch->key, &side, &slot);
 		if (!flow)
 			return verdict_drop(skb, REASON_FLOW_TABLE_FULL);
+		if (device)
+			flow->uplink = device;
 	}
 	to = flow_other(flow, side);
 	if (to->network == NETWORK_OUTSIDE) { /* the host's own */

@@ -18,23 +18,24 @@ gateway_is_meant(const struct network *network, const struct packet *pkt)
 }
 
 /*
- * Looks at a flow that goes out as from @source, while the host would now speak
- * from another address. It may go on as long as the host has its own and, if an
- * endpoint opened it, the way of that leads by the same @uplink; else nobody
- * would know where its answers belong. Answers have asked for that way already.
+ * Looks at a flow that goes out for the side that sends with key @to, while the
+ * host would now speak from another address than that side sends to. It may go
+ * on as long as the host has its own and, if an endpoint opened it, the way of
+ * that leads by the same @uplink; else nobody would know where its answers
+ * belong. Answers have asked for that way already.
  */
 static __noinline enum reason
 gateway_check_source(struct __sk_buff *skb, const struct packet *pkt,
-		     const struct address *source, __u32 uplink,
+		     const struct flow_key *to, __u32 uplink,
 		     struct route *route)
 {
 	enum reason reason;
 
-	if (!route_is_local(skb, source))
+	if (!route_is_local(skb, &to->dst))
 		return REASON_ADDRESS_LOST;
 	if (!uplink)
 		return REASON_NONE;
-	reason = route_find(skb, source, &pkt->dst, packet_length(skb, pkt),
+	reason = route_find(skb, &to->dst, &to->src, packet_length(skb, pkt),
 			    route);
 	return !reason && route->ifindex != uplink ? REASON_ADDRESS_LOST :
 						     reason;
@@ -78,8 +79,16 @@ gateway_open(struct __sk_buff *skb, struct packet *pkt,
 
 	scratch->owner = device->endpoint;
 	if (station && station->kind != STATION_GATEWAY) {
-		if (station->network != device->network)
-			return verdict_drop(skb, REASON_ISOLATED);
+		if (station->network != device->network) {
+			if (!has_ports || network->flags & NETWORK_INTERNAL)
+				return verdict_drop(skb, REASON_ISOLATED);
+			refused = publish_open_routed(skb, pkt, &scratch->key);
+			if (!refused)
+				return GATEWAY_GO_ON;
+			if (refused == PUBLISH_NOT_OURS)
+				refused = REASON_ISOLATED;
+			return verdict_drop(skb, refused);
+		}
 		/* Still from the sender: a tunnel's other end knows no
 		 * gateway behind it. */
 		reason = bridge_readdress(skb, pkt, station, pkt->src_mac);
@@ -155,7 +164,7 @@ gateway_error(struct __sk_buff *skb, struct packet *pkt, __u32 from)
 	if (reason == REASON_UNKNOWN_FLOW || reason == REASON_MALFORMED)
 		return GATEWAY_GO_ON;
 	if (!reason && network == NETWORK_LOOPBACK)
-		return forward_to_loopback(skb);
+		return forward_to_loopback(skb, 0);
 	if (!reason && network == NETWORK_OUTSIDE) {
 		reason = route_find(skb, &pkt->src, &pkt->dst, 0, route);
 		if (!reason && !route->ifindex) {
@@ -219,7 +228,7 @@ gateway_route(struct __sk_buff *skb, struct packet *pkt,
 		if (!route->ifindex)
 			reason = route_find(
 				skb, side == FLOW_OPENER ? &pkt->src : &to->dst,
-				&pkt->dst, packet_length(skb, pkt), route);
+				&to->src, packet_length(skb, pkt), route);
 		if (!reason && !route->ifindex &&
 		    !address_equal(&to->dst, &to->src)) /* no hairpin */
 			reason = REASON_NO_ROUTE;
@@ -228,7 +237,7 @@ gateway_route(struct __sk_buff *skb, struct packet *pkt,
 		    (network->flags & NETWORK_MASQUERADE ||
 		     !address_equal(&to->dst, &pkt->src)))
 			reason = gateway_check_source(
-				skb, pkt, &to->dst,
+				skb, pkt, to,
 				side == FLOW_OPENER ? flow->uplink : 0, route);
 	}
 	if (!reason && to->network != NETWORK_LOOPBACK && pkt->ttl <= 1)
@@ -250,7 +259,7 @@ gateway_route(struct __sk_buff *skb, struct packet *pkt,
 	if (reason)
 		return verdict_drop(skb, reason);
 	if (to->network == NETWORK_LOOPBACK)
-		return forward_to_loopback(skb);
+		return forward_to_loopback(skb, flow->uplink);
 	if (to->network != NETWORK_OUTSIDE)
 		return forward_to_endpoint(skb, pkt, to->network);
 	if (route->ifindex)

@@ -9,11 +9,15 @@
 
 #define GRE_DONT_FRAGMENT bpf_htons(0x4000)
 
+/* The longest packet whose length an IP header can say. */
+#define GRE_LONGEST 0xffff
+
 /* What became of a frame that was to be wrapped. */
 enum gre_result {
 	GRE_WRAPPED,
 	GRE_WRAPPED_UNTOLD, /* the kernel does not know of it */
-	GRE_TO_BE_CUT, /* a superframe, which cannot be wrapped whole */
+	GRE_TO_BE_CUT, /* a superframe, which cannot be wrapped whole, or has
+			* more than 64 KB then */
 	GRE_FAILED,
 };
 
@@ -165,6 +169,8 @@ gre_encap(struct __sk_buff *skb, const struct packet *pkt,
 
 	if (!scratch)
 		return GRE_FAILED;
+	if (length > GRE_LONGEST - sizeof(struct iphdr))
+		return skb->gso_size ? GRE_TO_BE_CUT : GRE_FAILED;
 	if (tunnel->flags & TUNNEL_COPY_DSCP)
 		tos |= pkt->tos & ~ECN_MASK;
 	buffer = scratch->piece;

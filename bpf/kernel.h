@@ -21,6 +21,20 @@ struct sk_buff {
 	unsigned int end; /* of the buffer, from `head` */
 	unsigned char *head;
 	unsigned char *data;
+	unsigned long _skb_refdst; /* its route: a pointer, and flags */
+} __relocated;
+
+struct net_device {
+	int ifindex;
+} __relocated;
+
+struct inet6_dev {
+	struct net_device *dev;
+} __relocated;
+
+/* A route of IPv6. */
+struct rt6_info {
+	struct inet6_dev *rt6i_idev;
 } __relocated;
 
 /* Lies at the end of the buffer. */

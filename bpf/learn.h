@@ -72,8 +72,7 @@ learn_find(__u32 network, const struct mac *mac)
 static __always_inline const struct station *
 learn_copy_neighbor(struct scratch *scratch, const struct address *address)
 {
-	return learn_copy(scratch,
-			  bpf_map_lookup_elem(&learned_neigh, address),
+	return learn_copy(scratch, bpf_map_lookup_elem(&learned_neigh, address),
 			  learn_neighbor_timeout());
 }
 

@@ -212,9 +212,11 @@ struct {
 	__type(value, __u64);
 } published_ports SEC(".maps");
 
-/* (publication, prefix) -> sources there may reach it. Written by the agent,
- * read for the first packet of a flow to a restricted port; lives as long as
- * the publication. Full: the port is refused. */
+/* (publication, prefix) -> sources there may reach it. (publication and
+ * PORT_ROUTES_ID, prefix) -> 1 if its endpoint's namespace answers to there by
+ * another interface, 0 if by the endpoint's. Written by the agent, read for the
+ * first packet of a flow to a restricted port or to an endpoint on several
+ * networks; lives as long as the publication. Full: the port is refused. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
 	__uint(max_entries, MAX_PORT_SOURCES);

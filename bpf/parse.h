@@ -94,6 +94,26 @@ enum fragment {
 };
 
 /*
+ * Whether the length in an IPv4 header at @l3 may be believed. The kernel says
+ * none for a superframe of TCP that has more than 64 KB (BIG TCP, Linux 6.3):
+ * the length is then that of the frame.
+ */
+static __always_inline bool
+parse_ipv4_length(const ctx_t *ctx, const struct iphdr *ip, __u32 l3)
+{
+	__u32 length = bpf_ntohs(ip->tot_len), header = ip->ihl * 4;
+
+	if (!ctx_segment_size(ctx))
+		return length >= header && ctx_has(ctx, l3 + length);
+	return length >= header || (!length && ip->protocol == IPPROTO_TCP);
+}
+
+/* The hop-by-hop header by which the kernel says the length of a superframe of
+ * IPv6 that has more than 64 KB (BIG TCP, Linux 5.19): it takes that away when
+ * it segments the superframe. */
+#define JUMBO_LENGTH 8
+
+/*
  * Reads Ethernet and the fixed IP header at offset @start. An ethertype other
  * than IPv4's or IPv6's is only noted: l3 is then where its header begins.
  */
@@ -132,9 +152,7 @@ parse_l3(ctx_t *ctx, struct packet *pkt, __u32 start)
 		struct iphdr *ip = l3;
 
 		if ((void *)(ip + 1) > end || ip->version != 4 || ip->ihl < 5 ||
-		    bpf_ntohs(ip->tot_len) < ip->ihl * 4 ||
-		    (!ctx_segment_size(ctx) &&
-		     !ctx_has(ctx, pkt->l3 + bpf_ntohs(ip->tot_len))))
+		    !parse_ipv4_length(ctx, ip, pkt->l3))
 			return REASON_MALFORMED;
 		pkt->l3_length = ip->ihl * 4;
 		pkt->src = address_from_ipv4(ip->saddr);
@@ -164,6 +182,9 @@ parse_l3(ctx_t *ctx, struct packet *pkt, __u32 start)
 		/* A mapped address would be taken for the IPv4 one. */
 		if (address_is_ipv4(&pkt->src) || address_is_ipv4(&pkt->dst))
 			return REASON_MALFORMED;
+		if (ctx_segment_size(ctx) && !ip6->payload_len &&
+		    ip6->nexthdr == IPPROTO_HOPOPTS)
+			pkt->flags |= PACKET_JUMBO;
 		pkt->protocol = ip6->nexthdr;
 		pkt->ttl = ip6->hop_limit;
 		pkt->tos = ip6->priority << 4 | ip6->flow_lbl[0] >> 4;
@@ -329,6 +350,8 @@ static __always_inline __u32 packet_length(const ctx_t *ctx,
 {
 	__u32 headers = pkt->l4_length ? pkt->l4_length : sizeof(struct udphdr);
 
+	if (pkt->flags & PACKET_JUMBO) /* no segment has the option */
+		headers -= JUMBO_LENGTH;
 	if (!ctx_segment_size(ctx))
 		return ctx_length(ctx) - pkt->l3;
 	if (ctx_segment_size(ctx) == GSO_BY_FRAGS)

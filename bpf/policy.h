@@ -52,9 +52,8 @@ static __always_inline bool
 policy_is_between(const struct flow *flow, enum flow_side side, __u32 from,
 		  __u32 to)
 {
-	return side == FLOW_OPENER ?
-		       flow->owner == from && flow->server == to :
-		       flow->owner == to && flow->server == from;
+	return side == FLOW_OPENER ? flow->owner == from && flow->server == to :
+				     flow->owner == to && flow->server == from;
 }
 
 /* The way without ICC is the same from every entry. */

@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * Shares of the ports towards one destination. At an address of the host there
- * are 65,535 ports towards each destination. An endpoint may have as many of them
- * as are still free beside a reserve, which is the host's alone: so others find
- * one too.
+ * are 65,535 ports towards each destination. An endpoint may have as many of
+ * them as are still free beside a reserve, which is the host's alone: so others
+ * find one too.
  *
  * They are counted in a sketch: for an endpoint with a destination, and for a
- * destination with all, two cells each, of which the lesser one is not less than
- * what is sought. Where the cells are follows from a hash with a secret, so that
- * nobody can aim at those of another.
+ * destination with all, two cells each, of which the lesser one is not less
+ * than what is sought. Where the cells are follows from a hash with a secret,
+ * so that nobody can aim at those of another.
  */
 #ifndef EBPNET_PORTS_H
 #define EBPNET_PORTS_H
@@ -65,8 +65,8 @@ static __always_inline void ports_mix(struct ports_sip *sip, __u64 word)
 	sip->a ^= word;
 }
 
-static __always_inline void ports_mix_address(struct ports_sip *sip,
-					      const struct address *address)
+static __always_inline void
+ports_mix_address(struct ports_sip *sip, const struct address *address)
 {
 	ports_mix(sip, (__u64)address->word[0] << 32 | address->word[1]);
 	ports_mix(sip, (__u64)address->word[2] << 32 | address->word[3]);
@@ -130,8 +130,8 @@ static __noinline void ports_count(__u32 own, __u32 all, int change)
 
 /* Notes where the port of the flow to be opened is to be counted, which is one
  * of @first to @last. */
-static __always_inline void ports_note(struct scratch *scratch, __u32 *first,
-				       __u32 *last)
+static __always_inline void
+ports_note(struct scratch *scratch, __u32 *first, __u32 *last)
 {
 	__u32 own = bpf_ntohs(scratch->opener.sport);
 
@@ -144,8 +144,8 @@ static __always_inline void ports_note(struct scratch *scratch, __u32 *first,
 
 /* Whether scratch->owner may have one port more of @first to @last for
  * scratch->answer. */
-static __always_inline enum reason ports_check(struct scratch *scratch,
-					       __u32 first, __u32 last)
+static __always_inline enum reason
+ports_check(struct scratch *scratch, __u32 first, __u32 last)
 {
 	__u32 own, all, ports;
 

@@ -77,17 +77,44 @@ static __noinline bool publish_is_spoofed(ctx_t *ctx, const struct address *src)
 	       (!reason && !scratch->route.ifindex);
 }
 
-static __noinline bool
-publish_allows(const struct port *port, const struct address *source)
+/* What `port_sources` has under @id for @source. */
+static __noinline const __u32 *
+publish_source(__u32 id, const struct address *source)
 {
 	struct port_source_key key = {
 		.length = 8 * (sizeof(key.id) + sizeof(key.prefix)),
-		.id = port->id,
+		.id = id,
 		.prefix = *source,
 	};
 
+	return bpf_map_lookup_elem(&port_sources, &key);
+}
+
+static __always_inline bool
+publish_allows(const struct port *port, const struct address *source)
+{
 	return !(port->flags & PORT_RESTRICTED) ||
-	       bpf_map_lookup_elem(&port_sources, &key);
+	       publish_source(port->id, source);
+}
+
+/*
+ * Whether the endpoint of @port needs the gateway's address in place of the
+ * client's, as it would not answer that by the gateway: the client is on the
+ * network itself, has an address that leads nowhere else, or is one whom the
+ * endpoint's namespace reaches by another of its interfaces.
+ */
+static __always_inline bool
+publish_needs_gateway(const struct port *port, const struct flow_key *key)
+{
+	const __u32 *elsewhere = NULL;
+
+	if (key->network == port->network || address_is_loopback(&key->src) ||
+	    (!address_is_ipv4(&key->src) && address_is_link_local(&key->src)))
+		return true;
+	if (port->flags & PORT_ROUTES)
+		elsewhere =
+			publish_source(port->id | PORT_ROUTES_ID, &key->src);
+	return elsewhere && *elsewhere;
 }
 
 /* Whether packets with @key may open a flow to the published @port of
@@ -138,8 +165,7 @@ __verified_once int publish_open_port(ctx_t *ctx, const struct flow_key *key,
 	flow_key_reverse(&scratch->answer, key, port->network);
 	scratch->answer.src = port->address;
 	scratch->answer.sport = port->port;
-	/* Else the answers would not come back this way. */
-	if (key->network == port->network || address_is_loopback(&key->src)) {
+	if (publish_needs_gateway(port, key)) {
 		search.kind = SEARCH_GATEWAY;
 		scratch->answer.dst = address_is_ipv4(&key->dst) ?
 					      network->gateway4 :
@@ -188,6 +214,47 @@ refuse:
 	return reason;
 }
 
+/* Opens the flow of an echo request with @key to the own address of an endpoint
+ * on a network that is routed to. */
+static __always_inline int
+publish_open_echo(ctx_t *ctx, const struct flow_key *key)
+{
+	const struct station *station =
+		bpf_map_lookup_elem(&neighbors, &key->dst);
+	struct scratch *scratch = scratch_get();
+	const struct network *network;
+
+	/* With identifier 0 its key would be that of a reply. */
+	if (!key->sport || !station || station->kind != STATION_LOCAL ||
+	    !scratch)
+		return PUBLISH_NOT_OURS;
+	network = bpf_map_lookup_elem(&networks, &station->network);
+	if (!network || !(network->flags & NETWORK_ROUTED))
+		return PUBLISH_NOT_OURS;
+	scratch->echo.address = key->dst;
+	scratch->echo.network = station->network;
+	return publish_open_port(ctx, key, &scratch->echo);
+}
+
+/* Opens the flow of packets with @key from another network to an endpoint's own
+ * address; PUBLISH_NOT_OURS if nothing is published there. */
+static __always_inline int
+publish_open_routed(ctx_t *ctx, const struct packet *pkt,
+		    const struct flow_key *key)
+{
+	const struct port *port;
+
+	if (pkt->echo == ECHO_REQUEST)
+		return publish_open_echo(ctx, key);
+	if (!search_is_published(key->protocol, key->dport))
+		return PUBLISH_NOT_OURS;
+	port = publish_lookup(key);
+	if (!port || !(port->flags & PORT_ROUTED))
+		return PUBLISH_NOT_OURS;
+	return flow_may_open(pkt) ? publish_open_port(ctx, key, port) :
+				    REASON_UNKNOWN_FLOW;
+}
+
 /* Opens the flow of packets with @key, which come from outside an endpoint's
  * own network; PUBLISH_NOT_OURS if they are not for an endpoint. */
 static __always_inline int
@@ -196,6 +263,8 @@ publish_open(ctx_t *ctx, const struct packet *pkt, const struct flow_key *key)
 	bool may_open = flow_may_open(pkt);
 	const struct port *port;
 
+	if (pkt->echo == ECHO_REQUEST)
+		return publish_open_echo(ctx, key);
 	if (search_is_published(key->protocol, key->dport)) {
 		port = publish_find(ctx, key);
 		if (port)

@@ -34,8 +34,8 @@ static __always_inline __u32 share_capacity(void)
 
 /* Whether @owner, who has @own established flows, may have one more where there
  * are @all. The host always may. */
-static __always_inline enum reason share_check(__u32 owner, __u32 own,
-					       __u32 all)
+static __always_inline enum reason
+share_check(__u32 owner, __u32 own, __u32 all)
 {
 	__u32 capacity = share_capacity(), reserve = capacity / SHARE_RESERVE;
 	const __u32 *limit;
@@ -61,9 +61,9 @@ static __always_inline enum reason share_may_open(__u32 owner)
 	const struct flow_share *own = share_of(owner),
 				*all = share_of(OWNER_ALL);
 
-	return own && all ? share_check(owner, own->established,
-					all->established) :
-			    REASON_KERNEL_ERROR;
+	return own && all ?
+		       share_check(owner, own->established, all->established) :
+		       REASON_KERNEL_ERROR;
 }
 
 /* Counts @change established flows more, or less, for @owner. */
@@ -105,8 +105,8 @@ static __always_inline void share_count_half_open(__u32 owner, int change)
 
 /* A flow that was in @state has ended. @holds: its slot is kept for the mapping
  * in it, until mapping_leave() finds no user. */
-static __always_inline void share_end(__u32 owner, enum flow_state state,
-				      bool holds)
+static __always_inline void
+share_end(__u32 owner, enum flow_state state, bool holds)
 {
 	bool counted = state != FLOW_HALF_OPEN;
 

@@ -212,6 +212,7 @@ enum network_flag {
 	NETWORK_OPEN =
 		8, /* anybody may send to a mapped port: RFC 4787 REQ-8 */
 	NETWORK_KEYED = 16, /* `key` is on the wire */
+	NETWORK_ROUTED = 32, /* anybody may ping its endpoints' own addresses */
 };
 
 struct network {
@@ -307,6 +308,7 @@ enum port_flag {
 	PORT_RESTRICTED = 1, /* only for sources in `port_sources` */
 	PORT_ROUTED =
 		2, /* the host routes to it: at the endpoint's own address */
+	PORT_ROUTES = 4, /* its endpoint's routes are in `port_sources` */
 };
 
 /* Where what is sent to a published port goes. */
@@ -320,10 +322,17 @@ struct port {
 };
 _Static_assert(sizeof(struct port) == 32, "struct port");
 
-/* A prefix from which a restricted port may be reached. */
+/* In the id of a struct port_source_key: the prefix is a route of the namespace
+ * of the port's endpoint. Ids of publications are smaller. */
+enum {
+	PORT_ROUTES_ID = 1 << 30,
+};
+
+/* A prefix from which a restricted port may be reached, or a route of the
+ * namespace of its endpoint. */
 struct port_source_key {
 	__u32 length; /* in bits, of what follows: 32 + the prefix's own of 128 */
-	__u32 id; /* of the publication */
+	__u32 id; /* of the publication; of a route with PORT_ROUTES_ID */
 	struct address prefix;
 };
 _Static_assert(sizeof(struct port_source_key) == 24, "struct port_source_key");
@@ -408,7 +417,9 @@ struct flow {
 	__u32 turn; /* half-open: its index in `half_open` */
 	enum flow_flag flags;
 	enum flow_state state;
-	__u32 uplink; /* ifindex; of a masqueraded flow, by which it went out */
+	__u32 uplink; /* ifindex; of a masqueraded flow, by which it went out;
+		       * of one to the host's own link-local address, that has
+		       * it */
 	__u32 sequence; /* TCP, half-open: of what the opener has to acknowledge
 			 */
 	__u32 revision; /* of links, at which the flow's own was there; or 0 */
@@ -518,6 +529,7 @@ _Static_assert(sizeof(struct flow_filter) == 48, "struct flow_filter");
 
 enum packet_flag {
 	PACKET_UNSUMMED = 1, /* UDP without a checksum */
+	PACKET_JUMBO = 2, /* a superframe with a Jumbo Payload option */
 };
 
 /* The packet at hand, as bpf/parse.h reads it. */
@@ -558,6 +570,7 @@ struct scratch {
 	struct packet packet;
 	struct bpf_fib_lookup fib; /* what route_ask() asks */
 	struct route route; /* of the packet at hand */
+	struct port echo; /* stands for one where echoes are let in */
 	struct flow_key key; /* of the packet at hand */
 	struct flow_key mapping;
 	struct flow_key opener; /* of the flow that is being opened */
@@ -575,7 +588,7 @@ struct scratch {
 	struct station learned; /* the one that learn_find() has found */
 	__u8 piece[PIECE_SIZE];
 };
-_Static_assert(sizeof(struct scratch) == 632, "struct scratch");
+_Static_assert(sizeof(struct scratch) == 664, "struct scratch");
 
 /* A datagram in fragments, of which only the first says the ports. */
 struct fragment_key {

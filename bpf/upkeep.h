@@ -8,8 +8,8 @@
 #include "publish.h"
 
 /* Whether the endpoint that sends with @key is there; others always are. */
-static __always_inline bool upkeep_has_sender(struct scratch *scratch,
-					      const struct flow_key *key)
+static __always_inline bool
+upkeep_has_sender(struct scratch *scratch, const struct flow_key *key)
 {
 	const struct station *station;
 
@@ -29,7 +29,9 @@ static __always_inline bool upkeep_has_port(const struct flow *flow)
 
 	/* It came by no port. */
 	if (answer->network == NETWORK_OUTSIDE || flow->mapping != NO_MAPPING ||
-	    address_equal(&flow->opener.dst, &answer->src))
+	    !protocol_has_ports(answer->protocol) ||
+	    (flow->opener.network == answer->network &&
+	     address_equal(&flow->opener.dst, &answer->src)))
 		return true;
 	port = publish_lookup(&flow->opener);
 	return port && port->network == answer->network &&
@@ -116,8 +118,8 @@ upkeep_restore_mapping(const struct flow *old, __u32 slot, __u32 *mapping)
 }
 
 /* Opens a flow of another table in this one; it does nothing if it is here. */
-static __always_inline int upkeep_restore(struct scratch *scratch,
-					  const struct flow *old)
+static __always_inline int
+upkeep_restore(struct scratch *scratch, const struct flow *old)
 {
 	bool inside = flow_is_inside(&old->opener, &old->answer);
 	enum flow_side side =

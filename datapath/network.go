@@ -11,6 +11,7 @@ type Network struct {
 	ID                        uint32
 	ICC, Masquerade, Internal bool
 	Open                      bool           // anybody may send to a port that it is masqueraded by
+	Routed                    bool           // anybody may ping its endpoints' own addresses
 	Key                       *uint32        // GRE key; nil: none on the wire
 	Gateways                  []netip.Prefix // at most one a family, each with its subnet's length
 	GatewayMAC                [6]byte
@@ -29,6 +30,9 @@ func (n Network) entry() bpf.EbpnetNetwork {
 	}
 	if n.Open {
 		e.Flags |= bpf.EbpnetNetworkFlagNETWORK_OPEN
+	}
+	if n.Routed {
+		e.Flags |= bpf.EbpnetNetworkFlagNETWORK_ROUTED
 	}
 	if n.Key != nil {
 		e.Flags |= bpf.EbpnetNetworkFlagNETWORK_KEYED

@@ -26,7 +26,20 @@ type Port struct {
 	Network     uint32     // the target's
 	AllowFrom   []netip.Prefix
 	MaxFlows    uint32 // established ones from outside; 0: as many as is fair
+	// The routes of the target's namespace, a default one among them; none if
+	// all lead by the target's interface.
+	Routes []PortRoute
 }
+
+// PortRoute says whether what is sent to a prefix leaves the target's namespace
+// by another interface than the target's.
+type PortRoute struct {
+	Prefix    netip.Prefix
+	Elsewhere bool
+}
+
+// Of bpf/types.h: PORT_ROUTES_ID.
+const portRoutesID = 1 << 30
 
 // Of bpf/types.h: how published_ports is laid out.
 const (
@@ -67,6 +80,17 @@ func (p Port) addTo(entries published) {
 	if p.Address == p.Target {
 		to.Flags |= bpf.EbpnetPortFlagPORT_ROUTED
 	}
+	for _, r := range p.Routes {
+		if r.Prefix.Addr().Is4() != p.Target.Is4() {
+			continue
+		}
+		to.Flags |= bpf.EbpnetPortFlagPORT_ROUTES
+		elsewhere := uint32(0)
+		if r.Elsewhere {
+			elsewhere = 1
+		}
+		entries.sources[p.routeKey(r.Prefix)] = elsewhere
+	}
 	for n := range int(p.Last) - int(p.First) + 1 {
 		key := bpf.EbpnetPortKey{
 			Address:  addressOf(p.Address),
@@ -104,6 +128,17 @@ func (p Port) sourceKey(prefix netip.Prefix) bpf.EbpnetPortSourceKey {
 		Id:     p.ID,
 		Prefix: addressOf(prefix.Addr()),
 	}
+}
+
+// routeKey gives the key of a route. IPv4 lies in the default route of IPv6, but
+// has one of its own.
+func (p Port) routeKey(prefix netip.Prefix) bpf.EbpnetPortSourceKey {
+	if prefix.Addr().Is4() {
+		prefix = netip.PrefixFrom(netip.AddrFrom16(prefix.Addr().As16()), mappedBits+prefix.Bits())
+	}
+	key := p.sourceKey(prefix)
+	key.Id |= portRoutesID
+	return key
 }
 
 // mappedBits is how many bits of a mapped IPv4 address come before its own.
@@ -178,6 +213,20 @@ func (t *Tables) DeletePorts(ports []Port) error {
 		return err
 	}
 	return t.EndUnbackedFlows()
+}
+
+// MovePorts puts ports in place of others of the same keys, whose targets'
+// namespaces had other routes.
+func (t *Tables) MovePorts(from, to []Port) error {
+	before, now := publish(from), publish(to)
+	if err := t.putPublished(now); err != nil {
+		return err
+	}
+	maps.DeleteFunc(before.sources, func(key bpf.EbpnetPortSourceKey, _ uint32) bool {
+		_, stays := now.sources[key]
+		return stays
+	})
+	return removeAll(t.Maps.PortSources, slices.Collect(maps.Keys(before.sources)))
 }
 
 // HasPorts tells whether any port is published.

@@ -248,6 +248,51 @@ func TestFullPortTablesSaySo(t *testing.T) {
 	}
 }
 
+// The routes of a publication follow its endpoint's namespace, and go with it.
+func TestRoutesOfPorts(t *testing.T) {
+	t.Parallel()
+	tables := emptyTables(t)
+	p := Port{ID: 7, Address: netip.IPv4Unspecified(), Protocol: unix.IPPROTO_TCP, First: 80, Last: 80, Target: alice.ip4, TargetFirst: 80, Network: openNet}
+	routed := func(routes ...PortRoute) []Port { q := p; q.Routes = routes; return []Port{q} }
+	everywhere, second := netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("10.2.0.0/24")
+	here := routed(PortRoute{everywhere, false}, PortRoute{second, true}, PortRoute{netip.MustParsePrefix("::/0"), true})
+	away := routed(PortRoute{everywhere, true})
+	check := func(want ...string) {
+		t.Helper()
+		dump := slices.DeleteFunc(tables.dumpPorts(t), func(line string) bool { return strings.HasPrefix(line, "word ") })
+		for i, line := range dump {
+			dump[i] = strings.ReplaceAll(line, fmt.Sprintf("source %d", portRoutesID|p.ID), "route")
+		}
+		slices.Sort(dump)
+		slices.Sort(want)
+		if !slices.Equal(dump, want) {
+			t.Errorf("the tables have\n%s\nwant\n%s", strings.Join(dump, "\n"), strings.Join(want, "\n"))
+		}
+	}
+	port := "port 0.0.0.0 80/6 -> 172.30.1.11 80 on 1, 7, flags "
+	if err := tables.PutPorts(here); err != nil {
+		t.Fatal(err)
+	}
+	check(port+"4", "route 0.0.0.0/128 = 0", "route 10.2.0.0/152 = 1")
+	for _, step := range []struct {
+		from, to []Port
+		want     []string
+	}{
+		{here, away, []string{port + "4", "route 0.0.0.0/128 = 1"}},
+		{away, routed(), []string{port + "0"}},
+		{routed(), here, []string{port + "4", "route 0.0.0.0/128 = 0", "route 10.2.0.0/152 = 1"}},
+	} {
+		if err := tables.MovePorts(step.from, step.to); err != nil {
+			t.Fatal(err)
+		}
+		check(step.want...)
+	}
+	if err := tables.DeletePorts(here); err != nil {
+		t.Fatal(err)
+	}
+	check()
+}
+
 func TestManyPortsAtOnce(t *testing.T) {
 	t.Parallel()
 	tables := emptyTables(t)

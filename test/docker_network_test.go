@@ -57,13 +57,19 @@ func networkOptions(t *testing.T, s *site) {
 // Where the containers' addresses are known outside, ports are published there.
 func routedNetwork(t *testing.T, s *site) {
 	s.createNet(t, "net", "--subnet", subnet4, "--opt", "com.docker.network.bridge.gateway_mode_ipv4=routed")
-	web := s.run(t, "web", "net", "--publish", "7000")
+	s.createNet(t, "other", "--subnet", other4)
+	web, guest := s.run(t, "web", "net", "--publish", "7000"), s.run(t, "guest", "other")
 	serve(t, web.Netns, service+1)
 	s.underlay.Outside.Run(t, "ip", "route", "add", subnet4, "via", s.IP4.String())
 	t.Cleanup(func() { s.underlay.Outside.Run(t, "ip", "route", "del", subnet4) })
 	sees(t, s.underlay.Outside, "tcp", at(web.IP4, service), s.underlay.IP4)
+	sees(t, guest.Netns, "tcp", at(web.IP4, service), guest.IP4)
+	ping(t, s.underlay.Outside, web.IP4)
+	ping(t, guest.Netns, web.IP4)
 	noneIsAnswered(t,
 		attempt{s.underlay.Outside, "tcp", "", at(web.IP4, service+1)},
+		attempt{guest.Netns, "tcp", "", at(web.IP4, service+1)},
+		attempt{web.Netns, "tcp", "", at(guest.IP4, service)},
 		attempt{s.underlay.Outside, "tcp", "", at(s.IP4, service)})
 }
 

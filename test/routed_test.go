@@ -16,6 +16,9 @@ func TestRoutedPortIsReachedAtTheEndpointItself(t *testing.T) {
 	createOther(t, h)
 	web := h.NewContainer(t, "web", "net")
 	translated := h.NewContainer(t, "translated", "other", "--publish", "7000:7000")
+	guest := h.NewContainer(t, "guest", "other")
+	h.Ebpnet(t, "network", "create", "inside", "--subnet", third4, "--internal")
+	insider := h.NewContainer(t, "insider", "inside")
 	for _, server := range []*testutil.Container{web, translated} {
 		serve(t, server.Netns, service)
 		serve(t, server.Netns, service+1)
@@ -31,9 +34,22 @@ func TestRoutedPortIsReachedAtTheEndpointItself(t *testing.T) {
 	sees(t, u.Outside, "tcp", at(web.IP6, service), u.IP6)
 	sees(t, u.Outside, "tcp", at(h.IP4, service), u.IP4) // another's: the numbers are the same, the addresses are not
 
+	sees(t, guest.Netns, "tcp", at(web.IP4, service), guest.IP4)
+	sees(t, guest.Netns, "tcp", at(web.IP6, service), guest.IP6)
+	kept := connects(t, guest.Netns, "tcp", at(web.IP4, service))
+	connectsNot(t, h, "isolated", guest.Netns, "tcp", at(web.IP4, service+1))
+	connectsNot(t, h, "isolated", guest.Netns, "udp", at(web.IP4, service))
+	connectsNot(t, h, "isolated", web.Netns, "tcp", at(translated.IP4, service))
+	connectsNot(t, h, "isolated", insider.Netns, "tcp", at(web.IP4, service))
+	noPing(t, h, "isolated", guest.Netns, web.IP4)
+
 	isNotRouted(t, u.Outside, "tcp", at(web.IP4, service+1))
 	isNotRouted(t, u.Outside, "udp", at(web.IP4, service))
 	isNotRouted(t, u.Outside, "tcp", at(translated.IP4, service)) // published, but at the host's addresses
+
+	h.Ebpnet(t, "port", "rm", "web", web.IP4.String()+":7000:7000")
+	stalls(t, kept)
+	connectsNot(t, h, "isolated", guest.Netns, "tcp", at(web.IP4, service))
 
 	for _, c := range []struct{ endpoint, port, want string }{
 		{"web", web.IP4.String() + ":7002:7001", "want a network without masquerade, and the same port"},

@@ -73,7 +73,10 @@ func (a *Agent) AddEndpoint(e spec.Endpoint, publish []spec.Port) (spec.Endpoint
 		},
 		revert: func(tx *store.Tx) error { return deleteEndpoint(tx, e.Name) },
 	})
-	return e, ports, err
+	if err != nil {
+		return e, ports, err
+	}
+	return e, ports, a.followPaths(e)
 }
 
 // found gives a namespace with what tells it from a later one at its path.
@@ -285,7 +288,7 @@ func (a *Agent) RemoveEndpoint(name string) error {
 		links   []linked
 		ports   []spec.Port
 	)
-	return a.do(change{
+	err := a.do(change{
 		noun: store.Change{Kind: store.KindEndpoint, Key: name},
 		write: func(tx *store.Tx) (err error) {
 			if e, err = tx.Endpoint(name); err != nil {
@@ -325,6 +328,10 @@ func (a *Agent) RemoveEndpoint(name string) error {
 			return putPorts(tx, ports)
 		},
 	})
+	if err != nil || len(e.Paths) == 0 {
+		return err
+	}
+	return a.followSiblings(e)
 }
 
 func (a *Agent) stopEndpoint(e spec.Endpoint, n spec.Network, t spec.Tunnel, links []linked) error {

@@ -144,7 +144,10 @@ func (a *Agent) PlaceEndpoint(name string, container spec.Identity, ns spec.Netn
 	if taken {
 		a.resizeEndpoint(resized{e, n, size})
 		a.announce(vethOf(e, n, 0), n)
-		return a.tellNAPI(e, n)
+		if err := a.tellNAPI(e, n); err != nil {
+			return err
+		}
+		return a.followPaths(e)
 	}
 	return nil
 }

@@ -21,6 +21,9 @@ func (a *Agent) AddPort(endpoint string, p spec.Port) (spec.Port, error) {
 		network spec.Network
 		ports   []spec.Port
 	)
+	if err := a.followPathsFor(endpoint); err != nil {
+		return p, err
+	}
 	err := a.do(change{
 		noun: store.Change{Kind: store.KindPort, Key: endpoint},
 		write: func(tx *store.Tx) (err error) {
@@ -81,6 +84,9 @@ func (a *Agent) SetPorts(endpoint, engine string, wanted []spec.Port) ([]spec.Po
 		kept          []spec.Port
 		gone, arrived []spec.Port
 	)
+	if err := a.followPathsFor(endpoint); err != nil {
+		return nil, err
+	}
 	err := a.do(change{
 		noun: store.Change{Kind: store.KindPort, Key: endpoint},
 		write: func(tx *store.Tx) (err error) {
@@ -236,6 +242,10 @@ func addressesOf(p spec.Port, e spec.Endpoint) []published {
 // portEntries puts a publication into the tables' terms.
 func portEntries(p spec.Port, e spec.Endpoint, n spec.Network) []datapath.Port {
 	var entries []datapath.Port
+	routes := make([]datapath.PortRoute, len(e.Paths))
+	for i, path := range e.Paths {
+		routes[i] = datapath.PortRoute{Prefix: path.Destination, Elsewhere: path.Elsewhere}
+	}
 	for _, at := range addressesOf(p, e) {
 		entries = append(entries, datapath.Port{
 			ID:          p.ID,
@@ -248,6 +258,7 @@ func portEntries(p spec.Port, e spec.Endpoint, n spec.Network) []datapath.Port {
 			Network:     n.ID,
 			AllowFrom:   p.AllowFrom,
 			MaxFlows:    e.MaxFlows,
+			Routes:      routes,
 		})
 	}
 	return entries

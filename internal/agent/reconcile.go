@@ -68,6 +68,9 @@ func (a *Agent) Reconcile() error {
 			return err
 		}
 	}
+	if err := a.reconcilePaths(&w); err != nil {
+		return err
+	}
 	detour := detourOf(gateway, len(w.tunnels) > 0)
 	if len(w.tunnels) > 0 {
 		if err := a.attach([]attachment{detour}); err != nil {

@@ -146,6 +146,7 @@ func networkEntry(n spec.Network, h spec.Host) datapath.Network {
 		Masquerade: n.Masquerade,
 		Internal:   n.Internal,
 		Open:       n.Filtering == spec.EndpointIndependent,
+		Routed:     n.Routed,
 		Key:        n.Key,
 		Gateways:   gatewaysOf(n),
 		GatewayMAC: h.GatewayMAC,

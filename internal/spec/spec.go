@@ -142,6 +142,15 @@ type Endpoint struct {
 	Container Identity `json:"container,omitzero"` // that an engine made it for
 	// The engine has the container's default routes go by it; said by Docker.
 	Outward bool `json:"outward,omitempty"`
+	// The routes of its namespace, when ebpnet last looked; none if all lead by
+	// the endpoint, or if the namespace is not known.
+	Paths []Path `json:"paths,omitempty"`
+}
+
+// Path is a route of an endpoint's namespace, as seen from the endpoint.
+type Path struct {
+	Destination netip.Prefix `json:"destination"`
+	Elsewhere   bool         `json:"elsewhere"` // by another interface than the endpoint's
 }
 
 // Route is a route inside an endpoint's namespace.

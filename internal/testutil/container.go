@@ -39,6 +39,17 @@ func (h *Host) NewContainer(t testing.TB, name, network string, args ...string) 
 	return c
 }
 
+// Again adds the container to another network too, by the interface, as the
+// endpoint called name.
+func (c *Container) Again(t testing.TB, name, network, ifname string, args ...string) *Container {
+	t.Helper()
+	again := &Container{Netns: c.Netns, Host: c.Host, Endpoint: name}
+	add := []string{"endpoint", "add", name, "--network", network, "--netns", c.Name, "--ifname", ifname}
+	c.Host.Ebpnet(t, append(add, args...)...)
+	again.readAddresses(t)
+	return again
+}
+
 func (c *Container) readAddresses(t testing.TB) {
 	t.Helper()
 	var e Endpoint
