@@ -113,11 +113,13 @@ func (p *parsed) parseTransport(b []byte) {
 	}
 }
 
+// isError leaves out source quench, which nobody heeds any more (RFC 6633), and
+// redirects, which are a router's.
 func (p parsed) isError() bool {
 	switch {
 	case p.later || p.l4 == 0:
 	case p.proto == protoICMP:
-		return p.icmp == 3 || p.icmp == 4 || p.icmp == 5 || p.icmp == 11 || p.icmp == 12
+		return p.icmp == 3 || p.icmp == 11 || p.icmp == 12
 	case p.proto == protoICMPv6:
 		return p.icmp < 128
 	}

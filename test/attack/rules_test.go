@@ -27,29 +27,42 @@ func firstFault(faults ...string) string {
 func hasTagIn(frame []byte) bool { return bytes.Contains(frame, []byte(tagWord)) }
 
 // offloadFault checks what a frame asks a device to do: the checksum of its own
-// transport header, and segments of its own protocol. For a frame in GRE that
-// is the inner one's.
-func offloadFault(s seen) string {
+// transport header, and segments of its own protocol. For a frame in a tunnel of
+// the hosts that is the inner one's. What a container wraps itself it may also
+// have completed behind its outer transport header: those bytes are its own.
+func (w *world) offloadFault(s seen) string {
 	if s.vnet.gso == 0xff {
 		return "an offload that no device has"
 	}
 	if s.vnet.flags&needsChecksum == 0 && s.vnet.gso == gsoNone {
 		return ""
 	}
-	frame, base := s.data, 0
-	p := parse(frame)
-	if p.proto == protoGRE && p.l4 != 0 {
-		within, _ := inner(frame[p.l4:])
+	base, p := 0, parse(s.data)
+	if p.proto == protoGRE && p.l4 != 0 && (p.ip == w.a.IP4 || p.ip == w.b.IP4) {
+		within, _ := inner(s.data[p.l4:])
 		if within == nil {
 			return "an offload of a packet in GRE that holds no frame"
 		}
-		base = len(frame) - len(within)
+		base = len(s.data) - len(within)
 		p = parse(within)
 	}
+	wrapped := false
 	if s.vnet.flags&needsChecksum != 0 {
 		start, at := int(s.vnet.csumStart)-base, int(s.vnet.csumOff)
-		right, known := map[uint8]int{protoTCP: tcpChecksum, protoUDP: udpChecksum, protoICMPv6: 2, protoSCTP: 8}[p.proto]
-		if p.l4 == 0 || !known || start != p.l4 || at != right {
+		right, known := map[uint8]int{protoTCP: tcpChecksum, protoUDP: udpChecksum, protoSCTP: 8}[p.proto]
+		switch own := p.l4 != 0 && start == p.l4 && at == right; {
+		case p.l4 == 0 || p.fragment:
+			return "a checksum of a fragment, or of no transport"
+		case p.proto == protoUDP:
+			wrapped = !own && start >= p.l4+udpLength
+			known = own || wrapped
+		case known:
+			known = own
+		default:
+			wrapped = start >= p.l4
+			known = wrapped && p.proto != protoICMP && p.proto != protoICMPv6 && p.proto != protoIGMP
+		}
+		if !known {
 			return fmt.Sprintf("a checksum of protocol %d at %d+%d, with its transport header at %d", p.proto, start, at, p.l4)
 		}
 	}
@@ -61,7 +74,7 @@ func offloadFault(s seen) string {
 	case kind == gsoTCP4 && p.ethertype == typeIPv4 && p.proto == protoTCP:
 	case kind == gsoTCP6 && p.ethertype == typeIPv6 && p.proto == protoTCP:
 	case (kind == gsoUDP || kind == gsoUDPL4) && p.proto == protoUDP:
-	default:
+	case !wrapped:
 		return fmt.Sprintf("segments of type %d for ethertype %#x and protocol %d", kind, p.ethertype, p.proto)
 	}
 	return ""
@@ -207,7 +220,7 @@ func (w *world) container(receiver *member) func(*member, seen, []byte) string {
 		if s.vlan {
 			return "a VLAN tag"
 		}
-		if fault := offloadFault(s); fault != "" {
+		if fault := w.offloadFault(s); fault != "" {
 			return fault
 		}
 		if p.fault == "" && w.isTrueAnswer(frame, p) {
@@ -246,7 +259,7 @@ func (w *world) stack() func(*member, seen, []byte) string {
 		if s.vlan {
 			return "a VLAN tag"
 		}
-		if fault := firstFault(offloadFault(s), p.fault); fault != "" {
+		if fault := firstFault(w.offloadFault(s), p.fault); fault != "" {
 			return fault
 		}
 		if w.isTrueAnswer(frame, p) {
@@ -294,7 +307,7 @@ func (w *world) wire(fromA bool) func(*member, seen, []byte) string {
 		if s.vlan {
 			return "a VLAN tag"
 		}
-		if fault := firstFault(offloadFault(s), p.fault); fault != "" {
+		if fault := firstFault(w.offloadFault(s), p.fault); fault != "" {
 			return fault
 		}
 		if p.src.String() != uplink.String() {
@@ -333,8 +346,11 @@ func (w *world) outwardFault(attacker *member, frame []byte, p parsed) string {
 		return "a packet of an internal network"
 	case p.ipDst.IsMulticast() || p.ipDst == broadcast4 || p.dst[0]&1 == 1:
 		return "a packet for the group " + p.ipDst.String()
-	case p.ipDst.Is4() && netip.MustParsePrefix("10.0.0.0/8").Contains(p.ipDst), p.ipDst.Is6() && p.ipDst.IsPrivate():
-		return "a packet for the container address " + p.ipDst.String()
+	}
+	for _, n := range []network{sealed, open, closed, vault} {
+		if n.subnet4().Contains(p.ipDst) || n.subnet6().Contains(p.ipDst) {
+			return "a packet for the container address " + p.ipDst.String()
+		}
 	}
 	if p.isError() {
 		q := p.quoted(frame)
