@@ -80,13 +80,14 @@ type victim struct {
 	outside  netip.AddrPort // its source as the receiver sees it
 }
 
-func newWorld(t *testing.T) *world {
+// newWorld makes the world, loaded with these arguments more.
+func newWorld(t *testing.T, loadArgs ...string) *world {
 	t.Helper()
 	w := &world{a: testutil.NewHost(t, "a"), b: testutil.NewHost(t, "b"), members: map[string]*member{}, attacked: map[*member]bool{}}
 	w.underlay = testutil.NewUnderlay(t, w.a, w.b)
 	for _, end := range [][2]*testutil.Host{{w.a, w.b}, {w.b, w.a}} {
 		host, peer := end[0], end[1]
-		host.Ebpnet(t, "load", "--uplink", testutil.Uplink, "--tunnel-address", host.IP4.String())
+		host.Ebpnet(t, append([]string{"load", "--uplink", testutil.Uplink, "--tunnel-address", host.IP4.String()}, loadArgs...)...)
 		for _, n := range []network{sealed, open, closed, vault} {
 			host.Ebpnet(t, "network", "create", n.name, "--key", strconv.Itoa(n.key),
 				"--subnet", n.subnet4().String(), "--subnet", n.subnet6().String(),
