@@ -8,6 +8,11 @@ MAKEFLAGS += --no-builtin-rules
 PREFIX ?= /usr/local
 DESTDIR ?=
 FUZZTIME ?= 10s
+# How many frames fuzz-long sends, and from which seed.
+FRAMES ?= 10000000
+SEED ?= 13
+# How long each flood of attack-floods lasts.
+FLOODTIME ?= 5s
 # More arguments for go test; `make test CGO_ENABLED=1 GOTESTFLAGS=-race`
 GOTESTFLAGS ?=
 # Without cgo by default: a static binary, and no need of a C compiler.
@@ -106,7 +111,7 @@ define need_clang
 	}
 endef
 
-.PHONY: build demo test bench bench-ci generate verify lint fmt install clean help
+.PHONY: build demo test fuzz-long attack-floods bench bench-ci generate verify lint fmt install clean help
 
 build: ## bin/ebpnet (this is the default)
 	$(GO_BUILD) -ldflags '-s -w -X main.version=$(VERSION)' -o bin/ebpnet ./cmd/ebpnet
@@ -148,6 +153,15 @@ endif
 		target="^$${func#func }\$$" package=$$(dirname "$$file"); \
 		(set -x; go test -run '^$$' -fuzz "$$target" -fuzztime $(FUZZTIME) "$$package" </dev/null); \
 	done < <(grep -roE '^func Fuzz[A-Za-z0-9_]+' --include='*_test.go' . | sort)
+
+fuzz-long: ## send FRAMES=10000000 frames to every program, and check what leaves; SEED=13 (root)
+	$(need_root)
+	EBPNET_FUZZ_FRAMES=$(FRAMES) EBPNET_FUZZ_SEED=$(SEED) \
+		go test -count=1 -timeout 0 -run '^TestFuzzInvariants$$' -v ./datapath
+
+attack-floods: build ## flood from a container in every way for FLOODTIME=5s each, and count what others lose (root)
+	$(need_root)
+	EBPNET_FLOODS=$(FLOODTIME) go test -count=1 -timeout 0 -run '^TestFloods$$' -v ./test/attack
 
 # The tests of package datapath tell what each of its paths costs.
 define build_bench

@@ -86,6 +86,13 @@ icmp_read_ipv6(struct __sk_buff *skb, struct icmp_quoted *quoted)
 	return REASON_NONE;
 }
 
+/* Where the error ends: what Ethernet pads it with is not quoted. */
+static __always_inline __u32 icmp_end(struct __sk_buff *skb,
+				      const struct packet *pkt)
+{
+	return pkt->l3 + packet_said_length(skb, pkt);
+}
+
 /* Reads the packet that the error @pkt quotes. */
 static __noinline enum reason
 icmp_read(struct __sk_buff *skb, const struct packet *pkt, __u32 network,
@@ -97,7 +104,11 @@ icmp_read(struct __sk_buff *skb, const struct packet *pkt, __u32 network,
 	quoted->l3 = pkt->l4 + sizeof(struct icmp);
 	reason = address_is_ipv4(&pkt->dst) ? icmp_read_ipv4(skb, quoted) :
 					      icmp_read_ipv6(skb, quoted);
-	return reason ? reason : icmp_read_ports(skb, pkt, quoted);
+	if (reason)
+		return reason;
+	if (quoted->l4 + sizeof(struct icmp_ports) > icmp_end(skb, pkt))
+		return REASON_MALFORMED;
+	return icmp_read_ports(skb, pkt, quoted);
 }
 
 /*
@@ -156,6 +167,7 @@ static __always_inline __s64 icmp_write_address(struct __sk_buff *skb, __u32 at,
 /* Where the checksum of the quoted packet's transport is; 0 if it has none,
  * or it is not quoted. */
 static __always_inline __u32 icmp_checksum_at(struct __sk_buff *skb,
+					      const struct packet *pkt,
 					      const struct icmp_quoted *quoted)
 {
 	__u32 at = quoted->l4;
@@ -175,7 +187,8 @@ static __always_inline __u32 icmp_checksum_at(struct __sk_buff *skb,
 	default:
 		return 0;
 	}
-	if (bpf_skb_load_bytes(skb, at, &check, sizeof(check)))
+	if (at + sizeof(check) > icmp_end(skb, pkt) ||
+	    bpf_skb_load_bytes(skb, at, &check, sizeof(check)))
 		return 0;
 	return quoted->back->protocol == IPPROTO_UDP && !check ? 0 : at;
 }
@@ -224,7 +237,7 @@ icmp_translate_quoted(struct __sk_buff *skb, const struct packet *pkt,
 	all = bpf_csum_diff((__be32 *)before, sizeof(before), (__be32 *)after,
 			    sizeof(after),
 			    back->protocol == IPPROTO_ICMP ? 0 : addresses);
-	at = icmp_checksum_at(skb, quoted);
+	at = icmp_checksum_at(skb, pkt, quoted);
 	if (at) {
 		change = 0;
 		if (ipv4 && back->protocol != IPPROTO_ICMP)

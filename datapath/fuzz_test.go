@@ -46,8 +46,8 @@ const (
 )
 
 // FuzzPrograms holds every program against arbitrary frames, the golden ones
-// first: a run ends with one of the program's verdicts, the frame is still
-// one, and the flows stay in their bounds.
+// first: a run ends with one of the program's verdicts, the frame is still one,
+// what leaves is what may leave (see judge), and the flows stay in their bounds.
 func FuzzPrograms(f *testing.F) {
 	w := newWorld(f, loadChanged(func(spec *ebpf.CollectionSpec) error {
 		spec.Maps[bpf.EbpnetMapFlowIndex].MaxEntries = fuzzIndex
@@ -57,6 +57,7 @@ func FuzzPrograms(f *testing.F) {
 	withShared(&w.wanted)
 	remember(f, w)
 	opened(closedNet)(f, w)
+	j := w.judge()
 	for _, g := range groups() {
 		for _, r := range g.rows(f) {
 			f.Add(uint8(r.entrance()), uint16(r.skb.segments), r.skb.mark, r.in)
@@ -67,9 +68,8 @@ func FuzzPrograms(f *testing.F) {
 		if len(frame) > mostData {
 			t.Skip("larger than a test run takes")
 		}
-		o, err := w.try(w.program(e.hook), e.device, frame, skbContext{
-			segments: uint32(segments), size: uint32(min(segments, 1)), mark: mark,
-		})
+		skb := skbContext{segments: uint32(segments), size: uint32(min(segments, 1)), mark: mark}
+		o, err := w.try(w.program(e.hook), e.device, frame, skb)
 		if errors.Is(err, unix.EINVAL) && tooShort(frame) {
 			t.Skip("shorter than a test run takes")
 		}
@@ -87,6 +87,9 @@ func FuzzPrograms(f *testing.F) {
 			if err := wellFormed(out, segments > 0); err != nil {
 				t.Errorf("%v: %x", err, out)
 			}
+		}
+		if err := j.fault(verdict{e.hook, e.device, frame, skb, o}); err != nil {
+			t.Errorf("%v: %x", err, out)
 		}
 		if n := w.indexed(t); n > fuzzIndex {
 			t.Errorf("%d entries in an index for %d", n, fuzzIndex)

@@ -2,6 +2,7 @@ package datapath
 
 import (
 	"encoding/binary"
+	"slices"
 	"testing"
 )
 
@@ -193,6 +194,11 @@ func errorRows(t testing.TB) []row {
 			add(c.name+", with options", arrive, options, e, wholePacket, toAlice)
 			add(c.name+", with options and little else", arrive, options, e, leastQuoted(options.aboutIn), toAlice)
 			add(c.name+", with an odd number of bytes", arrive, fromRouter, e, leastQuoted(fromRouter.aboutIn)+5, toAlice)
+			// What follows the packet in its frame is no part of what it quotes.
+			padded := arrive
+			in, out := fromRouter.frames(t, e, leastQuoted(fromRouter.aboutIn))
+			padded.name, padded.in = c.name+", with little of it and a longer frame", slices.Concat(in, []byte("longer, longer"))
+			rows = append(rows, padded.delivered(alice, slices.Concat(out, []byte("longer, longer"))))
 			if c.name == "UDP" && !v6 {
 				bare := fromPeer
 				bare.aboutIn.l4.noChecksum, bare.aboutOut.l4.noChecksum = true, true

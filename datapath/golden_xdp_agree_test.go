@@ -95,6 +95,7 @@ func FuzzXDPAgreesWithTC(f *testing.F) {
 	withForms(&w.wanted)
 	withXDP(&w.wanted)
 	remember(f, w)
+	j := w.judge()
 	for _, g := range append(groups(), xdpGroups()...) {
 		for _, r := range g.rows(f) {
 			if r.hook != loader.FromUplink {
@@ -111,6 +112,14 @@ func FuzzXDPAgreesWithTC(f *testing.F) {
 			t.Skip("not of a size that a test run takes")
 		}
 		if err := w.disagreement(t, frame); err != nil {
+			t.Errorf("%v: %x", err, frame)
+		}
+		o, err := w.tryXDP(frame)
+		if err != nil {
+			t.Fatal(err)
+		}
+		o.verdict = map[int]int{xdpDrop: verdictShot, xdpPass: verdictPass, xdpRedirect: verdictDirect}[o.verdict]
+		if err := j.fault(verdict{hook: earlyHook, in: frame, outcome: o}); err != nil {
 			t.Errorf("%v: %x", err, frame)
 		}
 	})
