@@ -486,6 +486,7 @@ _Static_assert(sizeof(struct flow_filter) == 48, "struct flow_filter");
 
 enum packet_flag {
 	PACKET_UNSUMMED = 1, /* UDP without a checksum */
+	PACKET_FRAGMENTABLE = 2, /* IPv4 without DF; fragment_send.h */
 };
 
 /* The packet at hand, as bpf/parse.h reads it. */
