@@ -174,9 +174,12 @@ int from_host(struct __sk_buff *skb)
 {
 	const struct station *station;
 	enum neigh_result result;
-	struct packet *pkt = packet_new();
+	struct packet *pkt;
 	enum reason reason;
 
+	if ((skb->mark & FRAGMENT_MARK_KIND) == FRAGMENT_MARK)
+		return fragment_go_on(skb);
+	pkt = packet_new();
 	if (!pkt)
 		return verdict_drop(skb, REASON_KERNEL_ERROR);
 	reason = parse_l3(skb, pkt, 0);

@@ -4,6 +4,7 @@
 #define EBPNET_GATEWAY_H
 
 #include "forward.h"
+#include "fragment_send.h"
 #include "icmp_reply.h"
 
 /* Whether the frame is for the gateway, which has one MAC on every network. */
@@ -15,6 +16,14 @@ gateway_is_meant(const struct network *network, const struct packet *pkt)
 	return mac_equal(&pkt->dst_mac, &mac) &&
 	       (!address_is_zero(&network->gateway4) ||
 		!address_is_zero(&network->gateway6));
+}
+
+/* The length that has to fit a packet's way: none of what is sent in fragments.
+ */
+static __always_inline __u32 gateway_length(const struct __sk_buff *skb,
+					    const struct packet *pkt)
+{
+	return pkt->flags & PACKET_FRAGMENTABLE ? 0 : packet_length(skb, pkt);
 }
 
 /*
@@ -35,7 +44,7 @@ gateway_check_source(struct __sk_buff *skb, const struct packet *pkt,
 		return REASON_ADDRESS_LOST;
 	if (!uplink)
 		return REASON_NONE;
-	reason = route_find(skb, &to->dst, &to->src, packet_length(skb, pkt),
+	reason = route_find(skb, &to->dst, &to->src, gateway_length(skb, pkt),
 			    route);
 	return !reason && route->ifindex != uplink ? REASON_ADDRESS_LOST :
 						     reason;
@@ -106,7 +115,7 @@ gateway_open(struct __sk_buff *skb, struct packet *pkt,
 		    route_is_unroutable(&pkt->src))
 			return verdict_drop(skb, REASON_NO_ROUTE);
 		reason = route_find(skb, &pkt->src, &pkt->dst,
-				    packet_length(skb, pkt), route);
+				    gateway_length(skb, pkt), route);
 		if (reason)
 			return icmp_refuse(skb, pkt, device, reason,
 					   route->mtu);
@@ -228,7 +237,7 @@ gateway_route(struct __sk_buff *skb, struct packet *pkt,
 		if (!route->ifindex)
 			reason = route_find(
 				skb, side == FLOW_OPENER ? &pkt->src : &to->dst,
-				&to->src, packet_length(skb, pkt), route);
+				&to->src, gateway_length(skb, pkt), route);
 		if (!reason && !route->ifindex &&
 		    !address_equal(&to->dst, &to->src)) /* no hairpin */
 			reason = REASON_NO_ROUTE;
@@ -262,6 +271,9 @@ gateway_route(struct __sk_buff *skb, struct packet *pkt,
 		return forward_to_loopback(skb, flow->uplink);
 	if (to->network != NETWORK_OUTSIDE)
 		return forward_to_endpoint(skb, pkt, to->network);
+	if (route->ifindex && pkt->flags & PACKET_FRAGMENTABLE && route->mtu &&
+	    packet_length(skb, pkt) > route->mtu)
+		return fragment_send(skb, pkt, route);
 	if (route->ifindex)
 		return route_send(skb, route);
 	/* Back in, to where another endpoint is masqueraded. */

@@ -15,6 +15,7 @@
 #include "address.h"
 #include "ctx.h"
 
+#define IP_DF		   0x4000
 #define IP_MF		   0x2000
 #define IP_OFFSET_MASK	   0x1fff
 #define IP6_OFFSET_MASK	   0xfff8
@@ -161,6 +162,9 @@ parse_l3(ctx_t *ctx, struct packet *pkt, __u32 start)
 		pkt->ttl = ip->ttl;
 		pkt->tos = ip->tos;
 		pkt->fragment = FRAGMENT_NONE;
+		if (!(ip->frag_off & bpf_htons(IP_DF)) && ip->ihl == 5 &&
+		    !ctx_segment_size(ctx))
+			pkt->flags |= PACKET_FRAGMENTABLE;
 		if (ip->frag_off & bpf_htons(IP_MF | IP_OFFSET_MASK)) {
 			pkt->fragment =
 				ip->frag_off & bpf_htons(IP_OFFSET_MASK) ?

@@ -530,6 +530,7 @@ _Static_assert(sizeof(struct flow_filter) == 48, "struct flow_filter");
 enum packet_flag {
 	PACKET_UNSUMMED = 1, /* UDP without a checksum */
 	PACKET_JUMBO = 2, /* a superframe with a Jumbo Payload option */
+	PACKET_FRAGMENTABLE = 4, /* IPv4 without DF; fragment_send.h */
 };
 
 /* The packet at hand, as bpf/parse.h reads it. */

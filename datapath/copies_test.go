@@ -48,8 +48,8 @@ func (r row) checkFlood(t *testing.T, copied []byte, taps map[string]*testutil.T
 	}
 }
 
-// detour is the near end of the host's veth, where to_tunnel would go on with
-// what comes in.
+// detour is an end of the host's veth, where to_tunnel (at the near one) or
+// from_host (at the far one) would go on with what comes in.
 type detour struct{ fd int }
 
 // copied is a frame that came in there.
@@ -58,7 +58,7 @@ type copied struct {
 	mark  uint32
 }
 
-func (w *world) newDetour(t testing.TB) *detour {
+func (w *world) newDetour(t testing.TB, device string) *detour {
 	t.Helper()
 	d := &detour{}
 	var err error
@@ -72,7 +72,7 @@ func (w *world) newDetour(t testing.TB) *detour {
 	err = errors.Join(
 		unix.SetsockoptInt(d.fd, unix.SOL_SOCKET, unix.SO_RCVMARK, 1),
 		unix.SetsockoptInt(d.fd, unix.SOL_PACKET, unix.PACKET_IGNORE_OUTGOING, 1),
-		unix.Bind(d.fd, &unix.SockaddrLinklayer{Protocol: networkOrder16(unix.ETH_P_ALL), Ifindex: int(w.ifindex["ebpnet0"])}),
+		unix.Bind(d.fd, &unix.SockaddrLinklayer{Protocol: networkOrder16(unix.ETH_P_ALL), Ifindex: int(w.ifindex[device])}),
 	)
 	if err != nil {
 		t.Fatal(err)
@@ -83,7 +83,7 @@ func (w *world) newDetour(t testing.TB) *detour {
 // receive gives the next frame that waits, if one does.
 func (d *detour) receive(t testing.TB) (copied, bool) {
 	t.Helper()
-	frame, control := make([]byte, 2*uplinkMTU), make([]byte, unix.CmsgSpace(4))
+	frame, control := make([]byte, pageSize), make([]byte, unix.CmsgSpace(4))
 	n, controls, _, _, err := unix.Recvmsg(d.fd, frame, control, 0)
 	if errors.Is(err, unix.EAGAIN) {
 		return copied{}, false
@@ -104,14 +104,24 @@ func (d *detour) receive(t testing.TB) (copied, bool) {
 	return c, true
 }
 
+// pageSize is more than a test run takes of a frame.
+const pageSize = 4096
+
 // check fails unless a copy came for each tunnel that the row floods into, and
 // no other.
 func (d *detour) check(t testing.TB, r row, frame []byte) {
 	t.Helper()
-	var want, got []uint32
+	var want []uint32
 	for _, tunnel := range r.detours {
 		want = append(want, frameMark(r.sender.network, tunnel))
 	}
+	d.checkMarks(t, frame, want)
+}
+
+// checkMarks fails unless a copy came with each of the marks, and no other.
+func (d *detour) checkMarks(t testing.TB, frame []byte, want []uint32) {
+	t.Helper()
+	var got []uint32
 	look := func() bool {
 		for {
 			c, ok := d.receive(t)

@@ -47,6 +47,7 @@ func groups() []group {
 		{name: "uplink", load: loadPinned, rows: uplinkRows},
 		{name: "rerouted", load: loadPinned, rows: rerouteRows},
 		{name: "fragments", load: loadPinned, rows: fragmentRows},
+		{name: "fragmented", load: loadPinned, rows: fragmentedRows},
 		{name: "published", load: loadPinned, rows: publicationRows},
 		{name: "several networks", load: loadPinned, rows: severalRows, change: withSeveral},
 		{name: "superframes", load: loadPinned, rows: superRows},
@@ -78,10 +79,10 @@ func TestGolden(t *testing.T) {
 				g.change(&w.wanted)
 				remember(t, w)
 			}
-			detour := w.newDetour(t)
+			ends := w.newEnds(t)
 			taps := w.newTaps(t)
 			for _, r := range g.rows(t) {
-				t.Run(r.name, func(t *testing.T) { r.check(t, w, taps, detour) })
+				t.Run(r.name, func(t *testing.T) { r.check(t, w, taps, ends) })
 			}
 		})
 	}

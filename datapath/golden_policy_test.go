@@ -126,6 +126,7 @@ func gatewayRows(t testing.TB) []row {
 		big.payload = string(make([]byte, uplinkMTU))
 		fits := leaving(alice, website.ip(v6))
 		fits.payload = string(make([]byte, uplinkMTU-map[bool]int{false: 28, true: 48}[v6]))
+		fits.whole = true
 		fitted := fits
 		fitted.src, fitted.ttl = uplink.ip(v6), 63
 		tooBig := fits

@@ -110,6 +110,7 @@ func refusalRows(t testing.TB) []row {
 		fresh, _, _ := inFragments(outgoing(alice, v6, udp(40000, 53)))
 		query := outgoing(alice, v6, udp(40000, 53))
 		tooBig := query
+		tooBig.whole = true
 		tooBig.payload = string(make([]byte, uplinkMTU))
 		_, bigLast, _ := inFragments(tooBig)
 		spent := func(t testing.TB, w *world) { w.setBudget(t, alice, time.Minute) }

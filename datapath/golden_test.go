@@ -37,6 +37,7 @@ type row struct {
 	receivers  []host              // endpoints that are counted as having got out
 	flooded    bool                // receivers get copies of out, by their devices
 	detours    []uint32            // tunnels that copies are on their way into
+	fragments  int                 // as many copies of out are to become fragments
 	fromTunnel uint32              // 0: none
 	toTunnel   uint32
 	way        path
@@ -289,7 +290,7 @@ func (r row) prepare(t testing.TB, w *world) {
 	}
 }
 
-func (r row) check(t *testing.T, w *world, taps map[string]*testutil.Tap, detour *detour) {
+func (r row) check(t *testing.T, w *world, taps map[string]*testutil.Tap, ends vethEnds) {
 	if r.undo != nil {
 		defer r.undo(t, w)
 	}
@@ -308,6 +309,9 @@ func (r row) check(t *testing.T, w *world, taps map[string]*testutil.Tap, detour
 	case r.out != nil:
 		want = r.out
 	}
+	if r.fragments > 0 {
+		want = withIfindex(want, w.ifindex["up0"])
+	}
 	if r.toTunnel != 0 && r.outOf == nil {
 		want = withAnyLabel(want, o.frame)
 	}
@@ -325,6 +329,7 @@ func (r row) check(t *testing.T, w *world, taps map[string]*testutil.Tap, detour
 	}
 	if r.flooded {
 		r.checkFlood(t, want, taps)
-		detour.check(t, r, want)
+		ends.near.check(t, r, want)
+		ends.far.checkMarks(t, want, fragmentMarks(r.fragments))
 	}
 }

@@ -86,9 +86,9 @@ func TestLookups(t *testing.T) {
 				g.change(&c.wanted)
 				remember(t, c.world)
 			}
-			taps, detour := c.newTaps(t), c.newDetour(t)
+			taps, ends := c.newTaps(t), c.newEnds(t)
 			for _, r := range g.rows(t) {
-				t.Run(r.way.name, func(t *testing.T) { r.checkCalls(t, c, taps, detour) })
+				t.Run(r.way.name, func(t *testing.T) { r.checkCalls(t, c, taps, ends) })
 			}
 		})
 	}
@@ -96,8 +96,8 @@ func TestLookups(t *testing.T) {
 
 // checkCalls fails unless the row is as it is without counting, and its path
 // asks of the maps what the table says.
-func (r row) checkCalls(t *testing.T, c *countedWorld, taps map[string]*testutil.Tap, detour *detour) {
-	r.check(t, c.world, taps, detour)
+func (r row) checkCalls(t *testing.T, c *countedWorld, taps map[string]*testutil.Tap, ends vethEnds) {
+	r.check(t, c.world, taps, ends)
 	// What was found in the routing table holds until a tick of the clock: of
 	// some packets, the one is taken that had no need to ask.
 	const attempts = 3

@@ -49,6 +49,7 @@ type packet struct {
 	payload  string
 
 	options  []byte // IPv4 options, or an IPv6 hop-by-hop header's
+	whole    bool   // IPv4 with DF
 	fragment fragment
 }
 
@@ -178,6 +179,9 @@ func (p packet) frame(t testing.TB) []byte {
 		}
 		if p.fragment.more {
 			ip.Flags = layers.IPv4MoreFragments
+		}
+		if p.whole {
+			ip.Flags |= layers.IPv4DontFragment
 		}
 		if p.options != nil {
 			ip.Options = []layers.IPv4Option{{OptionType: p.options[0], OptionLength: uint8(len(p.options)), OptionData: p.options[2:]}}
