@@ -4,7 +4,9 @@
 #define EBPNET_BRIDGE_H
 
 #include "deliver.h"
+#include "flood.h"
 #include "learn.h"
+#include "loop.h"
 #include "maps.h"
 #include "policy.h"
 #include "tunnel.h"
@@ -58,7 +60,23 @@ struct bridge_flood {
 	struct __sk_buff *skb;
 	__u32 network;
 	enum flood flags;
+	__u32 trunks; /* how many there are */
+	__u32 due; /* bool: it is time for probes */
 };
+
+/* Whether a copy goes out by a trunk. */
+static __always_inline bool
+bridge_floods_trunk(struct bridge_flood *flood, const struct station *member)
+{
+	const struct trunk *trunk = loop_trunk(member->endpoint);
+
+	if (!trunk)
+		return true;
+	flood->trunks++;
+	if (bpf_ktime_get_coarse_ns() >= trunk->probed + LOOP_INTERVAL)
+		flood->due = true;
+	return !loop_is_blocked(trunk);
+}
 
 static int bridge_flood_one(__u32 index, void *context)
 {
@@ -79,8 +97,13 @@ static int bridge_flood_one(__u32 index, void *context)
 		scratch->copies++;
 		return 0;
 	}
-	if (member->ifindex == skb->ifindex ||
-	    (flood->flags & FLOOD_UNKNOWN && !member->trunk))
+	if (member->trunk) {
+		if (!bridge_floods_trunk(flood, member))
+			return 0;
+	} else if (flood->flags & FLOOD_UNKNOWN) {
+		return 0;
+	}
+	if (member->ifindex == skb->ifindex)
 		return 0;
 	if (bpf_clone_redirect(skb, member->ifindex, 0)) {
 		verdict_count(skb, REASON_COPY_FAILED);
@@ -91,10 +114,33 @@ static int bridge_flood_one(__u32 index, void *context)
 	return 0;
 }
 
-/* Copies the frame to all of its network but where it is from. */
+static int bridge_probe_one(__u32 index, void *context)
+{
+	struct bridge_flood *flood = context;
+	struct member_key key = { .network = flood->network, .index = index };
+	const struct station *member = bpf_map_lookup_elem(&members, &key);
+
+	if (member && member->trunk)
+		loop_send(flood->skb, flood->network, member);
+	return 0;
+}
+
+/* Sends a probe out by each trunk of the network. */
+static __always_inline void
+bridge_probe(struct bridge_flood *flood, struct scratch *scratch, __u32 members)
+{
+	if (flood->trunks < 2 || !flood->due || flood->skb->gso_size ||
+	    bpf_skb_load_bytes(flood->skb, 0, scratch->flooded, LOOP_PROBE))
+		return;
+	bpf_loop(members, bridge_probe_one, flood, 0);
+	bpf_skb_store_bytes(flood->skb, 0, scratch->flooded, LOOP_PROBE, 0);
+}
+
+/* Copies the frame to all of its network but where it is from. @payer: for whom
+ * the copies are counted. */
 static __noinline int
 bridge_flood(struct __sk_buff *skb, __u32 id, const struct network *network,
-	     enum flood flags)
+	     enum flood flags, __u32 payer)
 {
 	struct bridge_flood flood = {
 		.skb = skb,
@@ -102,6 +148,7 @@ bridge_flood(struct __sk_buff *skb, __u32 id, const struct network *network,
 		.flags = flags,
 	};
 	struct scratch *scratch = scratch_get();
+	struct flood_budget *budget;
 
 	if (!scratch)
 		return verdict_drop(skb, REASON_KERNEL_ERROR);
@@ -109,8 +156,15 @@ bridge_flood(struct __sk_buff *skb, __u32 id, const struct network *network,
 		return verdict_drop(skb, REASON_POLICY);
 	if (flags & FLOOD_UNKNOWN && !network->shared)
 		return verdict_drop(skb, REASON_UNKNOWN_DESTINATION);
+	budget = bpf_map_lookup_elem(&flood_budgets, &payer);
+	if (!budget)
+		return verdict_drop(skb, REASON_KERNEL_ERROR);
+	if (!flood_is_due(budget))
+		return verdict_drop(skb, REASON_FLOOD_LIMIT);
 	scratch->copies = 0;
 	bpf_loop(network->members, bridge_flood_one, &flood, 0);
+	flood_pay(budget, payer, scratch->copies);
+	bridge_probe(&flood, scratch, network->members);
 	if (flags & FLOOD_UNKNOWN && !scratch->copies)
 		return verdict_drop(skb, REASON_UNKNOWN_DESTINATION);
 	return verdict_consume();

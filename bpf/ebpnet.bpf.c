@@ -87,7 +87,7 @@ to_unknown(struct __sk_buff *skb, struct packet *pkt,
 	if (station)
 		return bridge_forward(skb, pkt, device, network, station);
 	return bridge_flood(skb, device->network, network,
-			    FLOOD_TUNNELS | FLOOD_UNKNOWN);
+			    FLOOD_TUNNELS | FLOOD_UNKNOWN, device->endpoint);
 }
 
 /* What a container sends: TC ingress of its veth's end on the host. */
@@ -139,7 +139,7 @@ int from_endpoint(struct __sk_buff *skb)
 	}
 	if (mac_is_multicast(&pkt->dst_mac))
 		return bridge_flood(skb, device->network, network,
-				    FLOOD_TUNNELS);
+				    FLOOD_TUNNELS, device->endpoint);
 	if (!gateway_is_meant(network, pkt)) {
 		station = learn_find_told(device->network, &pkt->dst_mac);
 		if (!station)

@@ -65,6 +65,12 @@ type EbpnetFdbKey struct {
 	Pad     [2]uint8
 }
 
+type EbpnetFloodBudget struct {
+	_       structs.HostLayout
+	Due     uint64
+	Limited uint64
+}
+
 type EbpnetFlow struct {
 	_        structs.HostLayout
 	Opener   EbpnetFlowKey
@@ -335,7 +341,9 @@ const (
 	EbpnetReasonREASON_ROGUE_SERVER        EbpnetReason = 34
 	EbpnetReasonREASON_FLOW_LIMIT          EbpnetReason = 35
 	EbpnetReasonREASON_PORT_LIMIT          EbpnetReason = 36
-	EbpnetReasonREASON_COUNT               EbpnetReason = 37
+	EbpnetReasonREASON_FLOOD_LIMIT         EbpnetReason = 37
+	EbpnetReasonREASON_LOOP                EbpnetReason = 38
+	EbpnetReasonREASON_COUNT               EbpnetReason = 39
 )
 
 type EbpnetStation struct {
@@ -372,6 +380,16 @@ type EbpnetTraffic struct {
 	_  structs.HostLayout
 	Tx EbpnetCounter
 	Rx EbpnetCounter
+}
+
+type EbpnetTrunk struct {
+	_       structs.HostLayout
+	Probed  uint64
+	Blocked uint64
+	Network uint32
+	Nonce   uint32
+	Other   uint32
+	Loops   uint32
 }
 
 type EbpnetTunnel struct {
@@ -446,6 +464,8 @@ const (
 	EbpnetMapDrops                 = "drops"
 	EbpnetMapEndpointStats         = "endpoint_stats"
 	EbpnetMapFdb                   = "fdb"
+	EbpnetMapFloodBudgets          = "flood_budgets"
+	EbpnetMapFloodLimits           = "flood_limits"
 	EbpnetMapFlowIndex             = "flow_index"
 	EbpnetMapFlowLimits            = "flow_limits"
 	EbpnetMapFlowShares            = "flow_shares"
@@ -470,6 +490,7 @@ const (
 	EbpnetMapPublishedPorts        = "published_ports"
 	EbpnetMapScratches             = "scratches"
 	EbpnetMapSweepers              = "sweepers"
+	EbpnetMapTrunks                = "trunks"
 	EbpnetMapTunnelIds             = "tunnel_ids"
 	EbpnetMapTunnelPaths           = "tunnel_paths"
 	EbpnetMapTunnelStats           = "tunnel_stats"
@@ -572,6 +593,8 @@ type EbpnetMapSpecs struct {
 	Drops          *ebpf.MapSpec `ebpf:"drops"`
 	EndpointStats  *ebpf.MapSpec `ebpf:"endpoint_stats"`
 	Fdb            *ebpf.MapSpec `ebpf:"fdb"`
+	FloodBudgets   *ebpf.MapSpec `ebpf:"flood_budgets"`
+	FloodLimits    *ebpf.MapSpec `ebpf:"flood_limits"`
 	FlowIndex      *ebpf.MapSpec `ebpf:"flow_index"`
 	FlowLimits     *ebpf.MapSpec `ebpf:"flow_limits"`
 	FlowShares     *ebpf.MapSpec `ebpf:"flow_shares"`
@@ -596,6 +619,7 @@ type EbpnetMapSpecs struct {
 	PublishedPorts *ebpf.MapSpec `ebpf:"published_ports"`
 	Scratches      *ebpf.MapSpec `ebpf:"scratches"`
 	Sweepers       *ebpf.MapSpec `ebpf:"sweepers"`
+	Trunks         *ebpf.MapSpec `ebpf:"trunks"`
 	TunnelIds      *ebpf.MapSpec `ebpf:"tunnel_ids"`
 	TunnelPaths    *ebpf.MapSpec `ebpf:"tunnel_paths"`
 	TunnelStats    *ebpf.MapSpec `ebpf:"tunnel_stats"`
@@ -652,6 +676,8 @@ type EbpnetMaps struct {
 	Drops          *ebpf.Map `ebpf:"drops"`
 	EndpointStats  *ebpf.Map `ebpf:"endpoint_stats"`
 	Fdb            *ebpf.Map `ebpf:"fdb"`
+	FloodBudgets   *ebpf.Map `ebpf:"flood_budgets"`
+	FloodLimits    *ebpf.Map `ebpf:"flood_limits"`
 	FlowIndex      *ebpf.Map `ebpf:"flow_index"`
 	FlowLimits     *ebpf.Map `ebpf:"flow_limits"`
 	FlowShares     *ebpf.Map `ebpf:"flow_shares"`
@@ -676,6 +702,7 @@ type EbpnetMaps struct {
 	PublishedPorts *ebpf.Map `ebpf:"published_ports"`
 	Scratches      *ebpf.Map `ebpf:"scratches"`
 	Sweepers       *ebpf.Map `ebpf:"sweepers"`
+	Trunks         *ebpf.Map `ebpf:"trunks"`
 	TunnelIds      *ebpf.Map `ebpf:"tunnel_ids"`
 	TunnelPaths    *ebpf.Map `ebpf:"tunnel_paths"`
 	TunnelStats    *ebpf.Map `ebpf:"tunnel_stats"`
@@ -691,6 +718,8 @@ func (m *EbpnetMaps) Close() error {
 		m.Drops,
 		m.EndpointStats,
 		m.Fdb,
+		m.FloodBudgets,
+		m.FloodLimits,
 		m.FlowIndex,
 		m.FlowLimits,
 		m.FlowShares,
@@ -715,6 +744,7 @@ func (m *EbpnetMaps) Close() error {
 		m.PublishedPorts,
 		m.Scratches,
 		m.Sweepers,
+		m.Trunks,
 		m.TunnelIds,
 		m.TunnelPaths,
 		m.TunnelStats,

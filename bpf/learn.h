@@ -10,6 +10,7 @@
 #include "address.h"
 #include "config.h"
 #include "index.h"
+#include "loop.h"
 #include "maps.h"
 
 /* `seen` is written no more often than this. */
@@ -52,7 +53,8 @@ learn_find_told(__u32 network, const struct mac *mac)
 	return bpf_map_lookup_elem(&fdb, &key);
 }
 
-/* The station with the MAC, of those that `fdb` does not know. */
+/* The station with the MAC, of those that `fdb` does not know, unless it is
+ * behind a trunk that is blocked: then it can be reached by another one. */
 static __noinline const struct station *
 learn_find(__u32 network, const struct mac *mac)
 {
@@ -62,10 +64,12 @@ learn_find(__u32 network, const struct mac *mac)
 			   bpf_map_lookup_elem(&learned_fdb, &key),
 			   learned_timeout);
 
-	return station && station->network == network &&
-			       mac_equal(&station->mac, mac) ?
-		       station :
-		       NULL;
+	if (!station || station->network != network ||
+	    !mac_equal(&station->mac, mac))
+		return NULL;
+	if (station->trunk && loop_cuts(station->endpoint))
+		return NULL;
+	return station;
 }
 
 /* The station that @learned_neigh has for the address. */

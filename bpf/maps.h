@@ -66,6 +66,35 @@ struct {
 	__type(value, struct station);
 } members SEC(".maps");
 
+/* Endpoint id, or MAX_LOCAL_ENDPOINTS and a tunnel's id -> how many copies a
+ * second are flooded for it; 0: the default. Written by the agent, read for
+ * each flooded frame; lives as long as the endpoint. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, MAX_FLOODERS);
+	__type(key, __u32);
+	__type(value, __u32);
+} flood_limits SEC(".maps");
+
+/* The same -> what has been flooded for it. Written by the datapath, read by
+ * metrics; zeroed by the agent when an id is given out. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, MAX_FLOODERS);
+	__type(key, __u32);
+	__type(value, struct flood_budget);
+} flood_budgets SEC(".maps");
+
+/* Endpoint id of a trunk -> what is known of a loop through it. Written by the
+ * datapath, read for each frame flooded to it and by status and metrics; zeroed
+ * by the agent when an id is given out. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, MAX_LOCAL_ENDPOINTS);
+	__type(key, __u32);
+	__type(value, struct trunk);
+} trunks SEC(".maps");
+
 /* (tunnel, GRE key) -> network id. Written by the agent, read for every packet
  * out of a tunnel; lives as long as the tunnel carries the network. Full: the
  * tunnel or the network is refused. */

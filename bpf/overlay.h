@@ -23,7 +23,8 @@ overlay_flood(struct __sk_buff *skb, struct packet *pkt,
 	reason = gre_decap(skb, pkt, origin);
 	if (reason)
 		return verdict_drop(skb, reason);
-	return bridge_flood(skb, origin->network, network, flags);
+	return bridge_flood(skb, origin->network, network, flags,
+			    flood_payer_tunnel(origin->tunnel));
 }
 
 /* A frame out of a tunnel: to local stations only. */

@@ -21,6 +21,10 @@ trunk_check(struct __sk_buff *skb, const struct device *device,
 	struct station sender;
 	enum reason reason;
 
+	if (pkt->ethertype == bpf_htons(LOOP_ETHERTYPE))
+		return loop_hear(skb, device);
+	if (device->trunk & TRUNK_BLOCKED && loop_holds(device, skb->ifindex))
+		return REASON_LOOP;
 	if (known && known->endpoint != device->endpoint)
 		return REASON_SPOOFED_MAC;
 	/* The role is the trunk's own, not that of others behind it. */

@@ -25,6 +25,7 @@ enum {
 	MAX_NEIGHBORS = 2 * MAX_STATIONS,
 	MAX_LINKS = 131072,
 	MAX_TUNNELS = 1024,
+	MAX_FLOODERS = MAX_LOCAL_ENDPOINTS + MAX_TUNNELS,
 	MAX_CARRIED = 65536, /* a network of a tunnel each */
 	MAX_LEARNED = 65536, /* stations, and as many neighbors */
 	LEARNED_A_NETWORK = 4096, /* MACs, and as many addresses */
@@ -81,6 +82,8 @@ enum reason {
 	REASON_ROGUE_SERVER,
 	REASON_FLOW_LIMIT,
 	REASON_PORT_LIMIT,
+	REASON_FLOOD_LIMIT,
+	REASON_LOOP,
 	REASON_COUNT,
 };
 
@@ -113,6 +116,41 @@ struct traffic {
 };
 _Static_assert(sizeof(struct traffic) == 32, "struct traffic");
 
+/* How many copies a second are flooded by default. A trunk has as many as a
+ * tunnel, as both have many endpoints behind them. */
+enum flood_limit {
+	FLOODS_OF_ENDPOINT = 50000,
+	FLOODS_OF_TUNNEL = 200000,
+};
+
+/* What has been flooded for an endpoint or a tunnel. */
+struct flood_budget {
+	__u64 due; /* bpf_ktime_get_coarse_ns(), when its copies are paid for */
+	__u64 limited; /* frames that were not flooded */
+};
+_Static_assert(sizeof(struct flood_budget) == 16, "struct flood_budget");
+
+/* What is known of a loop through a trunk: see loop.h. Times are those of
+ * bpf_ktime_get_coarse_ns(). */
+struct trunk {
+	__u64 probed; /* when its last probe went out */
+	__u64 blocked; /* until then; 0: it never was */
+	__u32 network;
+	__u32 nonce; /* of its last probe; 0: none */
+	__u32 other; /* the trunk whose probe came in by this one */
+	__u32 loops; /* how often it was blocked */
+};
+_Static_assert(sizeof(struct trunk) == 32, "struct trunk");
+
+enum {
+	LOOP_PROBE = 24, /* bytes of a probe */
+};
+
+enum trunk_flag {
+	TRUNK = 1,
+	TRUNK_BLOCKED = 2, /* see `trunks` */
+};
+
 /* Roles whose messages an endpoint may send. */
 enum allow {
 	ALLOW_DHCP_SERVER = 1,
@@ -126,7 +164,7 @@ struct device {
 	struct address ipv4; /* zero: none */
 	struct address ipv6; /* zero: none */
 	struct mac mac;
-	__u8 trunk; /* 1: other stations are behind it */
+	__u8 trunk; /* enum trunk_flag; 0: nobody else is behind it */
 	__u8 allow; /* enum allow */
 };
 _Static_assert(sizeof(struct device) == 48, "struct device");
@@ -588,8 +626,9 @@ struct scratch {
 	__u32 pad[2];
 	struct station learned; /* the one that learn_find() has found */
 	__u8 piece[PIECE_SIZE];
+	__u8 flooded[LOOP_PROBE]; /* what a probe has taken the place of */
 };
-_Static_assert(sizeof(struct scratch) == 664, "struct scratch");
+_Static_assert(sizeof(struct scratch) == 688, "struct scratch");
 
 /* A datagram in fragments, of which only the first says the ports. */
 struct fragment_key {

@@ -21,6 +21,8 @@ const (
 	XdpMapDrops                 = "drops"
 	XdpMapEndpointStats         = "endpoint_stats"
 	XdpMapFdb                   = "fdb"
+	XdpMapFloodBudgets          = "flood_budgets"
+	XdpMapFloodLimits           = "flood_limits"
 	XdpMapFlowIndex             = "flow_index"
 	XdpMapFlowLimits            = "flow_limits"
 	XdpMapFlowShares            = "flow_shares"
@@ -45,6 +47,7 @@ const (
 	XdpMapPublishedPorts        = "published_ports"
 	XdpMapScratches             = "scratches"
 	XdpMapSweepers              = "sweepers"
+	XdpMapTrunks                = "trunks"
 	XdpMapTunnelIds             = "tunnel_ids"
 	XdpMapTunnelPaths           = "tunnel_paths"
 	XdpMapTunnelStats           = "tunnel_stats"
@@ -125,6 +128,8 @@ type XdpMapSpecs struct {
 	Drops          *ebpf.MapSpec `ebpf:"drops"`
 	EndpointStats  *ebpf.MapSpec `ebpf:"endpoint_stats"`
 	Fdb            *ebpf.MapSpec `ebpf:"fdb"`
+	FloodBudgets   *ebpf.MapSpec `ebpf:"flood_budgets"`
+	FloodLimits    *ebpf.MapSpec `ebpf:"flood_limits"`
 	FlowIndex      *ebpf.MapSpec `ebpf:"flow_index"`
 	FlowLimits     *ebpf.MapSpec `ebpf:"flow_limits"`
 	FlowShares     *ebpf.MapSpec `ebpf:"flow_shares"`
@@ -149,6 +154,7 @@ type XdpMapSpecs struct {
 	PublishedPorts *ebpf.MapSpec `ebpf:"published_ports"`
 	Scratches      *ebpf.MapSpec `ebpf:"scratches"`
 	Sweepers       *ebpf.MapSpec `ebpf:"sweepers"`
+	Trunks         *ebpf.MapSpec `ebpf:"trunks"`
 	TunnelIds      *ebpf.MapSpec `ebpf:"tunnel_ids"`
 	TunnelPaths    *ebpf.MapSpec `ebpf:"tunnel_paths"`
 	TunnelStats    *ebpf.MapSpec `ebpf:"tunnel_stats"`
@@ -205,6 +211,8 @@ type XdpMaps struct {
 	Drops          *ebpf.Map `ebpf:"drops"`
 	EndpointStats  *ebpf.Map `ebpf:"endpoint_stats"`
 	Fdb            *ebpf.Map `ebpf:"fdb"`
+	FloodBudgets   *ebpf.Map `ebpf:"flood_budgets"`
+	FloodLimits    *ebpf.Map `ebpf:"flood_limits"`
 	FlowIndex      *ebpf.Map `ebpf:"flow_index"`
 	FlowLimits     *ebpf.Map `ebpf:"flow_limits"`
 	FlowShares     *ebpf.Map `ebpf:"flow_shares"`
@@ -229,6 +237,7 @@ type XdpMaps struct {
 	PublishedPorts *ebpf.Map `ebpf:"published_ports"`
 	Scratches      *ebpf.Map `ebpf:"scratches"`
 	Sweepers       *ebpf.Map `ebpf:"sweepers"`
+	Trunks         *ebpf.Map `ebpf:"trunks"`
 	TunnelIds      *ebpf.Map `ebpf:"tunnel_ids"`
 	TunnelPaths    *ebpf.Map `ebpf:"tunnel_paths"`
 	TunnelStats    *ebpf.Map `ebpf:"tunnel_stats"`
@@ -244,6 +253,8 @@ func (m *XdpMaps) Close() error {
 		m.Drops,
 		m.EndpointStats,
 		m.Fdb,
+		m.FloodBudgets,
+		m.FloodLimits,
 		m.FlowIndex,
 		m.FlowLimits,
 		m.FlowShares,
@@ -268,6 +279,7 @@ func (m *XdpMaps) Close() error {
 		m.PublishedPorts,
 		m.Scratches,
 		m.Sweepers,
+		m.Trunks,
 		m.TunnelIds,
 		m.TunnelPaths,
 		m.TunnelStats,

@@ -76,24 +76,30 @@ type metrics struct {
 	mapCapacity, programRuns, programRunSeconds *prometheus.Desc
 	endpointInfo, learnedStations               *prometheus.Desc
 	endpointFlows, endpointMaxFlows             *prometheus.Desc
+	floodLimited, tunnelFloodLimited            *prometheus.Desc
+	loops, blocked                              *prometheus.Desc
 }
 
 func newMetrics() metrics {
 	return metrics{
-		endpoint:          describeTraffic("endpoint", "the endpoint", "endpoint", "network"),
-		network:           describeTraffic("network", "the network's local endpoints", "network"),
-		tunnel:            describeTraffic("tunnel", "the tunnel, outer frames", "tunnel"),
-		endpointInfo:      describe("endpoint_info", "Always 1; the labels tell for which container an engine made the endpoint.", "endpoint", "network", "engine", "container", "container_id"),
-		learnedStations:   describe("network_learned_stations", "MACs that are learned on the network.", "network"),
-		endpointFlows:     describe("endpoint_flows", "Flows that the endpoint opened and that are there, by state.", "endpoint", "network", "state"),
-		endpointMaxFlows:  describe("endpoint_max_flows", "Established flows that the endpoint may have now.", "endpoint", "network"),
-		loaded:            describe("loaded", "Whether the datapath is loaded."),
-		dropPackets:       describe("dropped_packets_total", "Packets dropped, by reason.", "reason"),
-		dropBytes:         describe("dropped_bytes_total", "Bytes dropped, by reason.", "reason"),
-		mapEntries:        describe("map_entries", "Entries that a map of the datapath holds.", "map"),
-		mapCapacity:       describe("map_capacity_entries", "Entries that a map of the datapath has room for.", "map"),
-		programRuns:       describe("program_runs_total", "Runs of a program, while the kernel measures them.", "program"),
-		programRunSeconds: describe("program_run_seconds_total", "Time spent in a program, while the kernel measures it.", "program"),
+		endpoint:           describeTraffic("endpoint", "the endpoint", "endpoint", "network"),
+		network:            describeTraffic("network", "the network's local endpoints", "network"),
+		tunnel:             describeTraffic("tunnel", "the tunnel, outer frames", "tunnel"),
+		endpointInfo:       describe("endpoint_info", "Always 1; the labels tell for which container an engine made the endpoint.", "endpoint", "network", "engine", "container", "container_id"),
+		learnedStations:    describe("network_learned_stations", "MACs that are learned on the network.", "network"),
+		endpointFlows:      describe("endpoint_flows", "Flows that the endpoint opened and that are there, by state.", "endpoint", "network", "state"),
+		endpointMaxFlows:   describe("endpoint_max_flows", "Established flows that the endpoint may have now.", "endpoint", "network"),
+		floodLimited:       describe("endpoint_flood_limited_packets_total", "Frames of the endpoint that were not flooded, as it was over its limit.", "endpoint", "network"),
+		tunnelFloodLimited: describe("tunnel_flood_limited_packets_total", "Frames out of the tunnel that were not flooded, as it was over its limit.", "tunnel"),
+		loops:              describe("endpoint_loops_total", "How often the endpoint was blocked for a loop between it and another trunk.", "endpoint", "network"),
+		blocked:            describe("endpoint_blocked", "Whether the endpoint is blocked for a loop at present.", "endpoint", "network"),
+		loaded:             describe("loaded", "Whether the datapath is loaded."),
+		dropPackets:        describe("dropped_packets_total", "Packets dropped, by reason.", "reason"),
+		dropBytes:          describe("dropped_bytes_total", "Bytes dropped, by reason.", "reason"),
+		mapEntries:         describe("map_entries", "Entries that a map of the datapath holds.", "map"),
+		mapCapacity:        describe("map_capacity_entries", "Entries that a map of the datapath has room for.", "map"),
+		programRuns:        describe("program_runs_total", "Runs of a program, while the kernel measures them.", "program"),
+		programRunSeconds:  describe("program_run_seconds_total", "Time spent in a program, while the kernel measures it.", "program"),
 	}
 }
 
@@ -107,7 +113,7 @@ func (c Collector) Describe(to chan<- *prometheus.Desc) {
 	}
 	for _, d := range []*prometheus.Desc{
 		m.loaded, m.dropPackets, m.dropBytes, m.mapEntries, m.mapCapacity, m.programRuns, m.programRunSeconds,
-		m.endpointInfo, m.learnedStations, m.endpointFlows, m.endpointMaxFlows,
+		m.endpointInfo, m.learnedStations, m.endpointFlows, m.endpointMaxFlows, m.floodLimited, m.tunnelFloodLimited, m.loops, m.blocked,
 	} {
 		to <- d
 	}
@@ -149,6 +155,9 @@ func (c Collector) collectTraffic(to chan<- prometheus.Metric, m metrics, t *Tab
 			return err
 		}
 		m.endpoint.send(to, traffic, e.Name, e.Network)
+		if err := collectFloods(to, m, t, e); err != nil {
+			return err
+		}
 		to <- prometheus.MustNewConstMetric(m.endpointInfo, prometheus.GaugeValue, 1, e.Name, e.Network, e.Engine, e.Container, e.ContainerID)
 		share, err := t.FlowShare(e.ID)
 		if err != nil {
@@ -179,7 +188,33 @@ func (c Collector) collectTraffic(to chan<- prometheus.Metric, m metrics, t *Tab
 			return err
 		}
 		m.tunnel.send(to, traffic, name)
+		limited, err := t.TunnelFloodLimited(id)
+		if err != nil {
+			return err
+		}
+		to <- prometheus.MustNewConstMetric(m.tunnelFloodLimited, prometheus.CounterValue, float64(limited), name)
 	}
+	return nil
+}
+
+// collectFloods tells of an endpoint whose floods were limited, or that was
+// blocked for a loop.
+func collectFloods(to chan<- prometheus.Metric, m metrics, t *Tables, e NamedEndpoint) error {
+	limited, err := t.FloodLimited(e.ID)
+	if err != nil {
+		return err
+	}
+	loop, err := t.EndpointLoop(e.ID)
+	if err != nil {
+		return err
+	}
+	blocked := 0.0
+	if loop.Blocked > 0 {
+		blocked = 1
+	}
+	to <- prometheus.MustNewConstMetric(m.floodLimited, prometheus.CounterValue, float64(limited), e.Name, e.Network)
+	to <- prometheus.MustNewConstMetric(m.loops, prometheus.CounterValue, float64(loop.Times), e.Name, e.Network)
+	to <- prometheus.MustNewConstMetric(m.blocked, prometheus.GaugeValue, blocked, e.Name, e.Network)
 	return nil
 }
 

@@ -170,6 +170,7 @@ func (t *Tables) Replace(w Wanted) error {
 		t.linksChanged(),
 		replaceArray(t.Maps.Networks, c.networks),
 		replace(t.Maps.Members, members),
+		t.putFloodLimits(w.Endpoints),
 		t.retire(gone, func() error { return replace(t.Maps.Devices, c.devices) }),
 		replace(t.Maps.Fdb, c.fdb),
 		replace(t.Maps.Neighbors, c.neighbors),

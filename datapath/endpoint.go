@@ -24,6 +24,7 @@ type Endpoint struct {
 	DHCPServer bool         // local: it may send messages of DHCP servers
 	Router     bool         // local: it may send messages of routers
 	MaxFlows   uint32       // local: established ones; 0: as many as is fair
+	MaxFlood   uint32       // local: copies a second that are flooded for it; 0: the default
 }
 
 // Remote tells whether e is behind a tunnel.
@@ -102,13 +103,13 @@ func (t *Tables) PutEndpoint(e Endpoint) error {
 	err := t.Maps.Devices.Lookup(uint32(e.Ifindex), &old)
 	if errors.Is(err, ebpf.ErrKeyNotExist) {
 		err = t.join(e.station())
-	} else if err == nil && old.Trunk != e.trunk() {
+	} else if err == nil && flag(old.Trunk != 0) != e.trunk() {
 		err = t.changeMember(e.station())
 	}
 	if err != nil {
 		return err
 	}
-	if err := t.SetFlowLimit(e.ID, e.MaxFlows); err != nil {
+	if err := errors.Join(t.SetFlowLimit(e.ID, e.MaxFlows), t.putFloodLimit(e)); err != nil {
 		return err
 	}
 	if err := put(t.Maps.Devices, uint32(e.Ifindex), e.device()); err != nil {
@@ -124,7 +125,7 @@ func (t *Tables) PutEndpoint(e Endpoint) error {
 // packet, and how many flows it may have. Its addresses, its MAC and its network
 // stay.
 func (t *Tables) SetEndpoint(e Endpoint) error {
-	if err := t.SetFlowLimit(e.ID, e.MaxFlows); err != nil {
+	if err := errors.Join(t.SetFlowLimit(e.ID, e.MaxFlows), t.putFloodLimit(e)); err != nil {
 		return err
 	}
 	return put(t.Maps.Devices, uint32(e.Ifindex), e.device())

@@ -41,6 +41,7 @@ func groups() []group {
 		{name: "tunnel marks", load: loadPinned, rows: ecnRows, change: withForms},
 		{name: "tunnel sizes", load: loadPinned, rows: sizeRows, change: withForms},
 		{name: "flood", load: loadPinned, rows: floodRows, change: withShared},
+		{name: "storm", load: loadPinned, rows: stormRows, change: withShared},
 		{name: "learning", load: loadPinned, rows: learnRows, change: withShared},
 		{name: "trunk", load: loadPinned, rows: trunkRows, change: withShared},
 		{name: "roles", load: loadPinned, rows: roleRows, change: withShared},

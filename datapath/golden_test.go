@@ -273,6 +273,7 @@ func (w *world) forgetPackets(t testing.TB) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	w.calm(t)
 }
 
 // prepare brings the world to where the row's packet comes in: nothing has gone

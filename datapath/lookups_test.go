@@ -160,7 +160,7 @@ func callsOfPaths() map[string]calls {
 		"gre-back":                 {hash: "carried fdb neighbors tunnel_ids", array: "endpoint_stats networks scratches tunnel_stats"},
 		"arp-answer":               {hash: "devices neighbors", array: "endpoint_stats networks scratches"},
 		"nd-answer":                {hash: "devices neighbors", array: "endpoint_stats networks scratches"},
-		"flood":                    {hash: "devices members*3", array: "endpoint_stats*2 networks scratches*5"},
+		"flood":                    {hash: "devices members*3", array: "endpoint_stats*2 flood_budgets flood_limits networks scratches*5"},
 		"drop-malformed":           {hash: "devices", array: "drops endpoint_stats networks scratches"},
 		"drop-unknown-protocol":    {hash: "devices", array: "drops endpoint_stats networks scratches"},
 		"drop-unknown-destination": {hash: "devices fdb learned_fdb", array: "drops endpoint_stats networks scratches*3"},

@@ -153,6 +153,9 @@ func (t *Tables) TunnelTraffic(id uint32) (Traffic, error) {
 
 // ResetEndpointTraffic zeroes the counters of an id that is given out anew.
 func (t *Tables) ResetEndpointTraffic(id uint32) error {
+	if err := t.resetFloods(id); err != nil {
+		return err
+	}
 	return resetTraffic(t.Maps.EndpointStats, id)
 }
 
@@ -165,6 +168,9 @@ func (t *Tables) ResetNetworkTraffic(id uint32) error {
 // what the datapath knows of the way to the remote.
 func (t *Tables) ResetTunnelTraffic(id uint32) error {
 	if err := put(t.Maps.TunnelPaths, id, bpf.EbpnetTunnelPath{}); err != nil {
+		return err
+	}
+	if err := put(t.Maps.FloodBudgets, t.tunnelFlooder(id), bpf.EbpnetFloodBudget{}); err != nil {
 		return err
 	}
 	return resetTraffic(t.Maps.TunnelStats, id)
@@ -271,6 +277,8 @@ func (t *Tables) Usage() ([]MapUsage, error) {
 		{"drops", t.Maps.Drops, countReasons},
 		{"endpoint_stats", t.Maps.EndpointStats, t.countEndpoints},
 		{"fdb", t.Maps.Fdb, countEntries[bpf.EbpnetFdbKey, bpf.EbpnetStation]},
+		{"flood_budgets", t.Maps.FloodBudgets, countUsed[bpf.EbpnetFloodBudget]},
+		{"flood_limits", t.Maps.FloodLimits, countUsed[uint32]},
 		{"flow_index", t.Maps.FlowIndex, countEntries[bpf.EbpnetFlowKey, bpf.EbpnetFlowRef]},
 		{"flow_limits", t.Maps.FlowLimits, countEntries[uint32, uint32]},
 		{"flow_shares", t.Maps.FlowShares, countUsed[bpf.EbpnetFlowShare]},
@@ -295,6 +303,7 @@ func (t *Tables) Usage() ([]MapUsage, error) {
 		{"published_ports", t.Maps.PublishedPorts, countUsed[uint64]},
 		{"scratches", t.Maps.Scratches, countAll},
 		{"sweepers", t.Maps.Sweepers, countAll},
+		{"trunks", t.Maps.Trunks, countUsed[bpf.EbpnetTrunk]},
 		{"tunnel_ids", t.Maps.TunnelIds, countEntries[bpf.EbpnetTunnelEnds, uint32]},
 		{"tunnel_paths", t.Maps.TunnelPaths, countUsed[bpf.EbpnetTunnelPath]},
 		{"tunnel_stats", t.Maps.TunnelStats, t.countTunnels},

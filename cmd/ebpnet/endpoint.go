@@ -43,17 +43,21 @@ func endpointCommand() *cli.Command {
 				Action: addEndpoint,
 			},
 			{
-				Name:      "set",
-				Usage:     "change what an endpoint of this host may do, with effect on its next packet",
-				UsageText: "ebpnet endpoint set NAME [--allow none|dhcp-server|router|dhcp-server,router] [--max-flows N|default]",
+				Name:  "set",
+				Usage: "change what an endpoint of this host may do, with effect on its next packet",
+				UsageText: "ebpnet endpoint set NAME [--allow none|dhcp-server|router|dhcp-server,router] [--max-flows N|default]\n" +
+					"      [--max-flood N|default]",
 				Description: "Only DHCP servers and relays may send as such, and only routers may send as such, also in DHCPv6 and IPv6.\n" +
 					"--allow gives an endpoint these roles, in place of those that it had; 'none' takes all of them back.\n" +
 					"--max-flows limits its established flows, and those from outside of each port that it publishes. By default it\n" +
 					"never has more than are still free.\n" +
+					"--max-flood limits the copies a second that are made of what it sends to many or to unknown MACs: one\n" +
+					"for each member of the network. By default 50000, and 200000 for a trunk.\n" +
 					"Example: ebpnet endpoint set dnsmasq --allow dhcp-server",
 				Flags: []cli.Flag{
 					&cli.StringFlag{Name: "allow", Usage: "`ROLES`: dhcp-server, router, or both with a comma; or none", DefaultText: "as it is"},
 					&cli.StringFlag{Name: "max-flows", Usage: "`N` established flows, 1 to 4194304; or default", DefaultText: "as it is"},
+					&cli.StringFlag{Name: "max-flood", Usage: "`N` copies a second that are flooded for it, 1 to 100000000; or default", DefaultText: "as it is"},
 				},
 				Action: setEndpoint,
 			},
@@ -109,6 +113,9 @@ func endpointCommand() *cli.Command {
 						if view.Flows, err = flowsOf(c, e); err != nil {
 							return err
 						}
+						if view.Flood, err = floodOf(c, tx, e); err != nil {
+							return err
+						}
 						return inspect(c, view)
 					})
 				},
@@ -160,7 +167,7 @@ func addEndpoint(c *cli.Context) error {
 		if err != nil {
 			return err
 		}
-		view := endpointView{e, emptyIfNil(ports)}
+		view := endpointView{Endpoint: e, Ports: emptyIfNil(ports)}
 		return printEndpoints(c, view, []endpointView{view})
 	})
 }
@@ -188,8 +195,16 @@ func setEndpoint(c *cli.Context) error {
 		change.MaxFlows = &most
 		given = true
 	}
+	if c.IsSet("max-flood") {
+		limit, err := spec.ParseMaxFlood(c.String("max-flood"))
+		if err != nil {
+			return err
+		}
+		change.MaxFlood = &limit
+		given = true
+	}
 	if !given {
-		return usagef("nothing to set; want at least one of --allow, --max-flows")
+		return usagef("nothing to set; want at least one of --allow, --max-flows, --max-flood")
 	}
 	name, err := endpointCalled(c, args[0])
 	if err != nil {
@@ -251,6 +266,7 @@ type endpointView struct {
 type endpointInspection struct {
 	endpointView
 	Flows *datapath.FlowShare `json:"flows,omitempty"` // local, and the datapath loaded
+	Flood *flood              `json:"flood,omitempty"` // likewise
 }
 
 // flowsOf reads what a local endpoint has of the table of flows; nil if nothing
@@ -277,7 +293,7 @@ func withPorts(tx *store.Tx, endpoints []spec.Endpoint) ([]endpointView, error) 
 		if err != nil {
 			return nil, err
 		}
-		views[i] = endpointView{e, emptyIfNil(ports)}
+		views[i] = endpointView{Endpoint: e, Ports: emptyIfNil(ports)}
 	}
 	return views, nil
 }

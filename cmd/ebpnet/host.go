@@ -179,6 +179,8 @@ type status struct {
 
 	XDP []agent.UplinkXDP `json:"xdp"` // of each uplink
 
+	Storms []storm `json:"storms"` // endpoints whose floods were limited, or that were blocked for a loop
+
 	Tables []datapath.MapUsage `json:"tables"`
 	Memory uint64              `json:"memory_bytes"` // of all tables
 }
@@ -203,7 +205,7 @@ func statusCommand() *cli.Command {
 }
 
 func readStatus(c *cli.Context) (status, error) {
-	s := status{Version: version, Uplinks: []string{}, Tables: []datapath.MapUsage{}, Timeouts: map[string]float64{}}
+	s := status{Version: version, Uplinks: []string{}, Storms: []storm{}, Tables: []datapath.MapUsage{}, Timeouts: map[string]float64{}}
 	var host spec.Host
 	err := read(c, func(tx *store.Tx) (err error) {
 		if host, _, err = tx.Host(); err != nil {
@@ -250,6 +252,13 @@ func readStatus(c *cli.Context) (status, error) {
 	if s.XDP, err = agent.XDPOf(host, tables); err != nil {
 		return s, err
 	}
+	err = read(c, func(tx *store.Tx) (err error) {
+		s.Storms, err = readStorms(tables, tx)
+		return err
+	})
+	if err != nil {
+		return s, err
+	}
 	s.Tables, err = tables.Usage()
 	for _, u := range s.Tables {
 		s.Memory += u.Memory
@@ -288,6 +297,9 @@ func (s status) tables() []table {
 		settings = append(settings, time.Duration(s.Timeouts[string(name)]*float64(time.Second)).String())
 	}
 	flows.add(settings...)
+	if len(s.Storms) > 0 {
+		tables = append(tables, stormTable(s.Storms))
+	}
 	usage := table{headings: []string{"TABLE", "ENTRIES", "CAPACITY", "MEMORY"}}
 	for _, u := range s.Tables {
 		usage.add(u.Name, strconv.Itoa(u.Entries), number(uint64(u.Capacity)), byteSize(u.Memory))

@@ -209,6 +209,7 @@ func (a *Agent) announce(v host.Veth, n spec.Network) {
 type EndpointChange struct {
 	Allow    *[]spec.Allowance // replaces all that the endpoint had
 	MaxFlows *uint32           // 0: the default
+	MaxFlood *uint32           // copies a second that are flooded for it; 0: the default
 }
 
 func (c EndpointChange) apply(e *spec.Endpoint) {
@@ -217,6 +218,9 @@ func (c EndpointChange) apply(e *spec.Endpoint) {
 	}
 	if c.MaxFlows != nil {
 		e.MaxFlows = *c.MaxFlows
+	}
+	if c.MaxFlood != nil {
+		e.MaxFlood = *c.MaxFlood
 	}
 }
 

@@ -165,6 +165,7 @@ func endpointEntry(e spec.Endpoint, n spec.Network, ifindex int, t spec.Tunnel) 
 		DHCPServer: slices.Contains(e.Allow, spec.AllowDHCPServer),
 		Router:     slices.Contains(e.Allow, spec.AllowRouter),
 		MaxFlows:   e.MaxFlows,
+		MaxFlood:   e.MaxFlood,
 	}
 }
 

@@ -138,7 +138,9 @@ type Endpoint struct {
 	Allow     []Allowance  `json:"allow,omitempty"`  // local: roles whose messages it may send
 	// Local: established flows that it may have, and as many that each of its
 	// published ports may have from outside; 0: as many as is fair.
-	MaxFlows  uint32   `json:"max_flows,omitempty"`
+	MaxFlows uint32 `json:"max_flows,omitempty"`
+	// Local: copies a second that are flooded for it; 0: the default.
+	MaxFlood  uint32   `json:"max_flood,omitempty"`
 	Container Identity `json:"container,omitzero"` // that an engine made it for
 	// The engine has the container's default routes go by it; said by Docker.
 	Outward bool `json:"outward,omitempty"`
