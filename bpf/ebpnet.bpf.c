@@ -271,7 +271,8 @@ int from_uplink(struct __sk_buff *skb)
 		tunnel_hear(skb, pkt);
 		return forward_error_in(skb, pkt, NETWORK_OUTSIDE);
 	}
-	if (!fragment_find_ports(pkt, NETWORK_OUTSIDE))
+	if (!fragment_find_ports(pkt, NETWORK_OUTSIDE,
+				 FRAGMENT_IN | skb->ifindex))
 		return VERDICT_PASS;
 	return forward_in(skb, pkt, NETWORK_OUTSIDE);
 }
@@ -290,7 +291,8 @@ int from_loopback(struct __sk_buff *skb)
 		return VERDICT_PASS;
 	if (packet_is_icmp_error(pkt))
 		return forward_error_in(skb, pkt, NETWORK_LOOPBACK);
-	if (!fragment_find_ports(pkt, NETWORK_LOOPBACK))
+	if (!fragment_find_ports(pkt, NETWORK_LOOPBACK,
+				 FRAGMENT_IN | skb->ifindex))
 		return VERDICT_PASS;
 	return forward_in(skb, pkt, NETWORK_LOOPBACK);
 }
@@ -331,7 +333,9 @@ int to_uplink(struct __sk_buff *skb)
 	if (!pkt || parse_l3(skb, pkt, 0) ||
 	    (pkt->ethertype != bpf_htons(ETH_P_IP) &&
 	     pkt->ethertype != bpf_htons(ETH_P_IPV6)) ||
-	    parse_l4(skb, pkt) || !fragment_find_ports(pkt, NETWORK_OUTSIDE) ||
+	    parse_l4(skb, pkt) ||
+	    !fragment_find_ports(pkt, NETWORK_OUTSIDE,
+				 FRAGMENT_OUT | skb->ifindex) ||
 	    pkt->echo == ECHO_REPLY)
 		return VERDICT_PASS;
 

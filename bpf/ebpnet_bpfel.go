@@ -40,11 +40,16 @@ type EbpnetCounter struct {
 }
 
 type EbpnetDatagram struct {
-	_     structs.HostLayout
-	Seen  uint64
-	Sport uint16
-	Dport uint16
-	Pad   [4]uint8
+	_        structs.HostLayout
+	Seen     uint64
+	Src      EbpnetAddress
+	Dst      EbpnetAddress
+	Id       uint32
+	Network  uint32
+	Sport    uint16
+	Dport    uint16
+	Protocol uint8
+	Pad      [3]uint8
 }
 
 type EbpnetDevice struct {
@@ -164,14 +169,10 @@ const (
 	EbpnetFlowStateFLOW_DEAD      EbpnetFlowState = 6
 )
 
-type EbpnetFragmentKey struct {
-	_        structs.HostLayout
-	Src      EbpnetAddress
-	Dst      EbpnetAddress
-	Id       uint32
-	Network  uint32
-	Protocol uint8
-	Pad      [3]uint8
+type EbpnetFragmentPlace struct {
+	_     structs.HostLayout
+	Owner uint32
+	Index uint32
 }
 
 type EbpnetLearnWhat uint32
@@ -341,9 +342,10 @@ const (
 	EbpnetReasonREASON_ROGUE_SERVER        EbpnetReason = 34
 	EbpnetReasonREASON_FLOW_LIMIT          EbpnetReason = 35
 	EbpnetReasonREASON_PORT_LIMIT          EbpnetReason = 36
-	EbpnetReasonREASON_FLOOD_LIMIT         EbpnetReason = 37
-	EbpnetReasonREASON_LOOP                EbpnetReason = 38
-	EbpnetReasonREASON_COUNT               EbpnetReason = 39
+	EbpnetReasonREASON_FRAGMENT_LIMIT      EbpnetReason = 37
+	EbpnetReasonREASON_FLOOD_LIMIT         EbpnetReason = 38
+	EbpnetReasonREASON_LOOP                EbpnetReason = 39
+	EbpnetReasonREASON_COUNT               EbpnetReason = 40
 )
 
 type EbpnetStation struct {
@@ -460,6 +462,7 @@ type EbpnetWay struct {
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	EbpnetMapCarried               = "carried"
+	EbpnetMapDatagrams             = "datagrams"
 	EbpnetMapDevices               = "devices"
 	EbpnetMapDrops                 = "drops"
 	EbpnetMapEndpointStats         = "endpoint_stats"
@@ -470,7 +473,6 @@ const (
 	EbpnetMapFlowLimits            = "flow_limits"
 	EbpnetMapFlowShares            = "flow_shares"
 	EbpnetMapFlows                 = "flows"
-	EbpnetMapFragmented            = "fragmented"
 	EbpnetMapHalfOpen              = "half_open"
 	EbpnetMapIcmpBudgets           = "icmp_budgets"
 	EbpnetMapLearnedCounts         = "learned_counts"
@@ -589,6 +591,7 @@ type EbpnetProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type EbpnetMapSpecs struct {
 	Carried        *ebpf.MapSpec `ebpf:"carried"`
+	Datagrams      *ebpf.MapSpec `ebpf:"datagrams"`
 	Devices        *ebpf.MapSpec `ebpf:"devices"`
 	Drops          *ebpf.MapSpec `ebpf:"drops"`
 	EndpointStats  *ebpf.MapSpec `ebpf:"endpoint_stats"`
@@ -599,7 +602,6 @@ type EbpnetMapSpecs struct {
 	FlowLimits     *ebpf.MapSpec `ebpf:"flow_limits"`
 	FlowShares     *ebpf.MapSpec `ebpf:"flow_shares"`
 	Flows          *ebpf.MapSpec `ebpf:"flows"`
-	Fragmented     *ebpf.MapSpec `ebpf:"fragmented"`
 	HalfOpen       *ebpf.MapSpec `ebpf:"half_open"`
 	IcmpBudgets    *ebpf.MapSpec `ebpf:"icmp_budgets"`
 	LearnedCounts  *ebpf.MapSpec `ebpf:"learned_counts"`
@@ -672,6 +674,7 @@ func (o *EbpnetObjects) Close() error {
 // It can be passed to LoadEbpnetObjects or ebpf.CollectionSpec.LoadAndAssign.
 type EbpnetMaps struct {
 	Carried        *ebpf.Map `ebpf:"carried"`
+	Datagrams      *ebpf.Map `ebpf:"datagrams"`
 	Devices        *ebpf.Map `ebpf:"devices"`
 	Drops          *ebpf.Map `ebpf:"drops"`
 	EndpointStats  *ebpf.Map `ebpf:"endpoint_stats"`
@@ -682,7 +685,6 @@ type EbpnetMaps struct {
 	FlowLimits     *ebpf.Map `ebpf:"flow_limits"`
 	FlowShares     *ebpf.Map `ebpf:"flow_shares"`
 	Flows          *ebpf.Map `ebpf:"flows"`
-	Fragmented     *ebpf.Map `ebpf:"fragmented"`
 	HalfOpen       *ebpf.Map `ebpf:"half_open"`
 	IcmpBudgets    *ebpf.Map `ebpf:"icmp_budgets"`
 	LearnedCounts  *ebpf.Map `ebpf:"learned_counts"`
@@ -714,6 +716,7 @@ type EbpnetMaps struct {
 func (m *EbpnetMaps) Close() error {
 	return _EbpnetClose(
 		m.Carried,
+		m.Datagrams,
 		m.Devices,
 		m.Drops,
 		m.EndpointStats,
@@ -724,7 +727,6 @@ func (m *EbpnetMaps) Close() error {
 		m.FlowLimits,
 		m.FlowShares,
 		m.Flows,
-		m.Fragmented,
 		m.HalfOpen,
 		m.IcmpBudgets,
 		m.LearnedCounts,

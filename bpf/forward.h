@@ -125,7 +125,7 @@ forward_in(struct __sk_buff *skb, struct packet *pkt, __u32 from)
 	if (reason)
 		return verdict_drop(skb, reason);
 	if (pkt->fragment == FRAGMENT_FIRST)
-		fragment_remember(pkt, from);
+		fragment_remember(pkt, from, FRAGMENT_IN | skb->ifindex);
 	flow_touch(skb, flow, slot, pkt, side);
 	reason = nat_translate(skb, pkt, to);
 	if (reason)

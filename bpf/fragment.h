@@ -7,6 +7,7 @@
 #ifndef EBPNET_FRAGMENT_H
 #define EBPNET_FRAGMENT_H
 
+#include "address.h"
 #include "config.h"
 #include "maps.h"
 #include "parse.h"
@@ -15,53 +16,89 @@
  * seconds, Linux 30. */
 #define FRAGMENT_TIMEOUT (30 * SECONDS)
 
-static __always_inline struct fragment_key
-fragment_key_of(const struct packet *pkt, __u32 network)
+/* Whose share of `datagrams` a packet takes: an endpoint's, or, of what comes
+ * in or leaves by a device of the host, the device's. */
+#define FRAGMENT_IN  0x80000000
+#define FRAGMENT_OUT 0xc0000000
+
+/* The place of a datagram in its owner's share. Datagrams between two addresses
+ * follow each other through as many places as an endpoint has; on a device of
+ * the host other addresses have other places, so that one sender from outside
+ * displaces few. */
+static __always_inline struct fragment_place
+fragment_place_of(const struct packet *pkt, __u32 owner)
 {
-	return (struct fragment_key){
+	__u32 hash = pkt->protocol, id = pkt->fragment_id;
+
+	for (int i = 0; i < 4; i++)
+		hash = hash * 0x9e3779b1 ^ pkt->src.word[i] ^
+		       pkt->dst.word[i] * 0x85ebca6b;
+	hash = (hash ^ hash >> 15) * 0x9e3779b1;
+	id ^= id >> 16;
+	id ^= id >> 8;
+	id = (id + (hash >> 26)) % FRAGMENTS_OF_ENDPOINT;
+	if (owner & FRAGMENT_IN)
+		id += (hash >> 20) * FRAGMENTS_OF_ENDPOINT %
+		      FRAGMENTS_OF_DEVICE;
+	return (struct fragment_place){ .owner = owner, .index = id };
+}
+
+/* Keeps the ports of a first fragment. */
+static __noinline void
+fragment_remember(const struct packet *pkt, __u32 network, __u32 owner)
+{
+	struct fragment_place place = fragment_place_of(pkt, owner);
+	struct datagram ports = {
+		.seen = bpf_ktime_get_coarse_ns(),
 		.src = pkt->src,
 		.dst = pkt->dst,
 		.id = pkt->fragment_id,
 		.network = network,
 		.protocol = pkt->protocol,
-	};
-}
-
-/* Keeps the ports of a first fragment. */
-static __noinline void
-fragment_remember(const struct packet *pkt, __u32 network)
-{
-	struct fragment_key key = fragment_key_of(pkt, network);
-	struct datagram ports = {
-		.seen = bpf_ktime_get_coarse_ns(),
 		.sport = pkt->sport,
 		.dport = pkt->dport,
 	};
 
-	bpf_map_update_elem(&fragmented, &key, &ports, BPF_ANY);
+	bpf_map_update_elem(&datagrams, &place, &ports, BPF_ANY);
 }
 
-/* Gives a later fragment the ports of its first; false if that is not known. */
-static __noinline bool fragment_recall(struct packet *pkt, __u32 network)
+/* Gives a later fragment the ports of its first; false if that is not known. If
+ * another datagram of the same owner has its place, that is noted. */
+static __noinline bool
+fragment_recall(struct packet *pkt, __u32 network, __u32 owner)
 {
-	struct fragment_key key = fragment_key_of(pkt, network);
-	const struct datagram *ports = bpf_map_lookup_elem(&fragmented, &key);
+	struct fragment_place place = fragment_place_of(pkt, owner);
+	const struct datagram *ports = bpf_map_lookup_elem(&datagrams, &place);
 
 	if (!ports ||
 	    bpf_ktime_get_coarse_ns() - ports->seen > FRAGMENT_TIMEOUT)
 		return false;
+	if (!address_equal(&ports->src, &pkt->src) ||
+	    !address_equal(&ports->dst, &pkt->dst) ||
+	    ports->id != pkt->fragment_id || ports->network != network ||
+	    ports->protocol != pkt->protocol) {
+		pkt->flags |= PACKET_DISPLACED;
+		return false;
+	}
 	pkt->sport = ports->sport;
 	pkt->dport = ports->dport;
 	return true;
 }
 
+/* Why there are no ports for a later fragment. */
+static __always_inline enum reason fragment_reason(const struct packet *pkt)
+{
+	return pkt->flags & PACKET_DISPLACED ? REASON_FRAGMENT_LIMIT :
+					       REASON_FRAGMENT;
+}
+
 /* Whether the packet has what its flow is told by; finds it for a later
  * fragment. After parse_l4(). */
 static __always_inline bool
-fragment_find_ports(struct packet *pkt, __u32 network)
+fragment_find_ports(struct packet *pkt, __u32 network, __u32 owner)
 {
 	if (pkt->fragment == FRAGMENT_LATER)
-		return fragment_recall(pkt, network);
+		return fragment_recall(pkt, network, owner);
 	return protocol_has_ports(pkt->protocol) || pkt->echo;
 }
 

@@ -135,7 +135,7 @@ gateway_open(struct __sk_buff *skb, struct packet *pkt,
 		/* Out and in again: RFC 4787 REQ-9. */
 		source = &pkt->dst;
 	} else if (pkt->fragment == FRAGMENT_LATER && !has_ports) {
-		return verdict_drop(skb, REASON_FRAGMENT);
+		return verdict_drop(skb, fragment_reason(pkt));
 	} else if (packet_is_icmp_error(pkt)) {
 		return verdict_drop(skb, REASON_UNKNOWN_FLOW);
 	} else if (!has_ports) {
@@ -212,7 +212,7 @@ gateway_route(struct __sk_buff *skb, struct packet *pkt,
 		return verdict_drop(skb, REASON_KERNEL_ERROR);
 	route = &scratch->route;
 	route->ifindex = 0;
-	has_ports = fragment_find_ports(pkt, device->network);
+	has_ports = fragment_find_ports(pkt, device->network, device->endpoint);
 	flow_key_of(&scratch->key, pkt, device->network);
 	if (has_ports)
 		flow = flow_find(&scratch->key, &side, &slot);
@@ -259,7 +259,7 @@ gateway_route(struct __sk_buff *skb, struct packet *pkt,
 		return icmp_refuse(skb, pkt, device, reason, route->mtu);
 
 	if (pkt->fragment == FRAGMENT_FIRST)
-		fragment_remember(pkt, device->network);
+		fragment_remember(pkt, device->network, device->endpoint);
 	flow_touch(skb, flow, slot, pkt, side);
 	if (to->network != NETWORK_LOOPBACK)
 		reason = route_decrement_ttl(skb, pkt);

@@ -332,14 +332,17 @@ struct {
 	__type(value, struct sweeper);
 } sweepers SEC(".maps");
 
-/* Datagram -> its ports, from its first fragment. Written and read by the
- * datapath; full, the least recently used make room. */
+/* Place of a datagram in fragments -> its ports, from its first fragment. An
+ * endpoint has FRAGMENTS_OF_ENDPOINT places, and a device of the host
+ * FRAGMENTS_OF_DEVICE, so a flood displaces its own sender's datagrams. Written
+ * and read by the datapath. Full: the least recently used make room, which
+ * takes more than a hundred endpoints that have used all their places. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, MAX_FRAGMENTED);
-	__type(key, struct fragment_key);
+	__uint(max_entries, MAX_DATAGRAMS);
+	__type(key, struct fragment_place);
 	__type(value, struct datagram);
-} fragmented SEC(".maps");
+} datagrams SEC(".maps");
 
 /* Endpoint id -> when its next ICMP error is due; see icmp_may_send(). */
 struct {

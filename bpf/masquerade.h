@@ -113,7 +113,8 @@ masquerade_host(struct __sk_buff *skb, struct packet *pkt,
 			return REASON_FLOW_TABLE_FULL;
 	}
 	if (pkt->fragment == FRAGMENT_FIRST)
-		fragment_remember(pkt, NETWORK_OUTSIDE);
+		fragment_remember(pkt, NETWORK_OUTSIDE,
+				  FRAGMENT_OUT | skb->ifindex);
 	flow_touch(skb, flow, slot, pkt, side);
 	return nat_translate(skb, pkt, flow_other(flow, side));
 }

@@ -78,8 +78,8 @@ policy_links(ctx_t *ctx, struct packet *pkt, __u32 id, __u32 from, __u32 to)
 		return REASON_KERNEL_ERROR;
 	if (pkt->protocol != IPPROTO_TCP && pkt->protocol != IPPROTO_UDP)
 		return REASON_POLICY;
-	if (!fragment_find_ports(pkt, id))
-		return REASON_FRAGMENT;
+	if (!fragment_find_ports(pkt, id, from))
+		return fragment_reason(pkt);
 
 	flow = flow_find_inside(scratch, pkt, id, &side, &slot);
 	revision = policy_revision();
@@ -107,7 +107,7 @@ policy_links(ctx_t *ctx, struct packet *pkt, __u32 id, __u32 from, __u32 to)
 		flow_touch(ctx, flow, slot, pkt, side);
 	}
 	if (!reason && pkt->fragment == FRAGMENT_FIRST)
-		fragment_remember(pkt, id);
+		fragment_remember(pkt, id, from);
 	return reason;
 }
 

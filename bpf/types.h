@@ -34,7 +34,9 @@ enum {
 	MAX_UPLINKS = 64,
 	MAX_PORTS = 262144,
 	MAX_PORT_SOURCES = 65536,
-	MAX_FRAGMENTED = 8192,
+	MAX_DATAGRAMS = 16384,
+	FRAGMENTS_OF_ENDPOINT = 64, /* a power of two, as the next one */
+	FRAGMENTS_OF_DEVICE = 4096,
 	WAY_BITS = 8,
 	MAX_WAYS = 1 << WAY_BITS, /* a CPU */
 	DEFAULT_FLOWS = 262144, /* answered ones; set at load */
@@ -82,6 +84,7 @@ enum reason {
 	REASON_ROGUE_SERVER,
 	REASON_FLOW_LIMIT,
 	REASON_PORT_LIMIT,
+	REASON_FRAGMENT_LIMIT,
 	REASON_FLOOD_LIMIT,
 	REASON_LOOP,
 	REASON_COUNT,
@@ -569,6 +572,7 @@ enum packet_flag {
 	PACKET_UNSUMMED = 1, /* UDP without a checksum */
 	PACKET_JUMBO = 2, /* a superframe with a Jumbo Payload option */
 	PACKET_FRAGMENTABLE = 4, /* IPv4 without DF; fragment_send.h */
+	PACKET_DISPLACED = 8, /* a later fragment: see fragment_recall() */
 };
 
 /* The packet at hand, as bpf/parse.h reads it. */
@@ -630,23 +634,25 @@ struct scratch {
 };
 _Static_assert(sizeof(struct scratch) == 688, "struct scratch");
 
+/* Where a datagram in fragments is kept: in its owner's share. */
+struct fragment_place {
+	__u32 owner; /* endpoint id, or a device: see fragment.h */
+	__u32 index;
+};
+_Static_assert(sizeof(struct fragment_place) == 8, "struct fragment_place");
+
 /* A datagram in fragments, of which only the first says the ports. */
-struct fragment_key {
+struct datagram {
+	__u64 seen; /* bpf_ktime_get_coarse_ns() */
 	struct address src;
 	struct address dst;
 	__be32 id;
 	__u32 network; /* as in struct flow_key */
+	__be16 sport;
+	__be16 dport;
 	__u8 protocol;
 	__u8 pad[3];
 };
-_Static_assert(sizeof(struct fragment_key) == 44, "struct fragment_key");
-
-struct datagram {
-	__u64 seen; /* bpf_ktime_get_coarse_ns() */
-	__be16 sport;
-	__be16 dport;
-	__u8 pad[4];
-};
-_Static_assert(sizeof(struct datagram) == 16, "struct datagram");
+_Static_assert(sizeof(struct datagram) == 56, "struct datagram");
 
 #endif

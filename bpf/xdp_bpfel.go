@@ -17,6 +17,7 @@ import (
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	XdpMapCarried               = "carried"
+	XdpMapDatagrams             = "datagrams"
 	XdpMapDevices               = "devices"
 	XdpMapDrops                 = "drops"
 	XdpMapEndpointStats         = "endpoint_stats"
@@ -27,7 +28,6 @@ const (
 	XdpMapFlowLimits            = "flow_limits"
 	XdpMapFlowShares            = "flow_shares"
 	XdpMapFlows                 = "flows"
-	XdpMapFragmented            = "fragmented"
 	XdpMapHalfOpen              = "half_open"
 	XdpMapIcmpBudgets           = "icmp_budgets"
 	XdpMapLearnedCounts         = "learned_counts"
@@ -124,6 +124,7 @@ type XdpProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type XdpMapSpecs struct {
 	Carried        *ebpf.MapSpec `ebpf:"carried"`
+	Datagrams      *ebpf.MapSpec `ebpf:"datagrams"`
 	Devices        *ebpf.MapSpec `ebpf:"devices"`
 	Drops          *ebpf.MapSpec `ebpf:"drops"`
 	EndpointStats  *ebpf.MapSpec `ebpf:"endpoint_stats"`
@@ -134,7 +135,6 @@ type XdpMapSpecs struct {
 	FlowLimits     *ebpf.MapSpec `ebpf:"flow_limits"`
 	FlowShares     *ebpf.MapSpec `ebpf:"flow_shares"`
 	Flows          *ebpf.MapSpec `ebpf:"flows"`
-	Fragmented     *ebpf.MapSpec `ebpf:"fragmented"`
 	HalfOpen       *ebpf.MapSpec `ebpf:"half_open"`
 	IcmpBudgets    *ebpf.MapSpec `ebpf:"icmp_budgets"`
 	LearnedCounts  *ebpf.MapSpec `ebpf:"learned_counts"`
@@ -207,6 +207,7 @@ func (o *XdpObjects) Close() error {
 // It can be passed to LoadXdpObjects or ebpf.CollectionSpec.LoadAndAssign.
 type XdpMaps struct {
 	Carried        *ebpf.Map `ebpf:"carried"`
+	Datagrams      *ebpf.Map `ebpf:"datagrams"`
 	Devices        *ebpf.Map `ebpf:"devices"`
 	Drops          *ebpf.Map `ebpf:"drops"`
 	EndpointStats  *ebpf.Map `ebpf:"endpoint_stats"`
@@ -217,7 +218,6 @@ type XdpMaps struct {
 	FlowLimits     *ebpf.Map `ebpf:"flow_limits"`
 	FlowShares     *ebpf.Map `ebpf:"flow_shares"`
 	Flows          *ebpf.Map `ebpf:"flows"`
-	Fragmented     *ebpf.Map `ebpf:"fragmented"`
 	HalfOpen       *ebpf.Map `ebpf:"half_open"`
 	IcmpBudgets    *ebpf.Map `ebpf:"icmp_budgets"`
 	LearnedCounts  *ebpf.Map `ebpf:"learned_counts"`
@@ -249,6 +249,7 @@ type XdpMaps struct {
 func (m *XdpMaps) Close() error {
 	return _XdpClose(
 		m.Carried,
+		m.Datagrams,
 		m.Devices,
 		m.Drops,
 		m.EndpointStats,
@@ -259,7 +260,6 @@ func (m *XdpMaps) Close() error {
 		m.FlowLimits,
 		m.FlowShares,
 		m.Flows,
-		m.Fragmented,
 		m.HalfOpen,
 		m.IcmpBudgets,
 		m.LearnedCounts,

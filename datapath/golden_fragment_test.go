@@ -23,7 +23,7 @@ func inFragments(p packet) (first, middle, last packet) {
 // fragmentRows are of datagrams in fragments, wherever they come in.
 func fragmentRows(t testing.TB) []row {
 	return bothFamilies(func(v6 bool) []row {
-		return slices.Concat(fragmentsOut(t, v6), fragmentsIn(t, v6), fragmentsInside(t, v6))
+		return slices.Concat(fragmentsOut(t, v6), fragmentsIn(t, v6), fragmentsInside(t, v6), fragmentShareRows(t, v6))
 	})
 }
 
@@ -83,12 +83,55 @@ func (r row) withSCTPLeft(out []byte) row {
 
 func nothing(testing.TB, *world) {}
 
+// fragmentsOfEndpoint is how many datagrams are kept for an endpoint:
+// bpf/types.h.
+const fragmentsOfEndpoint = 64
+
+// beginning has so many more datagrams begin, each by a first fragment like p.
+func beginning(n int, r func(string, []byte) row, p packet) func(testing.TB, *world) {
+	return func(t testing.TB, w *world) {
+		for i := range n {
+			p.fragment.id = datagramID + 1 + uint32(i)
+			w.send(t, r("", p.frame(t)))
+		}
+	}
+}
+
+// fragmentShareRows are of senders that begin more datagrams than are kept.
+func fragmentShareRows(t testing.TB, v6 bool) []row {
+	by := func(h host) func(string, []byte) row {
+		return func(name string, frame []byte) row { return fromEndpoint(name, h, frame) }
+	}
+	first, _, last := inFragments(outgoing(alice, v6, udp(40000, 53)))
+	bobFirst, _, _ := inFragments(outgoing(bob, v6, udp(40001, 53)))
+	begun := by(alice)("", first.frame(t))
+	out := func(name string, given func(testing.TB, *world)) row {
+		return by(alice)(name, last.frame(t)).after(begun).given(given, nothing)
+	}
+	linked := func(name string, n int) row {
+		first, _, last := inFragments(between(client, server, v6, udp(40000, 53)))
+		return by(client)(name, last.frame(t)).after(by(client)("", first.frame(t))).given(beginning(n, by(client), first), nothing)
+	}
+	in, _, inLast := inFragments(incoming(v6, udp(53, 40000)))
+	query := by(alice)("", outgoing(alice, v6, udp(40000, 53)).frame(t))
+	return []row{
+		out("last, after as many others as are kept", beginning(fragmentsOfEndpoint, by(alice), first)).dropped("fragment_limit"),
+		out("last, after one less", beginning(fragmentsOfEndpoint-1, by(alice), first)).redirected(masqueraded(last).frame(t)),
+		out("last, after many of another endpoint", beginning(4*fragmentsOfEndpoint, by(bob), bobFirst)).redirected(masqueraded(last).frame(t)),
+		out("last, after many from outside", beginning(4*fragmentsOfEndpoint, fromUplink, in)).redirected(masqueraded(last).frame(t)),
+		linked("last by a link, after as many others as are kept", fragmentsOfEndpoint).dropped("fragment_limit"),
+		linked("last by a link, after one less", fragmentsOfEndpoint-1).delivered(server, nil),
+		fromUplink("answer, last, after many of an endpoint", inLast.frame(t)).after(query, fromUplink("", in.frame(t))).
+			given(beginning(4*fragmentsOfEndpoint, by(alice), first), nothing).delivered(alice, translated(inLast, alice).frame(t)),
+	}
+}
+
 // agedFragments has the fragments seen longer ago than they may be on their
 // way.
 func agedFragments(t testing.TB, w *world) {
 	const timeout = 30e9 // nanoseconds: FRAGMENT_TIMEOUT of bpf/fragment.h
-	aged := map[bpf.EbpnetFragmentKey]bpf.EbpnetDatagram{}
-	err := eachBatch(w.Maps.Fragmented, func(keys []bpf.EbpnetFragmentKey, datagrams []bpf.EbpnetDatagram) {
+	aged := map[bpf.EbpnetFragmentPlace]bpf.EbpnetDatagram{}
+	err := eachBatch(w.Maps.Datagrams, func(keys []bpf.EbpnetFragmentPlace, datagrams []bpf.EbpnetDatagram) {
 		for i := range keys {
 			datagrams[i].Seen -= timeout + 1
 			aged[keys[i]] = datagrams[i]
@@ -98,7 +141,7 @@ func agedFragments(t testing.TB, w *world) {
 		t.Fatal(err)
 	}
 	for key, datagram := range aged {
-		if err := w.Maps.Fragmented.Put(key, datagram); err != nil {
+		if err := w.Maps.Datagrams.Put(key, datagram); err != nil {
 			t.Fatal(err)
 		}
 	}

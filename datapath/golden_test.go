@@ -262,7 +262,7 @@ func (w *world) forgetPackets(t testing.TB) {
 	err := errors.Join(
 		w.FlushFlows(FlowFilter{}),
 		w.ForgetLearned(LearnedFilter{}),
-		replace(w.Maps.Fragmented, map[bpf.EbpnetFragmentKey]bpf.EbpnetDatagram{}),
+		replace(w.Maps.Datagrams, map[bpf.EbpnetFragmentPlace]bpf.EbpnetDatagram{}),
 	)
 	for _, tunnel := range w.wanted.Tunnels {
 		err = errors.Join(

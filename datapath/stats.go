@@ -273,6 +273,7 @@ func (t *Tables) Usage() ([]MapUsage, error) {
 		count func(*ebpf.Map) (int, error)
 	}{
 		{"carried", t.Maps.Carried, countEntries[bpf.EbpnetCarriedKey, uint32]},
+		{"datagrams", t.Maps.Datagrams, countEntries[bpf.EbpnetFragmentPlace, bpf.EbpnetDatagram]},
 		{"devices", t.Maps.Devices, countEntries[uint32, bpf.EbpnetDevice]},
 		{"drops", t.Maps.Drops, countReasons},
 		{"endpoint_stats", t.Maps.EndpointStats, t.countEndpoints},
@@ -283,7 +284,6 @@ func (t *Tables) Usage() ([]MapUsage, error) {
 		{"flow_limits", t.Maps.FlowLimits, countEntries[uint32, uint32]},
 		{"flow_shares", t.Maps.FlowShares, countUsed[bpf.EbpnetFlowShare]},
 		{"flows", t.Maps.Flows, counted(flows)},
-		{"fragmented", t.Maps.Fragmented, countEntries[bpf.EbpnetFragmentKey, bpf.EbpnetDatagram]},
 		{"half_open", t.Maps.HalfOpen, counted(halfOpen)},
 		{"icmp_budgets", t.Maps.IcmpBudgets, countUsed[uint64]},
 		{"learned_counts", t.Maps.LearnedCounts, countEntries[bpf.EbpnetLearnedPlace, bpf.EbpnetLearnedCount]},
