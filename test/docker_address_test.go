@@ -62,7 +62,7 @@ func severalNetworks(t *testing.T, s *site) {
 func connectedWhileRunning(t *testing.T, s *site) {
 	s.createNet(t, "front")
 	s.createNet(t, "back", "--subnet", other4)
-	web, sibling, db := s.run(t, "web", "front"), s.run(t, "sibling", "front"), s.run(t, "db", "back")
+	web, sibling, db := s.run(t, "web", "front", "--publish", "8080:7000"), s.run(t, "sibling", "front"), s.run(t, "db", "back")
 	serve(t, s.underlay.Outside, service)
 	running := connects(t, web.Netns, "tcp", at(sibling.IP4, service))
 	connects(t, web.Netns, "tcp", at(s.underlay.IP4, service))
@@ -74,6 +74,18 @@ func connectedWhileRunning(t *testing.T, s *site) {
 	connects(t, db.Netns, "tcp", at(inside.IP4, service))
 	connects(t, web.Netns, "tcp", at(s.underlay.IP4, service))
 	running.MustAsk(t)
+	// Nobody is answered by another network than the port's.
+	for _, from := range []*testutil.Netns{s.underlay.Outside, s.Netns, sibling.Netns, db.Netns, web.Netns} {
+		testutil.Eventually(t, "the published port answers "+from.Name, func() bool {
+			c, err := from.Dial(t, "tcp", at(s.IP4, published))
+			if err != nil {
+				return false
+			}
+			defer c.Close()
+			_, err = c.Ask(aMoment)
+			return err == nil
+		})
+	}
 
 	s.docker.Run(t, "network", "disconnect", "back", "web")
 	if out := web.Run(t, "ip", "-o", "-4", "addr", "show"); strings.Contains(out, inside.IP4.String()+"/") {
