@@ -115,6 +115,18 @@ func TestPublishedBySeveralNetworks(t *testing.T) {
 				}
 				seesFrom(t, h.Netns, network, at(local, published), gateway6)
 			}
+
+			// A client keeps its address as soon as that is answered again.
+			switch {
+			case c.without:
+				web.Run(t, "ip", "route", "add", "default", "via", gateway4.String())
+				h.Ebpnet(t, "load")
+				seesFrom(t, u.Outside, "tcp", at(h.IP4, published), u.IP4)
+				seesFrom(t, peer.Netns, "tcp", at(h.IP4, published), gateway4)
+			case c.first == c.port:
+				h.Ebpnet(t, "endpoint", "rm", "web2")
+				seesFrom(t, peer.Netns, "tcp", at(h.IP4, published), peer.IP4)
+			}
 		})
 	}
 }
