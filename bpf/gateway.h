@@ -173,7 +173,7 @@ gateway_error(struct __sk_buff *skb, struct packet *pkt, __u32 from)
 	if (reason == REASON_UNKNOWN_FLOW || reason == REASON_MALFORMED)
 		return GATEWAY_GO_ON;
 	if (!reason && network == NETWORK_LOOPBACK)
-		return forward_to_loopback(skb, 0);
+		return forward_to_loopback(skb, route->ifindex);
 	if (!reason && network == NETWORK_OUTSIDE) {
 		reason = route_find(skb, &pkt->src, &pkt->dst, 0, route);
 		if (!reason && !route->ifindex) {

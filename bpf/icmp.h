@@ -293,6 +293,8 @@ icmp_translate(struct __sk_buff *skb, struct packet *pkt, __u32 network,
 		return REASON_UNKNOWN_FLOW;
 	to = flow_other(flow, side);
 	*to_network = to->network;
+	/* By which one on lo goes: see loopback.h. */
+	scratch->route.ifindex = flow->uplink;
 
 	reason = icmp_translate_quoted(skb, pkt, &quoted, to);
 	/* A router on the way speaks with its own address. */

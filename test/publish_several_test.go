@@ -82,6 +82,7 @@ func TestPublishedBySeveralNetworks(t *testing.T) {
 			for _, protocol := range protocols {
 				publish(t, h, on[c.port].Endpoint, fmt.Sprintf("%d:%d/%s", published, service, protocol))
 			}
+			publish(t, h, on[c.port].Endpoint, fmt.Sprintf("%d:%d/udp", published+1, service+1)) // where nobody listens
 			sibling, peer, guest := h.NewContainer(t, "sibling", "net"), h.NewContainer(t, "peer", "other"), h.NewContainer(t, "guest", "third")
 			serve(t, web.Netns, service)
 			local := localOf(t, h.Netns, testutil.Uplink)
@@ -115,6 +116,11 @@ func TestPublishedBySeveralNetworks(t *testing.T) {
 				}
 				seesFrom(t, h.Netns, network, at(local, published), gateway6)
 			}
+			for _, target := range []netip.Addr{h.IP4, h.IP6, otherGateway4, local} {
+				refusesConnections(t, h.Netns, "udp", at(target, published+1))
+			}
+			refusesConnections(t, u.Outside, "udp", at(h.IP4, published+1))
+			refusesConnections(t, peer.Netns, "udp", at(h.IP6, published+1))
 
 			// A client keeps its address as soon as that is answered again.
 			switch {
