@@ -168,7 +168,7 @@ func callsOfPaths() map[string]calls {
 		"drop-spoofed-address":     {hash: "devices", array: "drops endpoint_stats networks scratches"},
 		"drop-unknown-source":      {hash: "devices", array: "drops scratches"},
 		"drop-policy":              {hash: "devices fdb flow_index links", array: "drops endpoint_stats links_revision networks scratches*2"},
-		"drop-isolated":            {hash: "devices flow_index neighbors", array: "drops endpoint_stats networks scratches*2"},
+		"drop-isolated":            {hash: "devices flow_index neighbors", array: "drops endpoint_stats networks published_ports scratches*2"},
 		"drop-internal":            {hash: "devices flow_index neighbors", array: "drops endpoint_stats networks scratches*2"},
 		"drop-not-from-host":       {array: "drops"},
 		"drop-spoofed-overlay":     {hash: "carried fdb neighbors*2 tunnel_ids", array: "drops networks scratches tunnel_stats"},
