@@ -98,7 +98,17 @@ func forgedErrorRows(t testing.TB) []row {
 				out.to = bob.mac
 				good = good.delivered(bob, out.frame(t))
 			}
-			rows = append(rows, good,
+			foreign := says(way.name+": about his packet outside, from a router", toBob(sent(bob.ip(v6), website.ip(v6)))).
+				given(allowed(alice, false, true), remember)
+			switch way.to {
+			case gatewayMAC:
+				foreign = foreign.dropped("unknown_flow")
+			case broadcastMAC:
+				foreign = foreign.floodedTo(bob).into(theTunnel)
+			default:
+				foreign = foreign.delivered(bob, nil)
+			}
+			rows = append(rows, good, foreign,
 				says(way.name+": about his packet outside", toBob(sent(bob.ip(v6), website.ip(v6)))).dropped("unknown_flow"),
 				says(way.name+": about his echo reply outside", toBob(packet{src: bob.ip(v6), dst: website.ip(v6), l4: echo(v6, true, 7)})).dropped("unknown_flow"))
 		}
@@ -124,11 +134,16 @@ func trunkErrorRows(t testing.TB, v6 bool) []row {
 		about := packet{src: dst, dst: quoted, l4: udp(40000, 53), payload: "quoted"}
 		return packet{from: behind.mac, to: to, src: behind.ip(v6), dst: dst, l4: problemPort(v6).about(t, about, wholePacket)}.frame(t)
 	}
+	foreign := said(alice.mac, alice.ip(v6), website.ip(v6))
+	router := allowed(trunk, false, true)
 	return []row{
+		fromEndpoint("error to alice about another packet, from behind a router", trunk, foreign).given(router, remember).dropped("unknown_flow"),
+		fromEndpoint("error to alice about another packet, from a router", trunk, patch(foreign, len(mac{}), trunk.mac[:]...)).
+			given(router, remember).delivered(alice, nil),
 		fromEndpoint("error to the host about its packet", trunk, said(gatewayMAC, gateway, behind.ip(v6))).redirected(nil),
 		fromEndpoint("error to the host about another packet", trunk, said(gatewayMAC, gateway, bob.ip(v6))).dropped("unknown_flow"),
 		fromEndpoint("error to alice about her packet", trunk, said(alice.mac, alice.ip(v6), behind.ip(v6))).delivered(alice, nil),
-		fromEndpoint("error to alice about another packet", trunk, said(alice.mac, alice.ip(v6), website.ip(v6))).dropped("unknown_flow"),
+		fromEndpoint("error to alice about another packet", trunk, foreign).dropped("unknown_flow"),
 	}
 }
 
