@@ -65,12 +65,23 @@ func forgedErrorRows(t testing.TB) []row {
 		least.l4 = e.about(t, sent(gateway, own), leastQuoted(sent(gateway, own)))
 		later := mine
 		later.fragment, later.payload = fragmentAt(1), "the rest"
+		// bare is a fragment that ends with the header of ICMP. The frame goes on.
+		bare := func(frame []byte) []byte {
+			const icmpHeader, fragmentHeader = 8, 8
+			if v6 {
+				return patch(frame, atIP6Length, 0, fragmentHeader+icmpHeader)
+			}
+			frame = patch(patch(frame, atIPLength, 0, atL4-atIP+icmpHeader), atIP+10, 0, 0)
+			binary.BigEndian.PutUint16(frame[atIP+10:], internetChecksum(frame[atIP:atL4]))
+			return frame
+		}
 		rows = append(rows,
 			says("to the host: first fragment, about its packet to her", first(mine)).redirected(nil),
 			says("to the host: first fragment, about its packet to bob", first(others)).dropped("unknown_flow"),
 			says("to the host: first fragment, which quotes nothing", first(packet{
 				from: alice.mac, to: gatewayMAC, src: own, dst: gateway, l4: e.about(t, sent(gateway, own), 0),
 			})).dropped("unknown_flow"),
+			fromEndpoint("to the host: first fragment, the quoted packet in its padding", alice, bare(first(mine).frame(t))).dropped("unknown_flow"),
 			says("to the host: later fragment", later).redirected(nil),
 			says("to the host: behind options, about its packet to her", padded(mine)).redirected(nil),
 			says("to the host: behind options, about its packet to bob", padded(others)).dropped("unknown_flow"),
