@@ -74,6 +74,17 @@ check_endpoint(struct __sk_buff *skb, const struct device *device,
 	return REASON_UNKNOWN_PROTOCOL;
 }
 
+/* Whether the sender may tell its network of packets to others: a router drops
+ * these too. It never tells the host. */
+static __always_inline bool may_judge(const struct device *device,
+				      const struct network *network,
+				      const struct packet *pkt)
+{
+	return device->allow & ALLOW_ROUTER &&
+	       mac_equal(&pkt->src_mac, &device->mac) &&
+	       !gateway_is_meant(network, pkt);
+}
+
 /* To a MAC that no known station has. */
 static __always_inline int
 to_unknown(struct __sk_buff *skb, struct packet *pkt,
@@ -132,7 +143,7 @@ int from_endpoint(struct __sk_buff *skb)
 	result = neigh_answer(skb, device->network, pkt);
 	if (result != NEIGH_NOT_ASKED)
 		return answer(skb, result);
-	if (packet_is_icmp(pkt)) {
+	if (packet_is_icmp(pkt) && !may_judge(device, network, pkt)) {
 		reason = icmp_check_endpoint(skb, pkt);
 		if (reason)
 			return verdict_drop(skb, reason);

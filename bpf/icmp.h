@@ -123,6 +123,7 @@ icmp_check_endpoint(struct __sk_buff *skb, struct packet *pkt)
 	struct icmp_quoted quoted;
 	struct scratch *scratch;
 	enum reason reason;
+	__u32 end;
 
 	if (!pkt)
 		return REASON_KERNEL_ERROR;
@@ -132,6 +133,12 @@ icmp_check_endpoint(struct __sk_buff *skb, struct packet *pkt)
 	scratch = scratch_get();
 	if (!scratch)
 		return REASON_KERNEL_ERROR;
+	/* The padding of a first fragment is not what it quotes. */
+	end = pkt->l4 + sizeof(struct icmp) +
+	      (address_is_ipv4(&pkt->dst) ? sizeof(struct iphdr) :
+					    sizeof(struct ipv6hdr));
+	if (end > pkt->l3 + packet_said_length(skb, pkt))
+		return REASON_UNKNOWN_FLOW;
 	quoted.back = &scratch->answer;
 	icmp_read(skb, pkt, NETWORK_OUTSIDE, &quoted);
 	if (!address_equal(&quoted.back->src, &pkt->src) ||

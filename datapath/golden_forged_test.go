@@ -65,12 +65,23 @@ func forgedErrorRows(t testing.TB) []row {
 		least.l4 = e.about(t, sent(gateway, own), leastQuoted(sent(gateway, own)))
 		later := mine
 		later.fragment, later.payload = fragmentAt(1), "the rest"
+		// bare is a fragment that ends with the header of ICMP. The frame goes on.
+		bare := func(frame []byte) []byte {
+			const icmpHeader, fragmentHeader = 8, 8
+			if v6 {
+				return patch(frame, atIP6Length, 0, fragmentHeader+icmpHeader)
+			}
+			frame = patch(patch(frame, atIPLength, 0, atL4-atIP+icmpHeader), atIP+10, 0, 0)
+			binary.BigEndian.PutUint16(frame[atIP+10:], internetChecksum(frame[atIP:atL4]))
+			return frame
+		}
 		rows = append(rows,
 			says("to the host: first fragment, about its packet to her", first(mine)).redirected(nil),
 			says("to the host: first fragment, about its packet to bob", first(others)).dropped("unknown_flow"),
 			says("to the host: first fragment, which quotes nothing", first(packet{
 				from: alice.mac, to: gatewayMAC, src: own, dst: gateway, l4: e.about(t, sent(gateway, own), 0),
 			})).dropped("unknown_flow"),
+			fromEndpoint("to the host: first fragment, the quoted packet in its padding", alice, bare(first(mine).frame(t))).dropped("unknown_flow"),
 			says("to the host: later fragment", later).redirected(nil),
 			says("to the host: behind options, about its packet to her", padded(mine)).redirected(nil),
 			says("to the host: behind options, about its packet to bob", padded(others)).dropped("unknown_flow"),
@@ -98,7 +109,17 @@ func forgedErrorRows(t testing.TB) []row {
 				out.to = bob.mac
 				good = good.delivered(bob, out.frame(t))
 			}
-			rows = append(rows, good,
+			foreign := says(way.name+": about his packet outside, from a router", toBob(sent(bob.ip(v6), website.ip(v6)))).
+				given(allowed(alice, false, true), remember)
+			switch way.to {
+			case gatewayMAC:
+				foreign = foreign.dropped("unknown_flow")
+			case broadcastMAC:
+				foreign = foreign.floodedTo(bob).into(theTunnel)
+			default:
+				foreign = foreign.delivered(bob, nil)
+			}
+			rows = append(rows, good, foreign,
 				says(way.name+": about his packet outside", toBob(sent(bob.ip(v6), website.ip(v6)))).dropped("unknown_flow"),
 				says(way.name+": about his echo reply outside", toBob(packet{src: bob.ip(v6), dst: website.ip(v6), l4: echo(v6, true, 7)})).dropped("unknown_flow"))
 		}
@@ -124,11 +145,16 @@ func trunkErrorRows(t testing.TB, v6 bool) []row {
 		about := packet{src: dst, dst: quoted, l4: udp(40000, 53), payload: "quoted"}
 		return packet{from: behind.mac, to: to, src: behind.ip(v6), dst: dst, l4: problemPort(v6).about(t, about, wholePacket)}.frame(t)
 	}
+	foreign := said(alice.mac, alice.ip(v6), website.ip(v6))
+	router := allowed(trunk, false, true)
 	return []row{
+		fromEndpoint("error to alice about another packet, from behind a router", trunk, foreign).given(router, remember).dropped("unknown_flow"),
+		fromEndpoint("error to alice about another packet, from a router", trunk, patch(foreign, len(mac{}), trunk.mac[:]...)).
+			given(router, remember).delivered(alice, nil),
 		fromEndpoint("error to the host about its packet", trunk, said(gatewayMAC, gateway, behind.ip(v6))).redirected(nil),
 		fromEndpoint("error to the host about another packet", trunk, said(gatewayMAC, gateway, bob.ip(v6))).dropped("unknown_flow"),
 		fromEndpoint("error to alice about her packet", trunk, said(alice.mac, alice.ip(v6), behind.ip(v6))).delivered(alice, nil),
-		fromEndpoint("error to alice about another packet", trunk, said(alice.mac, alice.ip(v6), website.ip(v6))).dropped("unknown_flow"),
+		fromEndpoint("error to alice about another packet", trunk, foreign).dropped("unknown_flow"),
 	}
 }
 

@@ -3,6 +3,7 @@ package datapath
 import (
 	"encoding/binary"
 	"net/netip"
+	"slices"
 	"testing"
 
 	"github.com/gopacket/gopacket/layers"
@@ -75,6 +76,11 @@ func routerMessages(v6 bool) []message {
 		withOptions.change = func(p *packet) { p.options = []byte{0x94, 4, 0, 0} } // router alert: RFC 2113
 		query := igmp("IGMP query behind options", igmpQuery, rogueRouter)
 		query.change = withOptions.change
+		unreachable := icmp("unreachable, about a packet to its sender", unreachable4, "")
+		unreachable.change = func(p *packet) {
+			quoted := []byte{0x45, 0, 0, 28, 0, 0, 0, 0, 64, protocolUDP, 0, 0}
+			p.l4.body = "\x00\x00\x00\x00" + string(slices.Concat(quoted, p.dst.AsSlice(), p.src.AsSlice()))
+		}
 		inFragments := icmp("redirect in fragments", redirect4, rogueRouter)
 		inFragments.change = func(p *packet) { p.fragment.more = true }
 		later := icmp("later fragment of ICMP", redirect4, "")
@@ -84,7 +90,7 @@ func routerMessages(v6 bool) []message {
 			icmp("router advertisement", routerAdvert4, rogueRouter),
 			icmp("router solicitation", routerSolicit4, ""),
 			icmp("echo", echoRequest4, ""),
-			icmp("unreachable", unreachable4, ""),
+			unreachable,
 			igmp("IGMP query", igmpQuery, rogueRouter),
 			igmp("IGMP report", igmpReport, ""),
 			igmp("multicast router advertisement", igmpRouterAdvert, rogueRouter),

@@ -205,6 +205,7 @@ func TestForgedErrorsDoNotReachTheHost(t *testing.T) {
 		gateway, inner := []netip.Addr{gateway4, gateway6}[i], []string{"172.31.0.1", "fd00:31::1"}[i]
 		own, behind := a.Addresses()[i], []netip.Addr{nobody4, nobody6}[i]
 		mtu := []uint16{leastPMTU4, leastMTU6}[i]
+		headers := ethernetHeader + []int{20, 40 + 8}[i] // of a fragment
 		for _, c := range []struct {
 			from, to netip.Addr // of the host's socket
 		}{{path.host, path.outside}, {gateway, b.Addresses()[i]}} {
@@ -231,6 +232,13 @@ func TestForgedErrorsDoNotReachTheHost(t *testing.T) {
 					})
 				}
 			}
+			// What Ethernet pads the first fragment with quotes another packet.
+			attacks = append(attacks, func() {
+				pieces := inFragments(t, icmpError(t, a.MAC, mac, own, c.from, quoted), 8)
+				honest := quotedUDP(t, netip.AddrPortFrom(c.from, port), netip.AddrPortFrom(own, service))
+				fromA.Send(t, append(pieces[0][:headers+8], honest...))
+				fromA.Send(t, pieces[1])
+			})
 			if path.host.Is6() {
 				unknown := icmpError(t, a.MAC, mac, own, c.from, quoted)
 				attacks = append(attacks, func() { fromA.Send(t, behindOptions(t, unknown)) })
