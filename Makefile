@@ -59,6 +59,12 @@ PODMAN5_PACKAGES := podman netavark conmon runc \
 	libpcre2-8-0 libseccomp2 libselinux1 libsemanage2 libsepol2 \
 	libsqlite3-0 libsubid5 libsystemd0
 
+# Kernels that the kernel tier boots: the cloud images of these Debian suites,
+# unpacked. forky has Linux 7.2.
+KERNEL_SUITES := forky
+KERNELS := $(KERNEL_SUITES:%=$(CURDIR)/bin/kernel-%)
+KERNEL_PACKAGES := iproute2 iputils-ping kmod qemu-system-x86 seabios xz-utils
+
 # What compiles, and what formats.
 CLANG_PACKAGES := clang-19 llvm-19 libbpf-dev linux-libc-dev
 FORMAT_PACKAGES := clang-format-19
@@ -111,7 +117,11 @@ define need_clang
 	}
 endef
 
+<<<<<<< HEAD
 .PHONY: build demo test fuzz-long attack-floods bench bench-ci generate verify lint fmt install clean help
+=======
+.PHONY: build demo test test-kernel bench bench-ci generate verify lint fmt install clean help
+>>>>>>> kernel
 
 build: ## bin/ebpnet (this is the default)
 	$(GO_BUILD) -ldflags '-s -w -X main.version=$(VERSION)' -o bin/ebpnet ./cmd/ebpnet
@@ -124,23 +134,34 @@ demo: build ## show the main job on two hosts made of namespaces (root)
 	$(GO_BUILD) -o bin/demo ./test/demo
 	@exec bin/demo
 
-# apt with lists and a cache of its own, from this machine's mirror; it checks
-# the archive's signatures as always. Debian's keys of the suite come with
-# debian-archive-keyring.
-$(PODMAN5):
-	@command -v apt-get >/dev/null || { echo "$@: no apt here; unpack Debian's $(PODMAN5_SUITE) podman and netavark there" >&2; exit 1; }
-	@echo "test: unpacking Podman of Debian $(PODMAN5_SUITE), once"
+# $(call unpack,SUITE,COMMAND) unpacks packages of another suite of Debian into
+# the target; COMMAND prints their names. apt has lists and a cache of its own,
+# from this machine's mirror; it checks the archive's signatures as always.
+# Debian's keys of the suite come with debian-archive-keyring.
+define unpack
+	@command -v apt-get >/dev/null || { echo "$@: no apt here; unpack there what Debian $(1) has" >&2; exit 1; }
+	@echo "unpacking $(@F) of Debian $(1), once"
 	@rm -rf $@.new && mkdir -p $@.new/apt/{lists,archives}/partial $@.new/apt/debs
 	@apt-get -qq update # or apt does not tell its mirror
 	@cd $@.new/apt && : >status && \
 	mirror=$$(apt-get indextargets --format '$$(REPO_URI)' 'Created-By: Packages' 'Origin: Debian' 'Label: Debian' | sort -u | sed q) && \
-	echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $$mirror $(PODMAN5_SUITE) main" >sources.list && \
-	apt=(apt-get -qq -o Dir::State="$$PWD" -o Dir::State::status="$$PWD/status" -o Dir::Cache="$$PWD" \
+	echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $$mirror $(1) main" >sources.list && \
+	own=(-qq -o Dir::State="$$PWD" -o Dir::State::status="$$PWD/status" -o Dir::Cache="$$PWD" \
 		-o Dir::Etc::SourceList="$$PWD/sources.list" -o Dir::Etc::SourceParts=/dev/null \
 		-o APT::Sandbox::User=root -o Acquire::Languages=none) && \
-	"$${apt[@]}" update && cd debs && "$${apt[@]}" download $(PODMAN5_PACKAGES) && \
+	apt-get "$${own[@]}" update && packages=$$($(2)) && cd debs && \
+	apt-get "$${own[@]}" download $$packages && \
 	for deb in *.deb; do dpkg-deb -x "$$deb" $@.new; done
 	@rm -rf $@.new/apt $@ && mv $@.new $@ && touch $@
+endef
+
+$(PODMAN5):
+	$(call unpack,$(PODMAN5_SUITE),echo $(PODMAN5_PACKAGES))
+
+# The meta package depends on the packages of the suite's kernel.
+$(KERNELS): $(CURDIR)/bin/kernel-%:
+	$(call unpack,$*,apt-cache "$${own[@]}" depends --recurse --important linux-image-cloud-amd64 | \
+		grep -E '^linux-(image|binary|modules)-[0-9]' | sort -u)
 
 test: build $(if $(filter 0,$(shell id -u)),$(PODMAN5)) ## all tests, then each fuzz target for FUZZTIME=10s; without root what needs no privilege
 ifeq ($(shell id -u),0)
@@ -154,6 +175,7 @@ endif
 		(set -x; go test -run '^$$' -fuzz "$$target" -fuzztime $(FUZZTIME) "$$package" </dev/null); \
 	done < <(grep -roE '^func Fuzz[A-Za-z0-9_]+' --include='*_test.go' . | sort)
 
+<<<<<<< HEAD
 fuzz-long: ## send FRAMES=10000000 frames to every program, and check what leaves; SEED=13 (root)
 	$(need_root)
 	EBPNET_FUZZ_FRAMES=$(FRAMES) EBPNET_FUZZ_SEED=$(SEED) \
@@ -162,6 +184,13 @@ fuzz-long: ## send FRAMES=10000000 frames to every program, and check what leave
 attack-floods: build ## flood from a container in every way for FLOODTIME=5s each, and count what others lose (root)
 	$(need_root)
 	EBPNET_FLOODS=$(FLOODTIME) go test -count=1 -timeout 0 -run '^TestFloods$$' -v ./test/attack
+=======
+test-kernel: build $(if $(filter 0,$(shell id -u)),$(KERNELS)) ## boot other kernels in QEMU and test there that ebpnet loads and passes packets (root)
+	$(need_root)
+	$(call need,$(KERNEL_PACKAGES))
+	$(GO_BUILD) -o bin/kernel ./test/kernel
+	@exec bin/kernel $(KERNELS)
+>>>>>>> kernel
 
 # The tests of package datapath tell what each of its paths costs.
 define build_bench
@@ -236,4 +265,4 @@ clean: ## remove bin/
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | \
-		while IFS=$$'\t' read -r target what; do printf '%-10s%s\n' "$$target" "$$what"; done
+		while IFS=$$'\t' read -r target what; do printf '%-12s%s\n' "$$target" "$$what"; done

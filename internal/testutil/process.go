@@ -14,7 +14,7 @@ import (
 )
 
 // commandLimit ends a command that hangs, long after the slowest is done.
-const commandLimit = 90 * time.Second
+const commandLimit = 5 * time.Minute
 
 // Process is a program running inside a namespace.
 type Process struct {

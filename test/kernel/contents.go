@@ -1,0 +1,145 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"time"
+)
+
+// Where the guest finds its things.
+const (
+	guestInit     = "/init"
+	guestBinary   = "/ebpnet"
+	guestJobs     = "/jobs.json"
+	guestTests    = "/tests"
+	guestPrograms = "/usr/bin"
+	guestModules  = "/modules"
+)
+
+// jobLimit ends a job that hangs. It is far more than a job takes on a slow
+// and busy machine.
+const jobLimit = 20 * time.Minute
+
+// guestJob is a job as the guest runs it.
+type guestJob struct {
+	Name    string
+	Command []string
+}
+
+// addJobs adds what does not depend on the kernel: this program, ebpnet, the
+// tests, and the programs that they run.
+func addJobs(ctx context.Context, a *archive, work string) error {
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	binary := os.Getenv("EBPNET")
+	if binary == "" {
+		return errors.New("EBPNET is not set: it names the ebpnet to test")
+	}
+	if err := errors.Join(addProgram(ctx, a, guestInit, self), addProgram(ctx, a, guestBinary, binary)); err != nil {
+		return err
+	}
+	for _, name := range programs() {
+		file, err := exec.LookPath(name)
+		if err != nil {
+			return err
+		}
+		if err := addProgram(ctx, a, filepath.Join(guestPrograms, name), file); err != nil {
+			return err
+		}
+	}
+	var list []guestJob
+	for i, j := range jobs() {
+		file := filepath.Join(work, "test")
+		if out, err := exec.CommandContext(ctx, "go", "test", "-c", "-trimpath", "-ldflags", "-s -w", "-o", file, j.pkg).CombinedOutput(); err != nil {
+			return fmt.Errorf("compile the tests of %s: %w\n%s", j.pkg, err, out)
+		}
+		inside := fmt.Sprintf("%s/%d", guestTests, i)
+		if err := addProgram(ctx, a, inside, file); err != nil {
+			return err
+		}
+		list = append(list, guestJob{
+			Name:    j.pkg + " " + j.run,
+			Command: []string{inside, "-test.v", "-test.run=" + j.run, "-test.timeout=" + jobLimit.String()},
+		})
+	}
+	text, err := json.Marshal(list)
+	if err != nil {
+		return err
+	}
+	a.add(guestJobs, text)
+	return nil
+}
+
+// library finds the path in a line of ldd(1).
+var library = regexp.MustCompile(`(/\S+) \(0x`)
+
+// addProgram adds a program and the libraries that it loads.
+func addProgram(ctx context.Context, a *archive, name, file string) error {
+	files := map[string]string{name: file}
+	out, err := exec.CommandContext(ctx, "ldd", file).CombinedOutput()
+	switch {
+	case err == nil:
+		for _, found := range library.FindAllStringSubmatch(string(out), -1) {
+			files[found[1]] = found[1]
+		}
+	case !strings.Contains(string(out), "not a dynamic executable"):
+		return fmt.Errorf("find the libraries of %s: %w\n%s", file, err, out)
+	}
+	for name, file := range files {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			return err
+		}
+		a.add(name, data)
+	}
+	return nil
+}
+
+// addModules adds the modules of the kernel, so that their names sort in the
+// order in which the guest has to load them.
+func (k *kernel) addModules(ctx context.Context, a *archive) error {
+	if out, err := exec.CommandContext(ctx, "depmod", "-b", k.base, k.release).CombinedOutput(); err != nil {
+		return fmt.Errorf("depmod: %w\n%s", err, out)
+	}
+	show := append([]string{"--dirname", k.base, "--set-version", k.release, "--show-depends", "--all"}, modules()...)
+	out, err := exec.CommandContext(ctx, "modprobe", show...).CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("modprobe: %w\n%s", err, out)
+	}
+	a.addDirectory(guestModules)
+	added := map[string]bool{}
+	for lines := bufio.NewScanner(strings.NewReader(string(out))); lines.Scan(); {
+		verb, file, _ := strings.Cut(strings.TrimSpace(lines.Text()), " ")
+		if verb != "insmod" || added[file] { // the rest is part of the kernel
+			continue
+		}
+		data, err := readModule(ctx, file)
+		if err != nil {
+			return err
+		}
+		a.add(fmt.Sprintf("%s/%02d", guestModules, len(added)), data)
+		added[file] = true
+	}
+	return nil
+}
+
+func readModule(ctx context.Context, file string) ([]byte, error) {
+	if !strings.HasSuffix(file, ".xz") {
+		return os.ReadFile(file)
+	}
+	data, err := exec.CommandContext(ctx, "xz", "--decompress", "--stdout", file).Output()
+	if err != nil {
+		return nil, fmt.Errorf("decompress %s: %w", file, err)
+	}
+	return data, nil
+}
