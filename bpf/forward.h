@@ -93,7 +93,7 @@ forward_in(struct __sk_buff *skb, struct packet *pkt, __u32 from)
 	    (from == NETWORK_LOOPBACK || !pkt->sport))
 		return VERDICT_PASS;
 	flow_key_of(&scratch->key, pkt, from);
-	flow = flow_find(&scratch->key, &side, &slot);
+	flow = flow_find_to(scratch, &scratch->key, &side, &slot);
 	if (!flow) {
 		if (from == NETWORK_LOOPBACK && !address_is_ipv4(&pkt->src) &&
 		    address_is_link_local(&pkt->src)) {
@@ -106,13 +106,13 @@ forward_in(struct __sk_buff *skb, struct packet *pkt, __u32 from)
 			return VERDICT_PASS;
 		if (refused)
 			return verdict_drop(skb, refused);
-		flow = flow_find(&scratch->key, &side, &slot);
+		flow = flow_find_to(scratch, &scratch->key, &side, &slot);
 		if (!flow)
 			return verdict_drop(skb, REASON_FLOW_TABLE_FULL);
 		if (device)
 			flow->uplink = device;
 	}
-	to = flow_other(flow, side);
+	to = &scratch->to;
 	if (to->network == NETWORK_OUTSIDE) { /* the host's own */
 		reason = REASON_NONE;
 	} else {

@@ -215,22 +215,22 @@ gateway_route(struct __sk_buff *skb, struct packet *pkt,
 	has_ports = fragment_find_ports(pkt, device->network, device->endpoint);
 	flow_key_of(&scratch->key, pkt, device->network);
 	if (has_ports)
-		flow = flow_find(&scratch->key, &side, &slot);
+		flow = flow_find_to(scratch, &scratch->key, &side, &slot);
 	/* What is between endpoints of a network is not routed. */
-	if (flow && address_equal(&flow_other(flow, side)->src, &pkt->dst) &&
-	    flow_other(flow, side)->network == device->network)
+	if (flow && address_equal(&scratch->to.src, &pkt->dst) &&
+	    scratch->to.network == device->network)
 		flow = NULL;
 	if (!flow) {
 		verdict = gateway_open(skb, pkt, device, network, scratch,
 				       route, has_ports);
 		if (verdict != GATEWAY_GO_ON)
 			return verdict;
-		flow = flow_find(&scratch->key, &side, &slot);
+		flow = flow_find_to(scratch, &scratch->key, &side, &slot);
 		if (!flow)
 			return verdict_drop(skb, gateway_why_not(scratch));
 	}
 
-	to = flow_other(flow, side);
+	to = &scratch->to;
 	if (network->flags & NETWORK_INTERNAL)
 		return verdict_drop(skb, REASON_INTERNAL);
 	if (to->network == NETWORK_OUTSIDE) {

@@ -291,14 +291,14 @@ icmp_translate(struct __sk_buff *skb, struct packet *pkt, __u32 network,
 	reason = icmp_read(skb, pkt, network, &quoted);
 	if (reason)
 		return reason;
-	flow = flow_find(quoted.back, &side, &slot);
+	flow = flow_find_to(scratch, quoted.back, &side, &slot);
 	if (!flow || !address_equal(&pkt->dst, &quoted.back->dst))
 		return REASON_UNKNOWN_FLOW;
 	/* An endpoint has no packets to judge but those to itself. */
 	if (network != NETWORK_OUTSIDE &&
 	    !address_equal(&pkt->src, &quoted.back->src))
 		return REASON_UNKNOWN_FLOW;
-	to = flow_other(flow, side);
+	to = &scratch->to;
 	*to_network = to->network;
 	/* By which one on lo goes: see loopback.h. */
 	scratch->route.ifindex = flow->uplink;

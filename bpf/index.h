@@ -164,4 +164,30 @@ flow_find(const struct flow_key *key, enum flow_side *side, __u32 *slot)
 	return flow;
 }
 
+/* The same, and in scratch->to the key of the other side. It is copied before
+ * the look at state and @key, so that it is of this flow: whoever takes the slot
+ * for another changes these first. */
+static __always_inline struct flow *
+flow_find_to(struct scratch *scratch, const struct flow_key *key,
+	     enum flow_side *side, __u32 *slot)
+{
+	const struct flow_ref *ref = bpf_map_lookup_elem(&flow_index, key);
+	struct flow *flow;
+
+	if (!ref || ref->side == FLOW_MAPPING)
+		return NULL;
+	*side = ref->side;
+	*slot = ref->slot;
+	flow = flow_at(*slot);
+	if (!flow)
+		return NULL;
+	scratch->to = *flow_other(flow, *side);
+	barrier();
+	if ((flow->state != FLOW_ANSWERED && flow->state != FLOW_HALF_OPEN) ||
+	    !flow_key_equal(key, *side == FLOW_OPENER ? &flow->opener :
+							&flow->answer))
+		return NULL;
+	return flow;
+}
+
 #endif

@@ -56,6 +56,22 @@ mapping_inside(struct flow_key *mapping, const struct flow_key *opener,
 	mapping->protocol = inside->protocol;
 }
 
+/* Makes the mapping known from inside that the flow to be opened holds in its
+ * claimed @slot; false if there is one already. */
+static __always_inline bool mapping_publish(struct scratch *scratch, __u32 slot)
+{
+	struct flow *flow = flow_at(slot);
+
+	if (!flow)
+		return true; /* flow_open() fails */
+	flow->opener = scratch->opener;
+	flow->answer = scratch->answer;
+	/* An exchange, so that all of this is seen before. */
+	__sync_lock_test_and_set(&flow->users, 1);
+	mapping_inside(&scratch->mapping, &scratch->opener, &scratch->answer);
+	return flow_index_add(&scratch->mapping, slot, FLOW_MAPPING) != -EEXIST;
+}
+
 /* One flow less uses the mapping in @slot; it goes with the last. */
 __verified_once int mapping_leave(__u32 slot)
 {

@@ -11,8 +11,8 @@
 #include "search.h"
 
 /* Makes the port of an existing mapping the flow's. */
-static __always_inline __u32 masquerade_join(struct search *search,
-					     struct scratch *scratch)
+static __noinline __u32 masquerade_join(struct search *search,
+					struct scratch *scratch)
 {
 	const struct flow *holder;
 	__u32 slot;
@@ -57,6 +57,29 @@ masquerade_find_port(struct search *search, struct scratch *scratch,
 	return search_port(search);
 }
 
+/* Makes known that the flow to be opened holds the mapping of its port. Where
+ * another CPU was faster, the flow joins that one's mapping, and if it cannot it
+ * has no mapping: an endpoint's port has one only. */
+static __always_inline __u32 masquerade_publish(struct search *search,
+						struct scratch *scratch)
+{
+	__be16 ours = scratch->answer.dport, joined;
+	__u32 mapping;
+
+	if (mapping_publish(scratch, search->slot))
+		return search->slot;
+	mapping_key(&scratch->mapping, &scratch->answer);
+	flow_index_remove(&scratch->mapping, search->slot);
+	mapping = masquerade_join(search, scratch);
+	joined = scratch->answer.dport;
+	scratch->answer.dport = ours;
+	if (mapping == NO_MAPPING)
+		return NO_MAPPING;
+	flow_index_remove(&scratch->answer, search->slot);
+	scratch->answer.dport = joined;
+	return mapping;
+}
+
 /* Opens the flow of packets with scratch->key towards the outside, as from
  * @source, for scratch->owner. */
 __verified_once enum reason
@@ -86,7 +109,8 @@ masquerade_open(struct __sk_buff *skb, const struct address *source)
 		flow_release_slot(search.slot);
 		return reason;
 	}
-
+	if (mapping == search.slot)
+		mapping = masquerade_publish(&search, scratch);
 	return flow_open(scratch, search.slot, mapping, FLOW_OPENER);
 }
 
@@ -102,13 +126,13 @@ masquerade_host(struct __sk_buff *skb, struct packet *pkt,
 	struct flow *flow;
 	__u32 slot;
 
-	flow = flow_find(key, &side, &slot);
+	flow = flow_find_to(scratch, key, &side, &slot);
 	if (!flow) {
 		scratch->owner = OWNER_HOST;
 		reason = masquerade_open(skb, &pkt->src);
 		if (reason)
 			return reason;
-		flow = flow_find(key, &side, &slot);
+		flow = flow_find_to(scratch, key, &side, &slot);
 		if (!flow)
 			return REASON_FLOW_TABLE_FULL;
 	}
@@ -116,7 +140,7 @@ masquerade_host(struct __sk_buff *skb, struct packet *pkt,
 		fragment_remember(pkt, NETWORK_OUTSIDE,
 				  FRAGMENT_OUT | skb->ifindex);
 	flow_touch(skb, flow, slot, pkt, side);
-	return nat_translate(skb, pkt, flow_other(flow, side));
+	return nat_translate(skb, pkt, &scratch->to);
 }
 
 /* Whether a packet of the host itself with @key is of a translated flow, or has

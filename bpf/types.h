@@ -620,6 +620,7 @@ struct scratch {
 	struct flow_key answer;
 	struct flow_filter filter; /* of end_flows */
 	struct learned_filter unused; /* only has Go told of the type */
+	struct flow_key to; /* of the flow at hand: see flow_find_to() */
 	__u32 copies; /* that bridge_flood() has tried to make */
 	__u32 tunnel_mtu; /* after TUNNEL_TOO_BIG: what would fit */
 	__u32 claimed; /* the slot of `flows` that was claimed last */
@@ -627,12 +628,12 @@ struct scratch {
 	__u32 server; /* of the link by which it is */
 	__u32 place_own; /* where its port is to be counted, or 0 */
 	__u32 place_all;
-	__u32 pad[2];
+	__u32 pad[3];
 	struct station learned; /* the one that learn_find() has found */
 	__u8 piece[PIECE_SIZE];
 	__u8 flooded[LOOP_PROBE]; /* what a probe has taken the place of */
 };
-_Static_assert(sizeof(struct scratch) == 688, "struct scratch");
+_Static_assert(sizeof(struct scratch) == 736, "struct scratch");
 
 /* Where a datagram in fragments is kept: in its owner's share. */
 struct fragment_place {

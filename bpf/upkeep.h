@@ -160,6 +160,8 @@ upkeep_restore(struct scratch *scratch, const struct flow *old)
 	scratch->place_own = scratch->place_all = 0;
 	if (old->place_own)
 		ports_note(scratch, &first, &last);
+	if (mapping == slot)
+		mapping_publish(scratch, slot);
 	reason = flow_open(scratch, slot, mapping, side);
 	if (reason)
 		return reason;

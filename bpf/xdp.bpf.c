@@ -184,14 +184,15 @@ __verified_once int is_refused(ctx_t *ctx, const struct packet *pkt)
 __verified_once int into_flow(ctx_t *ctx, struct packet *pkt, struct flow *flow,
 			      __u32 slot, enum flow_side side)
 {
+	struct scratch *scratch = scratch_get();
 	const struct station *station;
 	const struct flow_key *to;
 	struct address endpoint;
 	enum reason reason;
 
-	if (!pkt || !flow)
+	if (!pkt || !flow || !scratch)
 		return VERDICT_PASS;
-	to = flow_other(flow, side);
+	to = &scratch->to;
 	if (to->network == NETWORK_OUTSIDE ||
 	    policy_check_outside(to->network) || pkt->ttl <= 1)
 		return VERDICT_PASS;
@@ -226,7 +227,7 @@ from_outside(ctx_t *ctx, struct packet *pkt, const struct uplink *uplink)
 	    (!published && pkt->protocol == IPPROTO_TCP))
 		return VERDICT_PASS;
 	flow_key_of(&scratch->key, pkt, NETWORK_OUTSIDE);
-	flow = flow_find(&scratch->key, &side, &slot);
+	flow = flow_find_to(scratch, &scratch->key, &side, &slot);
 	if (flow)
 		return pkt->protocol == IPPROTO_UDP && may_take(ctx, uplink) ?
 			       into_flow(ctx, pkt, flow, slot, side) :

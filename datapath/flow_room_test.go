@@ -6,6 +6,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/ebpnet/ebpnet/bpf"
 	"github.com/ebpnet/ebpnet/internal/testutil"
 )
@@ -15,7 +17,7 @@ import (
 func TestFullTable(t *testing.T) {
 	t.Parallel()
 	testutil.RequireRoot(t)
-	const slots, grace = 4, 10 * time.Millisecond // a tick less
+	const slots = 4
 	w := newWorld(t, loadSlots(slots, nil))
 	for i := range uint16(slots - 1) {
 		w.send(t, sentBy(t, alice, false, udp(2000+i, 53)))
@@ -35,30 +37,24 @@ func TestFullTable(t *testing.T) {
 		}
 	}
 	flush(bob)
-	// A stop of this process may be longer than the slot rests: then again.
-	testutil.Eventually(t, "a look at the slot while it rests", func() bool {
-		ended := time.Now()
-		w.changeFlows(t, bpf.EbpnetFlowStateFLOW_DEAD, func(f *bpf.EbpnetFlow) {
-			now, err := coarseNow()
-			if err != nil {
-				t.Fatal(err)
-			}
-			f.Seen = uint64(now)
-		})
-		verdict, _ := w.send(t, late)
-		inTime := time.Since(ended) < grace
-		if verdict == verdictDirect {
-			if inTime {
-				t.Fatal("the slot of a flow that has just ended is taken")
-			}
-			flush(client)
+	// Two ticks of the slowest clock, of which one may be nearly over.
+	var tick unix.Timespec
+	must(t, unix.ClockGetres(unix.CLOCK_MONOTONIC_COARSE, &tick))
+	ended := time.Now()
+	w.changeFlows(t, bpf.EbpnetFlowStateFLOW_DEAD, func(f *bpf.EbpnetFlow) {
+		now, err := coarseNow()
+		if err != nil {
+			t.Fatal(err)
 		}
-		return inTime
+		f.Seen = uint64(now)
 	})
 	testutil.Eventually(t, "the slot of the flow that ended", func() bool {
 		verdict, _ := w.send(t, late)
 		return verdict == verdictDirect
 	})
+	if rested, want := time.Since(ended), 20*time.Millisecond-time.Duration(tick.Nano()); rested < want {
+		t.Errorf("the slot of a flow that has ended rests for %v, want %v", rested, want)
+	}
 	if verdict, _ := w.send(t, sentBy(t, alice, false, udp(4001, 53))); verdict != verdictShot {
 		t.Error("the table takes more than it has slots")
 	}

@@ -142,7 +142,7 @@ func callsOfPaths() map[string]calls {
 		"link-open":                {hash: "devices fdb flow_index*2 flow_limits links", array: "endpoint_stats*2 flow_shares*4 flows*3 half_open*2 links_revision networks scratches*2", updates: "flow_index"},
 		"link-out":                 {hash: "devices fdb flow_index", array: "endpoint_stats*2 flows links_revision networks scratches*2"},
 		"link-back":                {hash: "devices fdb flow_index", array: "endpoint_stats*2 flows links_revision networks scratches*2"},
-		"masquerade-open":          {hash: "devices flow_index*3 flow_limits neighbors uplinks", array: "endpoint_stats flow_shares*4 flows*3 half_open*2 networks port_counts*8 port_secrets*2 published_ports scratches*5 ways", updates: "flow_index*4"},
+		"masquerade-open":          {hash: "devices flow_index*3 flow_limits neighbors uplinks", array: "endpoint_stats flow_shares*4 flows*4 half_open*2 networks port_counts*8 port_secrets*2 published_ports scratches*5 ways", updates: "flow_index*4"},
 		"masquerade-out":           {hash: "devices flow_index", array: "endpoint_stats flows networks scratches*2 ways"},
 		"masquerade-back":          {hash: "flow_index neighbors", array: "endpoint_stats flows networks scratches*2"},
 		"masquerade-udp-out":       {hash: "devices flow_index", array: "endpoint_stats flows networks scratches*2 ways"},

@@ -262,13 +262,10 @@ func (s *sender) flood(t *testing.T, h *testutil.Host, c *testutil.Container, de
 	return nil
 }
 
-// A table full of answered flows refuses new ones, and none of the old ones
-// goes for them.
-func TestFullTableRefusesNewFlows(t *testing.T) {
-	const (
-		flows, halfOpen = 1024, 65536 // of which all may come to be answered
-		rounds          = 2           // destinations
-	)
+// A container that has as many answered flows as it gets leaves others theirs, and
+// none of the old ones goes for them.
+func TestOneContainerLeavesFlowsForOthers(t *testing.T) {
+	const flows = 1024
 	t.Parallel()
 	h := testutil.NewHost(t, "host")
 	u := testutil.NewUnderlay(t, h)
@@ -276,23 +273,27 @@ func TestFullTableRefusesNewFlows(t *testing.T) {
 	createNet(t, h)
 	a, b := h.NewContainer(t, "a", "net"), h.NewContainer(t, "b", "net")
 	serve(t, u.Outside, service)
-	u.Outside.Run(t, "ip", "addr", "add", "192.0.2.253/24", "dev", "bridge")
 	old := []*testutil.Conn{connects(t, a.Netns, "tcp", at(u.IP4, service)), connects(t, b.Netns, "tcp", at(u.IP6, service))}
 
 	s := newSender(t, a)
-	for _, dst := range []netip.Addr{u.IP4, netip.MustParseAddr("192.0.2.253")}[:rounds] {
-		header, next := ip(a.IP4, dst, layers.IPProtocolICMPv4)
-		frame := testutil.Frame(t, ethernet(a.MAC, gatewayMAC(t, h), next), header,
-			&layers.ICMPv4{TypeCode: layers.CreateICMPv4TypeCode(layers.ICMPv4TypeEchoRequest, 0)})
-		if err := s.echoes(frame, 1, (flows+halfOpen)*3/4); err != nil {
-			t.Fatal(err)
-		}
+	header, next := ip(a.IP4, u.IP4, layers.IPProtocolICMPv4)
+	frame := testutil.Frame(t, ethernet(a.MAC, gatewayMAC(t, h), next), header,
+		&layers.ICMPv4{TypeCode: layers.CreateICMPv4TypeCode(layers.ICMPv4TypeEchoRequest, 0)})
+	if err := s.echoes(frame, 1, 2*flows); err != nil {
+		t.Fatal(err)
 	}
-	if n := h.Drops(t, "flow_table_full"); n == 0 {
-		t.Error("nothing was dropped for a full table")
+	if n := h.Drops(t, "flow_limit"); n == 0 {
+		t.Error("nothing was dropped for the container's share")
+	}
+	if share := flowShare(t, h, "a"); share.Established < share.Limit-1 || share.Established > flows/2 {
+		t.Errorf("%+v, want all that it may have, and no more than half of %d", share, flows)
 	}
 	for _, network := range protocols {
-		connectsNot(t, h, "flow_table_full", b.Netns, network, at(u.IP4, service))
+		connectsNot(t, h, "flow_limit", a.Netns, network, at(u.IP4, service))
+		connects(t, b.Netns, network, at(u.IP4, service))
+	}
+	if n := h.Drops(t, "flow_table_full"); n != 0 {
+		t.Errorf("%d packets dropped for a full table", n)
 	}
 	takeTurns(t, old...)
 
