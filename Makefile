@@ -117,11 +117,7 @@ define need_clang
 	}
 endef
 
-<<<<<<< HEAD
-.PHONY: build demo test fuzz-long attack-floods bench bench-ci generate verify lint fmt install clean help
-=======
-.PHONY: build demo test test-kernel bench bench-ci generate verify lint fmt install clean help
->>>>>>> kernel
+.PHONY: build demo test fuzz-long attack-floods test-kernel bench bench-ci generate verify lint fmt install clean help
 
 build: ## bin/ebpnet (this is the default)
 	$(GO_BUILD) -ldflags '-s -w -X main.version=$(VERSION)' -o bin/ebpnet ./cmd/ebpnet
@@ -175,7 +171,6 @@ endif
 		(set -x; go test -run '^$$' -fuzz "$$target" -fuzztime $(FUZZTIME) "$$package" </dev/null); \
 	done < <(grep -roE '^func Fuzz[A-Za-z0-9_]+' --include='*_test.go' . | sort)
 
-<<<<<<< HEAD
 fuzz-long: ## send FRAMES=10000000 frames to every program, and check what leaves; SEED=13 (root)
 	$(need_root)
 	EBPNET_FUZZ_FRAMES=$(FRAMES) EBPNET_FUZZ_SEED=$(SEED) \
@@ -184,13 +179,12 @@ fuzz-long: ## send FRAMES=10000000 frames to every program, and check what leave
 attack-floods: build ## flood from a container in every way for FLOODTIME=5s each, and count what others lose (root)
 	$(need_root)
 	EBPNET_FLOODS=$(FLOODTIME) go test -count=1 -timeout 0 -run '^TestFloods$$' -v ./test/attack
-=======
+
 test-kernel: build $(if $(filter 0,$(shell id -u)),$(KERNELS)) ## boot other kernels in QEMU and test there that ebpnet loads and passes packets (root)
 	$(need_root)
 	$(call need,$(KERNEL_PACKAGES))
 	$(GO_BUILD) -o bin/kernel ./test/kernel
 	@exec bin/kernel $(KERNELS)
->>>>>>> kernel
 
 # The tests of package datapath tell what each of its paths costs.
 define build_bench

@@ -325,10 +325,10 @@ static __always_inline bool flow_may_open(const struct packet *pkt)
 	return pkt->echo != ECHO_REPLY;
 }
 
-/* Opens a flow of scratch's keys and owner in the claimed @slot, whose mapping is
- * known already if it holds one, and puts the key of @side into the index; the
- * other one is there already, or is not needed. If that fails, or another CPU
- * was faster, slot, keys and mapping are given up. */
+/* Opens a flow of scratch's keys and owner in the claimed @slot, whose mapping
+ * is known already if it holds one, and puts the key of @side into the index;
+ * the other one is there already, or is not needed. If that fails, or another
+ * CPU was faster, slot, keys and mapping are given up. */
 static __noinline enum reason flow_open(struct scratch *scratch, __u32 slot,
 					__u32 mapping, enum flow_side side)
 {

@@ -165,8 +165,8 @@ flow_find(const struct flow_key *key, enum flow_side *side, __u32 *slot)
 }
 
 /* The same, and in scratch->to the key of the other side. It is copied before
- * the look at state and @key, so that it is of this flow: whoever takes the slot
- * for another changes these first. */
+ * the look at state and @key, so that it is of this flow: whoever takes the
+ * slot for another changes these first. */
 static __always_inline struct flow *
 flow_find_to(struct scratch *scratch, const struct flow_key *key,
 	     enum flow_side *side, __u32 *slot)

@@ -58,8 +58,8 @@ masquerade_find_port(struct search *search, struct scratch *scratch,
 }
 
 /* Makes known that the flow to be opened holds the mapping of its port. Where
- * another CPU was faster, the flow joins that one's mapping, and if it cannot it
- * has no mapping: an endpoint's port has one only. */
+ * another CPU was faster, the flow joins that one's mapping, and if it cannot
+ * it has no mapping: an endpoint's port has one only. */
 static __always_inline __u32 masquerade_publish(struct search *search,
 						struct scratch *scratch)
 {

@@ -2,8 +2,8 @@
 /*
  * Shares of the ports towards one destination. At an address of the host there
  * are 65,535 ports towards each destination. An endpoint may have as many of
- * them as are still free beside a reserve, which is the host's alone: so others
- * find one too.
+ * them as are still free beside two reserves: one is the host's alone, and one
+ * is for endpoints that have few. So others find one too.
  *
  * They are counted in a sketch: for an endpoint with a destination, and for a
  * destination with all, two cells each, of which the lesser one is not less
@@ -20,8 +20,11 @@
 #define FIRST_USER_PORT 1024
 #define LAST_PORT	65535
 
-/* The reserve is that part of the ports. */
+/* Each reserve is that part of the ports. */
 #define PORTS_RESERVE 16
+
+/* An endpoint has few as long as it has less than that part of the ports. */
+#define PORTS_FEW 4096
 
 /* Narrows the ports that may be given in place of @own to those of its class,
  * below FIRST_USER_PORT or not, where there are such ports. All in host order. */
@@ -147,13 +150,16 @@ ports_note(struct scratch *scratch, __u32 *first, __u32 *last)
 static __always_inline enum reason
 ports_check(struct scratch *scratch, __u32 first, __u32 last)
 {
-	__u32 own, all, ports;
+	__u32 own, all, ports, reserve;
 
 	ports_note(scratch, &first, &last);
 	own = ports_counted(0, scratch->place_own);
 	all = ports_counted(PORT_ROWS_ALL, scratch->place_all);
 	ports = last - first + 1;
-	ports -= ports / PORTS_RESERVE;
+	reserve = ports / PORTS_RESERVE;
+	if (own < ports / PORTS_FEW && all < ports - reserve)
+		return REASON_NONE;
+	ports -= 2 * reserve;
 	if (all < ports && own < ports - all)
 		return REASON_NONE;
 	return own ? REASON_PORT_LIMIT : REASON_PORTS_EXHAUSTED;

@@ -50,7 +50,9 @@ const (
 	portCells   = 65536
 	portRowsAll = 2
 	userPorts   = 65535 - 1024 + 1
-	portsForAll = userPorts - userPorts/16
+	portsForAll = userPorts - userPorts/16 // the others are the host's
+	portsForOne = portsForAll - userPorts/16
+	fewPorts    = userPorts / 4096
 )
 
 // limitRows are of owners that have as much as they may.
@@ -83,6 +85,8 @@ func limitRows(t testing.TB) []row {
 			r.name = name
 			return r.given(setup, undo)
 		}
+		inward := outgoing(bob, v6, tcp(40000, webPort, "S"))
+		inward.dst = uplink.ip(v6)
 		next := fromEndpoint("", alice, p.frame(t)).after(opens).redirected(masqueraded(p).frame(t))
 		return []row{
 			limited("the last of an endpoint's share", opens, alice.id, forAll-1),
@@ -103,8 +107,15 @@ func limitRows(t testing.TB) []row {
 			limited("a link of a client with a full share", linked.dropped("flow_limit"), client.id, forAll),
 			limited("a link to a server with a full share", linked.delivered(server, nil), server.id, forAll),
 
-			ports("the last port towards a destination", opens, 0, portsForAll-1),
-			ports("one port more than an endpoint's share", fromEndpoint("", alice, p.frame(t)).dropped("port_limit"), 0, portsForAll),
+			ports("the last port towards a destination", opens, 0, portsForOne-1),
+			ports("one port more than an endpoint's share", fromEndpoint("", alice, p.frame(t)).dropped("port_limit"), 0, portsForOne),
+			ports("one port more of the gateway's, towards a neighbor's published port", fromEndpoint("", bob, inward.frame(t)).dropped("port_limit"), 0, portsForOne),
+			ports("the last of few ports, beside what others have", opens, portRowsAll, portsForOne).given(
+				together(setupOf(addPorts(portRowsAll, portsForOne)), setupOf(addPorts(0, fewPorts-1))),
+				together(undoOf(addPorts(portRowsAll, portsForOne)), undoOf(addPorts(0, fewPorts-1)))),
+			ports("more than few ports, beside what others have", fromEndpoint("", alice, p.frame(t)).dropped("port_limit"), portRowsAll, portsForOne).given(
+				together(setupOf(addPorts(portRowsAll, portsForOne)), setupOf(addPorts(0, fewPorts))),
+				together(undoOf(addPorts(portRowsAll, portsForOne)), undoOf(addPorts(0, fewPorts)))),
 			ports("the last port that is not the host's", opens, portRowsAll, portsForAll-1),
 			ports("no port that is not the host's", fromEndpoint("", alice, p.frame(t)).dropped("ports_exhausted"), portRowsAll, portsForAll),
 		}
