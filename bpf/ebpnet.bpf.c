@@ -76,9 +76,9 @@ check_endpoint(struct __sk_buff *skb, const struct device *device,
 
 /* Whether the sender may tell its network of packets to others: a router drops
  * these too. It never tells the host. */
-static __always_inline bool may_judge(const struct device *device,
-				      const struct network *network,
-				      const struct packet *pkt)
+static __always_inline bool
+may_judge(const struct device *device, const struct network *network,
+	  const struct packet *pkt)
 {
 	return device->allow & ALLOW_ROUTER &&
 	       mac_equal(&pkt->src_mac, &device->mac) &&
