@@ -137,7 +137,7 @@ icmp_check_endpoint(struct __sk_buff *skb, struct packet *pkt)
 	end = pkt->l4 + sizeof(struct icmp) +
 	      (address_is_ipv4(&pkt->dst) ? sizeof(struct iphdr) :
 					    sizeof(struct ipv6hdr));
-	if (end > pkt->l3 + packet_said_length(skb, pkt))
+	if (end > icmp_end(skb, pkt))
 		return REASON_UNKNOWN_FLOW;
 	quoted.back = &scratch->answer;
 	icmp_read(skb, pkt, NETWORK_OUTSIDE, &quoted);
