@@ -115,7 +115,7 @@ func floods() []flood {
 			}
 		}},
 		{"first packets to a published port", true, func(c *craft) func(uint32) []byte {
-			var src = c.w.underlay.IP4.As4()
+			src := c.w.underlay.IP4.As4()
 			packet := udpMessage(ports(c.w.underlay.IP4, 1), ports(c.w.a.IP4, floodedPort), c.tag())
 			frame := unsummed(eth(c.w.uplinkA, nobodysMAC, typeIPv4, ipPacket(c.w.underlay.IP4, c.w.a.IP4, protoUDP, packet)))
 			return func(n uint32) []byte {
@@ -360,7 +360,7 @@ func (p party) opens(t *testing.T) bool {
 		} else {
 			err = echoed(c, time.Second)
 		}
-		c.Close()
+		_ = c.Close() // nothing is left to lose
 		if err == nil {
 			return true
 		}

@@ -37,6 +37,7 @@ var (
 func (n network) subnet4() netip.Prefix {
 	return netip.MustParsePrefix(fmt.Sprintf("10.30.%d.0/24", n.id))
 }
+
 func (n network) subnet6() netip.Prefix {
 	return netip.MustParsePrefix(fmt.Sprintf("fd00:%d::/64", n.id))
 }
