@@ -118,6 +118,48 @@ static __always_inline bool guard_is_advert(const struct packet *pkt)
 	return pkt->protocol == IPPROTO_ICMPV6 && pkt->icmp_type == ND_ADVERT;
 }
 
+/* After role_check(), of IPv6. */
+static __always_inline bool guard_has_options(const struct packet *pkt)
+{
+	return pkt->protocol == IPPROTO_ICMPV6 &&
+	       (pkt->icmp_type == ND_SOLICIT || pkt->icmp_type == ND_ADVERT);
+}
+
+/* An option of neighbor discovery, as of the first two kinds: RFC 4861, 4.6. */
+struct nd_option {
+	__u8 kind;
+	__u8 length; /* in units of 8 bytes */
+	struct mac mac;
+};
+_Static_assert(sizeof(struct nd_option) == 8, "struct nd_option");
+
+#define ND_SOURCE_MAC 1
+#define ND_TARGET_MAC 2
+#define ND_OPTIONS_AT 24 /* of solicitations and advertisements */
+#define ND_OPTIONS    8 /* more than any sender has */
+
+/* The MAC in a solicitation or an advertisement is its sender's. Receivers
+ * would send to another what is for the sender. */
+static __noinline enum reason
+guard_nd_options(ctx_t *ctx, const struct packet *pkt)
+{
+	__u32 end = pkt->l3 + packet_said_length(ctx, pkt);
+	__u32 at = pkt->l4 + ND_OPTIONS_AT;
+	struct nd_option option;
+
+	for (int i = 0; i < ND_OPTIONS && at + sizeof(option) <= end; i++) {
+		if (ctx_load(ctx, at, &option, sizeof(option)) ||
+		    !option.length)
+			return REASON_MALFORMED;
+		if ((option.kind == ND_SOURCE_MAC ||
+		     option.kind == ND_TARGET_MAC) &&
+		    !mac_equal(&option.mac, &pkt->src_mac))
+			return REASON_SPOOFED_MAC;
+		at += option.length * sizeof(option);
+	}
+	return at + sizeof(option) <= end ? REASON_MALFORMED : REASON_NONE;
+}
+
 /* A neighbor advertisement is about an address of its sender. */
 static __noinline enum reason
 guard_nd(ctx_t *ctx, const struct device *device, const struct packet *pkt)
@@ -150,6 +192,8 @@ guard_ipv6(ctx_t *ctx, const struct device *device, struct packet *pkt)
 	enum reason reason;
 
 	reason = role_check(ctx, pkt, device->allow);
+	if (!reason && guard_has_options(pkt))
+		reason = guard_nd_options(ctx, pkt);
 	if (!reason && guard_is_advert(pkt))
 		reason = guard_nd(ctx, device, pkt);
 	if (reason)

@@ -115,6 +115,9 @@ guard_shared(ctx_t *ctx, struct packet *pkt, const struct shared_source *source)
 		return REASON_SPOOFED_ADDRESS;
 	reason = role_check(ctx, pkt, source->allow);
 	if (!reason && pkt->ethertype == bpf_htons(ETH_P_IPV6) &&
+	    guard_has_options(pkt))
+		reason = guard_nd_options(ctx, pkt);
+	if (!reason && pkt->ethertype == bpf_htons(ETH_P_IPV6) &&
 	    guard_is_advert(pkt))
 		reason = guard_shared_nd(ctx, pkt, source);
 	return reason;

@@ -98,6 +98,22 @@ func guardRows(t testing.TB) []row {
 		fromEndpoint("NA for another's address to a MAC", alice, unicast(nd(alice.ip6, allNodes, neighborAnswer, ndBody(ndOverride, gatewayOf(openNet).ip6, ""))).frame(t)).
 			dropped("spoofed_address"),
 		fromEndpoint("NA for the link-local address", alice, nd(linkLocal(alice.mac), allNodes, neighborAnswer, ndBody(0, linkLocal(alice.mac), "")).frame(t)).floodedTo(bob).into(theTunnel),
+		fromEndpoint("NA at another MAC", alice, nd(alice.ip6, allNodes, neighborAnswer, ndBody(ndOverride, alice.ip6, ndOption(optionTargetMAC, bob.mac))).frame(t)).
+			dropped("spoofed_mac"),
+		fromEndpoint("NA at its own MAC", alice, nd(alice.ip6, allNodes, neighborAnswer, ndBody(ndOverride, alice.ip6, ndOption(optionTargetMAC, alice.mac))).frame(t)).
+			floodedTo(bob).into(theTunnel),
+		fromEndpoint("NA at another MAC behind another option", alice, unicast(nd(alice.ip6, allNodes, neighborAnswer,
+			ndBody(0, alice.ip6, ndOption(14, mac{})+ndOption(optionTargetMAC, bob.mac)))).frame(t)).dropped("spoofed_mac"),
+		fromEndpoint("NS at another MAC", alice, unicast(nd(alice.ip6, allNodes, neighborAsk, ndBody(0, nobody.ip6, ndOption(optionSourceMAC, bob.mac)))).frame(t)).
+			dropped("spoofed_mac"),
+		fromEndpoint("NS at its own MAC", alice, unicast(nd(alice.ip6, allNodes, neighborAsk, ndBody(0, nobody.ip6, ndOption(optionSourceMAC, alice.mac)))).frame(t)).
+			delivered(bob, nil),
+		fromEndpoint("NA with an option of no length", alice, unicast(nd(alice.ip6, allNodes, neighborAnswer,
+			ndBody(0, alice.ip6, "\x0e\x00\x00\x00\x00\x00\x00\x00"))).frame(t)).dropped("malformed"),
+		fromEndpoint("NA with eight options", alice, unicast(nd(alice.ip6, allNodes, neighborAnswer,
+			ndBody(0, alice.ip6, strings.Repeat(ndOption(14, mac{}), 8)))).frame(t)).delivered(bob, nil),
+		fromEndpoint("NA with nine options", alice, unicast(nd(alice.ip6, allNodes, neighborAnswer,
+			ndBody(0, alice.ip6, strings.Repeat(ndOption(14, mac{}), 9)))).frame(t)).dropped("malformed"),
 		fromEndpoint("NA cut short", alice, nd(alice.ip6, allNodes, neighborAnswer, "\x00\x00\x00\x00short").frame(t)).dropped("malformed"),
 		fromEndpoint("router advertisement", alice, nd(linkLocal(alice.mac), allNodes, routerAdvert, "0123456789").frame(t)).
 			dropped("rogue_router").path("drop-rogue-router"),

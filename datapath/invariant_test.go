@@ -467,8 +467,7 @@ func (j *judge) routed(e Endpoint, in, out headers, outside bool) error {
 	if !j.isHost(out.ip) && !j.owns(e, in.src, out.ip) {
 		return fmt.Errorf("the source %s, routed", out.ip)
 	}
-	if known && to.Network != e.Network && !j.isHost(out.ip) && out.ports &&
-		out.protocol != protoICMP && out.protocol != protoICMPv6 &&
+	if known && to.Network != e.Network && !j.isHost(out.ip) && out.ports && !j.isService(out) &&
 		!j.targets[netip.AddrPortFrom(out.to, out.dport)][out.protocol] {
 		return fmt.Errorf("%s to %s of another network, port %d", out.ip, out.to, out.dport)
 	}

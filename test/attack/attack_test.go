@@ -286,7 +286,7 @@ func (w *world) checkStates(t *testing.T, attacker *member, batch string, before
 			t.Errorf("%s has changed (-before +now):\n%s", name, cmp.Diff(
 				strings.Split(before[name].settings, "\n"), strings.Split(now.settings, "\n")))
 		}
-		w.checkNeighbors(t, attacker, name, before[name], now)
+		w.checkNeighbors(t, name, before[name], now)
 		before[name] = now
 	}
 }

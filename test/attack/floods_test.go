@@ -1,6 +1,7 @@
 package attack
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -27,7 +28,7 @@ import (
 const (
 	floodVariable = "EBPNET_FLOODS"
 	floodFlows    = "16384"
-	fewestFlooded = 150_000 // frames: more than there are ports, and flows
+	fewestFlooded = 200_000 // frames: more than there are ports, and flows
 	floodedPort   = 9000    // of the flooder, published for its accomplice
 	established   = 8       // connections of each party
 	answerLimit   = 20 * time.Second
@@ -61,7 +62,7 @@ func unsummed(frame []byte) []byte {
 func floods() []flood {
 	return []flood{
 		{"new flows to one destination", false, func(c *craft) func(uint32) []byte {
-			frame := unsummed(c.frameTo(c.w.gatewayA, c.udpFrom(ports(c.me.IP4, 1), ports(c.w.underlay.IP4, service))))
+			frame := unsummed(c.frameTo(c.w.gatewayA, c.udpFrom(ports(c.me.IP4, 1), ports(c.w.underlay.IP4, floodedPort))))
 			return func(n uint32) []byte {
 				number(frame, sourcePortAt, uint16(n))
 				return frame
@@ -71,7 +72,7 @@ func floods() []flood {
 			frame := unsummed(c.frameTo(c.w.gatewayA, c.udpFrom(ports(c.me.IP4, 1), ports(c.w.underlay.IP4, service))))
 			return func(n uint32) []byte {
 				number(frame, sourcePortAt, uint16(n))
-				number(frame, destPortAt, service+uint16(n>>14)%accomplicePorts)
+				number(frame, destPortAt, floodedPort+uint16(n>>14)%accomplicePorts)
 				return frame
 			}
 		}},
@@ -114,7 +115,7 @@ func floods() []flood {
 			}
 		}},
 		{"first packets to a published port", true, func(c *craft) func(uint32) []byte {
-			var src = c.w.underlay.IP4.As4()
+			src := c.w.underlay.IP4.As4()
 			packet := udpMessage(ports(c.w.underlay.IP4, 1), ports(c.w.a.IP4, floodedPort), c.tag())
 			frame := unsummed(eth(c.w.uplinkA, nobodysMAC, typeIPv4, ipPacket(c.w.underlay.IP4, c.w.a.IP4, protoUDP, packet)))
 			return func(n uint32) []byte {
@@ -166,11 +167,11 @@ func TestFloods(t *testing.T) {
 	w := newWorld(t, "--flows", floodFlows)
 	outside := w.underlay.Outside
 	outside.Serve(t, "tcp", fmt.Sprintf(":%d", service))
-	for i := 1; i < accomplicePorts; i++ {
-		outside.Serve(t, "udp4", fmt.Sprintf(":%d", service+i))
+	for i := range accomplicePorts {
+		reflects(t, outside, floodedPort+i)
 	}
 	flooder := w.members["open1"]
-	flooder.Serve(t, "udp4", fmt.Sprintf(":%d", floodedPort))
+	reflects(t, flooder.Netns, floodedPort)
 	w.a.Ebpnet(t, "port", "add", "open1", fmt.Sprintf("%d:%d/udp", floodedPort, floodedPort))
 	for _, n := range []*testutil.Netns{w.a.Netns, w.b.Netns, w.members["open3"].Netns, w.members["vault3"].Netns} {
 		n.Serve(t, "tcp", fmt.Sprintf(":%d", service))
@@ -178,9 +179,9 @@ func TestFloods(t *testing.T) {
 	at := func(a netip.Addr, port uint16) string { return ports(a, port).String() }
 	parties := []party{
 		{"container, outside", w.members["bystander1"].Netns, at(w.underlay.IP4, service), "tcp"},
-		{"container, outside, UDP", w.members["open2"].Netns, at(w.underlay.IP4, service), "udp"},
+		{"container, flooded port", w.members["open2"].Netns, at(w.underlay.IP4, floodedPort), "udp"},
 		{"host, outside", w.a.Netns, at(w.underlay.IP4, service), "tcp"},
-		{"host, outside, UDP", w.a.Netns, at(w.underlay.IP4, service), "udp"},
+		{"host, flooded port", w.a.Netns, at(w.underlay.IP4, floodedPort), "udp"},
 		{"container, host", w.members["open2"].Netns, at(open.gateway4(), service), "tcp"},
 		{"tunnel, other network", w.members["vault1"].Netns, at(w.members["vault3"].IP4, service), "tcp"},
 		{"tunnel, same network", w.members["open2"].Netns, at(w.members["open3"].IP4, service), "tcp"},
@@ -192,15 +193,17 @@ func TestFloods(t *testing.T) {
 	fmt.Fprintln(out, "flood\tframes/s\tparty\tanswers\tlost\topened\tnot opened")
 	for _, f := range floods() {
 		t.Run(f.name, func(t *testing.T) {
+			dropped := map[string]uint64{}
+			for _, d := range w.a.Stats(t).Drops {
+				dropped[d.Reason] = d.Packets
+			}
 			tallies := make([]tally, len(parties))
 			var over atomic.Bool
 			var talking sync.WaitGroup
 			for i, p := range parties {
 				var conns []*testutil.Conn
 				for range established {
-					c := p.from.MustDial(t, "tcp", p.address)
-					c.MustAsk(t)
-					conns = append(conns, c)
+					conns = append(conns, p.mustOpen(t))
 				}
 				talking.Go(func() { p.talk(t, conns, &tallies[i], &over) })
 			}
@@ -223,8 +226,16 @@ func TestFloods(t *testing.T) {
 						p.name, n.lost.Load(), n.asked.Load(), n.refused.Load(), n.opened.Load()+n.refused.Load())
 				}
 			}
-			// The next flood starts with the room that this one found.
-			w.a.Ebpnet(t, "flow", "flush", "--endpoint", "open1")
+			for _, d := range w.a.Stats(t).Drops {
+				if n := d.Packets - dropped[d.Reason]; n > 0 {
+					t.Logf("dropped for %s: %d", d.Reason, n)
+				}
+			}
+			// The next flood starts with the room that this one found: closed
+			// connections count for a while too.
+			for _, name := range []string{"open1", "open2", "bystander1", "server1", "vault1"} {
+				w.a.Ebpnet(t, "flow", "flush", "--endpoint", name)
+			}
 		})
 	}
 	if err := out.Flush(); err != nil {
@@ -242,7 +253,7 @@ func (p party) talk(t *testing.T, conns []*testutil.Conn, n *tally, over *atomic
 			if c == nil {
 				continue
 			}
-			if _, err := c.Ask(answerLimit); err != nil {
+			if err := p.ask(c); err != nil {
 				n.lost.Add(1)
 				conns[i] = nil
 				continue
@@ -257,6 +268,85 @@ func (p party) talk(t *testing.T, conns []*testutil.Conn, n *tally, over *atomic
 	}
 }
 
+// mustOpen opens a connection that has to last.
+func (p party) mustOpen(t *testing.T) *testutil.Conn {
+	t.Helper()
+	c := p.from.MustDial(t, p.network, p.address)
+	if p.network == "tcp" {
+		c.MustAsk(t)
+	} else if err := echoed(c.Conn, answerLimit); err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// ask has a connection go on; a datagram may be lost on a busy machine, and is
+// sent again.
+func (p party) ask(c *testutil.Conn) error {
+	if p.network == "tcp" {
+		_, err := c.Ask(answerLimit)
+		return err
+	}
+	var err error
+	for range openTries {
+		if err = echoed(c.Conn, time.Second); err == nil {
+			return nil
+		}
+	}
+	return err
+}
+
+// echoed sends a datagram to a server of reflects and waits for the answer.
+func echoed(c net.Conn, limit time.Duration) error {
+	if err := c.SetDeadline(time.Now().Add(limit)); err != nil {
+		return err
+	}
+	message := []byte(time.Now().String())
+	if _, err := c.Write(message); err != nil {
+		return err
+	}
+	for buf := make([]byte, 128); ; {
+		n, err := c.Read(buf)
+		if err != nil || bytes.Equal(buf[:n], message) {
+			return err
+		}
+	}
+}
+
+// reflects starts a server of UDP over IPv4 that sends everything back. Its queue
+// is short: a late answer finds no half-open flow.
+func reflects(t *testing.T, n *testutil.Netns, port int) {
+	t.Helper()
+	fd, err := -1, error(nil)
+	n.Do(func() {
+		if fd, err = unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0); err != nil {
+			return
+		}
+		err = unix.Bind(fd, &unix.SockaddrInet4{Port: port})
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var serving sync.WaitGroup
+	serving.Go(func() {
+		for buf := make([]byte, 2048); ; {
+			n, from, err := unix.Recvfrom(fd, buf, 0)
+			if errors.Is(err, unix.EINTR) {
+				continue
+			}
+			if err != nil || n == 0 {
+				return
+			}
+			_ = unix.Sendto(fd, buf[:n], 0, from) // a lost datagram is the client's to notice
+		}
+	})
+	t.Cleanup(func() {
+		_ = unix.Shutdown(fd, unix.SHUT_RDWR) // not connected: but it wakes the receiver
+		serving.Wait()
+		_ = unix.Close(fd) // nothing is left to lose
+	})
+}
+
 // opens tells whether a new connection opens and is answered; on a busy machine
 // perhaps at a later try.
 func (p party) opens(t *testing.T) bool {
@@ -265,8 +355,12 @@ func (p party) opens(t *testing.T) bool {
 		if err != nil {
 			continue
 		}
-		_, err = c.Ask(time.Second)
-		c.Close()
+		if p.network == "tcp" {
+			_, err = c.Ask(time.Second)
+		} else {
+			err = echoed(c, time.Second)
+		}
+		_ = c.Close() // nothing is left to lose
 		if err == nil {
 			return true
 		}
