@@ -65,7 +65,7 @@ func (w *world) race(t *testing.T, rounds int, f func(cpu, round int) error) {
 // to two places, at once: both have one port outside.
 func TestOnePortHasOneMapping(t *testing.T) {
 	testutil.RequireRoot(t)
-	w := newWorld(t, loadPinned)
+	w := newWorld(t, loadShares(16384, 65536))
 	const first, rounds = 2000, 3000
 	to := [2]host{website, peer}
 	var ports [2][rounds]uint16

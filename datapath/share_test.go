@@ -354,7 +354,7 @@ func answerOf(t testing.TB, w *world, h host, v6 bool, port uint16) []byte {
 func TestRestoredFlowsCount(t *testing.T) {
 	t.Parallel()
 	testutil.RequireRoot(t)
-	old, w := newWorld(t, loadPinned), newWorld(t, loadSlots(64, nil))
+	old, w := newWorld(t, loadSlots(64, nil)), newWorld(t, loadSlots(64, nil))
 	if err := w.SetFlowLimit(alice.id, 1); err != nil {
 		t.Fatal(err)
 	}
@@ -380,7 +380,7 @@ func TestRestoredFlowsCount(t *testing.T) {
 func TestCommandsLeaveThePacketsScratch(t *testing.T) {
 	t.Parallel()
 	testutil.RequireRoot(t)
-	old, w := newWorld(t, loadPinned), newWorld(t, loadSlots(64, nil))
+	old, w := newWorld(t, loadSlots(64, nil)), newWorld(t, loadSlots(64, nil))
 	old.establish(t, alice, 2000, 53)
 	cpus, err := ebpf.PossibleCPU()
 	if err != nil {
