@@ -205,6 +205,13 @@ func TestCollector(t *testing.T) {
 	w.send(t, sentBy(t, alice, false, udp(1, 2)))
 	must(t, w.SetFlowLimit(alice.id, 100))
 	w.learn(t, Endpoint{Network: openNet, Tunnel: theTunnel, MAC: nobody.mac}.station())
+	if err := errors.Join(
+		w.Maps.FloodBudgets.Put(alice.id, bpf.EbpnetFloodBudget{Limited: 7}),
+		w.Maps.FloodBudgets.Put(w.tunnelFlooder(theTunnel), bpf.EbpnetFloodBudget{Limited: 8}),
+		w.Maps.Trunks.Put(alice.id, bpf.EbpnetTrunk{Loops: 9, Blocked: never}),
+	); err != nil {
+		t.Fatal(err)
+	}
 	names := Names{
 		Endpoints: []NamedEndpoint{{Name: "web", Network: "front", ID: alice.id, Engine: "docker", Container: "web1", ContainerID: "4f1c"}},
 		Networks:  map[string]uint32{"front": openNet, "back": closedNet},
@@ -217,6 +224,10 @@ func TestCollector(t *testing.T) {
 		"ebpnet_loaded": 1,
 		"ebpnet_endpoint_transmit_packets_total endpoint=web network=front":                              2,
 		"ebpnet_endpoint_receive_packets_total endpoint=web network=front":                               0,
+		"ebpnet_endpoint_flood_limited_packets_total endpoint=web network=front":                         7,
+		"ebpnet_tunnel_flood_limited_packets_total tunnel=hB":                                            8,
+		"ebpnet_endpoint_loops_total endpoint=web network=front":                                         9,
+		"ebpnet_endpoint_blocked endpoint=web network=front":                                             1,
 		"ebpnet_endpoint_info container=web1 container_id=4f1c endpoint=web engine=docker network=front": 1,
 
 		"ebpnet_endpoint_flows endpoint=web network=front state=established": 0,
