@@ -5,6 +5,7 @@
 
 #include "deliver.h"
 #include "flood.h"
+#include "fragment_send.h"
 #include "learn.h"
 #include "loop.h"
 #include "maps.h"
@@ -30,6 +31,7 @@ bridge_forward(struct __sk_buff *skb, struct packet *pkt,
 					  device->endpoint, station->endpoint);
 	struct scratch *scratch;
 	int verdict;
+	__u32 room;
 
 	if (reason)
 		return verdict_drop(skb, reason);
@@ -46,6 +48,10 @@ bridge_forward(struct __sk_buff *skb, struct packet *pkt,
 	reason = parse_l4(skb, pkt);
 	if (reason)
 		return verdict_drop(skb, reason);
+	room = fragment_room(skb, pkt, scratch->tunnel_mtu);
+	if (room)
+		return fragment_send_into(skb, pkt, device->network,
+					  station->tunnel, room);
 	return icmp_refuse(skb, pkt, device, REASON_TOO_BIG,
 			   scratch->tunnel_mtu);
 }

@@ -4,7 +4,7 @@
  * 791, 3.2; RFC 1812, 4.2.2.7. Each starts as a copy of the whole packet, which
  * comes in at the far end of the host's own veth and is trimmed there, by
  * from_host(). All copies share their bytes, so skb->mark says which fragment
- * one becomes.
+ * one becomes; where it goes on to is written over what is known anyway.
  */
 #ifndef EBPNET_FRAGMENT_SEND_H
 #define EBPNET_FRAGMENT_SEND_H
@@ -12,11 +12,7 @@
 #include "csum.h"
 #include "ctx_sum.h"
 #include "deliver.h"
-
-enum fragment_mark {
-	FRAGMENT_MARK = 0xeb300000, /* and the fragment's number */
-	FRAGMENT_MARK_KIND = 0xfff00000,
-};
+#include "tunnel.h"
 
 /* Offsets of fragments count in units of 8 bytes. */
 #define FRAGMENT_UNIT 8
@@ -28,19 +24,26 @@ enum fragment_mark {
 /* What every way takes whole: RFC 791, 3.2. */
 #define FRAGMENT_LEAST_MTU 68
 
-/* bpf_skb_adjust_room() takes away less than 4096 bytes at once. */
-#define FRAGMENT_STEP  4088
-#define FRAGMENT_STEPS (65536 / FRAGMENT_STEP + 1)
+/* skb->mark of a copy: the fragment's number in the lowest bits, then the units
+ * of payload in each. */
+enum fragment_mark {
+	FRAGMENT_MARK_ROOM = 6, /* bits to shift by */
+	FRAGMENT_MARK_ROOM_MASK = 0x1fff,
+	FRAGMENT_MARK_TUNNEL = 1 << 19, /* into a tunnel, not by an uplink */
+	FRAGMENT_MARK = 0xeb300000,
+	FRAGMENT_MARK_KIND = 0xfff00000,
+};
+_Static_assert(MAX_FRAGMENTS == 1 << FRAGMENT_MARK_ROOM, "enum fragment_mark");
 
 #define FRAGMENT_L3 sizeof(struct ethhdr)
 #define FRAGMENT_L4 (FRAGMENT_L3 + sizeof(struct iphdr))
 
-/* The way on, which copies have in place of MAC addresses. */
+/* The way to go on by an uplink, in place of the MAC addresses. */
 struct fragment_way {
 	__u16 unicast; /* the start of an address that is no group's */
 	__be16 next[2]; /* IPv4 address of the next hop; 0: let the kernel find
 			 * it */
-	__u16 mtu;
+	__u16 pad;
 	__u16 ifindex[2]; /* its lower half first */
 };
 _Static_assert(sizeof(struct fragment_way) == 2 * ETH_ALEN,
@@ -48,17 +51,23 @@ _Static_assert(sizeof(struct fragment_way) == 2 * ETH_ALEN,
 
 #define FRAGMENT_UNICAST 2 /* locally administered, in little-endian order */
 
-/* How much payload goes into each fragment, of at most @mtu bytes; 0 if there
- * is to be none. */
-static __always_inline __u32 fragment_room(__u32 mtu)
+/* How much payload goes into each fragment, of at most @mtu bytes; 0 if the
+ * packet is not to be sent in fragments. */
+static __always_inline __u32 fragment_room(struct __sk_buff *skb,
+					   const struct packet *pkt, __u32 mtu)
 {
-	if (mtu < FRAGMENT_LEAST_MTU)
+	__u32 length = packet_said_length(skb, pkt), room;
+
+	if (!(pkt->flags & PACKET_FRAGMENTABLE) || mtu < FRAGMENT_LEAST_MTU ||
+	    mtu > 0xffff)
 		return 0;
-	return (mtu - sizeof(struct iphdr)) & ~(FRAGMENT_UNIT - 1);
+	room = (mtu - sizeof(struct iphdr)) & ~(FRAGMENT_UNIT - 1);
+	return length <= sizeof(struct iphdr) + room * MAX_FRAGMENTS ? room : 0;
 }
 
 struct fragment_copies {
 	struct __sk_buff *skb;
+	__u32 mark;
 };
 
 static int fragment_copy(__u32 index, void *context)
@@ -66,7 +75,7 @@ static int fragment_copy(__u32 index, void *context)
 	struct fragment_copies *copies = context;
 	struct __sk_buff *skb = copies->skb;
 
-	skb->mark = FRAGMENT_MARK | index;
+	skb->mark = copies->mark | index;
 	if (bpf_clone_redirect(skb, datapath_ifindex, BPF_F_INGRESS))
 		verdict_count(skb, REASON_COPY_FAILED);
 	return 0;
@@ -110,36 +119,71 @@ fragment_complete(struct __sk_buff *skb, const struct packet *pkt)
 		       REASON_NONE;
 }
 
-/* Sends a packet by @route in fragments, as it does not fit whole. */
+/* Sends a packet in fragments with @room for payload each. @mark is
+ * FRAGMENT_MARK_TUNNEL or 0. */
 static __noinline int
-fragment_send(struct __sk_buff *skb, const struct packet *pkt,
-	      const struct route *route)
+fragment_send(struct __sk_buff *skb, const struct packet *pkt, __u32 room,
+	      __u32 mark)
 {
+	__u32 length = packet_said_length(skb, pkt) - sizeof(struct iphdr);
 	struct fragment_copies copies = { .skb = skb };
-	__u32 room = fragment_room(route->mtu), count;
+	enum reason reason = fragment_complete(skb, pkt);
+
+	if (reason)
+		return verdict_drop(skb, reason);
+	copies.mark = FRAGMENT_MARK | mark |
+		      room / FRAGMENT_UNIT << FRAGMENT_MARK_ROOM;
+	bpf_loop((length + room - 1) / room, fragment_copy, &copies, 0);
+	return verdict_consume();
+}
+
+/* Sends a packet in fragments by @route, which it does not fit whole. */
+static __noinline int
+fragment_send_by(struct __sk_buff *skb, const struct packet *pkt,
+		 const struct route *route)
+{
+	__u32 room = fragment_room(skb, pkt, route->mtu);
 	struct fragment_way way = {
 		.unicast = FRAGMENT_UNICAST,
-		.mtu = route->mtu,
 		.ifindex = { route->ifindex, route->ifindex >> 16 },
 	};
-	enum reason reason;
 
-	count = packet_said_length(skb, pkt) - sizeof(struct iphdr);
-	if (!room || count > room * MAX_FRAGMENTS)
+	if (!room)
 		return verdict_drop(skb, REASON_TOO_BIG);
-	count = (count + room - 1) / room;
 	if (route->next.nh_family == AF_INET) {
 		way.next[0] = route->next.ipv4_nh;
 		way.next[1] = route->next.ipv4_nh >> 16;
 	}
-	reason = fragment_complete(skb, pkt);
-	if (!reason && bpf_skb_store_bytes(skb, 0, &way, sizeof(way), 0))
-		reason = REASON_KERNEL_ERROR;
-	if (reason)
-		return verdict_drop(skb, reason);
-	bpf_loop(count, fragment_copy, &copies, 0);
-	return verdict_consume();
+	if (bpf_skb_store_bytes(skb, 0, &way, sizeof(way), 0))
+		return verdict_drop(skb, REASON_KERNEL_ERROR);
+	return fragment_send(skb, pkt, room, 0);
 }
+
+/* What the bytes of an IP header that are known anyway say of a copy that is on
+ * its way into a tunnel. */
+#define FRAGMENT_LOW_BITS \
+	16 /* in the checksum; the rest in the header length */
+
+/* Sends a packet in fragments into a tunnel, with @room for payload each. */
+static __noinline int
+fragment_send_into(struct __sk_buff *skb, const struct packet *pkt,
+		   __u32 network, __u32 tunnel, __u32 room)
+{
+	__u32 mark = tunnel_mark(network, tunnel) & ~TUNNEL_MARK_KIND;
+	__u8 high = 4 << 4 | mark >> FRAGMENT_LOW_BITS;
+	__u16 low = mark;
+
+	if (bpf_skb_store_bytes(skb, FRAGMENT_L3, &high, sizeof(high), 0) ||
+	    bpf_skb_store_bytes(skb,
+				FRAGMENT_L3 + offsetof(struct iphdr, check),
+				&low, sizeof(low), 0))
+		return verdict_drop(skb, REASON_KERNEL_ERROR);
+	return fragment_send(skb, pkt, room, FRAGMENT_MARK_TUNNEL);
+}
+
+/* bpf_skb_adjust_room() takes away less than 4096 bytes at once. */
+#define FRAGMENT_STEP  4088
+#define FRAGMENT_STEPS (65536 / FRAGMENT_STEP + 1)
 
 struct fragment_cut {
 	struct __sk_buff *skb;
@@ -189,39 +233,42 @@ static __noinline enum reason fragment_forget(struct __sk_buff *skb)
 	return REASON_NONE;
 }
 
-/* Trims a copy to the fragment with the number @index, of which each has @room
- * for payload. */
+/* Trims a copy to the fragment that @mark tells of. Gives the mark for a tunnel
+ * that its IP header had. */
 static __always_inline enum reason
-fragment_trim(struct __sk_buff *skb, __u32 index, __u32 room)
+fragment_trim(struct __sk_buff *skb, __u32 mark, __u32 *hidden)
 {
-	__u32 at = index * room, length;
-	struct iphdr old, new;
+	__u32 index = mark & (MAX_FRAGMENTS - 1), at, length;
+	__u32 room = (mark >> FRAGMENT_MARK_ROOM & FRAGMENT_MARK_ROOM_MASK) *
+		     FRAGMENT_UNIT;
 	enum reason reason;
+	struct iphdr ip;
 	__u16 place;
 
-	if (bpf_skb_load_bytes(skb, FRAGMENT_L3, &old, sizeof(old)))
+	if (bpf_skb_load_bytes(skb, FRAGMENT_L3, &ip, sizeof(ip)))
 		return REASON_MALFORMED;
-	length = bpf_ntohs(old.tot_len) - sizeof(old);
+	at = index * room;
+	length = bpf_ntohs(ip.tot_len) - sizeof(ip);
 	if (!room || at >= length)
 		return REASON_MALFORMED;
 	length -= at;
-	new = old;
-	place = bpf_ntohs(old.frag_off) + at / FRAGMENT_UNIT;
+	place = bpf_ntohs(ip.frag_off) + at / FRAGMENT_UNIT;
 	if (length > room) {
 		length = room;
 		place |= IP_MF;
 	}
-	new.frag_off = bpf_htons(place);
-	new.tot_len = bpf_htons(sizeof(new) + length);
-	/* RFC 1624, equation 3. */
-	new.check =
-		csum_fold((__u16)~old.check + (__u16)~old.tot_len +
-			  (__u16)~old.frag_off + new.tot_len + new.frag_off);
+	*hidden = (__u32)ip.ihl << FRAGMENT_LOW_BITS | ip.check;
+	ip.ihl = sizeof(ip) / sizeof(__be32);
+	ip.frag_off = bpf_htons(place);
+	ip.tot_len = bpf_htons(sizeof(ip) + length);
+	ip.check = 0;
+	ip.check =
+		csum_fold(bpf_csum_diff(NULL, 0, (__be32 *)&ip, sizeof(ip), 0));
 	reason = fragment_cut(skb, at);
 	if (reason)
 		return reason;
 	if (bpf_skb_change_tail(skb, FRAGMENT_L4 + length, 0) ||
-	    bpf_skb_store_bytes(skb, FRAGMENT_L3, &new, sizeof(new), 0))
+	    bpf_skb_store_bytes(skb, FRAGMENT_L3, &ip, sizeof(ip), 0))
 		return REASON_KERNEL_ERROR;
 	return index ? REASON_NONE : fragment_forget(skb);
 }
@@ -229,18 +276,19 @@ fragment_trim(struct __sk_buff *skb, __u32 index, __u32 room)
 /* Makes a copy the fragment that it is marked as, and sends it. */
 static __noinline int fragment_go_on(struct __sk_buff *skb)
 {
-	__u32 index = skb->mark & ~FRAGMENT_MARK_KIND;
+	__u32 mark = skb->mark, hidden;
 	struct fragment_way way;
 	struct route route = {};
 	enum reason reason;
 
 	skb->mark = 0;
-	if (index >= MAX_FRAGMENTS ||
-	    bpf_skb_load_bytes(skb, 0, &way, sizeof(way)))
-		return verdict_drop(skb, REASON_MALFORMED);
-	reason = fragment_trim(skb, index, fragment_room(way.mtu));
+	reason = fragment_trim(skb, mark, &hidden);
 	if (reason)
 		return verdict_drop(skb, reason);
+	if (mark & FRAGMENT_MARK_TUNNEL)
+		return tunnel_detour(skb, TUNNEL_MARK_FRAME | hidden);
+	if (bpf_skb_load_bytes(skb, 0, &way, sizeof(way)))
+		return verdict_drop(skb, REASON_KERNEL_ERROR);
 	route.ifindex = way.ifindex[0] | (__u32)way.ifindex[1] << 16;
 	route.next.ipv4_nh = way.next[0] | (__u32)way.next[1] << 16;
 	if (route.next.ipv4_nh)

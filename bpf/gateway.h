@@ -4,7 +4,6 @@
 #define EBPNET_GATEWAY_H
 
 #include "forward.h"
-#include "fragment_send.h"
 #include "icmp_reply.h"
 
 /* Whether the frame is for the gateway, which has one MAC on every network. */
@@ -273,7 +272,7 @@ gateway_route(struct __sk_buff *skb, struct packet *pkt,
 		return forward_to_endpoint(skb, pkt, to->network);
 	if (route->ifindex && pkt->flags & PACKET_FRAGMENTABLE && route->mtu &&
 	    packet_length(skb, pkt) > route->mtu)
-		return fragment_send(skb, pkt, route);
+		return fragment_send_by(skb, pkt, route);
 	if (route->ifindex)
 		return route_send(skb, route);
 	/* Back in, to where another endpoint is masqueraded. */

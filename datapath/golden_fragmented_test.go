@@ -9,9 +9,14 @@ import (
 
 // What bpf/fragment_send.h marks copies with, and how many it makes at most.
 const (
-	fragmentMark = 0xeb300000
-	maxFragments = 64
+	fragmentKind   = 0xeb300000
+	fragmentTunnel = 1 << 19 // into a tunnel
+	fragmentRoom   = 6       // bits to shift by
+	maxFragments   = 64
 )
+
+// fragmentMark is the mark of the first copy for a way of some MTU.
+func fragmentMark(mtu int) uint32 { return fragmentKind | uint32((mtu-20)/8)<<fragmentRoom }
 
 // The least MTU that IPv4 has: RFC 791, section 3.2.
 const leastMTU4 = 68
@@ -24,38 +29,41 @@ func (w *world) newEnds(t testing.TB) vethEnds {
 	return vethEnds{w.newDetour(t, "ebpnet0"), w.newDetour(t, "ebpnet1")}
 }
 
-func fragmentMarks(count int) (marks []uint32) {
+// fragmentMarks are those of so many copies.
+func fragmentMarks(first uint32, count int) (marks []uint32) {
 	for i := range count {
-		marks = append(marks, fragmentMark|uint32(i))
+		marks = append(marks, first+uint32(i))
 	}
 	return marks
 }
 
-// hops says where copies go on to: the next hop (zero: the kernel finds it) and
-// the MTU of the way there.
-type hops struct {
-	next [4]byte
-	mtu  uint16
-}
+// nextHop is where copies go on to; zero: the kernel finds it.
+type nextHop [4]byte
 
-var byTheRouter = hops{[4]byte{192, 0, 2, 254}, uplinkMTU}
+var theRouter = nextHop{192, 0, 2, 254}
 
 // on is a copy of a packet: the way that it goes on has the place of its MAC
 // addresses. withIfindex tells the device.
-func (h hops) on(frame []byte) []byte {
-	way := append([]byte{2, 0}, h.next[:]...)
-	way = binary.LittleEndian.AppendUint16(way, h.mtu)
-	return patch(frame, 0, append(way, 0, 0, 0, 0)...)
+func (h nextHop) on(frame []byte) []byte {
+	return patch(frame, 0, append([]byte{2, 0}, append(h[:], 0, 0, 0, 0, 0, 0)...)...)
+}
+
+// intoTunnelAs is a copy of a packet on its way into a tunnel: its IP header says
+// which, in place of its length and checksum.
+func intoTunnelAs(frame []byte, network, tunnel uint32) []byte {
+	mark := network<<markNetwork | tunnel
+	return patch(patch(frame, atIP, 0x40|byte(mark>>16)), atIP+10, byte(mark), byte(mark>>8))
 }
 
 func withIfindex(frame []byte, ifindex uint32) []byte {
 	return patch(frame, 8, binary.LittleEndian.AppendUint32(nil, ifindex)...)
 }
 
-// fragmented is sent in fragments: copies of out, each to become one.
-func (r row) fragmented(count int, out []byte) row {
+// fragmented is sent by the uplink in fragments: copies of out, each to become
+// one of no more than the MTU.
+func (r row) fragmented(count, mtu int, out []byte) row {
 	r = r.floodedTo()
-	r.out, r.fragments = out, count
+	r.out, r.fragments = out, fragmentMarks(fragmentMark(mtu), count)
 	return r
 }
 
@@ -90,7 +98,7 @@ func fragmentedRows(t testing.TB) []row {
 		return p
 	}
 	sent := func(name string, p packet, count int) row {
-		return fromEndpoint(name, alice, p.frame(t)).fragmented(count, byTheRouter.on(masqueraded(p).frame(t)))
+		return fromEndpoint(name, alice, p.frame(t)).fragmented(count, uplinkMTU, theRouter.on(masqueraded(p).frame(t)))
 	}
 	var rows []row
 	for name, l4 := range map[string]transport{
@@ -117,7 +125,7 @@ func fragmentedRows(t testing.TB) []row {
 	refused := func(name string, p packet, e problem, reason string) row {
 		return fromEndpoint(name, alice, p.frame(t)).refused(reason, refusal(t, alice, e, p).frame(t))
 	}
-	narrow := hops{mtu: 576}
+	const narrow = 576
 	kept := masqueraded(query)
 	rows = append(rows,
 		sent("in a flow", query, 3).after(begun),
@@ -128,8 +136,8 @@ func fragmentedRows(t testing.TB) []row {
 		opened,
 		sent("middle fragment", middle, 3).after(opened),
 		sent("last fragment", last, 3).after(opened),
-		fromEndpoint("without a route lookup", alice, query.frame(t)).given(unrouted(int(narrow.mtu)), routed).
-			fragmented(7, narrow.on(kept.frame(t))),
+		fromEndpoint("without a route lookup", alice, query.frame(t)).given(unrouted(narrow), routed).
+			fragmented(7, narrow, nextHop{}.on(kept.frame(t))),
 		withOutput(fromEndpoint("of too many fragments", alice, query.frame(t)).given(unrouted(leastMTU4), routed).
 			dropped("too_big"), kept.frame(t)),
 		withOutput(fromEndpoint("where no fragment fits", alice, query.frame(t)).given(unrouted(leastMTU4-1), routed).
@@ -150,38 +158,50 @@ func fragmentedRows(t testing.TB) []row {
 	wrong := patch(mine.frame(t), len(in)-1, in[len(in)-1]^1)
 	wrongOut := patch(completed, len(in)-1, in[len(in)-1]^1)
 	rows = append(rows,
-		fromEndpoint("its checksum to be completed", plain, in).fragmented(3, byTheRouter.on(completed)),
-		fromEndpoint("with a wrong checksum", plain, wrong).fragmented(3, byTheRouter.on(wrongOut)),
+		fromEndpoint("its checksum to be completed", plain, in).fragmented(3, uplinkMTU, theRouter.on(completed)),
+		fromEndpoint("with a wrong checksum", plain, wrong).fragmented(3, uplinkMTU, theRouter.on(wrongOut)),
 	)
 	return append(rows, fragmentRowsBehind(t, masqueraded(query), masqueraded(first), masqueraded(middle), masqueraded(last))...)
 }
 
 // fragmentRowsBehind are of copies where they become fragments.
 func fragmentRowsBehind(t testing.TB, packets ...packet) []row {
-	become := func(name string, number int, in []byte) row {
+	become := func(name string, mark uint32, in []byte) row {
 		r := fromHost(name, in)
-		r.skb.mark = fragmentMark | uint32(number)
+		r.skb.mark = mark
 		return r
 	}
 	var rows []row
-	add := func(i int, way hops, numbers ...int) {
-		copied := withIfindex(way.on(packets[i].frame(t)), 1)
-		all := fragmentsOf(copied, int(way.mtu))
+	add := func(i int, hop nextHop, mtu int, numbers ...int) {
+		copied := withIfindex(hop.on(packets[i].frame(t)), 1)
+		all := fragmentsOf(copied, mtu)
 		for _, n := range numbers {
-			name := fmt.Sprintf("packet %d for an MTU of %d, fragment %d of %d", i, way.mtu, n, len(all))
-			rows = append(rows, become(name, n, copied).redirected(all[n]))
+			name := fmt.Sprintf("packet %d for an MTU of %d, fragment %d of %d", i, mtu, n, len(all))
+			rows = append(rows, become(name, fragmentMark(mtu)+uint32(n), copied).redirected(all[n]))
 		}
 	}
 	for i := range packets {
-		add(i, byTheRouter, 0, 1, 2)
+		add(i, theRouter, uplinkMTU, 0, 1, 2)
 	}
-	add(0, hops{mtu: 576}, 0, 3, 6)
-	add(0, hops{mtu: leastMTU4}, 0, 1, maxFragments-1)
-	copied := withIfindex(byTheRouter.on(packets[0].frame(t)), 1)
-	none := withIfindex(hops{mtu: leastMTU4 - 1}.on(packets[0].frame(t)), 1)
+	add(0, nextHop{}, 576, 0, 3, 6)
+	add(0, nextHop{}, leastMTU4, 0, 1, maxFragments-1)
+	for _, tunnel := range []uint32{theTunnel, maxTunnelID} {
+		in := packets[0].frame(t)
+		copied := intoTunnelAs(in, maxNetworkID, tunnel)
+		const mtu = 1458
+		for n, out := range fragmentsOf(in, mtu) {
+			r := become(fmt.Sprintf("for tunnel %d, fragment %d", tunnel, n), fragmentMark(mtu)+uint32(n)|fragmentTunnel, copied)
+			r = r.detoured(frameMark(maxNetworkID, tunnel))
+			r.out = out
+			rows = append(rows, r)
+		}
+	}
+	copied := withIfindex(theRouter.on(packets[0].frame(t)), 1)
 	return append(rows,
-		become("fragment that is not there", 3, copied).dropped("malformed"),
-		become("fragment with too high a number", maxFragments, withIfindex(hops{mtu: leastMTU4}.on(packets[0].frame(t)), 1)).dropped("malformed"),
-		become("fragments without room", 0, none).dropped("malformed"),
+		become("fragment that is not there", fragmentMark(uplinkMTU)+3, copied).dropped("malformed"),
+		become("fragments without room", fragmentMark(20), copied).dropped("malformed"),
 	)
 }
+
+// The highest ids that there may be: MAX_NETWORKS and MAX_TUNNELS of bpf/types.h.
+const maxNetworkID, maxTunnelID = 1023, 1023

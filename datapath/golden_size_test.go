@@ -70,13 +70,29 @@ func fitRows(t testing.TB, v6 bool, tunnel, network uint32) []row {
 	around := sentInto(tunnel, network)
 	most := uplinkMTU - overhead(around)
 	fits := ofLength(t, between(from, to, v6, udp(1, 2)), most)
-	big := ofLength(t, fits, most+1)
+	small := ofLength(t, fits, most+1) // DF is not set
+	big := small
+	big.whole = true
 	by := ethernet(big, from.mac, gatewayMAC)
 	name := func(what string) string { return fmt.Sprintf("%s tunnel %d of network %d", what, tunnel, network) }
 	told := refusal(t, from, problemSize(v6, uint32(most)), big).frame(t)
 	rows := []row{
 		fromEndpoint(name("larger than fits"), from, big.frame(t)).refused("too_big", told),
 		fromEndpoint(name("larger than fits, by way of the gateway"), from, by.frame(t)).refused("too_big", told),
+	}
+	if !v6 {
+		small.fragment.id = datagramID
+		around := ethernet(small, from.mac, gatewayMAC)
+		copied := intoTunnelAs(small.frame(t), network, tunnel)
+		marks := fragmentMarks(fragmentMark(most)|fragmentTunnel, 2)
+		for _, r := range []row{
+			fromEndpoint(name("larger than fits, without DF"), from, small.frame(t)),
+			fromEndpoint(name("larger than fits, without DF by way of the gateway"), from, around.frame(t)),
+		} {
+			r = r.floodedTo()
+			r.out, r.fragments = copied, marks
+			rows = append(rows, r)
+		}
 	}
 	fitting := fromEndpoint(name("as large as fits"), from, fits.frame(t))
 	if !detours(tunnel) {
@@ -92,6 +108,7 @@ func fitRows(t testing.TB, v6 bool, tunnel, network uint32) []row {
 // untoldRows are of what is too big without anybody being told.
 func untoldRows(t testing.TB, v6 bool) []row {
 	big := ofLength(t, between(alice, remoteBehind(plainForm4, openNet), v6, udp(1, 2)), uplinkMTU)
+	big.whole = true
 	later := big
 	later.fragment = fragmentAt(1)
 	complaint := big
@@ -135,6 +152,7 @@ func untoldRows(t testing.TB, v6 bool) []row {
 func toldRows(t testing.TB, v6 bool) []row {
 	most := uplinkMTU - overhead(sentInto(plainForm4, openNet))
 	big := ofLength(t, between(alice, remoteBehind(plainForm4, openNet), v6, udp(1, 2)), most+1)
+	big.whole = true
 	told := func(name string, p packet) row {
 		return fromEndpoint(name, alice, p.frame(t)).refused("too_big", refusal(t, alice, problemSize(v6, uint32(most)), p).frame(t))
 	}
@@ -240,6 +258,7 @@ func loweredRows(t testing.TB, v6 bool, tunnel uint32) []row {
 func mostRows(t testing.TB, what string, v6 bool, tunnel uint32, most int) []row {
 	fits := ofLength(t, between(alice, remoteBehind(tunnel, openNet), v6, udp(1, 2)), most)
 	big := ofLength(t, fits, most+1)
+	big.whole = true
 	name := func(size string) string { return fmt.Sprintf("%s, %s, tunnel %d", what, size, tunnel) }
 	return []row{
 		fromEndpoint(name("as large as fits"), alice, fits.frame(t)).
@@ -336,6 +355,7 @@ func heardRows(t testing.TB) []row {
 		heard := tooLong(t, tunnel, 1400)
 		heard.name = fmt.Sprintf("about tunnel %d", tunnel)
 		big := ofLength(t, between(alice, remoteBehind(tunnel, openNet), false, udp(1, 2)), 1400-overhead(around)+1)
+		big.whole = true
 		fits := ofLength(t, big, 1400-overhead(around))
 		mark := frameMark(openNet, tunnel)
 		rows = append(rows,
@@ -348,6 +368,7 @@ func heardRows(t testing.TB) []row {
 	}
 	keyless := sentInto(keylessTunnel4, plainNet)
 	big := ofLength(t, between(plain, remoteBehind(keylessTunnel4, plainNet), false, udp(1, 2)), 1400-overhead(keyless)+1)
+	big.whole = true
 	return append(rows,
 		fromEndpoint("about a packet without a key", plain, big.frame(t)).
 			after(complains(t, "", problemSize(false, 1400), quoted(t, keyless))).

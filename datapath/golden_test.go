@@ -37,7 +37,7 @@ type row struct {
 	receivers  []host              // endpoints that are counted as having got out
 	flooded    bool                // receivers get copies of out, by their devices
 	detours    []uint32            // tunnels that copies are on their way into
-	fragments  int                 // as many copies of out are to become fragments
+	fragments  []uint32            // marks of copies of out that are to become fragments
 	fromTunnel uint32              // 0: none
 	toTunnel   uint32
 	way        path
@@ -310,7 +310,7 @@ func (r row) check(t *testing.T, w *world, taps map[string]*testutil.Tap, ends v
 	case r.out != nil:
 		want = r.out
 	}
-	if r.fragments > 0 {
+	if len(r.fragments) > 0 && r.fragments[0]&fragmentTunnel == 0 {
 		want = withIfindex(want, w.ifindex["up0"])
 	}
 	if r.toTunnel != 0 && r.outOf == nil {
@@ -331,6 +331,6 @@ func (r row) check(t *testing.T, w *world, taps map[string]*testutil.Tap, ends v
 	if r.flooded {
 		r.checkFlood(t, want, taps)
 		ends.near.check(t, r, want)
-		ends.far.checkMarks(t, want, fragmentMarks(r.fragments))
+		ends.far.checkMarks(t, want, r.fragments)
 	}
 }

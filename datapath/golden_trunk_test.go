@@ -76,7 +76,7 @@ func trunkSizeRows(t testing.TB, v6 bool) []row {
 	most := uplinkMTU - overhead(leaving(false, key(openKey)))
 	from := func(a netip.Addr) packet {
 		p := between(behind, remote, v6, udp(1, 2))
-		p.src = a
+		p.src, p.whole = a, true
 		return ofLength(t, p, most+1)
 	}
 	told := func(name string, p packet) row {

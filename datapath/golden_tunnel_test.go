@@ -64,7 +64,7 @@ func tunnelRows(t testing.TB) []row {
 		around := ethernet(out, alice.mac, gatewayMAC)
 		fits, big := out, out
 		fits.payload = string(make([]byte, uplinkMTU-ipHeaders-map[bool]int{false: 28, true: 48}[v6]))
-		big.payload = fits.payload + "x"
+		big.payload, big.whole = fits.payload+"x", true
 		// A test run's superframe is of no protocol, and the kernel resizes
 		// only TCP's and UDP's. It is cut on the detour, unless that is a test
 		// run too.

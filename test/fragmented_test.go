@@ -67,6 +67,46 @@ func TestPacketsWithoutDFAreFragmented(t *testing.T) {
 	}
 }
 
+// So do packets that are too large for a tunnel get to the other host.
+func TestPacketsWithoutDFAreFragmentedIntoTunnels(t *testing.T) {
+	p := newPair(t, greKey, greKey, "--mtu", fmt.Sprint(containerMTU))
+	for _, h := range []*testutil.Host{p.a, p.b} {
+		h.Run(t, "iptables", "-P", "FORWARD", "DROP")
+		h.Run(t, "ethtool", "-K", testutil.Uplink, "tx", "off")
+	}
+	for _, c := range []*testutil.Container{p.web, p.redis1} {
+		c.SetSysctl(t, "ipv4/ip_no_pmtu_disc", "1") // the server's answers, too
+	}
+	serveLarge(t, p.redis1.Netns, service)
+	exchange := func() {
+		t.Helper()
+		exchangeLarge(t, withoutDF(t, p.web.MustDial(t, "udp", at(p.redis1.IP4, service))))
+		ping(t, p.web.Netns, p.redis1.IP4, "-s", "4000", "-M", "dont")
+	}
+	exchange()
+	for _, reason := range []string{"fragment", "too_big", "copy_failed", "kernel_error", "malformed"} {
+		for _, h := range []*testutil.Host{p.a, p.b} {
+			if n := h.Drops(t, reason); n > 0 {
+				t.Errorf("on %s, %d packets are dropped as %s", h.Name, n, reason)
+			}
+		}
+	}
+	// Into a tunnel that wants the detour besides, where the others are learned.
+	for _, end := range []struct {
+		host, peer *testutil.Host
+		remote     []string
+	}{{p.a, p.b, []string{"redis1"}}, {p.b, p.a, []string{"web", "other"}}} {
+		for _, name := range end.remote {
+			end.host.Ebpnet(t, "endpoint", "rm", name)
+		}
+		end.host.Ebpnet(t, "tunnel", "rm", "peer")
+		end.host.Ebpnet(t, "tunnel", "add", "peer", "--remote", end.peer.IP4.String(), "--csum", "--seq")
+	}
+	// What is flooded for want of a learned MAC is not fragmented.
+	ping(t, p.web.Netns, p.redis1.IP4)
+	exchange()
+}
+
 // gatewayFor is the gateway of a container's network.
 func gatewayFor(c *testutil.Container) netip.Addr {
 	return netip.PrefixFrom(c.IP4, 24).Masked().Addr().Next()
