@@ -25,26 +25,6 @@ func TestUplinkOnAnUplink(t *testing.T) {
 	worksByBoth(t, h, u)
 }
 
-// TestVLANOfAnUplink is the same with a VLAN's device, where the kernel knows
-// VLANs.
-func TestVLANOfAnUplink(t *testing.T) {
-	t.Parallel()
-	h := testutil.NewHost(t, "host")
-	u := testutil.NewUnderlay(t, h)
-	vlan := []string{"up", "type", "vlan", "id", "100"}
-	if out, err := h.Try("ip", append([]string{"link", "add", upper, "link", testutil.Uplink}, vlan...)...); err != nil {
-		if !strings.Contains(out, "Unknown device type") {
-			t.Fatal(out)
-		}
-		t.Skip("the kernel has no VLANs") // they are a module of their own
-	}
-	u.Outside.Run(t, "ip", append([]string{"link", "add", upper, "link", "bridge"}, vlan...)...)
-	for _, path := range paths(h, u) {
-		move(t, u.Outside, path.outside, "bridge", upper)
-	}
-	worksByBoth(t, h, u)
-}
-
 // move gives an address of a device to another one.
 func move(t *testing.T, n *testutil.Netns, address netip.Addr, from, to string) {
 	t.Helper()
