@@ -60,7 +60,7 @@ func TestPacketsWithoutDFAreFragmented(t *testing.T) {
 		exchangeLarge(t, withoutDF(t, from.MustDialFrom(t, "udp", ":42000", at(u.IP4, service))))
 		expectFragments(t, wire, want, u.IP4)
 	}
-	for _, reason := range []string{"fragment", "too_big", "copy_failed", "kernel_error", "malformed"} {
+	for _, reason := range []string{"fragment", "too_big", "kernel_error", "malformed"} {
 		if n := h.Drops(t, reason); n > 0 {
 			t.Errorf("%d packets are dropped as %s", n, reason)
 		}
@@ -84,7 +84,7 @@ func TestPacketsWithoutDFAreFragmentedIntoTunnels(t *testing.T) {
 		ping(t, p.web.Netns, p.redis1.IP4, "-s", "4000", "-M", "dont")
 	}
 	exchange()
-	for _, reason := range []string{"fragment", "too_big", "copy_failed", "kernel_error", "malformed"} {
+	for _, reason := range []string{"fragment", "too_big", "kernel_error", "malformed"} {
 		for _, h := range []*testutil.Host{p.a, p.b} {
 			if n := h.Drops(t, reason); n > 0 {
 				t.Errorf("on %s, %d packets are dropped as %s", h.Name, n, reason)
