@@ -76,7 +76,7 @@ func run(directories []string) (err error) {
 		fmt.Printf("== Linux %s\n", k.release)
 		start := time.Now()
 		if err := k.test(ctx, base, filepath.Join(work, "initramfs")); err != nil {
-			failed = append(failed, fmt.Errorf("Linux %s: %w", k.release, err))
+			failed = append(failed, fmt.Errorf("kernel %s: %w", k.release, err))
 			continue
 		}
 		fmt.Printf("== Linux %s: passed in %d s\n", k.release, int(time.Since(start).Seconds()))
