@@ -180,7 +180,6 @@ type judge struct {
 	host      map[netip.Addr]bool         // the host's addresses, but for gateways
 	gateways  map[netip.Addr]uint32       // network
 	networks  map[uint32]Network
-	keys      map[Carried]bool
 	shared    map[uint32]bool // networks on which stations are learned
 	targets   map[netip.AddrPort]map[uint8]bool
 	services  map[netip.AddrPort]map[uint8]bool

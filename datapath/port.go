@@ -60,7 +60,9 @@ type published struct {
 
 func publish(ports []Port) published {
 	entries := published{
-		map[bpf.EbpnetPortKey]bpf.EbpnetPort{}, map[bpf.EbpnetPortSourceKey]uint32{}, map[uint32]uint64{},
+		map[bpf.EbpnetPortKey]bpf.EbpnetPort{},
+		map[bpf.EbpnetPortSourceKey]uint32{},
+		map[uint32]uint64{},
 		map[uint32]uint32{},
 	}
 	for _, p := range ports {

@@ -13,7 +13,8 @@ func flowShare(t *testing.T, h *testutil.Host, endpoint string) (share struct {
 	HalfOpen    int  `json:"half_open"`
 	Limit       int  `json:"limit"`
 	Set         bool `json:"set"`
-}) {
+},
+) {
 	t.Helper()
 	e := struct {
 		Flows any `json:"flows"`

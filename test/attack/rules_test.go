@@ -399,12 +399,9 @@ func (w *world) tunnelFault(attacker *member, peer netip.Addr, frame []byte, p p
 
 // indexIn finds the number of the frame whose tag is in another.
 func indexIn(frame []byte) (uint32, bool) {
-	for at := 0; ; {
-		i := bytes.Index(frame[at:], []byte(tagWord))
-		if i < 0 || at+i+len(tagWord)+4 > len(frame) {
-			return 0, false
-		}
-		at += i + len(tagWord)
-		return binary.BigEndian.Uint32(frame[at:]), true
+	at := bytes.Index(frame, []byte(tagWord))
+	if at < 0 || at+len(tagWord)+4 > len(frame) {
+		return 0, false
 	}
+	return binary.BigEndian.Uint32(frame[at+len(tagWord):]), true
 }
