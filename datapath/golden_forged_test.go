@@ -184,6 +184,7 @@ func misledRows(t testing.TB) []row {
 	return bothFamilies(func(v6 bool) []row {
 		fits := ofLength(t, outgoing(alice, v6, udp(40000, 53)), uplinkMTU)
 		big := ofLength(t, fits, uplinkMTU+1)
+		big.whole = true
 		return []row{
 			fromEndpoint("outside, as large as fits", alice, fits.frame(t)).given(misled(website.ip(v6)), nil).
 				redirected(masqueraded(fits).frame(t)),
