@@ -98,7 +98,7 @@ guard_ipv4(ctx_t *ctx, const struct device *device, struct packet *pkt)
 	if (pkt->sport != bpf_htons(DHCP_CLIENT_PORT) ||
 	    pkt->dport != bpf_htons(DHCP_SERVER_PORT))
 		return REASON_SPOOFED_ADDRESS;
-	return REASON_NONE;
+	return role_check(ctx, pkt, device->allow);
 }
 
 static __always_inline bool

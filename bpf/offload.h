@@ -140,7 +140,8 @@ offload_check(struct __sk_buff *skb, const struct packet *pkt)
 	__s32 allowed = 0;
 
 	if (offload.partial) {
-		if (pkt->fragment || pkt->ethertype == bpf_htons(ETH_P_ARP))
+		if (pkt->fragment || offload.start > skb->len ||
+		    pkt->ethertype == bpf_htons(ETH_P_ARP))
 			return REASON_BAD_OFFLOAD;
 		allowed = offload_allowed(pkt, &offload, l4);
 		if (allowed < 0)

@@ -71,6 +71,9 @@ func guardRows(t testing.TB) []row {
 	return append(rows,
 		unknown,
 		fromEndpoint("DHCP from no port of its", alice, dhcp(zero4, everyone, udp(69, 67))).dropped("spoofed_address"),
+		fromEndpoint("DHCP reply to a relay from no address", alice, packet{
+			from: alice.mac, to: broadcastMAC, src: zero4, dst: everyone, l4: udp(68, 67), payload: "\x02reply",
+		}.frame(t)).dropped("rogue_server"),
 		fromEndpoint("DHCP answer", alice, dhcp(zero4, everyone, udp(67, 68))).dropped("spoofed_address"),
 		fromEndpoint("no address and TCP", alice, dhcp(zero4, everyone, tcp(68, 67, "S"))).dropped("spoofed_address"),
 		fromEndpoint("DHCP to a subnet's broadcast address", alice, dhcp(zero4, address4(openNet, 255), udp(68, 67))).dropped("spoofed_address"),
