@@ -70,7 +70,7 @@ _Static_assert(sizeof(struct fragment_way) == 2 * ETH_ALEN,
 static __always_inline __u32 fragment_room(struct __sk_buff *skb,
 					   const struct packet *pkt, __u32 mtu)
 {
-	__u32 length = packet_said_length(skb, pkt), room;
+	__u32 length = pkt->length, room;
 
 	if (!(pkt->flags & PACKET_FRAGMENTABLE) || mtu < FRAGMENT_LEAST_MTU ||
 	    mtu > 0xffff)
@@ -103,7 +103,7 @@ static int fragment_copy(__u32 index, void *context)
 static __noinline enum reason
 fragment_complete(struct __sk_buff *skb, const struct packet *pkt)
 {
-	__u32 length = packet_said_length(skb, pkt) - (pkt->l4 - pkt->l3);
+	__u32 length = pkt->length - (pkt->l4 - pkt->l3);
 	struct offload offload = offload_read(skb);
 	__sum16 check;
 
@@ -126,7 +126,7 @@ static __noinline int
 fragment_send(struct __sk_buff *skb, const struct packet *pkt, __u32 room,
 	      __u32 mark)
 {
-	__u32 length = packet_said_length(skb, pkt) - sizeof(struct iphdr);
+	__u32 length = pkt->length - sizeof(struct iphdr);
 	struct fragment_copies copies = { .skb = skb };
 	enum reason reason = fragment_complete(skb, pkt);
 
