@@ -203,7 +203,7 @@ func TestCollector(t *testing.T) {
 	w.send(t, fromEndpoint("", alice, between(alice, remote, false, udp(1, 2)).frame(t)))
 	w.send(t, fromEndpoint("", insider, between(insider, nobody, false, udp(1, 2)).frame(t)))
 	w.send(t, sentBy(t, alice, false, udp(1, 2)))
-	must(t, w.SetFlowLimit(alice.id, 100))
+	must(t, w.setLimits(alice.id, Limits{MaxFlows: 100}))
 	w.learn(t, Endpoint{Network: openNet, Tunnel: theTunnel, MAC: nobody.mac}.station())
 	if err := errors.Join(
 		w.Maps.FloodBudgets.Put(alice.id, bpf.EbpnetFloodBudget{Limited: 7}),

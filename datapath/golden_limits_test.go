@@ -71,8 +71,8 @@ func limitRows(t testing.TB) []row {
 		asked := incoming(v6, tcp(40000, webPort, "S"))
 		calls := fromUplink("", asked.frame(t)).delivered(alice, reached(asked, alice, 80).frame(t))
 		linked := fromEndpoint("", client, between(client, server, v6, udp(40000, 53)).frame(t))
-		hundred := func(t testing.TB, w *world) { must(t, w.SetFlowLimit(alice.id, 100)) }
-		none := func(t testing.TB, w *world) { must(t, w.SetFlowLimit(alice.id, 0)) }
+		hundred := func(t testing.TB, w *world) { must(t, w.setLimits(alice.id, Limits{MaxFlows: 100})) }
+		none := func(t testing.TB, w *world) { must(t, w.setLimits(alice.id, Limits{})) }
 		setLimit := func(name string, r row, n int) row {
 			setup, undo := addFlows(alice.id, n)
 			r.name = name

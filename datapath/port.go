@@ -25,7 +25,7 @@ type Port struct {
 	TargetFirst uint16     // where First leads to; the others follow
 	Network     uint32     // the target's
 	AllowFrom   []netip.Prefix
-	MaxFlows    uint32 // established ones from outside; 0: as many as is fair
+	MaxFlows    uint32 // established ones from outside; 0: the default
 	// The routes of the target's namespace, a default one among them; none if
 	// all lead by the target's interface.
 	Routes []PortRoute
@@ -55,7 +55,7 @@ type published struct {
 	ports   map[bpf.EbpnetPortKey]bpf.EbpnetPort
 	sources map[bpf.EbpnetPortSourceKey]uint32
 	words   map[uint32]uint64 // a bit for each port
-	limits  map[uint32]uint32 // of flows, by owner
+	limits  limitEntries
 }
 
 func publish(ports []Port) published {
@@ -63,7 +63,7 @@ func publish(ports []Port) published {
 		map[bpf.EbpnetPortKey]bpf.EbpnetPort{},
 		map[bpf.EbpnetPortSourceKey]uint32{},
 		map[uint32]uint64{},
-		map[uint32]uint32{},
+		limitEntries{},
 	}
 	for _, p := range ports {
 		p.addTo(entries)
@@ -72,9 +72,7 @@ func publish(ports []Port) published {
 }
 
 func (p Port) addTo(entries published) {
-	if p.MaxFlows > 0 {
-		entries.limits[ownerPorts+p.ID] = p.MaxFlows
-	}
+	entries.limits.add(ownerPorts+p.ID, p.limits())
 	to := bpf.EbpnetPort{Address: addressOf(p.Target), Network: p.Network, Id: p.ID}
 	if len(p.AllowFrom) > 0 {
 		to.Flags |= bpf.EbpnetPortFlagPORT_RESTRICTED
@@ -172,7 +170,7 @@ func (t *Tables) PutPorts(ports []Port) error { return t.putPublished(publish(po
 
 // putPublished writes what restricts before what allows.
 func (t *Tables) putPublished(entries published) error {
-	if err := putAll(t.Maps.FlowLimits, entries.limits); err != nil {
+	if err := putAll(t.Maps.Limits, entries.limits); err != nil {
 		return err
 	}
 	if err := putAll(t.Maps.PortSources, entries.sources); err != nil {
@@ -211,7 +209,7 @@ func (t *Tables) DeletePorts(ports []Port) error {
 	if err := removeAll(t.Maps.PortSources, slices.Collect(maps.Keys(gone.sources))); err != nil {
 		return err
 	}
-	if err := removeAll(t.Maps.FlowLimits, slices.Collect(maps.Keys(gone.limits))); err != nil {
+	if err := removeAll(t.Maps.Limits, slices.Collect(maps.Keys(gone.limits))); err != nil {
 		return err
 	}
 	return t.EndUnbackedFlows()

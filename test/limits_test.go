@@ -71,7 +71,7 @@ func TestFlowLimit(t *testing.T) {
 	for _, bad := range []string{"", "0", "-1", "4194305", "many", "1e3", "99999999999999999999"} {
 		refused(t, h, exitUsage, []string{"endpoint", "set", "c", "--max-flows", bad}, "limit of flows", "4194304", "default")
 	}
-	refused(t, h, exitUsage, []string{"endpoint", "set", "c", "--max-fragments", "1"}, "max-fragments")
+	refused(t, h, exitUsage, []string{"endpoint", "set", "c", "--max-everything", "1"}, "max-everything")
 	refused(t, h, exitFailure, []string{"endpoint", "set", "nobody", "--max-flows", "9"}, "nobody")
 	if after := everything(t, h); after != before {
 		t.Errorf("bad limits changed\n%s\nto\n%s", before, after)
