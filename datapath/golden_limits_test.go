@@ -81,12 +81,10 @@ func addPorts(row uint32, n int) (setup, undo func(testing.TB, *world)) {
 
 // Of bpf/types.h and bpf/ports.h.
 const (
-	portCells   = 65536
-	portRowsAll = 2
-	userPorts   = 65535 - 1024 + 1
-	portsForAll = userPorts - userPorts/16 // the others are the host's
-	portsForOne = portsForAll - userPorts/16
-	fewPorts    = userPorts / 4096
+	manyPorts   = 65535 - 1024 + 1
+	portsForAll = manyPorts - manyPorts/16 // the others are the host's
+	portsForOne = portsForAll - manyPorts/16
+	fewPorts    = manyPorts / 4096
 )
 
 // limitRows are of owners that have as much as they may.

@@ -119,8 +119,8 @@ type EndpointFlows struct {
 type PortShare struct {
 	Most           int    `json:"most"`
 	Towards        string `json:"towards,omitempty"`
-	Limit          int    `json:"limit,omitempty"` // towards each; none: it follows from what is free there
-	Set            bool   `json:"set"`
+	Limit          int    `json:"limit"`           // there
+	Set            bool   `json:"set"`             // by the user, for every destination; else it follows from what is free there
 	LimitedPackets uint64 `json:"limited_packets"` // dropped, as they would have taken one more
 }
 
@@ -133,12 +133,13 @@ type FragmentShare struct {
 	LimitedPackets uint64 `json:"limited_packets"` // later fragments that were dropped, as another datagram has their place
 }
 
-// EndpointUse reads what a local endpoint has of what is limited.
-func (t *Tables) EndpointUse(id uint32) (use EndpointUse, err error) {
+// EndpointUse reads what a local endpoint has of what is limited. Masquerade are
+// the host's ports that endpoints are masqueraded by.
+func (t *Tables) EndpointUse(id uint32, masquerade PortRange) (use EndpointUse, err error) {
 	if use.Flows.FlowShare, err = t.FlowShare(id); err != nil {
 		return use, err
 	}
-	if use.Ports, err = t.mostPorts(id); err != nil {
+	if use.Ports, err = t.mostPorts(id, masquerade); err != nil {
 		return use, err
 	}
 	datagrams, err := t.countDatagrams()
@@ -153,7 +154,9 @@ func (t *Tables) EndpointUse(id uint32) (use EndpointUse, err error) {
 	if err != nil {
 		return use, err
 	}
-	use.Ports.Limit, use.Ports.Set = int(limits.Ports), limits.Ports != 0
+	if limits.Ports != 0 {
+		use.Ports.Limit, use.Ports.Set = int(limits.Ports), true
+	}
 	use.Fragments = FragmentShare{
 		Datagrams: datagrams[id],
 		Limit:     fragmentLimit(limits), Set: limits.Fragments != 0,
@@ -173,7 +176,7 @@ func (t *Tables) refused(endpoint uint32) (r bpf.EbpnetRefused, err error) {
 
 // mostPorts finds the destination towards which an endpoint has most ports. It
 // reads all flows: the counts of bpf/ports.h do not tell the destination.
-func (t *Tables) mostPorts(endpoint uint32) (most PortShare, err error) {
+func (t *Tables) mostPorts(endpoint uint32, masquerade PortRange) (most PortShare, err error) {
 	type destination struct {
 		at, from   bpf.EbpnetAddress
 		port       uint16
@@ -181,6 +184,7 @@ func (t *Tables) mostPorts(endpoint uint32) (most PortShare, err error) {
 		placeClass uint32 // tells ports below 1024 from others
 	}
 	counts := map[destination]int{}
+	ports, all := masquerade.ofClass(userPorts.First), uint32(0)
 	err = t.EachFlow(func(_ uint32, f *bpf.EbpnetFlow) error {
 		if f.Owner != endpoint || f.PlaceOwn == 0 {
 			return nil
@@ -189,13 +193,69 @@ func (t *Tables) mostPorts(endpoint uint32) (most PortShare, err error) {
 		if counts[to]++; counts[to] > most.Most {
 			most.Most = counts[to]
 			most.Towards = ProtocolName(to.protocol) + " " + addrPort(to.at, to.port).String()
+			ports, all = userPorts, f.PlaceAll
+			if f.Answer.Network == NetworkOutside {
+				ports = masquerade.ofClass(networkOrder16(f.Opener.Sport))
+			}
 		}
 		return nil
 	})
 	if err != nil {
 		return most, fmt.Errorf("read flows: %w", err)
 	}
+	others := 0
+	if most.Most > 0 {
+		if others, err = t.countPorts(all); err != nil {
+			return most, err
+		}
+		others = max(0, others-most.Most)
+	}
+	// It grows until it has as many as are left.
+	reserve := ports.len() / portsReserve
+	most.Limit = max((ports.len()-2*reserve-others+1)/2, ports.len()/portsFew)
 	return most, nil
+}
+
+// The numbers of bpf/ports.h.
+const (
+	portsReserve = 16
+	portsFew     = 4096
+	portCells    = 65536
+	portRowsAll  = 2
+)
+
+// userPorts are those of a gateway: FIRST_USER_PORT to LAST_PORT of bpf/ports.h.
+var userPorts = PortRange{1024, 65535}
+
+// PortRange is a range of ports.
+type PortRange struct{ First, Last uint16 }
+
+func (r PortRange) len() int { return int(r.Last) - int(r.First) + 1 }
+
+// ofClass is ports_of_class() of bpf/ports.h.
+func (r PortRange) ofClass(own uint16) PortRange {
+	switch first := userPorts.First; {
+	case r.First >= first:
+	case own < first:
+		r.Last = min(r.Last, first-1)
+	case r.Last >= first:
+		r.First = first
+	}
+	return r
+}
+
+// countPorts is ports_counted() of bpf/ports.h, of what all have at a place.
+func (t *Tables) countPorts(place uint32) (int, error) {
+	var one, other uint32
+	for cell, count := range map[uint32]*uint32{
+		portRowsAll*portCells + place%portCells:     &one,
+		(portRowsAll+1)*portCells + place/portCells: &other,
+	} {
+		if err := t.Maps.PortCounts.Lookup(cell, count); err != nil {
+			return 0, fmt.Errorf("read entry %d of %v: %w", cell, t.Maps.PortCounts, err)
+		}
+	}
+	return int(min(one, other)), nil
 }
 
 // fragmentLimit is how many datagrams an endpoint may send in fragments at once.

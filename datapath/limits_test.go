@@ -1,15 +1,19 @@
 package datapath
 
 import (
+	"errors"
 	"testing"
 
+	"github.com/cilium/ebpf"
+
+	"github.com/ebpnet/ebpnet/bpf"
 	"github.com/ebpnet/ebpnet/internal/testutil"
 	"github.com/ebpnet/ebpnet/loader"
 )
 
 func (w *world) use(t testing.TB, endpoint uint32) EndpointUse {
 	t.Helper()
-	use, err := w.EndpointUse(endpoint)
+	use, err := w.EndpointUse(endpoint, PortRange{1, 65535})
 	must(t, err)
 	return use
 }
@@ -24,8 +28,8 @@ func TestUseOfLimits(t *testing.T) {
 	if f := idle.Flows; f.HalfOpenSet || f.HalfOpenLimit != 65536 || f.Set {
 		t.Errorf("at first: %+v, want room for 65536 half-open flows", f)
 	}
-	if idle.Fragments.Limit != 64 || idle.Fragments.Set || idle.Ports.Limit != 0 || idle.Ports.Set {
-		t.Errorf("at first: %+v, want 64 datagrams and no limit of ports", idle)
+	if idle.Fragments.Limit != 64 || idle.Fragments.Set || idle.Ports != (PortShare{Limit: portsForOne / 2}) {
+		t.Errorf("at first: %+v, want room for 64 datagrams and half of the ports", idle)
 	}
 
 	limits := Limits{MaxFlows: 5, MaxHalfOpen: 4, MaxPorts: 3, MaxFragments: 2}
@@ -74,6 +78,54 @@ func TestUseOfLimits(t *testing.T) {
 	}
 	if l, err := w.limitsOf(alice.id); err != nil || l != (Limits{}).entry() {
 		t.Errorf("after the endpoint has gone: %+v, error %v", l, err)
+	}
+}
+
+// TestShareOfPortsFollowsFromWhatIsFree has the limit of ports be what the
+// datapath lets through.
+func TestShareOfPortsFollowsFromWhatIsFree(t *testing.T) {
+	t.Parallel()
+	testutil.RequireRoot(t)
+	const first, last = 2000, 2000 + 511 // ports
+	w := newWorld(t, loadChanged(func(spec *ebpf.CollectionSpec) error {
+		return errors.Join(
+			setConstant(spec, bpf.EbpnetVarFirstPort, uint16(first)),
+			setConstant(spec, bpf.EbpnetVarLastPort, uint16(last)))
+	}))
+	free := 512 - 2*512/portsReserve
+	for i, h := range []host{alice, client} {
+		want := (free + 1) / 2
+		free -= want
+		taken := 0
+		for port := uint16(3000); ; port++ {
+			if verdict, _ := w.send(t, sentBy(t, h, false, udp(port, 53))); verdict != verdictDirect {
+				break
+			}
+			taken++
+		}
+		got, err := w.EndpointUse(h.id, PortRange{first, last})
+		if err != nil || got.Ports.Most != taken || got.Ports.Limit != taken || taken != want || got.Ports.LimitedPackets != 1 {
+			t.Errorf("endpoint %d: %+v, error %v; it took %d ports, want %d", i, got.Ports, err, taken, want)
+		}
+	}
+}
+
+func TestPortsOfClass(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		ports PortRange
+		own   uint16
+		want  PortRange
+	}{
+		{PortRange{1, 65535}, 53, PortRange{1, 1023}},
+		{PortRange{1, 65535}, 1024, PortRange{1024, 65535}},
+		{PortRange{500, 600}, 53, PortRange{500, 600}},
+		{PortRange{500, 600}, 2000, PortRange{500, 600}},
+		{PortRange{2000, 3000}, 53, PortRange{2000, 3000}},
+	} {
+		if got := c.ports.ofClass(c.own); got != c.want {
+			t.Errorf("%v for port %d: %v, want %v", c.ports, c.own, got, c.want)
+		}
 	}
 }
 

@@ -145,8 +145,13 @@ func inspectEndpoint(c *cli.Context, tx *store.Tx, e spec.Endpoint) (view endpoi
 	if e.Remote() {
 		return view, nil
 	}
+	host, _, err := tx.Host()
+	if err != nil {
+		return view, err
+	}
+	masquerade := datapath.PortRange(host.MasqueradePorts.Effective())
 	return view, withTables(c, func(t *datapath.Tables) error {
-		use, err := t.EndpointUse(e.ID)
+		use, err := t.EndpointUse(e.ID, masquerade)
 		if err != nil {
 			return err
 		}

@@ -257,15 +257,21 @@ func (a *Agent) SetEndpoint(name string, c EndpointChange) error {
 
 // EndpointUse reads what a local endpoint has of what is limited.
 func (a *Agent) EndpointUse(name string) (datapath.EndpointUse, error) {
-	var e spec.Endpoint
+	var (
+		e    spec.Endpoint
+		host spec.Host
+	)
 	err := a.store.View(func(tx *store.Tx) (err error) {
-		e, err = tx.Endpoint(name)
+		if e, err = tx.Endpoint(name); err != nil {
+			return err
+		}
+		host, _, err = tx.Host()
 		return err
 	})
 	if err != nil {
 		return datapath.EndpointUse{}, err
 	}
-	return a.tables.EndpointUse(e.ID)
+	return a.tables.EndpointUse(e.ID, datapath.PortRange(host.MasqueradePorts.Effective()))
 }
 
 // RemoveEndpoint removes an endpoint, its links, its ports and its flows.
