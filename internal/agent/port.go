@@ -256,6 +256,7 @@ func portEntries(p spec.Port, e spec.Endpoint, n spec.Network) []datapath.Port {
 			Target:      at.target,
 			TargetFirst: p.TargetFirst,
 			Network:     n.ID,
+			Endpoint:    e.ID,
 			AllowFrom:   p.AllowFrom,
 			MaxFlows:    e.MaxFlows,
 			Routes:      routes,
