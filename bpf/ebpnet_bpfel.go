@@ -95,6 +95,11 @@ type EbpnetFlow struct {
 	Server   uint32
 	PlaceOwn uint32
 	PlaceAll uint32
+	Links    [2]struct {
+		_      structs.HostLayout
+		Before uint32
+		After  uint32
+	}
 }
 
 type EbpnetFlowChoice uint32
@@ -106,13 +111,14 @@ const (
 )
 
 type EbpnetFlowFilter struct {
-	_       structs.HostLayout
-	Choice  EbpnetFlowChoice
-	Network uint32
-	First   uint32
-	Count   uint32
-	Ipv4    EbpnetAddress
-	Ipv6    EbpnetAddress
+	_        structs.HostLayout
+	Choice   EbpnetFlowChoice
+	Network  uint32
+	Endpoint uint32
+	First    uint32
+	Count    uint32
+	Ipv4     EbpnetAddress
+	Ipv6     EbpnetAddress
 }
 
 type EbpnetFlowFlag uint32
@@ -147,6 +153,12 @@ type EbpnetFlowShare struct {
 	_           structs.HostLayout
 	Established uint32
 	HalfOpen    uint32
+	Lock        struct {
+		_   structs.HostLayout
+		Val uint32
+	}
+	First    uint32
+	Unlisted uint32
 }
 
 type EbpnetFlowSide uint32
@@ -273,13 +285,14 @@ type EbpnetOwnerLimits struct {
 }
 
 type EbpnetPort struct {
-	_       structs.HostLayout
-	Address EbpnetAddress
-	Network uint32
-	Id      uint32
-	Flags   EbpnetPortFlag
-	Port    uint16
-	Pad     [2]uint8
+	_        structs.HostLayout
+	Address  EbpnetAddress
+	Network  uint32
+	Id       uint32
+	Flags    EbpnetPortFlag
+	Endpoint uint32
+	Port     uint16
+	Pad      [2]uint8
 }
 
 type EbpnetPortFlag uint32

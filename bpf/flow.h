@@ -16,6 +16,7 @@
 #ifndef EBPNET_FLOW_H
 #define EBPNET_FLOW_H
 
+#include "flow_list.h"
 #include "mapping.h"
 #include "ports.h"
 #include "verdict.h"
@@ -133,6 +134,7 @@ flow_end(struct flow *flow, __u32 slot, enum flow_state state)
 		return false;
 	flow_index_remove(&flow->opener, slot);
 	flow_index_remove(&flow->answer, slot);
+	flow_list_remove(slot);
 	mapping = flow->mapping;
 	share_end(flow->owner, state, mapping == slot);
 	if (flow->place_own)
@@ -361,6 +363,7 @@ static __noinline enum reason flow_open(struct scratch *scratch, __u32 slot,
 	if (flow->place_own)
 		ports_count(flow->place_own, flow->place_all, 1);
 	share_count_half_open(flow->owner, 1);
+	flow_list_add(slot);
 	/* An exchange, so that all of this is seen before. */
 	__sync_lock_test_and_set(&flow->state, FLOW_HALF_OPEN);
 	err = flow_index_add(side == FLOW_OPENER ? opener : answer, slot, side);

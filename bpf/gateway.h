@@ -86,6 +86,7 @@ gateway_open(struct __sk_buff *skb, struct packet *pkt,
 	int refused;
 
 	scratch->owner = device->endpoint;
+	scratch->server = 0;
 	if (station && station->kind != STATION_GATEWAY) {
 		if (station->network != device->network) {
 			if (!has_ports || network->flags & NETWORK_INTERNAL)

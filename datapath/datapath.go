@@ -179,7 +179,7 @@ func (t *Tables) Replace(w Wanted) error {
 		replace(t.Maps.Uplinks, c.uplinks),
 		t.putPublished(missing),
 		replaceArray(t.Maps.PublishedPorts, c.ports.words),
-		t.EndUnbackedFlows(),
+		t.endUnbackedFlows(),
 	)
 }
 

@@ -158,7 +158,7 @@ func (t *Tables) DeleteEndpoint(e Endpoint) error {
 	if e.Trunk {
 		return t.endTrunk(e)
 	}
-	return t.EndUnbackedFlows()
+	return t.endUnbackedFlowsOf(e.ID)
 }
 
 // endTrunk forgets the stations that were learned behind an endpoint, with
@@ -167,7 +167,7 @@ func (t *Tables) endTrunk(e Endpoint) error {
 	if err := t.ForgetLearned(LearnedFilter{Network: e.Network, Endpoint: e.ID}); err != nil {
 		return err
 	}
-	return t.EndUnbackedFlows()
+	return t.endUnbackedFlowsOf(e.ID)
 }
 
 // LocalEndpoints lists the ids of the endpoints that a device belongs to.

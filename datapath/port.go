@@ -24,6 +24,7 @@ type Port struct {
 	Target      netip.Addr // a local endpoint's, of the same family
 	TargetFirst uint16     // where First leads to; the others follow
 	Network     uint32     // the target's
+	Endpoint    uint32     // whose address the target is
 	AllowFrom   []netip.Prefix
 	MaxFlows    uint32 // established ones from outside; 0: the default
 	// The routes of the target's namespace, a default one among them; none if
@@ -73,7 +74,7 @@ func publish(ports []Port) published {
 
 func (p Port) addTo(entries published) {
 	entries.limits.add(ownerPorts+p.ID, p.limits())
-	to := bpf.EbpnetPort{Address: addressOf(p.Target), Network: p.Network, Id: p.ID}
+	to := bpf.EbpnetPort{Address: addressOf(p.Target), Network: p.Network, Endpoint: p.Endpoint, Id: p.ID}
 	if len(p.AllowFrom) > 0 {
 		to.Flags |= bpf.EbpnetPortFlagPORT_RESTRICTED
 	}
@@ -212,7 +213,11 @@ func (t *Tables) DeletePorts(ports []Port) error {
 	if err := removeAll(t.Maps.Limits, slices.Collect(maps.Keys(gone.limits))); err != nil {
 		return err
 	}
-	return t.EndUnbackedFlows()
+	targets := map[uint32]bool{}
+	for _, p := range ports {
+		targets[p.Endpoint] = true
+	}
+	return t.endUnbackedFlowsOf(slices.Collect(maps.Keys(targets))...)
 }
 
 // MovePorts puts ports in place of others of the same keys, whose targets'

@@ -31,12 +31,22 @@ const (
 	reservedOfFlows = 64
 )
 
+// share reads what an owner has of the table of flows.
+func (t *Tables) share(owner uint32) (share bpf.EbpnetFlowShare, err error) {
+	if err = t.Maps.FlowShares.Lookup(owner, &share); err != nil {
+		err = fmt.Errorf("read %v: %w", t.Maps.FlowShares, err)
+	}
+	return share, err
+}
+
 func (t *Tables) flowShare(owner uint32) (FlowShare, error) {
-	var own, all bpf.EbpnetFlowShare
-	for key, share := range map[uint32]*bpf.EbpnetFlowShare{owner: &own, ownerAll: &all} {
-		if err := t.Maps.FlowShares.Lookup(key, share); err != nil {
-			return FlowShare{}, fmt.Errorf("read %v: %w", t.Maps.FlowShares, err)
-		}
+	own, err := t.share(owner)
+	if err != nil {
+		return FlowShare{}, err
+	}
+	all, err := t.share(ownerAll)
+	if err != nil {
+		return FlowShare{}, err
 	}
 	limits, err := t.limitsOf(owner)
 	if err != nil {

@@ -34,7 +34,8 @@ func loadShares(slots, halfOpen uint32) func(testing.TB, loader.Config) *Tables 
 	})
 }
 
-// checkShares expects that the counts are those of the flows that are there.
+// checkShares expects that the counts and the lists are those of the flows that
+// are there.
 func (w *world) checkShares(t testing.TB) {
 	t.Helper()
 	want := map[uint32]bpf.EbpnetFlowShare{}
@@ -66,6 +67,7 @@ func (w *world) checkShares(t testing.TB) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	w.checkLists(t)
 }
 
 // establish opens a flow from a host to the website, and has it answered; false
@@ -403,7 +405,7 @@ func TestCommandsLeaveThePacketsScratch(t *testing.T) {
 		}
 	}
 	for _, err := range []error{
-		w.EndUnbackedFlows(), w.FlushFlows(FlowFilter{Network: alice.network, Addresses: []netip.Addr{alice.ip4}}),
+		w.endUnbackedFlows(), w.FlushFlows(FlowFilter{Network: alice.network, Addresses: []netip.Addr{alice.ip4}}),
 		w.ForgetLearned(LearnedFilter{}),
 	} {
 		if err != nil {

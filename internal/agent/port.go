@@ -282,6 +282,7 @@ func portEntries(p spec.Port, e spec.Endpoint, n spec.Network) []datapath.Port {
 			Target:      at.target,
 			TargetFirst: p.TargetFirst,
 			Network:     n.ID,
+			Endpoint:    e.ID,
 			AllowFrom:   p.AllowFrom,
 			MaxFlows:    p.MaxFlows,
 			Routes:      routes,
