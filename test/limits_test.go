@@ -2,6 +2,7 @@ package test
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -378,4 +379,34 @@ func TestTunnelFloodLimit(t *testing.T) {
 	badLimits(t, p.a, "limit of flooded copies", "100000000", "100000001", "tunnel", "add", "new", "--remote", "192.0.2.9", "--max-flood")
 	refused(t, p.a, exitUsage, []string{"tunnel", "set", "peer"}, "--max-flood")
 	refused(t, p.a, exitFailure, []string{"tunnel", "set", "nowhere", "--max-flood", "1"}, "nowhere")
+}
+
+// TestLimitsOutliveUnload has all limits set hold again after an unload.
+func TestLimitsOutliveUnload(t *testing.T) {
+	h, _ := newOutside(t)
+	createNet(t, h, "--key", "42")
+	h.NewContainer(t, "c", "net")
+	h.Ebpnet(t, "port", "add", "c", "8080:80", "--max-flows", "6")
+	h.Ebpnet(t, "tunnel", "add", "peer", "--remote", "192.0.2.2", "--max-flood", "7")
+	h.Ebpnet(t, "endpoint", "set", "c", "--max-flows", "1", "--max-half-open", "2", "--max-ports", "3", "--max-fragments", "4", "--max-flood", "5")
+	for _, when := range []string{"set", "loaded again"} {
+		got := inspectUse(t, h, "c")
+		limits := []int{
+			got.Flows.Limit, got.Flows.HalfOpenLimit, got.OutwardPorts.Limit, got.Fragments.Limit, inspectFlood(t, h, "c").Limit, got.Ports[0].Flows.Limit,
+		}
+		var tunnel struct {
+			Flood struct {
+				Limit int `json:"limit"`
+			} `json:"flood"`
+		}
+		h.EbpnetJSON(t, &tunnel, "tunnel", "inspect", "peer")
+		if want := []int{1, 2, 3, 4, 5, 6, 7}; !slices.Equal(append(limits, tunnel.Flood.Limit), want) {
+			t.Errorf("%s: limits of %v and %d, want %v", when, limits, tunnel.Flood.Limit, want)
+		}
+		h.Ebpnet(t, "unload")
+		if got := inspectUse(t, h, "c"); got.Flows.Limit != 0 || len(got.Ports) != 1 || got.Ports[0].MaxFlows != 6 {
+			t.Errorf("unloaded: %+v, want no use, and the port with its limit", got)
+		}
+		h.Ebpnet(t, "load")
+	}
 }
