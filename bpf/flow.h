@@ -16,6 +16,7 @@
 #ifndef EBPNET_FLOW_H
 #define EBPNET_FLOW_H
 
+#include "flow_list.h"
 #include "mapping.h"
 #include "ports.h"
 #include "verdict.h"
@@ -121,6 +122,14 @@ flow_touch(ctx_t *ctx, struct flow *flow, __u32 slot, const struct packet *pkt,
 		flow_settle(flow, slot, false);
 }
 
+/* Takes the keys of the flow in @slot out of the index. */
+static __always_inline void flow_unindex(const struct flow *flow, __u32 slot)
+{
+	barrier_var(flow); /* keeps the keys' addresses off the stack */
+	flow_index_remove(&flow->opener, slot);
+	flow_index_remove(&flow->answer, slot);
+}
+
 /* Ends the flow in @slot if it is in @state: its packets are not known any
  * more. False if it is not, or somebody else has just ended it. */
 static __always_inline bool
@@ -131,8 +140,8 @@ flow_end(struct flow *flow, __u32 slot, enum flow_state state)
 	if (__sync_val_compare_and_swap(&flow->state, state, FLOW_ENDED) !=
 	    state)
 		return false;
-	flow_index_remove(&flow->opener, slot);
-	flow_index_remove(&flow->answer, slot);
+	flow_unindex(flow, slot);
+	flow_list_remove(slot);
 	mapping = flow->mapping;
 	share_end(flow->owner, state, mapping == slot);
 	if (flow->place_own)
@@ -240,8 +249,14 @@ static __always_inline bool flow_find_slot(struct scratch *scratch, __u32 *slot)
 static __always_inline enum reason
 flow_claim_slot(struct scratch *scratch, __u32 *slot)
 {
-	enum reason reason = share_may_open(scratch->owner);
+	enum reason reason = share_may_open(scratch);
+	struct refused *refusals;
 
+	if (reason == REASON_FLOW_LIMIT) {
+		refusals = limits_refusals(scratch->owner);
+		if (refusals)
+			__sync_fetch_and_add(&refusals->flows, 1);
+	}
 	if (reason)
 		return reason;
 	scratch->place_own = scratch->place_all = 0;
@@ -325,6 +340,16 @@ static __always_inline bool flow_may_open(const struct packet *pkt)
 	return pkt->echo != ECHO_REPLY;
 }
 
+/* Whether the flow is open: neither ended nor revoked. The atomic operation
+ * puts this CPU's earlier writes to the index first: a CPU that ends the flow
+ * later sees them. */
+static __always_inline bool flow_is_open(struct flow *flow)
+{
+	__u32 state = __sync_fetch_and_or(&flow->state, 0);
+
+	return state == FLOW_HALF_OPEN || state == FLOW_ANSWERED;
+}
+
 /* Opens a flow of scratch's keys and owner in the claimed @slot, whose mapping
  * is known already if it holds one, and puts the key of @side into the index;
  * the other one is there already, or is not needed. If that fails, or another
@@ -355,14 +380,19 @@ static __noinline enum reason flow_open(struct scratch *scratch, __u32 slot,
 	if (flow->place_own)
 		ports_count(flow->place_own, flow->place_all, 1);
 	share_count_half_open(flow->owner, 1);
+	flow_list_add(slot);
 	/* An exchange, so that all of this is seen before. */
 	__sync_lock_test_and_set(&flow->state, FLOW_HALF_OPEN);
 	err = flow_index_add(side == FLOW_OPENER ? opener : answer, slot, side);
-	if (err)
+	if (err) {
 		flow_end(flow, slot, FLOW_HALF_OPEN);
-	else
+		return flow_index_reason(err);
+	}
+	if (flow_is_open(flow))
 		flow_take_turn(flow, slot);
-	return flow_index_reason(err);
+	else /* another CPU ended it before its key was in the index */
+		flow_unindex(flow, slot);
+	return REASON_NONE;
 }
 
 /* Whether the flow is between endpoints of a network. Both sides' packets have

@@ -86,6 +86,7 @@ gateway_open(struct __sk_buff *skb, struct packet *pkt,
 	int refused;
 
 	scratch->owner = device->endpoint;
+	scratch->server = 0;
 	if (station && station->kind != STATION_GATEWAY) {
 		if (station->network != device->network) {
 			if (!has_ports || network->flags & NETWORK_INTERNAL)
@@ -134,7 +135,8 @@ gateway_open(struct __sk_buff *skb, struct packet *pkt,
 		/* Out and in again: RFC 4787 REQ-9. */
 		source = &pkt->dst;
 	} else if (pkt->fragment == FRAGMENT_LATER && !has_ports) {
-		return verdict_drop(skb, fragment_reason(pkt));
+		return verdict_drop(skb,
+				    fragment_reason(pkt, device->endpoint));
 	} else if (packet_is_icmp_error(pkt)) {
 		return verdict_drop(skb, REASON_UNKNOWN_FLOW);
 	} else if (!has_ports) {
