@@ -16,6 +16,10 @@ import (
 // maxFrame holds the largest frame a device delivers, a superframe included.
 const maxFrame = 1 << 17
 
+// mostWaiting is more frames than fit in a tap's buffer. Frames beyond these have
+// come after the time that a receiver gave.
+const mostWaiting = 4096
+
 // Tap sends and receives whole Ethernet frames on a device.
 type Tap struct {
 	file *os.File
@@ -70,12 +74,12 @@ func (s *Tap) Send(t testing.TB, frame []byte) {
 // within the limit. A limit of zero looks only at what waits already.
 func (s *Tap) Receive(t testing.TB, limit time.Duration, match func(gopacket.Packet) bool) gopacket.Packet {
 	t.Helper()
-	// A deadline that is over already would hide frames that wait.
-	if err := s.file.SetReadDeadline(time.Now().Add(max(limit, pollInterval))); err != nil {
-		t.Fatal(err)
-	}
-	for {
-		n, err := s.file.Read(s.buf)
+	until := time.Now().Add(limit)
+	for late := 0; late < mostWaiting; {
+		if !time.Now().Before(until) {
+			late++
+		}
+		n, err := s.read(until)
 		if errors.Is(err, os.ErrDeadlineExceeded) {
 			return nil
 		}
@@ -87,6 +91,37 @@ func (s *Tap) Receive(t testing.TB, limit time.Duration, match func(gopacket.Pac
 			return p
 		}
 	}
+	return nil
+}
+
+// read gives the length of the next frame, which is in buf then. It waits until
+// a time, and takes a frame that waits also after that.
+func (s *Tap) read(until time.Time) (n int, err error) {
+	if time.Now().Before(until) {
+		if err := s.file.SetReadDeadline(until); err != nil {
+			return 0, err
+		}
+		if n, err = s.file.Read(s.buf); !errors.Is(err, os.ErrDeadlineExceeded) {
+			return n, err
+		}
+	}
+	// With a deadline that is over, nothing can be read.
+	if err := s.file.SetReadDeadline(time.Time{}); err != nil {
+		return 0, err
+	}
+	raw, err := s.file.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	var readErr error
+	err = raw.Read(func(fd uintptr) bool {
+		n, readErr = unix.Read(int(fd), s.buf)
+		return true
+	})
+	if errors.Is(readErr, unix.EAGAIN) {
+		return 0, os.ErrDeadlineExceeded
+	}
+	return n, errors.Join(err, readErr)
 }
 
 // Await is Receive for a frame that has to arrive.
