@@ -122,13 +122,23 @@ flow_touch(ctx_t *ctx, struct flow *flow, __u32 slot, const struct packet *pkt,
 		flow_settle(flow, slot, false);
 }
 
-/* Ends the flow in @slot if it is in @state: its packets are not known any
- * more. False if it is not, or somebody else has just ended it. */
+/* Whether a flow in @state can be ended: nobody has ended it yet. */
+static __always_inline bool flow_can_end(enum flow_state state)
+{
+	return state == FLOW_HALF_OPEN || state == FLOW_ANSWERED ||
+	       state == FLOW_REVOKED;
+}
+
+/* Ends the flow in @slot if it is in @state: the index forgets its packets.
+ * False if the flow is in another state, or if @state is that of a flow that
+ * another CPU has just ended. */
 static __always_inline bool
 flow_end(struct flow *flow, __u32 slot, enum flow_state state)
 {
 	__u32 mapping;
 
+	if (!flow_can_end(state))
+		return false;
 	if (__sync_val_compare_and_swap(&flow->state, state, FLOW_ENDED) !=
 	    state)
 		return false;
@@ -181,8 +191,7 @@ static int flow_sweep_slot(__u32 i, void *context)
 	if (!flow)
 		return 0;
 	state = flow->state;
-	if (state != FLOW_HALF_OPEN && state != FLOW_ANSWERED &&
-	    state != FLOW_REVOKED)
+	if (!flow_can_end(state))
 		return 0;
 	seen = flow->seen;
 	timeout = flow_timeout(flow);

@@ -126,7 +126,7 @@ __verified_once int flow_list_remove_side(__u32 slot, enum flow_side side)
 			else if (share->first == flow_list_place(slot, side))
 				share->first = after;
 			else
-				share->unlisted--;
+				__sync_fetch_and_add(&share->unlisted, -1);
 			if (right)
 				right->before = before;
 			removed = 1;

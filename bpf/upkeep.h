@@ -58,8 +58,7 @@ upkeep_end(struct scratch *scratch, struct flow *flow, __u32 slot)
 	const struct flow_filter *filter = &scratch->filter;
 	__u32 state = flow->state;
 
-	if (state != FLOW_HALF_OPEN && state != FLOW_ANSWERED &&
-	    state != FLOW_REVOKED)
+	if (!flow_can_end(state))
 		return;
 	switch (filter->choice) {
 	case FLOWS_OF_ADDRESSES:
