@@ -81,7 +81,11 @@ bridge_floods_trunk(struct bridge_flood *flood, const struct station *member)
 	flood->trunks++;
 	if (bpf_ktime_get_coarse_ns() >= trunk->probed + LOOP_INTERVAL)
 		flood->due = true;
-	return !loop_is_blocked(trunk);
+	if (!loop_is_blocked(trunk))
+		return true;
+	/* The agent writes `devices` without the mark. */
+	loop_mark(member->ifindex, TRUNK_BLOCKED);
+	return false;
 }
 
 static int bridge_flood_one(__u32 index, void *context)

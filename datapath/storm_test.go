@@ -125,3 +125,30 @@ func TestLoopIsFoundByProbe(t *testing.T) {
 		t.Error("the earlier trunk is blocked too")
 	}
 }
+
+// A trunk stays blocked when the agent writes its settings or all tables: only
+// the next flooded frame passes.
+func TestBlockedTrunkStaysBlocked(t *testing.T) {
+	t.Parallel()
+	testutil.RequireRoot(t)
+	w := newSharedWorld(t, loader.Timeouts{})
+	w.calm(t)
+	frame := multicast(trunk, false).frame(t)
+	drops := func() uint64 {
+		t.Helper()
+		return w.counters(t).Drops["loop"].Packets
+	}
+	for name, write := range map[string]func() error{
+		"SetEndpoint": func() error { return w.SetEndpoint(w.endpoint(t, trunk)) },
+		"Replace":     func() error { return w.Replace(w.wanted) },
+	} {
+		markBlocked(trunk, loopBlocked)(t, w)
+		must(t, write())
+		w.send(t, fromEndpoint("", trunk, frame))
+		before := drops()
+		w.send(t, fromEndpoint("", trunk, frame))
+		if after := drops(); after != before+1 {
+			t.Errorf("after %s a frame of the blocked trunk is not dropped", name)
+		}
+	}
+}
