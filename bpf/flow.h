@@ -257,8 +257,14 @@ static __always_inline bool flow_find_slot(struct scratch *scratch, __u32 *slot)
 static __always_inline enum reason
 flow_claim_slot(struct scratch *scratch, __u32 *slot)
 {
-	enum reason reason = share_may_open(scratch->owner);
+	enum reason reason = share_may_open(scratch);
+	struct refused *refusals;
 
+	if (reason == REASON_FLOW_LIMIT) {
+		refusals = limits_refusals(scratch->owner);
+		if (refusals)
+			__sync_fetch_and_add(&refusals->flows, 1);
+	}
 	if (reason)
 		return reason;
 	scratch->place_own = scratch->place_all = 0;

@@ -138,7 +138,8 @@ gateway_open(struct __sk_buff *skb, struct packet *pkt,
 		/* Hairpin: RFC 4787 REQ-9. */
 		source = &pkt->dst;
 	} else if (pkt->fragment == FRAGMENT_LATER && !has_ports) {
-		return verdict_drop(skb, fragment_reason(pkt));
+		return verdict_drop(skb,
+				    fragment_reason(pkt, device->endpoint));
 	} else if (packet_is_icmp_error(pkt)) {
 		return verdict_drop(skb, REASON_UNKNOWN_FLOW);
 	} else if (!has_ports) {

@@ -506,7 +506,27 @@ enum {
 	OWNER_PORTS = 131072, /* more than any endpoint's id */
 	OWNER_ALL = OWNER_PORTS, /* the sum of all; no port has the id 0 */
 	MAX_OWNERS = OWNER_PORTS + 65536,
+	OWNER_TUNNELS = MAX_OWNERS, /* of limits: plus a tunnel's id */
+	MAX_LIMITED = OWNER_TUNNELS + MAX_TUNNELS,
 };
+
+/* How much an owner may have, as the user has set it. 0: the default. */
+struct owner_limits {
+	__u32 established; /* flows */
+	__u32 half_open; /* flows */
+	__u32 ports; /* towards one destination */
+	__u32 fragments; /* datagrams, up to FRAGMENTS_OF_ENDPOINT */
+	__u32 flood; /* copies a second */
+};
+_Static_assert(sizeof(struct owner_limits) == 20, "struct owner_limits");
+
+/* How many packets of an endpoint were dropped for its limits. */
+struct refused {
+	__u64 flows;
+	__u64 ports;
+	__u64 fragments;
+};
+_Static_assert(sizeof(struct refused) == 24, "struct refused");
 
 /* What an owner has of the table of flows: see share.h. An endpoint has a list
  * of all flows from it and to it: see flow_list.h. */
@@ -644,7 +664,7 @@ struct scratch {
 	__u32 server; /* the endpoint that it is opened to, or 0 */
 	__u32 place_own; /* where its port is to be counted, or 0 */
 	__u32 place_all;
-	__u32 pad;
+	__u32 max_ports; /* of the owner towards one destination, or 0 */
 	struct station learned; /* the one that learn_find() has found */
 	__u8 piece[PIECE_SIZE];
 	__u8 flooded[LOOP_PROBE]; /* what a probe has taken the place of */
