@@ -176,6 +176,7 @@ int to_gateway(struct __sk_buff *skb)
 {
 	if (skb->ingress_ifindex)
 		return verdict_drop(skb, REASON_NOT_FROM_HOST);
+	detour_unmark(skb);
 	return VERDICT_PASS;
 }
 

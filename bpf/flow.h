@@ -133,6 +133,14 @@ static __always_inline bool flow_can_end(enum flow_state state)
 	       state == FLOW_REVOKED;
 }
 
+/* Takes the keys of the flow in @slot out of the index. */
+static __always_inline void flow_unindex(const struct flow *flow, __u32 slot)
+{
+	barrier_var(flow); /* keeps the keys' addresses off the stack */
+	flow_index_remove(&flow->opener, slot);
+	flow_index_remove(&flow->answer, slot);
+}
+
 /* Ends the flow in @slot if it is in @state: the index forgets its packets.
  * False if the flow is in another state, or if @state is that of a flow that
  * another CPU has just ended. */
@@ -146,8 +154,7 @@ flow_end(struct flow *flow, __u32 slot, enum flow_state state)
 	if (__sync_val_compare_and_swap(&flow->state, state, FLOW_ENDED) !=
 	    state)
 		return false;
-	flow_index_remove(&flow->opener, slot);
-	flow_index_remove(&flow->answer, slot);
+	flow_unindex(flow, slot);
 	flow_list_remove(slot);
 	mapping = flow->mapping;
 	share_end(flow->owner, state, mapping == slot);
@@ -348,6 +355,16 @@ static __always_inline bool flow_may_open(const struct packet *pkt)
 	return pkt->echo != ECHO_REPLY;
 }
 
+/* Whether the flow is open: neither ended nor revoked. The atomic operation
+ * puts this CPU's earlier writes to the index first: a CPU that ends the flow
+ * later sees them. */
+static __always_inline bool flow_is_open(struct flow *flow)
+{
+	__u32 state = __sync_fetch_and_or(&flow->state, 0);
+
+	return state == FLOW_HALF_OPEN || state == FLOW_ANSWERED;
+}
+
 /* Opens a flow of scratch's keys and owner in the claimed @slot. If the slot
  * holds a mapping, the index has the mapping's keys already. Adds the key of
  * @side to the index; the other key is there already, or is not needed. If this
@@ -382,11 +399,15 @@ static __noinline enum reason flow_open(struct scratch *scratch, __u32 slot,
 	/* An exchange, so that other CPUs see these fields before the state. */
 	__sync_lock_test_and_set(&flow->state, FLOW_HALF_OPEN);
 	err = flow_index_add(side == FLOW_OPENER ? opener : answer, slot, side);
-	if (err)
+	if (err) {
 		flow_end(flow, slot, FLOW_HALF_OPEN);
-	else
+		return flow_index_reason(err);
+	}
+	if (flow_is_open(flow))
 		flow_take_turn(flow, slot);
-	return flow_index_reason(err);
+	else /* another CPU ended it before its key was in the index */
+		flow_unindex(flow, slot);
+	return REASON_NONE;
 }
 
 /* Whether the flow is between two endpoints of one network. Then both sides

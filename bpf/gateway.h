@@ -110,7 +110,7 @@ gateway_open(struct __sk_buff *skb, struct packet *pkt,
 	}
 	if (network->flags & NETWORK_INTERNAL) {
 		if (station && station->network == device->network)
-			return forward_to_host();
+			return forward_to_host(skb);
 		return verdict_drop(skb, REASON_INTERNAL);
 	}
 	if (!station) {
@@ -126,7 +126,7 @@ gateway_open(struct __sk_buff *skb, struct packet *pkt,
 
 	if (!route->ifindex) { /* to the host itself */
 		if (!has_ports || pkt->echo)
-			return forward_to_host();
+			return forward_to_host(skb);
 		refused = publish_open(skb, pkt, &scratch->key);
 		if (!refused)
 			return GATEWAY_GO_ON;
@@ -134,7 +134,7 @@ gateway_open(struct __sk_buff *skb, struct packet *pkt,
 			return verdict_drop(skb, refused);
 		if (!gateway_is_mapped(scratch) ||
 		    search_socket(skb, &scratch->key) != SOCKET_NONE)
-			return forward_to_host();
+			return forward_to_host(skb);
 		/* Hairpin: RFC 4787 REQ-9. */
 		source = &pkt->dst;
 	} else if (pkt->fragment == FRAGMENT_LATER && !has_ports) {

@@ -170,8 +170,7 @@ role_check_message(ctx_t *ctx, struct packet *pkt, enum allow allow)
 	/* The padding of a frame is no part of a first fragment: the next
 	 * fragment could bring another header in its place. RFC 7112. */
 	if (pkt->fragment == FRAGMENT_FIRST &&
-	    packet_said_length(ctx, pkt) <
-		    pkt->l4 - pkt->l3 + ROLE_HEADER_LENGTH)
+	    pkt->length < pkt->l4 - pkt->l3 + ROLE_HEADER_LENGTH)
 		return REASON_MALFORMED;
 	if (pkt->protocol == IPPROTO_ICMPV6 && !ipv4)
 		return role_check_icmpv6(pkt, allow);

@@ -623,6 +623,8 @@ struct packet {
 	__u8 l3_length; /* of the IP header, without extensions */
 	__u8 flags; /* enum packet_flag */
 	__u32 l3; /* offset of the IP or ARP header */
+	__u32 length; /* of the IP packet, from l3 on: without what Ethernet
+		       * pads it with; 0 for ARP */
 	__u32 l4; /* offset of the transport header; 0 until parse_l4() */
 	__u8 protocol; /* the last header's, once parse_l4() went there */
 	__u8 l4_length; /* of a TCP header; 0 for others */
@@ -636,7 +638,7 @@ struct packet {
 	__u32 sequence; /* of TCP */
 	__u32 acknowledged;
 };
-_Static_assert(sizeof(struct packet) == 80, "struct packet");
+_Static_assert(sizeof(struct packet) == 84, "struct packet");
 
 /* Records of `scratches`. */
 enum {
@@ -655,9 +657,9 @@ struct scratch {
 	struct flow_key opener; /* of the flow that is being opened */
 	struct flow_key answer;
 	struct flow_filter filter; /* of end_flows */
+	__u32 copies; /* that bridge_flood() has tried to make */
 	struct learned_filter unused; /* only has Go told of the type */
 	struct flow_key to; /* of the flow at hand: see flow_find_to() */
-	__u32 copies; /* that bridge_flood() has tried to make */
 	__u32 tunnel_mtu; /* after TUNNEL_TOO_BIG: what would fit */
 	__u32 claimed; /* the slot of `flows` that was claimed last */
 	__u32 owner; /* of the flow that is being opened */
@@ -665,11 +667,12 @@ struct scratch {
 	__u32 place_own; /* where its port is to be counted, or 0 */
 	__u32 place_all;
 	__u32 max_ports; /* of the owner towards one destination, or 0 */
+	__u32 pad;
 	struct station learned; /* the one that learn_find() has found */
 	__u8 piece[PIECE_SIZE];
 	__u8 flooded[LOOP_PROBE]; /* what a probe has taken the place of */
 };
-_Static_assert(sizeof(struct scratch) == 736, "struct scratch");
+_Static_assert(sizeof(struct scratch) == 744, "struct scratch");
 
 /* Where a datagram in fragments is kept: in its owner's share. */
 struct fragment_place {

@@ -207,8 +207,10 @@ upkeep_restore(struct scratch *scratch, const struct flow *old)
 	reason = flow_open(scratch, slot, mapping, side);
 	if (reason)
 		return reason;
+	/* A packet has opened the same flow first, or the flow has ended. */
+	if (!flow_is_open(flow))
+		return REASON_NONE;
 	flow->opened = old->opened;
-	flow->seen = old->seen;
 	flow->sent[0] = old->sent[0];
 	flow->sent[1] = old->sent[1];
 	flow->flags = old->flags;
@@ -216,6 +218,8 @@ upkeep_restore(struct scratch *scratch, const struct flow *old)
 	flow->sequence = old->sequence;
 	if (old->state == FLOW_ANSWERED)
 		flow_settle(flow, slot, true);
+	/* Last: if the flow has just ended, this ends its slot's grace period. */
+	flow->seen = old->seen;
 	return REASON_NONE;
 }
 

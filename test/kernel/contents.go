@@ -60,7 +60,7 @@ func addJobs(ctx context.Context, a *archive, work string) error {
 	var list []guestJob
 	for i, j := range jobs() {
 		file := filepath.Join(work, "test")
-		if out, err := exec.CommandContext(ctx, "go", "test", "-c", "-trimpath", "-ldflags", "-s -w", "-o", file, j.pkg).CombinedOutput(); err != nil {
+		if out, err := exec.CommandContext(ctx, "go", "test", "-c", "-tags", j.tags, "-trimpath", "-ldflags", "-s -w", "-o", file, j.pkg).CombinedOutput(); err != nil {
 			return fmt.Errorf("compile the tests of %s: %w\n%s", j.pkg, err, out)
 		}
 		inside := fmt.Sprintf("%s/%d", guestTests, i)

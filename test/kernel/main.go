@@ -20,14 +20,20 @@ import (
 
 // job is some tests of one package.
 type job struct {
-	pkg string // as go test takes it
-	run string // as go test -run takes it
+	pkg  string // as go test takes it
+	tags string // as go test -tags takes it
+	run  string // as go test -run takes it
 }
 
-// jobs gives the tests that run on each kernel: ebpnet is loaded on two hosts,
-// and containers ping each other through a GRE tunnel.
+// jobs gives the tests that run on each kernel. Containers ping each other
+// through a GRE tunnel between two hosts. They reach the outside by a VLAN's
+// device on top of an uplink, and by an uplink on which frames have a priority
+// tag.
 func jobs() []job {
-	return []job{{pkg: "./test", run: "^TestEndpointMTUFitsTheTunnel$"}}
+	return []job{{
+		pkg: "./test", tags: "vlan",
+		run: "^(TestEndpointMTUFitsTheTunnel|TestVLANOfAnUplink|TestPriorityTags)$",
+	}}
 }
 
 // programs gives the programs that the jobs run.
@@ -35,7 +41,7 @@ func programs() []string { return []string{"ip", "ping"} }
 
 // modules gives the parts of the kernel that the jobs need and that may be
 // modules.
-func modules() []string { return []string{"bridge", "cls_bpf", "sch_ingress", "veth"} }
+func modules() []string { return []string{"8021q", "bridge", "cls_bpf", "sch_ingress", "veth"} }
 
 const exitUsage = 2
 
