@@ -203,21 +203,23 @@ func (t *Tables) endFlows(filter bpf.EbpnetFlowFilter) error {
 }
 
 // endFlowsOf ends the flows in the list of an endpoint that filter matches. It
-// goes through all flows if the list lacks some. The id is not 0.
+// goes through all flows if the list lacks some, or has no end. The id is not 0.
 func (t *Tables) endFlowsOf(endpoint uint32, filter bpf.EbpnetFlowFilter) error {
 	listed := filter
 	listed.Endpoint, listed.Count = endpoint, flowsARun
-	for {
+	whole := false
+	// A flow has two places in lists. A run may begin again at the first.
+	for range 8 * (1 + 2*t.Maps.Flows.MaxEntries()/flowsARun) {
 		var err error
 		if listed, err = command(t.Programs.EndFlows, listed); err != nil {
 			return fmt.Errorf("end flows of endpoint %d: %w", endpoint, err)
 		}
-		if listed.First == 0 {
+		if whole = listed.First == 0; whole {
 			break
 		}
 	}
 	share, err := t.share(endpoint)
-	if err != nil || share.Unlisted == 0 {
+	if err != nil || whole && share.Unlisted == 0 {
 		return err
 	}
 	return t.endFlows(filter)
