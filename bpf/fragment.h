@@ -21,6 +21,12 @@
 #define FRAGMENT_IN  0x80000000
 #define FRAGMENT_OUT 0xc0000000
 
+/* Odd numbers without a pattern in their bits. A product with one has in its
+ * upper bits something of every bit: 2^32 divided by the golden ratio (Knuth's
+ * multiplicative hashing), and a multiplier of MurmurHash3. */
+#define FRAGMENT_MIX	 0x9e3779b1
+#define FRAGMENT_MIX_DST 0x85ebca6b
+
 /* The place of a datagram in its owner's share. Datagrams between two addresses
  * follow each other through as many places as an endpoint has; on a device of
  * the host other addresses have other places, so that one sender from outside
@@ -38,9 +44,9 @@ fragment_place_of(const struct packet *pkt, __u32 owner)
 			places = limits->fragments;
 	}
 	for (int i = 0; i < 4; i++)
-		hash = hash * 0x9e3779b1 ^ pkt->src.word[i] ^
-		       pkt->dst.word[i] * 0x85ebca6b;
-	hash = (hash ^ hash >> 15) * 0x9e3779b1;
+		hash = hash * FRAGMENT_MIX ^ pkt->src.word[i] ^
+		       pkt->dst.word[i] * FRAGMENT_MIX_DST;
+	hash = (hash ^ hash >> 15) * FRAGMENT_MIX;
 	id ^= id >> 16;
 	id ^= id >> 8;
 	id = (id + (hash >> 26)) % places;

@@ -142,26 +142,39 @@ static __always_inline enum reason flow_index_reason(int err)
 	return err == -E2BIG ? REASON_FLOW_TABLE_FULL : REASON_KERNEL_ERROR;
 }
 
-/* The flow of packets with @key, its slot and their side; NULL if there is
- * none. The slot may have been given to another just now, hence the comparison.
- */
+/* The flow in the slot that `flow_index` has for @key. The slot may have been
+ * given to another just now: see flow_has(). */
 static __always_inline struct flow *
-flow_find(const struct flow_key *key, enum flow_side *side, __u32 *slot)
+flow_find_at(const struct flow_key *key, enum flow_side *side, __u32 *slot)
 {
 	const struct flow_ref *ref = bpf_map_lookup_elem(&flow_index, key);
-	struct flow *flow;
 
 	if (!ref || ref->side == FLOW_MAPPING)
 		return NULL;
 	*side = ref->side;
 	*slot = ref->slot;
-	flow = flow_at(*slot);
-	if (!flow ||
-	    (flow->state != FLOW_ANSWERED && flow->state != FLOW_HALF_OPEN) ||
-	    !flow_key_equal(key, *side == FLOW_OPENER ? &flow->opener :
-							&flow->answer))
-		return NULL;
-	return flow;
+	return flow_at(*slot);
+}
+
+/* Whether packets with @key are those that @side of the flow sends. */
+static __always_inline bool
+flow_has(const struct flow *flow, const struct flow_key *key,
+	 enum flow_side side)
+{
+	return (flow->state == FLOW_ANSWERED ||
+		flow->state == FLOW_HALF_OPEN) &&
+	       flow_key_equal(key, side == FLOW_OPENER ? &flow->opener :
+							 &flow->answer);
+}
+
+/* The flow of packets with @key, its slot and their side; NULL if there is
+ * none. */
+static __always_inline struct flow *
+flow_find(const struct flow_key *key, enum flow_side *side, __u32 *slot)
+{
+	struct flow *flow = flow_find_at(key, side, slot);
+
+	return flow && flow_has(flow, key, *side) ? flow : NULL;
 }
 
 /* The same, and in scratch->to the key of the other side. It is copied before
@@ -171,23 +184,13 @@ static __always_inline struct flow *
 flow_find_to(struct scratch *scratch, const struct flow_key *key,
 	     enum flow_side *side, __u32 *slot)
 {
-	const struct flow_ref *ref = bpf_map_lookup_elem(&flow_index, key);
-	struct flow *flow;
+	struct flow *flow = flow_find_at(key, side, slot);
 
-	if (!ref || ref->side == FLOW_MAPPING)
-		return NULL;
-	*side = ref->side;
-	*slot = ref->slot;
-	flow = flow_at(*slot);
 	if (!flow)
 		return NULL;
 	scratch->to = *flow_other(flow, *side);
 	barrier();
-	if ((flow->state != FLOW_ANSWERED && flow->state != FLOW_HALF_OPEN) ||
-	    !flow_key_equal(key, *side == FLOW_OPENER ? &flow->opener :
-							&flow->answer))
-		return NULL;
-	return flow;
+	return flow_has(flow, key, *side) ? flow : NULL;
 }
 
 #endif

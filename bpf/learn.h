@@ -115,30 +115,26 @@ learn_counted(struct learned_count *count, enum learn_what what)
 	return what == LEARN_STATIONS ? &count->stations : &count->neighbors;
 }
 
-/* Adds an entry of a place to the counts of the place and of its network. */
+/* Adds an entry to a count, or takes it off. */
 static __always_inline void
-learn_add(__u32 network, __u32 endpoint, __u32 tunnel, enum learn_what what)
+learn_count_one(struct learned_count *count, enum learn_what what, bool add)
 {
-	struct learned_count *count = learn_count(network, endpoint, tunnel);
-
-	if (count)
+	if (!count)
+		return;
+	if (add)
 		__sync_fetch_and_add(learn_counted(count, what), 1);
-	count = learn_count(network, 0, 0);
-	if (count)
-		__sync_fetch_and_add(learn_counted(count, what), 1);
+	else if (*learn_counted(count, what))
+		__sync_fetch_and_sub(learn_counted(count, what), 1);
 }
 
-/* Takes an entry of a place off both counts. */
-static __always_inline void learn_subtract(__u32 network, __u32 endpoint,
-					   __u32 tunnel, enum learn_what what)
+/* Adds an entry of a place to the counts of the place and of its network, or
+ * takes it off both. */
+static __always_inline void
+learn_count_entry(__u32 network, __u32 endpoint, __u32 tunnel,
+		  enum learn_what what, bool add)
 {
-	struct learned_count *count = learn_count(network, endpoint, tunnel);
-
-	if (count && *learn_counted(count, what))
-		__sync_fetch_and_sub(learn_counted(count, what), 1);
-	count = learn_count(network, 0, 0);
-	if (count && *learn_counted(count, what))
-		__sync_fetch_and_sub(learn_counted(count, what), 1);
+	learn_count_one(learn_count(network, endpoint, tunnel), what, add);
+	learn_count_one(learn_count(network, 0, 0), what, add);
 }
 
 /*
@@ -175,24 +171,42 @@ static __always_inline __u32 learn_number(const struct learned *learned)
 	return number;
 }
 
-/* Removes an entry; false if another CPU is about to move or remove it. */
+/* Removes an entry, or replaces it by @new at another place: a new value, so
+ * that nobody reads half of each. False if another CPU is about to do that. */
+static __always_inline bool
+learn_replace(void *map, const void *key, struct learned *old,
+	      struct learned *new, enum learn_what what)
+{
+	__u32 number = learn_number(old);
+	__u32 network = old->station.network;
+	__u32 endpoint = old->station.endpoint;
+	__u32 tunnel = old->station.tunnel;
+	int err;
+
+	if (!learn_claim(old, number))
+		return false;
+	if (new) {
+		new->number = number ? number + LEARN_MOVED : 0;
+		err = bpf_map_update_elem(map, key, new, BPF_EXIST);
+	} else {
+		err = bpf_map_delete_elem(map, key);
+	}
+	if (err) {
+		old->number = number;
+		return false;
+	}
+	learn_count_entry(network, endpoint, tunnel, what, false);
+	if (new)
+		learn_count_entry(new->station.network, new->station.endpoint,
+				  new->station.tunnel, what, true);
+	return true;
+}
+
 static __always_inline bool
 learn_remove(void *map, const void *key, struct learned *learned,
 	     enum learn_what what)
 {
-	__u32 number = learn_number(learned);
-	__u32 network = learned->station.network;
-	__u32 endpoint = learned->station.endpoint;
-	__u32 tunnel = learned->station.tunnel;
-
-	if (!learn_claim(learned, number))
-		return false;
-	if ((int)bpf_map_delete_elem(map, key)) {
-		learned->number = number;
-		return false;
-	}
-	learn_subtract(network, endpoint, tunnel, what);
-	return true;
+	return learn_replace(map, key, learned, NULL, what);
 }
 
 /* Puts the record of an entry into the queue; false if the queue is full. */
@@ -203,29 +217,6 @@ learn_enqueue(const void *key, __u32 size, __u32 number, enum learn_what what)
 
 	__builtin_memcpy(record.key, key, size);
 	return !(int)bpf_map_push_elem(&learned_queue, &record, BPF_ANY);
-}
-
-/* Replaces an entry by one at another place: a new value, so that nobody reads
- * half of each. */
-static __always_inline void
-learn_move(void *map, const void *key, struct learned *old, struct learned *new,
-	   enum learn_what what)
-{
-	__u32 number = learn_number(old);
-	__u32 network = old->station.network;
-	__u32 endpoint = old->station.endpoint;
-	__u32 tunnel = old->station.tunnel;
-
-	if (!learn_claim(old, number))
-		return;
-	new->number = number ? number + LEARN_MOVED : 0;
-	if ((int)bpf_map_update_elem(map, key, new, BPF_EXIST)) {
-		old->number = number;
-		return;
-	}
-	learn_subtract(network, endpoint, tunnel, what);
-	learn_add(new->station.network, new->station.endpoint,
-		  new->station.tunnel, what);
 }
 
 /* Whether the place and its network may have one entry more. */
@@ -260,7 +251,7 @@ learn_write(void *map, const void *key, __u32 size,
 		return;
 	}
 	if (old) {
-		learn_move(map, key, old, &new, what);
+		learn_replace(map, key, old, &new, what);
 		return;
 	}
 	if (!learn_has_room(station, what))
@@ -268,7 +259,8 @@ learn_write(void *map, const void *key, __u32 size,
 	new.number = learn_new_number();
 	if ((int)bpf_map_update_elem(map, key, &new, BPF_NOEXIST))
 		return;
-	learn_add(station->network, station->endpoint, station->tunnel, what);
+	learn_count_entry(station->network, station->endpoint, station->tunnel,
+			  what, true);
 	if (learn_enqueue(key, size, new.number, what))
 		return;
 	old = bpf_map_lookup_elem(map, key);
@@ -465,7 +457,8 @@ learn_adopt(const void *key, __u32 size, struct learned *learned,
 	const struct station *station = &learned->station;
 	__u32 number = learn_new_number();
 
-	learn_add(station->network, station->endpoint, station->tunnel, what);
+	learn_count_entry(station->network, station->endpoint, station->tunnel,
+			  what, true);
 	if (!learned->number && learn_enqueue(key, size, number, what))
 		__sync_val_compare_and_swap(&learned->number, 0, number);
 }
