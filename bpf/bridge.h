@@ -13,15 +13,15 @@
 #include "tunnel.h"
 #include "verdict.h"
 
-/* Whether the frame has got to the station already, as both are behind one
- * trunk. */
+/* Whether the station has the frame already, because it is behind the trunk
+ * that the frame came in by. */
 static __always_inline bool
 bridge_is_behind(const struct __sk_buff *skb, const struct station *station)
 {
 	return station->trunk && station->ifindex == skb->ifindex;
 }
 
-/* Takes a frame of an endpoint to @station, if it may go there. */
+/* Forwards a frame of an endpoint to @station, if policy allows it. */
 static __always_inline int
 bridge_forward(struct __sk_buff *skb, struct packet *pkt,
 	       const struct device *device, const struct network *network,
@@ -58,8 +58,8 @@ bridge_forward(struct __sk_buff *skb, struct packet *pkt,
 
 /* Where copies of a frame go. */
 enum flood {
-	FLOOD_TUNNELS = 1, /* not what came out of one: no loop can form */
-	FLOOD_UNKNOWN = 2, /* not to those whose every MAC is known */
+	FLOOD_TUNNELS = 1, /* not set for frames out of one: prevents loops */
+	FLOOD_UNKNOWN = 2, /* unknown MAC: only to trunks and tunnels */
 };
 
 struct bridge_flood {
@@ -81,7 +81,11 @@ bridge_floods_trunk(struct bridge_flood *flood, const struct station *member)
 	flood->trunks++;
 	if (bpf_ktime_get_coarse_ns() >= trunk->probed + LOOP_INTERVAL)
 		flood->due = true;
-	return !loop_is_blocked(trunk);
+	if (!loop_is_blocked(trunk))
+		return true;
+	/* The agent writes `devices` without the mark. */
+	loop_mark(member->ifindex, TRUNK_BLOCKED);
+	return false;
 }
 
 static int bridge_flood_one(__u32 index, void *context)
@@ -142,8 +146,8 @@ bridge_probe(struct bridge_flood *flood, struct scratch *scratch, __u32 members)
 	bpf_skb_store_bytes(flood->skb, 0, scratch->flooded, LOOP_PROBE, 0);
 }
 
-/* Copies the frame to all of its network but where it is from. @payer: for whom
- * the copies are counted. */
+/* Copies the frame to all members of its network except its sender. The copies
+ * count for @payer. */
 static __noinline int
 bridge_flood(struct __sk_buff *skb, __u32 id, const struct network *network,
 	     enum flood flags, __u32 payer)

@@ -45,7 +45,7 @@
 #include "sweep.h"
 #include "upkeep.h"
 
-/* An answer goes back to where its question came from. */
+/* Sends the reply to an ARP or ND request back to its device. */
 static __always_inline int
 answer(struct __sk_buff *skb, enum neigh_result result)
 {
@@ -56,7 +56,7 @@ answer(struct __sk_buff *skb, enum neigh_result result)
 	return bpf_redirect(skb->ifindex, 0);
 }
 
-/* Looks at what a container sends: it speaks for itself only. */
+/* Checks that a container sends only under its own MAC and addresses. */
 static __always_inline enum reason
 check_endpoint(struct __sk_buff *skb, const struct device *device,
 	       struct packet *pkt)
@@ -74,8 +74,8 @@ check_endpoint(struct __sk_buff *skb, const struct device *device,
 	return REASON_UNKNOWN_PROTOCOL;
 }
 
-/* Whether the sender may tell its network of packets to others: a router drops
- * these too. It never tells the host. */
+/* Whether the sender may send ICMP errors about packets to others, because it
+ * is a router. It may not send them to the gateway. */
 static __always_inline bool
 may_judge(const struct device *device, const struct network *network,
 	  const struct packet *pkt)
@@ -85,7 +85,7 @@ may_judge(const struct device *device, const struct network *network,
 	       !gateway_is_meant(network, pkt);
 }
 
-/* To a MAC that no known station has. */
+/* Forwards a frame to a MAC that has no entry in `fdb`. */
 static __always_inline int
 to_unknown(struct __sk_buff *skb, struct packet *pkt,
 	   const struct device *device, const struct network *network)
@@ -101,7 +101,7 @@ to_unknown(struct __sk_buff *skb, struct packet *pkt,
 			    FLOOD_TUNNELS | FLOOD_UNKNOWN, device->endpoint);
 }
 
-/* What a container sends: TC ingress of its veth's end on the host. */
+/* Frames from a container: TC ingress of the host's end of its veth. */
 SEC("tc")
 int from_endpoint(struct __sk_buff *skb)
 {
@@ -138,8 +138,8 @@ int from_endpoint(struct __sk_buff *skb)
 	if (reason)
 		return verdict_drop(skb, reason);
 
-	/* Also one to a neighbor's own MAC, which asks whether it is still
-	 * there: that needs no link. */
+	/* Also a request to a neighbor's own MAC, which asks whether the
+	 * neighbor is still there: it needs no link. */
 	result = neigh_answer(skb, device->network, pkt);
 	if (result != NEIGH_NOT_ASKED)
 		return answer(skb, result);
@@ -168,9 +168,9 @@ int from_endpoint(struct __sk_buff *skb)
 	return gateway_forward(skb, pkt, device, network);
 }
 
-/* What goes from the host to containers, while it can still be told where it
- * is from: TC egress of the near end of the host's veth. The host may speak
- * from any of its addresses, but forwards nothing in. */
+/* Packets from the host to containers, which still tell here whether they came
+ * in by a device: TC egress of the near end of the host's veth. The host may
+ * send from any of its addresses, but it forwards nothing to containers. */
 SEC("tc")
 int to_gateway(struct __sk_buff *skb)
 {
@@ -180,7 +180,8 @@ int to_gateway(struct __sk_buff *skb)
 	return VERDICT_PASS;
 }
 
-/* What the host sends to containers: TC ingress of the far end of its veth. */
+/* Packets from the host to containers: TC ingress of the far end of its veth.
+ */
 SEC("tc")
 int from_host(struct __sk_buff *skb)
 {
@@ -225,9 +226,9 @@ int from_host(struct __sk_buff *skb)
 	return bridge_deliver(skb, station);
 }
 
-/* What is on its way into a tunnel and took the detour that tunnel.h tells of:
- * TC ingress of the near end of the host's veth. Here while there are tunnels;
- * what containers send to the host has no mark. */
+/* Frames on the detour into a tunnel, see tunnel.h: TC ingress of the near end
+ * of the host's veth. Attached while there are tunnels. Packets from containers
+ * to the host have no mark. */
 SEC("tc")
 int to_tunnel(struct __sk_buff *skb)
 {
@@ -241,16 +242,16 @@ int to_tunnel(struct __sk_buff *skb)
 	return VERDICT_PASS;
 }
 
-/* Whether the packet is of a VLAN, not of the device that carries it. A tag of
- * VLAN 0 only tells a priority: IEEE 802.1Q, 9.6. */
+/* Whether the packet is for a VLAN on the device, and not for the device. A tag
+ * of VLAN 0 only tells a priority: IEEE 802.1Q, 9.6. */
 static __always_inline bool vlan_is_tagged(const struct __sk_buff *skb)
 {
 	return skb->vlan_present && (skb->vlan_tci & VLAN_ID_MASK ||
 				     skb->vlan_proto != bpf_htons(ETH_P_8021Q));
 }
 
-/* What comes in from the outside: TC ingress of an uplink. Most of it is the
- * host's own and is passed on after one lookup. */
+/* Packets from outside: TC ingress of an uplink. Most of them are for the host,
+ * and pass after one lookup. */
 SEC("tc")
 int from_uplink(struct __sk_buff *skb)
 {
@@ -258,8 +259,8 @@ int from_uplink(struct __sk_buff *skb)
 	struct packet *pkt;
 	enum reason reason;
 
-	/* What is for others, or of a VLAN on this device, is no business of
-	 * ours; what is malformed is the host's to refuse. */
+	/* Frames for other MACs or VLANs are not ours: pass. Malformed ones
+	 * pass too: the host drops them. */
 	if (skb->pkt_type != PACKET_HOST || vlan_is_tagged(skb))
 		return VERDICT_PASS;
 	if (skb->vlan_present && bpf_skb_vlan_pop(skb))
@@ -289,8 +290,8 @@ int from_uplink(struct __sk_buff *skb)
 	return forward_in(skb, pkt, NETWORK_OUTSIDE);
 }
 
-/* What the host sends to its own addresses: TC ingress of lo. Here while ports
- * are published. */
+/* Packets from the host to its own addresses: TC ingress of lo. Attached while
+ * ports are published. */
 SEC("tc")
 int from_loopback(struct __sk_buff *skb)
 {
@@ -309,10 +310,10 @@ int from_loopback(struct __sk_buff *skb)
 	return forward_in(skb, pkt, NETWORK_LOOPBACK);
 }
 
-/* A socket of the host can be looked up when an endpoint wants its port. What
- * has none that is found there is remembered as a flow: echoes, what the host
- * forwards for others, sockets bound to a device, and what has the number of a
- * published port. */
+/* Whether a packet of the host needs a flow, so that no endpoint gets its port.
+ * Most packets need none, because search_socket() finds their socket. It finds
+ * none for echoes, forwarded packets and sockets bound to a device. Packets
+ * from a port whose number is published need a flow too. */
 static __always_inline bool
 is_to_be_remembered(struct __sk_buff *skb, const struct packet *pkt)
 {
@@ -324,10 +325,9 @@ is_to_be_remembered(struct __sk_buff *skb, const struct packet *pkt)
 }
 
 /*
- * What leaves by an uplink: TC egress. Only the host's own packets are looked
- * at, not those that the datapath sends: where one would carry the ports of a
- * flow that an endpoint has to the same place, it is given another port, as an
- * endpoint's would be.
+ * Packets that leave by an uplink: TC egress. Only packets of the host are
+ * checked, not those that the datapath sends. A packet that has the ports and
+ * the destination of an endpoint's flow gets another port.
  */
 SEC("tc")
 int to_uplink(struct __sk_buff *skb)
@@ -359,15 +359,15 @@ int to_uplink(struct __sk_buff *skb)
 	if (!needed && !is_to_be_remembered(skb, pkt))
 		return VERDICT_PASS;
 	reason = masquerade_host(skb, pkt, scratch);
-	/* Where there is no room to remember it, it goes as it is. */
+	/* If there is no room for its flow, it leaves as it is. */
 	if (reason && needed)
 		return verdict_drop(skb, reason);
 	return VERDICT_PASS;
 }
 
 /*
- * The rest is not attached, but run by the loader and the agent: so that nobody
- * but the datapath writes its flows.
+ * The programs below are not attached. The loader and the agent run them, so
+ * that only the datapath writes its flows.
  */
 
 /* Starts the sweep of flows and of learned stations. */
@@ -377,7 +377,7 @@ int sweep_flows(struct __sk_buff *skb)
 	return sweep_start();
 }
 
-/* A tick of the sweep, for whoever wants to know how long it takes. */
+/* One tick of the sweep, to measure how long it takes. */
 SEC("tc")
 int sweep_once(struct __sk_buff *skb)
 {
@@ -390,8 +390,8 @@ int sweep_once(struct __sk_buff *skb)
 	return REASON_NONE;
 }
 
-/* Opens again a flow of another table: the struct flow behind an Ethernet
- * header. 0, or the reason why not. */
+/* Opens a flow of the old tables again: the struct flow after an Ethernet
+ * header. Returns 0, or a reason. */
 SEC("tc")
 int restore_flow(struct __sk_buff *skb)
 {
@@ -405,8 +405,8 @@ int restore_flow(struct __sk_buff *skb)
 	return upkeep_restore(scratch, &flow);
 }
 
-/* Forgets learned stations: those that the struct learned_filter behind an
- * Ethernet header tells. */
+/* Forgets the learned stations that match the struct learned_filter after an
+ * Ethernet header. */
 SEC("tc")
 int forget_learned(struct __sk_buff *skb)
 {
@@ -419,8 +419,9 @@ int forget_learned(struct __sk_buff *skb)
 	return REASON_NONE;
 }
 
-/* Ends the flows that the struct flow_filter behind an Ethernet header tells.
- * In a list it writes there where it is to go on: 0 at the end. */
+/* Ends the flows that match the struct flow_filter after an Ethernet header. In
+ * the list of an endpoint it writes into the filter where the next run
+ * continues: 0 at the end. */
 SEC("tc")
 int end_flows(struct __sk_buff *skb)
 {

@@ -56,7 +56,8 @@ ecn_decapsulate(ctx_t *ctx, struct packet *pkt, __u8 outer)
 
 	outer &= ECN_MASK;
 	if (outer == ECN_CE && inner != ECN_CE) {
-		/* Whoever cannot be told has to notice by the loss. */
+		/* A sender without ECN notices congestion only by the loss of
+		 * the packet. */
 		if (inner == ECN_NONE)
 			return pkt->ethertype == bpf_htons(ETH_P_ARP) ?
 				       REASON_NONE :

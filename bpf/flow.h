@@ -1,17 +1,21 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * Flows: what is remembered of a connection, and for how long. A timer sweeps
- * the table, so that flows end without any process outside the kernel.
+ * Flows: the record of a connection, and how long it lives. A timer of the
+ * kernel sweeps the table, so flows end without any process.
  *
- * A flow is half-open until it is known that both sides want it, which cannot
- * be had by sending alone: for TCP with the opener's acknowledgment of the
- * answer's number; for others with the answer, or, as a source outside can be
- * made up, with what a stranger sends after it. An answered flow is never ended
- * for another; half-open ones have a bounded share, in which they make room. Of
- * both, each owner has a share: see share.h. (A
- * timer for each flow would need memory for each, which the kernel now and then
- * has not got at hand: since 6.18 bpf_timer_init() fails for about one flow in
- * a hundred.)
+ * A flow stays half-open until both sides have confirmed it; sending alone does
+ * not confirm it. A TCP flow is confirmed when the opener acknowledges the
+ * sequence number of the answer. Another flow is confirmed by the answer. If
+ * the opener is outside, its address may be forged; then its next packet after
+ * the answer confirms the flow.
+ *
+ * An established flow never ends to make room for another. Half-open flows have
+ * places of their own and displace each other. Each owner has a share of both:
+ * see share.h.
+ *
+ * There is one timer for all flows. A timer for each flow needs memory that the
+ * kernel sometimes cannot allocate at once: since 6.18 bpf_timer_init() fails
+ * for about one flow in a hundred.
  */
 #ifndef EBPNET_FLOW_H
 #define EBPNET_FLOW_H
@@ -37,18 +41,18 @@ static __always_inline __u64 flow_timeout(const struct flow *flow)
 			return tcp_established_timeout;
 		return tcp_transitory_timeout;
 	case IPPROTO_UDP:
-	case IPPROTO_SCTP: /* whose ends say a word every 30 seconds */
+	case IPPROTO_SCTP: /* has heartbeats every 30 seconds */
 		return answered ? udp_answered_timeout : udp_unanswered_timeout;
 	}
 	return icmp_timeout;
 }
 
-/* How far an opener's acknowledgment may be beyond the last answer's number:
- * the largest window without scaling (RFC 9293), which one in 65,536 guesses
- * hits. */
+/* How far the opener's acknowledgment may be beyond the sequence number of the
+ * last answer: the largest window without scaling (RFC 9293). One guess in
+ * 65,536 hits it. */
 #define MAX_ACKNOWLEDGED 65535
 
-/* Whether a packet makes a half-open flow an answered one. */
+/* Whether the packet confirms a half-open flow. */
 static __always_inline bool
 flow_is_answered(const struct flow *flow, const struct packet *pkt,
 		 enum flow_side side)
@@ -60,9 +64,9 @@ flow_is_answered(const struct flow *flow, const struct packet *pkt,
 	return side == FLOW_ANSWER;
 }
 
-/* Marks the half-open flow in @slot as established, and gives back its turn. It
- * stays half-open if its owner's share is used up; @restored: it was
- * established already. */
+/* Marks the half-open flow in @slot as established, and gives back its place in
+ * `half_open`. If its owner's share is used up the flow stays half-open, unless
+ * it is @restored: it was established in the old tables. */
 static __noinline void flow_settle(struct flow *flow, __u32 slot, bool restored)
 {
 	__u32 at = flow->turn, owner = flow->owner, *turn;
@@ -82,7 +86,7 @@ static __noinline void flow_settle(struct flow *flow, __u32 slot, bool restored)
 		__sync_val_compare_and_swap(turn, slot + 1, 0);
 }
 
-/* Notes that a packet of the flow in @slot went by. */
+/* Updates the flow in @slot for a packet of it. */
 static __always_inline void
 flow_touch(ctx_t *ctx, struct flow *flow, __u32 slot, const struct packet *pkt,
 	   enum flow_side side)
@@ -100,9 +104,9 @@ flow_touch(ctx_t *ctx, struct flow *flow, __u32 slot, const struct packet *pkt,
 			set |= FLOW_OPENER_FIN << side;
 		if (pkt->tcp_flags & TCP_RST)
 			set |= FLOW_OPENER_RST << side;
-		else /* an earlier reset was not this side's */
+		else /* this side did not send an earlier reset */
 			clear |= FLOW_OPENER_RST << side;
-		/* The ports are in use anew. */
+		/* A new connection uses the same ports. */
 		if ((pkt->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN &&
 		    side == FLOW_OPENER)
 			clear = ~set;
@@ -122,6 +126,13 @@ flow_touch(ctx_t *ctx, struct flow *flow, __u32 slot, const struct packet *pkt,
 		flow_settle(flow, slot, false);
 }
 
+/* Whether a flow in @state can be ended: nobody has ended it yet. */
+static __always_inline bool flow_can_end(enum flow_state state)
+{
+	return state == FLOW_HALF_OPEN || state == FLOW_ANSWERED ||
+	       state == FLOW_REVOKED;
+}
+
 /* Takes the keys of the flow in @slot out of the index. */
 static __always_inline void flow_unindex(const struct flow *flow, __u32 slot)
 {
@@ -130,13 +141,16 @@ static __always_inline void flow_unindex(const struct flow *flow, __u32 slot)
 	flow_index_remove(&flow->answer, slot);
 }
 
-/* Ends the flow in @slot if it is in @state: its packets are not known any
- * more. False if it is not, or somebody else has just ended it. */
+/* Ends the flow in @slot if it is in @state: the index forgets its packets.
+ * False if the flow is in another state, or if @state is that of a flow that
+ * another CPU has just ended. */
 static __always_inline bool
 flow_end(struct flow *flow, __u32 slot, enum flow_state state)
 {
 	__u32 mapping;
 
+	if (!flow_can_end(state))
+		return false;
 	if (__sync_val_compare_and_swap(&flow->state, state, FLOW_ENDED) !=
 	    state)
 		return false;
@@ -153,8 +167,9 @@ flow_end(struct flow *flow, __u32 slot, enum flow_state state)
 	return true;
 }
 
-/* Ends the flow in @slot for its opener, as its port has gone. What the other
- * side still sends is not let out as something new: its key stays taken. */
+/* Ends the flow in @slot for its opener, because its published port has gone.
+ * The key of the answering side stays in the index, so packets that the server
+ * still sends open no new flow. */
 static __always_inline void
 flow_revoke(struct flow *flow, __u32 slot, enum flow_state state)
 {
@@ -168,7 +183,7 @@ flow_revoke(struct flow *flow, __u32 slot, enum flow_state state)
 	flow_index_remove(&flow->opener, slot);
 }
 
-/* What a tick of the sweep has still to do. */
+/* The work that is left to a tick of the sweep. */
 struct flow_tick {
 	__u32 hand; /* the first slot to look at */
 	__u32 ends; /* how many flows it may end */
@@ -188,23 +203,22 @@ static int flow_sweep_slot(__u32 i, void *context)
 	if (!flow)
 		return 0;
 	state = flow->state;
-	if (state != FLOW_HALF_OPEN && state != FLOW_ANSWERED &&
-	    state != FLOW_REVOKED)
+	if (!flow_can_end(state))
 		return 0;
 	seen = flow->seen;
 	timeout = flow_timeout(flow);
-	/* The clock is read last, so that it is never before what another CPU
-	 * has seen. */
+	/* Read the clock after `seen`, so that the difference is never
+	 * negative. */
 	if (bpf_ktime_get_coarse_ns() - seen < timeout)
 		return 0;
 	flow_end(flow, slot, state);
 	return !--tick->ends;
 }
 
-/* Slots looked at for a free one: first the one after that which this CPU has
- * claimed before, so that flows of a time lie side by side and share pages and
- * cache lines; then others at random. The chance to miss one in a table that is
- * nine tenths full is one in a million. */
+/* How many slots are tried. The first is the slot after the one that this CPU
+ * claimed last, so that flows opened at the same time share pages and cache
+ * lines. The others are random. In a table that is nine tenths full, one search
+ * in a million finds no free slot. */
 #define SLOT_ATTEMPTS 128
 
 struct flow_claim {
@@ -244,8 +258,9 @@ static __always_inline bool flow_find_slot(struct scratch *scratch, __u32 *slot)
 	return claim.found;
 }
 
-/* Claims a free slot for a flow of scratch->owner, if that may have one more.
- * Its port is counted nowhere, unless ports_check() says where. */
+/* Claims a free slot for a flow of scratch->owner, if the owner may have one
+ * more. The flow's port is not counted, unless ports_check() notes later where
+ * it is. */
 static __always_inline enum reason
 flow_claim_slot(struct scratch *scratch, __u32 *slot)
 {
@@ -272,15 +287,15 @@ static __always_inline void flow_release_slot(__u32 slot)
 		flow->state = FLOW_FREE;
 }
 
-/* Turns at random that are looked at for a free one. */
+/* How many random places of `half_open` are tried. */
 #define TURN_ATTEMPTS 16
 
-/* The weight of a turn that is free. */
+/* The weight of a free place. */
 #define TURN_FREE 0xffffffff
 
-/* How soon the flow that has turn @at is to make room for another: the sooner
- * the more half-open flows its owner has, and before others of that owner if it
- * had an answer already. */
+/* The weight of the flow at place @at of `half_open`: the heaviest flow makes
+ * room for a new one. A flow weighs more the more half-open flows its owner
+ * has. Among flows of one owner, those with an answer weigh more. */
 static __always_inline __u32 flow_weigh_turn(__u32 at)
 {
 	const __u32 *turn = bpf_map_lookup_elem(&half_open, &at);
@@ -294,9 +309,9 @@ static __always_inline __u32 flow_weigh_turn(__u32 at)
 		       0;
 }
 
-/* Lets the flow in @slot be half-open in place of one that has no need of its
- * turn any more. Where none is found, one of an owner ends that has more of
- * them than others: so each owner has a share, and a flood displaces itself. */
+/* Gives the flow in @slot a place in `half_open`. If no tried place is free,
+ * the heaviest flow found ends and leaves its place. Its owner has more
+ * half-open flows than others, so a flood displaces its own flows. */
 static __noinline void flow_take_turn(struct flow *flow, __u32 slot)
 {
 	const struct flow_share *share = share_of(flow->owner);
@@ -312,8 +327,8 @@ static __noinline void flow_take_turn(struct flow *flow, __u32 slot)
 			heaviest = weight;
 			at = candidate;
 		}
-		/* Far more than this owner has, or than is anybody's share:
-		 * no need to look further. */
+		/* Stop at a free place, and at an owner that has far more
+		 * half-open flows than this one, or more than half of all. */
 		if (heaviest > 4 * own + 256 || heaviest > half_open_slots)
 			break;
 	}
@@ -330,7 +345,7 @@ static __noinline void flow_take_turn(struct flow *flow, __u32 slot)
 		flow_end(oldest, before, FLOW_HALF_OPEN);
 }
 
-/* Whether the packet may be the first of a flow: an answer is not. */
+/* Whether the packet may open a flow: a reply may not. */
 static __always_inline bool flow_may_open(const struct packet *pkt)
 {
 	if (pkt->protocol == IPPROTO_TCP)
@@ -350,10 +365,10 @@ static __always_inline bool flow_is_open(struct flow *flow)
 	return state == FLOW_HALF_OPEN || state == FLOW_ANSWERED;
 }
 
-/* Opens a flow of scratch's keys and owner in the claimed @slot, whose mapping
- * is known already if it holds one, and puts the key of @side into the index;
- * the other one is there already, or is not needed. If that fails, or another
- * CPU was faster, slot, keys and mapping are given up. */
+/* Opens a flow of scratch's keys and owner in the claimed @slot. If the slot
+ * holds a mapping, the index has the mapping's keys already. Adds the key of
+ * @side to the index; the other key is there already, or is not needed. If this
+ * fails, or another CPU was faster, releases slot, keys and mapping. */
 static __noinline enum reason flow_open(struct scratch *scratch, __u32 slot,
 					__u32 mapping, enum flow_side side)
 {
@@ -381,7 +396,7 @@ static __noinline enum reason flow_open(struct scratch *scratch, __u32 slot,
 		ports_count(flow->place_own, flow->place_all, 1);
 	share_count_half_open(flow->owner, 1);
 	flow_list_add(slot);
-	/* An exchange, so that all of this is seen before. */
+	/* An exchange, so that other CPUs see these fields before the state. */
 	__sync_lock_test_and_set(&flow->state, FLOW_HALF_OPEN);
 	err = flow_index_add(side == FLOW_OPENER ? opener : answer, slot, side);
 	if (err) {
@@ -395,8 +410,9 @@ static __noinline enum reason flow_open(struct scratch *scratch, __u32 slot,
 	return REASON_NONE;
 }
 
-/* Whether the flow is between endpoints of a network. Both sides' packets have
- * one entry in the index then: with the key of the side that is first. */
+/* Whether the flow is between two endpoints of one network. Then both sides
+ * share one entry in the index, under the key of the side that is first in
+ * order. */
 static __always_inline bool
 flow_is_inside(const struct flow_key *opener, const struct flow_key *answer)
 {
@@ -406,7 +422,7 @@ flow_is_inside(const struct flow_key *opener, const struct flow_key *answer)
 	       address_equal(&opener->dst, &answer->src);
 }
 
-/* The side of a flow inside a network whose key is in the index. */
+/* The side whose key is in the index, of a flow inside a network. */
 static __always_inline enum flow_side
 flow_first_side(const struct flow_key *opener)
 {
@@ -418,7 +434,7 @@ static __always_inline enum flow_side flow_other_side(enum flow_side side)
 	return side == FLOW_OPENER ? FLOW_ANSWER : FLOW_OPENER;
 }
 
-/* The flow inside the network @id that the packet is of, and its side. */
+/* Finds the packet's flow inside network @id, and the packet's side. */
 static __always_inline struct flow *
 flow_find_inside(struct scratch *scratch, const struct packet *pkt, __u32 id,
 		 enum flow_side *side, __u32 *slot)

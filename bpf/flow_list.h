@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * Lists of flows: each endpoint has one of the flows from it and to it. So the
- * flows of one that goes are found without a look at all others.
+ * Lists of flows: each endpoint has a list of the flows from it and to it. When
+ * an endpoint goes, its flows are found without a look at all others.
  *
- * A list is linked both ways, as a flow leaves it from anywhere. Its lock may
- * be held across no lookup. So a change looks up the flows that it writes to
- * first, and then sees under the lock whether they are still the right ones.
+ * A list is linked both ways, because a flow leaves it from any position. The
+ * verifier allows no lookup while the list's lock is held. So a change looks up
+ * the flows that it writes to, then takes the lock and checks that they are
+ * still the neighbors.
  */
 #ifndef EBPNET_FLOW_LIST_H
 #define EBPNET_FLOW_LIST_H
@@ -13,9 +14,9 @@
 #include "index.h"
 #include "share.h"
 
-/* An attempt to add fails if another CPU adds one in the same moment: after so
- * many the flow is counted as unlisted. An attempt to remove fails only if a
- * flow beside it leaves in the same moment. */
+/* An attempt to add fails if another CPU adds a flow at the same moment. After
+ * this many attempts the flow is counted as unlisted. An attempt to remove
+ * fails only if a neighbor in the list changes at the same moment. */
 #define FLOW_LIST_ATTEMPTS 32
 
 static __always_inline __u32 flow_list_place(__u32 slot, enum flow_side side)
@@ -42,7 +43,7 @@ static __always_inline __u32 flow_list_endpoint(const struct flow *flow,
 	return endpoint < OWNER_PORTS ? endpoint : 0;
 }
 
-/* NULL if @place is none. */
+/* The link at @place; NULL if @place is 0. */
 static __always_inline struct flow_link *flow_list_link(__u32 place)
 {
 	struct flow *flow = place ? flow_at(flow_list_slot(place)) : NULL;
@@ -58,7 +59,7 @@ static __always_inline __u32 flow_list_first(__u32 endpoint)
 	return share ? share->first : 0;
 }
 
-/* Puts the flow in @slot into the list of the endpoint of @side. */
+/* Adds the flow in @slot to the list of the endpoint of @side. */
 static __always_inline void
 flow_list_add_side(struct flow *flow, __u32 slot, enum flow_side side)
 {
@@ -86,8 +87,8 @@ flow_list_add_side(struct flow *flow, __u32 slot, enum flow_side side)
 		__sync_fetch_and_add(&share->unlisted, 1);
 }
 
-/* Puts the flow in @slot, which nobody else knows yet, into the lists of its
- * endpoints. */
+/* Adds the flow in @slot to the lists of its endpoints. No other CPU knows the
+ * flow yet. */
 __verified_once int flow_list_add(__u32 slot)
 {
 	struct flow *flow = flow_at(slot);
@@ -99,7 +100,7 @@ __verified_once int flow_list_add(__u32 slot)
 	return 0;
 }
 
-/* Takes the flow in @slot out of the list of the endpoint of @side. */
+/* Removes the flow in @slot from the list of the endpoint of @side. */
 __verified_once int flow_list_remove_side(__u32 slot, enum flow_side side)
 {
 	struct flow *flow = flow_at(slot);
@@ -126,7 +127,7 @@ __verified_once int flow_list_remove_side(__u32 slot, enum flow_side side)
 			else if (share->first == flow_list_place(slot, side))
 				share->first = after;
 			else
-				share->unlisted--;
+				__sync_fetch_and_add(&share->unlisted, -1);
 			if (right)
 				right->before = before;
 			removed = 1;
@@ -136,7 +137,7 @@ __verified_once int flow_list_remove_side(__u32 slot, enum flow_side side)
 	return 0;
 }
 
-/* Takes the flow in @slot out of the lists of its endpoints. */
+/* Removes the flow in @slot from the lists of its endpoints. */
 static __always_inline void flow_list_remove(__u32 slot)
 {
 	flow_list_remove_side(slot, FLOW_OPENER);

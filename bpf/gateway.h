@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* What endpoints send to the gateway: to the host, or by it to others. */
+/* Packets that endpoints send to the gateway: for the host, or for others
+ * behind it. */
 #ifndef EBPNET_GATEWAY_H
 #define EBPNET_GATEWAY_H
 
@@ -17,7 +18,7 @@ gateway_is_meant(const struct network *network, const struct packet *pkt)
 		!address_is_zero(&network->gateway6));
 }
 
-/* The length that has to fit a packet's way: none of what is sent in fragments.
+/* The length that must fit a packet's route; 0 if the packet may be fragmented.
  */
 static __always_inline __u32 gateway_length(const struct __sk_buff *skb,
 					    const struct packet *pkt)
@@ -26,11 +27,12 @@ static __always_inline __u32 gateway_length(const struct __sk_buff *skb,
 }
 
 /*
- * Looks at a flow that goes out for the side that sends with key @to, while the
- * host would now speak from another address than that side sends to. It may go
- * on as long as the host has its own and, if an endpoint opened it, the way of
- * that leads by the same @uplink; else nobody would know where its answers
- * belong. Answers have asked for that way already.
+ * Checks a flow whose packets leave from another address than the host would
+ * now choose. @to is the key of the side that gets them. The flow may go on
+ * while the host still has its address and, if an endpoint opened it, while the
+ * route from that address leads by the same @uplink. Otherwise the answers
+ * would not find the flow. For a packet of the answering side, the caller has
+ * looked up this route already: @uplink is 0.
  */
 static __noinline enum reason
 gateway_check_source(struct __sk_buff *skb, const struct packet *pkt,
@@ -49,15 +51,15 @@ gateway_check_source(struct __sk_buff *skb, const struct packet *pkt,
 						     reason;
 }
 
-/* Whether an endpoint is masqueraded by the destination of scratch->key. */
+/* Whether the destination of scratch->key is the mapped port of an endpoint. */
 static __always_inline bool gateway_is_mapped(struct scratch *scratch)
 {
 	mapping_key(&scratch->mapping, &scratch->key);
 	return bpf_map_lookup_elem(&flow_index, &scratch->mapping);
 }
 
-/* Why there is no flow though gateway_open() did not fail: its port has been
- * taken away, or others have taken its turn already. */
+/* Why there is no flow although gateway_open() did not fail: its published port
+ * has gone, or another flow has taken its place in `half_open` already. */
 static __always_inline enum reason
 gateway_why_not(const struct scratch *scratch)
 {
@@ -66,13 +68,14 @@ gateway_why_not(const struct scratch *scratch)
 		       REASON_FLOW_TABLE_FULL;
 }
 
-/* What gateway_open() and gateway_error() give where the packet is still to be
- * taken somewhere. */
+/* gateway_open() and gateway_error() return this if the caller must still
+ * forward the packet. */
 #define GATEWAY_GO_ON -2
 
 /*
- * Takes a packet of no flow to where it belongs, if that is on this host; else,
- * or if it is for a published port, opens its flow and gives GATEWAY_GO_ON.
+ * Forwards a packet without a flow to its network or to the host. If it is for
+ * a published port or for the outside, opens its flow and returns
+ * GATEWAY_GO_ON.
  */
 static __always_inline int
 gateway_open(struct __sk_buff *skb, struct packet *pkt,
@@ -98,8 +101,8 @@ gateway_open(struct __sk_buff *skb, struct packet *pkt,
 				refused = REASON_ISOLATED;
 			return verdict_drop(skb, refused);
 		}
-		/* Still from the sender: a tunnel's other end knows no
-		 * gateway behind it. */
+		/* Keep the sender's MAC: the other end of a tunnel takes no
+		 * frame from a gateway behind it. */
 		reason = bridge_readdress(skb, pkt, station, pkt->src_mac);
 		if (reason)
 			return verdict_drop(skb, reason);
@@ -132,7 +135,7 @@ gateway_open(struct __sk_buff *skb, struct packet *pkt,
 		if (!gateway_is_mapped(scratch) ||
 		    search_socket(skb, &scratch->key) != SOCKET_NONE)
 			return forward_to_host(skb);
-		/* Out and in again: RFC 4787 REQ-9. */
+		/* Hairpin: RFC 4787 REQ-9. */
 		source = &pkt->dst;
 	} else if (pkt->fragment == FRAGMENT_LATER && !has_ports) {
 		return verdict_drop(skb,
@@ -156,8 +159,8 @@ gateway_open(struct __sk_buff *skb, struct packet *pkt,
 	return GATEWAY_GO_ON;
 }
 
-/* Takes an ICMP error to where the flow's other side is that it is about;
- * GATEWAY_GO_ON if it is about none. */
+/* Forwards an ICMP error to the other side of the flow that it is about;
+ * GATEWAY_GO_ON if it is about no flow. */
 static __noinline int
 gateway_error(struct __sk_buff *skb, struct packet *pkt, __u32 from)
 {
@@ -193,8 +196,7 @@ gateway_error(struct __sk_buff *skb, struct packet *pkt, __u32 from)
 	return forward_to_endpoint(skb, pkt, network);
 }
 
-/* Takes a packet to where its flow goes, or to where it belongs by its
- * destination. */
+/* Forwards a packet by its flow, or by its destination if it has no flow. */
 static __noinline int
 gateway_route(struct __sk_buff *skb, struct packet *pkt,
 	      const struct device *device, const struct network *network)
@@ -217,7 +219,7 @@ gateway_route(struct __sk_buff *skb, struct packet *pkt,
 	flow_key_of(&scratch->key, pkt, device->network);
 	if (has_ports)
 		flow = flow_find_to(scratch, &scratch->key, &side, &slot);
-	/* What is between endpoints of a network is not routed. */
+	/* Packets between endpoints of one network are not routed. */
 	if (flow && address_equal(&scratch->to.src, &pkt->dst) &&
 	    scratch->to.network == device->network)
 		flow = NULL;
@@ -277,13 +279,13 @@ gateway_route(struct __sk_buff *skb, struct packet *pkt,
 		return fragment_send_by(skb, pkt, route);
 	if (route->ifindex)
 		return route_send(skb, route);
-	/* Back in, to where another endpoint is masqueraded. */
+	/* Hairpin: the destination is the mapped port of another endpoint. */
 	verdict = forward_in(skb, pkt, NETWORK_OUTSIDE);
 	return verdict == VERDICT_PASS ? verdict_drop(skb, REASON_UNSOLICITED) :
 					 verdict;
 }
 
-/* Takes a packet that @device sent to the gateway's MAC. */
+/* Forwards a packet that @device sent to the gateway's MAC. */
 static __always_inline int
 gateway_forward(struct __sk_buff *skb, struct packet *pkt,
 		const struct device *device, const struct network *network)

@@ -61,8 +61,9 @@ guard_arp(ctx_t *ctx, const struct device *device, const struct packet *pkt)
 	return REASON_NONE;
 }
 
-/* Whether the checksum of the IPv4 header is right: the kernel's own forwarding
- * looks at it, and translation only mends it by what has changed. */
+/* Whether the checksum of the IPv4 header is right. The kernel's own forwarding
+ * checks this too. Translation only updates the checksum by the change of the
+ * addresses, so a wrong one would stay wrong. */
 static __always_inline bool
 guard_ipv4_is_summed(ctx_t *ctx, const struct packet *pkt)
 {
@@ -80,7 +81,7 @@ guard_ipv4_is_summed(ctx_t *ctx, const struct packet *pkt)
 	return !csum_fold((sum & 0xffff) + (sum >> 16 & 0xffff) + (sum >> 32));
 }
 
-/* DHCP asks from 0.0.0.0 for an address: RFC 2131. */
+/* A DHCP client without an address sends from 0.0.0.0: RFC 2131. */
 static __always_inline enum reason
 guard_ipv4(ctx_t *ctx, const struct device *device, struct packet *pkt)
 {
@@ -125,7 +126,7 @@ static __always_inline bool guard_has_options(const struct packet *pkt)
 	       (pkt->icmp_type == ND_SOLICIT || pkt->icmp_type == ND_ADVERT);
 }
 
-/* An option of neighbor discovery, as of the first two kinds: RFC 4861, 4.6. */
+/* An option of neighbor discovery that holds a MAC: RFC 4861, 4.6.1. */
 struct nd_option {
 	__u8 kind;
 	__u8 length; /* in units of 8 bytes */
@@ -138,8 +139,8 @@ _Static_assert(sizeof(struct nd_option) == 8, "struct nd_option");
 #define ND_OPTIONS_AT 24 /* of solicitations and advertisements */
 #define ND_OPTIONS    8 /* more than any sender has */
 
-/* The MAC in a solicitation or an advertisement is its sender's. Receivers
- * would send to another what is for the sender. */
+/* The MAC in a solicitation or an advertisement must be its sender's. Otherwise
+ * receivers would send the sender's packets to another MAC. */
 static __noinline enum reason
 guard_nd_options(ctx_t *ctx, const struct packet *pkt)
 {
@@ -160,7 +161,7 @@ guard_nd_options(ctx_t *ctx, const struct packet *pkt)
 	return at + sizeof(option) <= end ? REASON_MALFORMED : REASON_NONE;
 }
 
-/* A neighbor advertisement is about an address of its sender. */
+/* A neighbor advertisement must be about an address of its sender. */
 static __noinline enum reason
 guard_nd(ctx_t *ctx, const struct device *device, const struct packet *pkt)
 {

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * The part of the source guard that goes by what is said: only an endpoint that
- * has the role may send what only a router or a DHCP server sends.
+ * The part of the source guard that checks types of messages: only an endpoint
+ * that has the role of a router or of a DHCP server may send the messages of
+ * that role.
  */
 #ifndef EBPNET_GUARD_ROLE_H
 #define EBPNET_GUARD_ROLE_H
@@ -52,10 +53,10 @@ enum dhcpv6_type {
 	DHCPV6_RELAY_REPLY = 13,
 };
 
-/* Where a transport header is at most, if no extension header is in front. */
+/* The largest offset of a transport header without extension headers. */
 #define MAX_L4_OFFSET (MAX_OUTER_LENGTH + sizeof(struct ethhdr) + 60)
 
-/* The shortest transport headers that are looked at, UDP's and ICMP's. */
+/* The length of the shortest headers that are checked: UDP's and ICMP's. */
 #define ROLE_HEADER_LENGTH 8
 
 static __always_inline bool role_is_dhcpv6_servers(__u8 type)
@@ -122,8 +123,8 @@ role_check_icmpv6(const struct packet *pkt, enum allow allow)
 						      REASON_NONE;
 }
 
-/* The type is a byte that parse_l4() need not know: most of ICMP is bridged,
- * and IGMP has no ports. */
+/* Reads the type itself: parse_l4() does not know IGMP, and most ICMP is only
+ * bridged and needs no more of it. */
 static __always_inline enum reason
 role_check_router4(ctx_t *ctx, const struct packet *pkt, enum allow allow)
 {
@@ -143,9 +144,9 @@ role_check_router4(ctx_t *ctx, const struct packet *pkt, enum allow allow)
 }
 
 /*
- * Whether the packet says what a sender may not say whose roles are @allow. Of
- * IPv6 this reads the transport header, and of IPv4's UDP. A later fragment is
- * let through: it says nothing without the first one.
+ * Checks whether a sender with the roles @allow may send the message. Reads the
+ * transport header of IPv6, and of UDP over IPv4. A later fragment of IPv4
+ * passes: it has no meaning without the first one.
  */
 __verified_once int
 role_check_message(ctx_t *ctx, struct packet *pkt, enum allow allow)
@@ -166,8 +167,8 @@ role_check_message(ctx_t *ctx, struct packet *pkt, enum allow allow)
 	reason = parse_l4(ctx, pkt);
 	if (reason)
 		return reason;
-	/* Of a first fragment, what pads the frame is no header: the next
-	 * fragment would have another one in its place. RFC 7112. */
+	/* The padding of a frame is no part of a first fragment: the next
+	 * fragment could bring another header in its place. RFC 7112. */
 	if (pkt->fragment == FRAGMENT_FIRST &&
 	    pkt->length < pkt->l4 - pkt->l3 + ROLE_HEADER_LENGTH)
 		return REASON_MALFORMED;
@@ -202,8 +203,7 @@ role_is_plain_udp(const ctx_t *ctx, const struct packet *pkt)
 	       udp->dest != bpf_htons(DHCPV6_SERVER_PORT);
 }
 
-/* The same for any IP packet. TCP, the common case, ends here with one
- * comparison. */
+/* Checks any IP packet. TCP, the common case, takes one comparison. */
 static __always_inline enum reason
 role_check(ctx_t *ctx, struct packet *pkt, enum allow allow)
 {

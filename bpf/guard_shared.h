@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * The source guard where several stations are: behind a trunk or a tunnel.
- * Whoever is not known may be anybody but who is known to be elsewhere, and has
- * no role.
+ * The source guard where several stations are: behind a trunk or a tunnel. An
+ * unknown station may use any MAC and any address that no static entry
+ * elsewhere owns. It has no role.
  */
 #ifndef EBPNET_GUARD_SHARED_H
 #define EBPNET_GUARD_SHARED_H
@@ -10,16 +10,16 @@
 #include "guard.h"
 #include "maps.h"
 
-/* Who sends from there. */
+/* The sender of a frame from behind a trunk or a tunnel. */
 struct shared_source {
 	__u32 network;
-	__u32 endpoint; /* 0: nobody known */
-	enum allow allow; /* roles, of the one known */
-	bool strict; /* it has told all its addresses */
+	__u32 endpoint; /* 0: not a known one */
+	enum allow allow; /* roles of a known one */
+	bool strict; /* all its addresses are known */
 };
 
-/* The MAC that a link-local address is of, if it is derived from one: RFC 4291,
- * appendix A. */
+/* Finds the MAC that a link-local address is derived from; false if it is
+ * derived from none. RFC 4291, appendix A. */
 static __always_inline bool
 guard_mac_of_link_local(const struct address *address, struct mac *mac)
 {
@@ -37,7 +37,7 @@ guard_mac_of_link_local(const struct address *address, struct mac *mac)
 	return (high & 0xff) == 0xff && low >> 24 == 0xfe;
 }
 
-/* Whether the sender may speak as from @address. */
+/* Whether the sender may use @address as its own. */
 static __noinline bool
 guard_shared_address(const struct shared_source *source,
 		     const struct mac *sender, const struct address *address)
@@ -98,7 +98,7 @@ guard_shared_nd(ctx_t *ctx, const struct packet *pkt,
 		       REASON_SPOOFED_ADDRESS;
 }
 
-/* What of a packet does not fit who sends it. */
+/* Checks whether the sender may send the packet. */
 static __noinline enum reason
 guard_shared(ctx_t *ctx, struct packet *pkt, const struct shared_source *source)
 {

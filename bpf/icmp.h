@@ -8,20 +8,22 @@
 
 #include "search.h"
 
-/* What every error quotes of a transport header: RFC 792. */
+/* The part of a transport header that every error quotes: RFC 792. */
 struct icmp_ports {
 	__be16 word[4];
 };
 _Static_assert(sizeof(struct icmp_ports) == 8, "struct icmp_ports");
 
-/* The quoted packet: where it is, and the key of packets that go back for it. */
+/* The quoted packet: its offsets, and the key of packets in the other
+ * direction. */
 struct icmp_quoted {
 	__u32 l3;
 	__u32 l4;
 	struct flow_key *back;
 };
 
-/* Of an echo the word with its identifier, on the asking side. */
+/* Reads the ports of the quoted packet. The identifier of an echo stands for
+ * the port of the side that asks. */
 static __always_inline enum reason
 icmp_read_ports(struct __sk_buff *skb, const struct packet *pkt,
 		struct icmp_quoted *quoted)
@@ -86,7 +88,8 @@ icmp_read_ipv6(struct __sk_buff *skb, struct icmp_quoted *quoted)
 	return REASON_NONE;
 }
 
-/* Where the error ends: what Ethernet pads it with is not quoted. */
+/* The offset at which the error ends. The padding of the frame is not quoted.
+ */
 static __always_inline __u32 icmp_end(struct __sk_buff *skb,
 				      const struct packet *pkt)
 {
@@ -112,10 +115,11 @@ icmp_read(struct __sk_buff *skb, const struct packet *pkt, __u32 network,
 }
 
 /*
- * Checks an ICMP error that an endpoint sends, whoever it is for: an endpoint
- * is no router, so its errors are about packets from their receiver to itself.
- * Otherwise it could reset connections of the host and of its peers, and lower
- * their path MTUs. Later fragments pass: without the first they are nothing.
+ * Checks an ICMP error that an endpoint sends to any receiver. An endpoint is
+ * no router, so its errors must be about packets from the receiver to the
+ * endpoint. Otherwise it could reset connections of the host and of its peers,
+ * and lower their path MTUs. Later fragments pass: they have no meaning without
+ * the first one.
  */
 __verified_once enum reason
 icmp_check_endpoint(struct __sk_buff *skb, struct packet *pkt)
@@ -133,7 +137,7 @@ icmp_check_endpoint(struct __sk_buff *skb, struct packet *pkt)
 	scratch = scratch_get();
 	if (!scratch)
 		return REASON_KERNEL_ERROR;
-	/* The padding of a first fragment is not what it quotes. */
+	/* The padding of a first fragment is not quoted. */
 	end = pkt->l4 + sizeof(struct icmp) +
 	      (address_is_ipv4(&pkt->dst) ? sizeof(struct iphdr) :
 					    sizeof(struct ipv6hdr));
@@ -147,8 +151,8 @@ icmp_check_endpoint(struct __sk_buff *skb, struct packet *pkt)
 	return REASON_NONE;
 }
 
-/* Writes @new over an address of the quoted packet. Gives @sum and what has
- * changed, or less than 0. */
+/* Writes @new over an address of the quoted packet. Gives @sum plus the change,
+ * or a number below 0 on failure. */
 static __always_inline __s64 icmp_write_address(struct __sk_buff *skb, __u32 at,
 						const struct address *old,
 						const struct address *new,
@@ -171,8 +175,8 @@ static __always_inline __s64 icmp_write_address(struct __sk_buff *skb, __u32 at,
 				     sizeof(*new), sum);
 }
 
-/* Where the checksum of the quoted packet's transport is; 0 if it has none,
- * or it is not quoted. */
+/* The offset of the transport checksum in the quoted packet; 0 if there is
+ * none, or if it is not quoted. */
 static __always_inline __u32 icmp_checksum_at(struct __sk_buff *skb,
 					      const struct packet *pkt,
 					      const struct icmp_quoted *quoted)
@@ -201,10 +205,10 @@ static __always_inline __u32 icmp_checksum_at(struct __sk_buff *skb,
 }
 
 /*
- * Turns the quoted packet into what the side that sends with key @to had sent,
- * and mends the error's own checksum by what has changed in sum: the checksums
- * in the quoted packet make up for what they cover. Sums are of the one's
- * complement, in which ~a is -a.
+ * Translates the quoted packet back into the packet that the side with key @to
+ * sent. Updates the error's own checksum by the sum of all changes: a checksum
+ * in the quoted packet cancels out the changes of the fields that it covers.
+ * Sums are in one's complement, where ~a is -a.
  */
 static __noinline enum reason
 icmp_translate_quoted(struct __sk_buff *skb, const struct packet *pkt,
@@ -216,7 +220,7 @@ icmp_translate_quoted(struct __sk_buff *skb, const struct packet *pkt,
 	__u32 at = quoted->l3 + (ipv4 ? offsetof(struct iphdr, saddr) :
 					offsetof(struct ipv6hdr, saddr));
 	__u32 size = ipv4 ? sizeof(__be32) : sizeof(struct address);
-	/* Of an echo only one side has the identifier. */
+	/* Only one of the two ports of an echo is the identifier. */
 	__be16 before[2] = { has_ports ? back->dport :
 					 back->dport | back->sport,
 			     has_ports ? back->sport : 0 };
@@ -240,7 +244,7 @@ icmp_translate_quoted(struct __sk_buff *skb, const struct packet *pkt,
 					after, sizeof(after[0]), 0))
 		return REASON_KERNEL_ERROR;
 
-	/* ICMP's checksum, other than the rest, covers no address. */
+	/* Only the checksum of ICMPv4 covers no addresses. */
 	all = bpf_csum_diff((__be32 *)before, sizeof(before), (__be32 *)after,
 			    sizeof(after),
 			    back->protocol == IPPROTO_ICMP ? 0 : addresses);
@@ -268,9 +272,9 @@ icmp_translate_quoted(struct __sk_buff *skb, const struct packet *pkt,
 }
 
 /*
- * Translates the error @pkt from @network about a packet of a known flow, and
- * says in @to_network whom it is for. It is no packet of the flow, which it
- * neither ends nor keeps alive: RFC 5508 REQ-3, RFC 5382 REQ-9, RFC 4787
+ * Translates the error @pkt from @network about a packet of a known flow.
+ * Writes the network of the error's receiver to @to_network. An error neither
+ * ends the flow nor keeps it alive: RFC 5508 REQ-3, RFC 5382 REQ-9, RFC 4787
  * REQ-12.
  */
 __verified_once enum reason
@@ -294,17 +298,17 @@ icmp_translate(struct __sk_buff *skb, struct packet *pkt, __u32 network,
 	flow = flow_find_to(scratch, quoted.back, &side, &slot);
 	if (!flow || !address_equal(&pkt->dst, &quoted.back->dst))
 		return REASON_UNKNOWN_FLOW;
-	/* An endpoint has no packets to judge but those to itself. */
+	/* An endpoint may send errors only about packets to itself. */
 	if (network != NETWORK_OUTSIDE &&
 	    !address_equal(&pkt->src, &quoted.back->src))
 		return REASON_UNKNOWN_FLOW;
 	to = &scratch->to;
 	*to_network = to->network;
-	/* By which one on lo goes: see loopback.h. */
+	/* The device for an error that goes back by lo: see loopback.h. */
 	scratch->route.ifindex = flow->uplink;
 
 	reason = icmp_translate_quoted(skb, pkt, &quoted, to);
-	/* A router on the way speaks with its own address. */
+	/* The error of a router on the way keeps the router's address. */
 	if (!reason && address_equal(&pkt->src, &quoted.back->src))
 		reason = nat_write(skb, pkt, NAT_SOURCE, &to->dst, 0);
 	if (!reason)

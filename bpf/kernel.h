@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * The kernel's own structures, as far as programs read them. CO-RE finds the
- * fields by name in the running kernel. A struct __sk_buff that a program is
- * handed lies where the struct sk_buff is.
+ * fields by name in the running kernel. The address of a program's struct
+ * __sk_buff is that of the struct sk_buff.
  */
 #ifndef EBPNET_KERNEL_H
 #define EBPNET_KERNEL_H

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * Loops between trunks: two that are joined elsewhere would pass each other's
- * floods for ever. When a frame is flooded on a network with several trunks, a
- * probe goes out by each of them, once a second at most. A trunk by which an
- * earlier trunk's probe comes in is blocked for a while: its frames are dropped
- * and nothing is flooded to it. Only a probe that comes in by the very trunk
- * blocks it, so whoever forges one blocks nobody but himself.
+ * Loops between trunks: two trunks that are joined elsewhere pass each other's
+ * floods for ever. When a frame is flooded on a network with several trunks,
+ * each of them sends a probe, once a second at most. If the probe of an earlier
+ * trunk (of a lower id) comes in by a later one, the later one is blocked for a
+ * while: its frames are dropped and nothing is flooded to it. A probe blocks
+ * only the trunk that it comes in by. So a station that forges probes blocks
+ * only its own trunk.
  */
 #ifndef EBPNET_LOOP_H
 #define EBPNET_LOOP_H
@@ -46,7 +47,7 @@ static __always_inline bool loop_cuts(__u32 endpoint)
 	return trunk && loop_is_blocked(trunk);
 }
 
-/* Marks a device as blocked, or not. */
+/* Sets the mark of a trunk's device to TRUNK_BLOCKED or 0. */
 static __always_inline void loop_mark(__u32 ifindex, __u8 mark)
 {
 	struct device *device = bpf_map_lookup_elem(&devices, &ifindex);
@@ -55,8 +56,8 @@ static __always_inline void loop_mark(__u32 ifindex, __u8 mark)
 		device->trunk = TRUNK | mark;
 }
 
-/* Whether the frames of a trunk that is marked as blocked are still to be
- * dropped. */
+/* Whether a trunk that is marked as blocked still is. Clears the mark if not.
+ */
 static __always_inline bool
 loop_holds(const struct device *device, __u32 ifindex)
 {
@@ -66,8 +67,8 @@ loop_holds(const struct device *device, __u32 ifindex)
 	return false;
 }
 
-/* Looks at a frame of the probes' type that came in by a trunk. Blocks that if
- * it is a probe of an earlier trunk. */
+/* Checks a frame of the probes' type that came in by a trunk. Blocks this trunk
+ * if the frame is a probe of an earlier trunk. */
 static __noinline enum reason
 loop_hear(struct __sk_buff *skb, const struct device *device)
 {
@@ -91,7 +92,7 @@ loop_hear(struct __sk_buff *skb, const struct device *device)
 	return REASON_LOOP;
 }
 
-/* Sends a probe out by a trunk, in place of the first bytes of the frame. */
+/* Sends a probe out by a trunk. It overwrites the first bytes of the frame. */
 static __always_inline void
 loop_send(struct __sk_buff *skb, __u32 network, const struct station *member)
 {

@@ -14,8 +14,8 @@
 /* The lowest bit of _skb_refdst is no part of the pointer: SKB_DST_NOREF. */
 #define LOOPBACK_ROUTE_MASK (~1UL)
 
-/* The MAC of a device that packets can be put into: an uplink, or the near end
- * of the host's own veth. False for another device. */
+/* Finds the MAC of a device whose ingress takes packets: an uplink, or the near
+ * end of the host's own veth. False for any other device. */
 static __always_inline bool loopback_find_mac(__u32 ifindex, struct mac *mac)
 {
 	const struct uplink *uplink;
@@ -31,7 +31,8 @@ static __always_inline bool loopback_find_mac(__u32 ifindex, struct mac *mac)
 }
 
 /* The device that has the link-local address to which the host sends an IPv6
- * packet by lo; 0 if that is not known or cannot be put into. */
+ * packet by lo; 0 if the device is not known, or if its ingress takes no
+ * packets. */
 static __noinline __u32 loopback_device(struct __sk_buff *skb)
 {
 	unsigned long route;

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * Mappings (RFC 4787, 4.1): an endpoint's port has one port outside, whatever
- * place it speaks to, for as long as any of its flows lasts. A mapping lives in
- * the slot of the flow that made it, and is found in the index like a flow, by
- * keys in which the other side is not said.
+ * Mappings (RFC 4787, 4.1): an endpoint's port has one port outside for all
+ * destinations, as long as any of its flows lasts. A mapping lives in the slot
+ * of the flow that made it. The index has it under two keys that leave out the
+ * other side: one for packets from outside, one for packets from inside.
  */
 #ifndef EBPNET_MAPPING_H
 #define EBPNET_MAPPING_H
@@ -17,8 +17,7 @@ static __always_inline void flow_bury(struct flow *flow)
 	flow->state = FLOW_DEAD;
 }
 
-/* The key under which the mapping is found that a packet with @key from outside
- * is for. */
+/* Builds the key of the mapping for a packet from outside with @key. */
 static __always_inline void
 mapping_key(struct flow_key *mapping, const struct flow_key *key)
 {
@@ -29,8 +28,8 @@ mapping_key(struct flow_key *mapping, const struct flow_key *key)
 	mapping->protocol = key->protocol;
 }
 
-/* The same for a flow. One that was opened from outside is answered by the
- * endpoint. */
+/* Builds the outside key of a flow's mapping. If the flow was opened from
+ * outside, the endpoint is its answering side. */
 static __always_inline void
 mapping_outside(struct flow_key *mapping, const struct flow_key *opener,
 		const struct flow_key *answer)
@@ -39,8 +38,8 @@ mapping_outside(struct flow_key *mapping, const struct flow_key *opener,
 		    answer->network == NETWORK_OUTSIDE ? answer : opener);
 }
 
-/* The key under which the flow's mapping is found from inside. It has the
- * host's address too, as each of these has mappings of its own. */
+/* Builds the inside key of a flow's mapping. It has the host's address too,
+ * because each address of the host has mappings of its own. */
 static __always_inline void
 mapping_inside(struct flow_key *mapping, const struct flow_key *opener,
 	       const struct flow_key *answer)
@@ -56,8 +55,8 @@ mapping_inside(struct flow_key *mapping, const struct flow_key *opener,
 	mapping->protocol = inside->protocol;
 }
 
-/* Makes the mapping known from inside that the flow to be opened holds in its
- * claimed @slot; false if there is one already. */
+/* Adds the inside key of the mapping that the flow being opened holds in its
+ * claimed @slot. False if another mapping has that key. */
 static __always_inline bool mapping_publish(struct scratch *scratch, __u32 slot)
 {
 	struct flow *flow = flow_at(slot);
@@ -66,13 +65,14 @@ static __always_inline bool mapping_publish(struct scratch *scratch, __u32 slot)
 		return true; /* flow_open() fails */
 	flow->opener = scratch->opener;
 	flow->answer = scratch->answer;
-	/* An exchange, so that all of this is seen before. */
+	/* An exchange, so that other CPUs see the keys before the users. */
 	__sync_lock_test_and_set(&flow->users, 1);
 	mapping_inside(&scratch->mapping, &scratch->opener, &scratch->answer);
 	return flow_index_add(&scratch->mapping, slot, FLOW_MAPPING) != -EEXIST;
 }
 
-/* One flow less uses the mapping in @slot; it goes with the last. */
+/* Takes one user off the mapping in @slot. The mapping ends with its last user.
+ */
 __verified_once int mapping_leave(__u32 slot)
 {
 	struct flow *flow = flow_at(slot);
@@ -91,7 +91,8 @@ __verified_once int mapping_leave(__u32 slot)
 	return 0;
 }
 
-/* Whether @key, of either kind, is that of the mapping held by @flow. */
+/* Whether @key is the outside or the inside key of the mapping that @flow
+ * holds. */
 static __always_inline bool
 mapping_has_key(const struct flow *flow, const struct flow_key *key)
 {
@@ -108,11 +109,11 @@ mapping_has_key(const struct flow *flow, const struct flow_key *key)
 	       address_equal(&key->src, &inside->src);
 }
 
-/* How often another CPU may be faster. */
+/* How often another CPU may change the number of users first. */
 #define JOIN_ATTEMPTS 8
 
-/* Has one flow more use the mapping found under @key: its slot, or NO_MAPPING.
- * One that has no user any more cannot be joined. */
+/* Adds a user to the mapping under @key. Gives the mapping's slot, or
+ * NO_MAPPING. A mapping without users has ended and cannot be joined. */
 static __always_inline __u32 mapping_join(const struct flow_key *key)
 {
 	const struct flow_ref *ref = bpf_map_lookup_elem(&flow_index, key);
@@ -132,7 +133,8 @@ static __always_inline __u32 mapping_join(const struct flow_key *key)
 		if (__sync_val_compare_and_swap(&flow->users, users,
 						users + 1) != users)
 			continue;
-		/* Now nobody else is given the slot; somebody may have been. */
+		/* From now on the slot cannot be reused. It may have been
+		 * before. */
 		if (mapping_has_key(flow, key))
 			return slot;
 		mapping_leave(slot);

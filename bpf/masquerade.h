@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * Flows to the outside: RFC 4787, 5382, 5508. Every flow across an uplink is
- * here, also those of networks that are not masqueraded: these are "translated"
- * to what they are, so that only answers come in.
+ * opened here, also those of networks without masquerade: these are
+ * "translated" to their own address, so that only answers come in.
  */
 #ifndef EBPNET_MASQUERADE_H
 #define EBPNET_MASQUERADE_H
@@ -10,7 +10,8 @@
 #include "fragment.h"
 #include "search.h"
 
-/* Makes the port of an existing mapping the flow's. */
+/* Gives the flow the port of an existing mapping; NO_MAPPING if there is none,
+ * or if its port is taken towards this destination. */
 static __noinline __u32 masquerade_join(struct search *search,
 					struct scratch *scratch)
 {
@@ -36,8 +37,8 @@ static __noinline __u32 masquerade_join(struct search *search,
 	return NO_MAPPING;
 }
 
-/* Gives the flow to be opened its port, and says which mapping that is by:
- * NO_MAPPING where ports are so few that they have to be shared. */
+/* Gives the flow being opened its port, and the mapping of that port:
+ * NO_MAPPING if ports are so few that endpoints share them. */
 static __always_inline enum reason
 masquerade_find_port(struct search *search, struct scratch *scratch,
 		     __u32 *mapping)
@@ -57,9 +58,9 @@ masquerade_find_port(struct search *search, struct scratch *scratch,
 	return search_port(search);
 }
 
-/* Makes known that the flow to be opened holds the mapping of its port. Where
- * another CPU was faster, the flow joins that one's mapping, and if it cannot
- * it has no mapping: an endpoint's port has one only. */
+/* Publishes the mapping that the flow being opened holds. If another CPU was
+ * faster, the flow joins the other mapping, or has no mapping if it cannot
+ * join: an endpoint's port has only one. */
 static __always_inline __u32 masquerade_publish(struct search *search,
 						struct scratch *scratch)
 {
@@ -114,8 +115,8 @@ masquerade_open(struct __sk_buff *skb, const struct address *source)
 	return flow_open(scratch, search.slot, mapping, FLOW_OPENER);
 }
 
-/* Translates a packet of the host's own, whose key is scratch->key; opens its
- * flow if it is the first. */
+/* Translates a packet of the host itself with key scratch->key. Opens its flow
+ * if there is none. */
 static __always_inline enum reason
 masquerade_host(struct __sk_buff *skb, struct packet *pkt,
 		struct scratch *scratch)
@@ -144,8 +145,9 @@ masquerade_host(struct __sk_buff *skb, struct packet *pkt,
 	return nat_translate(skb, pkt, &scratch->to);
 }
 
-/* Whether a packet of the host itself with @key is of a translated flow, or has
- * to open one as answers to it would be taken for those of another. */
+/* Whether a packet of the host itself with @key is of a translated flow, or
+ * must open one because its answers would be taken for those of another flow.
+ */
 static __always_inline bool
 masquerade_is_needed(const struct flow_key *key, struct flow_key *back)
 {

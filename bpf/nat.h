@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * Address translation: a packet that came in with the key of one side of its
- * flow goes out with the other side's, turned round. How flows come to have
- * two such keys is told in masquerade.h and publish.h.
+ * Address translation: a packet that comes in with the key of one side of its
+ * flow goes out with the reversed key of the other side. masquerade.h and
+ * publish.h choose the two keys of a new flow.
  */
 #ifndef EBPNET_NAT_H
 #define EBPNET_NAT_H
@@ -15,7 +15,7 @@ enum nat_side {
 	NAT_DESTINATION,
 };
 
-/* Where a packet has one of its addresses. */
+/* The offset of a packet's source or destination address. */
 static __always_inline __u32 nat_address_at(const struct packet *pkt,
 					    enum nat_side side)
 {
@@ -28,9 +28,9 @@ static __always_inline __u32 nat_address_at(const struct packet *pkt,
 }
 
 /*
- * Writes another address over one of the packet's. @check_at is where the
- * transport's checksum is, 0 if it has none that covers addresses, and @flags
- * what ctx_mend_l4() is to know of it.
+ * Writes @new over an address of the packet. @check_at is the offset of the
+ * transport checksum, or 0 if none covers the addresses. @flags are those that
+ * ctx_mend_l4() takes for it.
  */
 static __always_inline bool
 nat_write_address(ctx_t *ctx, const struct packet *pkt, enum nat_side side,
@@ -59,9 +59,11 @@ nat_write_address(ctx_t *ctx, const struct packet *pkt, enum nat_side side,
 	if (ctx_mend_l4(ctx, check_at, 0, diff, flags) ||
 	    ctx_store(ctx, at, new, sizeof(*new), 0))
 		return false;
-	/* A device's checksum of the whole packet, if there is one, stays as
-	 * it was: the two changes cancel out. ctx_mend_l4() thinks of
-	 * IPv4, whose header's checksum changes too. Fails if there is none. */
+	/* A device's sum of the whole packet, if there is one, stays the same:
+	 * the changes of the address and of the transport checksum cancel out.
+	 * ctx_mend_l4() assumes IPv4 and adds only the change of the transport
+	 * checksum, so add the change of the address here. This fails if there
+	 * is no such sum. */
 	ctx_add_csum(ctx, diff);
 	return true;
 }
@@ -74,8 +76,8 @@ nat_write_sctp(ctx_t *ctx, const struct packet *pkt, enum nat_side side,
 	__u32 before, after, crc, at = pkt->l4;
 	__u32 length = pkt->length - (at - pkt->l3);
 
-	/* The CRC is that of the whole datagram, whose length only the last
-	 * fragment tells. */
+	/* The CRC covers the whole datagram, and only the last fragment tells
+	 * its length. */
 	if (pkt->fragment)
 		return REASON_FRAGMENT;
 	if (ctx_load(ctx, at, &before, sizeof(before)) ||
@@ -85,7 +87,7 @@ nat_write_sctp(ctx_t *ctx, const struct packet *pkt, enum nat_side side,
 	    ctx_load(ctx, at + offsetof(struct sctp, checksum), &crc,
 		     sizeof(crc)))
 		return REASON_MALFORMED;
-	/* A device is still to fill it in. */
+	/* A device fills it in later. */
 	if (!crc)
 		return REASON_NONE;
 	crc ^= crc32c_change(before ^ after, length);
@@ -153,7 +155,7 @@ nat_write(ctx_t *ctx, struct packet *pkt, enum nat_side side,
 	return reason;
 }
 
-/* Turns the packet into one that goes to the side that sends with key @to. */
+/* Translates the packet for the side that sends with key @to. */
 static __always_inline enum reason
 nat_translate(ctx_t *ctx, struct packet *pkt, const struct flow_key *to)
 {
@@ -168,8 +170,8 @@ nat_translate(ctx_t *ctx, struct packet *pkt, const struct flow_key *to)
 	return reason;
 }
 
-/* Ends the flow of packets with @key if it is in @state; false if that goes on
- * and has @key still. */
+/* Ends the flow of packets with @key if it is in @state. False if the flow is
+ * in another state and keeps @key. */
 static __always_inline bool
 nat_end(const struct flow_key *key, enum flow_state state)
 {

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * What a packet asks of later stages of the kernel: to complete a checksum, and
- * to segment a superframe. A sender with a packet socket (PACKET_VNET_HDR)
- * chooses both freely. The kernel would then write a checksum anywhere, also
- * over addresses and ports that were checked or translated here.
+ * Offloads: a packet asks the kernel to complete its checksum, and to segment
+ * it if it is a superframe. A sender with a packet socket (PACKET_VNET_HDR)
+ * chooses both freely. It could have the kernel write a checksum anywhere, also
+ * over addresses and ports after they were checked or translated here.
  */
 #ifndef EBPNET_OFFLOAD_H
 #define EBPNET_OFFLOAD_H
@@ -11,8 +11,8 @@
 #include "kernel.h"
 #include "parse.h"
 
-/* ip_summed: the checksum is still to be completed. From linux/skbuff.h, as the
- * kinds of superframes are. */
+/* A value of ip_summed: the checksum is incomplete. It is from linux/skbuff.h,
+ * as the kinds of superframes are. */
 #define CHECKSUM_PARTIAL 3
 
 enum gso_kind {
@@ -32,8 +32,8 @@ enum gso_kind {
 	GSO_UDP = 1 << 17,
 	GSO_FRAGLIST = 1 << 18,
 
-	/* Of headers in front. The kernel also leaves these on a superframe
-	 * that came out of a tunnel. */
+	/* Outer headers. The kernel leaves these flags on a superframe that
+	 * came out of a tunnel. */
 	GSO_TUNNELS = GSO_GRE | GSO_GRE_CSUM | GSO_IPXIP4 | GSO_IPXIP6 |
 		      GSO_UDP_TUNNEL | GSO_UDP_TUNNEL_CSUM,
 	/* A container may wrap its own superframes. */
@@ -47,10 +47,10 @@ enum gso_kind {
  * of segments of 536 bytes, the least that TCP has to take (RFC 9293, 3.7.1). */
 #define MAX_SEGMENTS 1024
 
-/* What a packet asks for. */
+/* The checksum that a packet asks the kernel to complete. */
 struct offload {
 	__u32 partial; /* 1: a checksum is to be completed */
-	__u32 start; /* offset in the frame, from where it sums up */
+	__u32 start; /* offset in the frame at which its sum begins */
 	__u32 offset; /* from there to where the sum is written */
 };
 
@@ -84,7 +84,7 @@ static __always_inline struct offload offload_read(struct __sk_buff *skb)
 	return offload;
 }
 
-/* The kinds of superframe that the packet says to be. */
+/* The kinds of superframe that the packet claims to be. */
 static __always_inline __u32 offload_gso_kinds(struct __sk_buff *skb)
 {
 	struct sk_buff *kernel = (void *)skb;
@@ -94,9 +94,9 @@ static __always_inline __u32 offload_gso_kinds(struct __sk_buff *skb)
 	return BPF_CORE_READ(info, gso_type) & GSO_KINDS;
 }
 
-/* The kinds of superframe that a packet of the protocol may be whose checksum
- * is completed as @offload says; -1 if nothing may be written there. @l4 is
- * where its transport header is. */
+/* The kinds of superframe that a packet may be if its checksum is completed as
+ * @offload says; -1 if no checksum may be written there. @l4 is the offset of
+ * its transport header. */
 static __always_inline __s32 offload_allowed(const struct packet *pkt,
 					     const struct offload *offload,
 					     __u32 l4)
@@ -112,8 +112,8 @@ static __always_inline __s32 offload_allowed(const struct packet *pkt,
 	case IPPROTO_UDP:
 		if (own && offload->offset == offsetof(struct udphdr, check))
 			return GSO_TUNNELS | GSO_UDP;
-		/* Of a packet that the container has wrapped itself, which
-		 * nobody here looks into. */
+		/* The checksum is that of an inner packet, which the container
+		 * has wrapped itself and no program here reads. */
 		return offload->start >= l4 + sizeof(struct udphdr) ?
 			       GSO_WRAPPED :
 			       -1;

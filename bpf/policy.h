@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * Who may talk to whom inside a network. With ICC everybody; without it only
- * a link's client to its server's ports, and the server back in flows that
- * the client opened. A flow notes at which revision of the links its own was
- * there, and has to find it anew at the next one: what is taken away ends
- * established flows too.
+ * Policy inside a network. With ICC all endpoints may talk to each other.
+ * Without ICC the client of a link may talk to the ports of its server, and the
+ * server may answer in flows that the client opened. A flow notes the revision
+ * of `links` at which its link was there. After the next revision the link is
+ * looked up again, so removing a link ends its established flows too.
  */
 #ifndef EBPNET_POLICY_H
 #define EBPNET_POLICY_H
@@ -36,8 +36,9 @@ policy_has_link(__u32 client, __u32 server, __be16 port, __u8 protocol)
 	return bpf_map_lookup_elem(&links, &key);
 }
 
-/* The number of changes to links, or 0. To be read before a link is looked for,
- * so that one that goes meanwhile is not taken to be there. */
+/* The number of changes to `links`, or 0. Read it before the link is looked up:
+ * if the link goes meanwhile, the flow notes an old revision and looks the link
+ * up again. */
 static __always_inline __u32 policy_revision(void)
 {
 	__u32 key = 0;
@@ -56,7 +57,7 @@ policy_is_between(const struct flow *flow, enum flow_side side, __u32 from,
 				     flow->owner == to && flow->server == from;
 }
 
-/* The way without ICC is the same from every entry. */
+/* Checks a packet on a network without ICC, and updates its flow. */
 __verified_once enum reason
 policy_links(ctx_t *ctx, struct packet *pkt, __u32 id, __u32 from, __u32 to)
 {
@@ -65,7 +66,7 @@ policy_links(ctx_t *ctx, struct packet *pkt, __u32 id, __u32 from, __u32 to)
 	__u32 slot, revision;
 	enum reason reason;
 	struct flow *flow;
-	bool settles;
+	bool between;
 
 	if (!pkt)
 		return REASON_KERNEL_ERROR;
@@ -83,8 +84,8 @@ policy_links(ctx_t *ctx, struct packet *pkt, __u32 id, __u32 from, __u32 to)
 
 	flow = flow_find_inside(scratch, pkt, id, &side, &slot);
 	revision = policy_revision();
-	settles = flow && policy_is_between(flow, side, from, to);
-	if (settles && revision && flow->revision == revision) {
+	between = flow && policy_is_between(flow, side, from, to);
+	if (between && revision && flow->revision == revision) {
 		flow_touch(ctx, flow, slot, pkt, side);
 	} else if (policy_has_link(from, to, pkt->dport, pkt->protocol)) {
 		if (!flow) {
@@ -93,7 +94,7 @@ policy_links(ctx_t *ctx, struct packet *pkt, __u32 id, __u32 from, __u32 to)
 			reason = flow_open_inside(scratch, pkt, id);
 			side = FLOW_OPENER;
 			flow = flow_find_inside(scratch, pkt, id, &side, &slot);
-		} else if (settles && side == FLOW_OPENER) {
+		} else if (between && side == FLOW_OPENER) {
 			flow->revision = revision;
 		}
 		if (flow)
@@ -102,7 +103,7 @@ policy_links(ctx_t *ctx, struct packet *pkt, __u32 id, __u32 from, __u32 to)
 		if (!flow || side != FLOW_ANSWER ||
 		    !policy_has_link(to, from, pkt->sport, pkt->protocol))
 			return REASON_POLICY;
-		if (settles)
+		if (between)
 			flow->revision = revision;
 		flow_touch(ctx, flow, slot, pkt, side);
 	}

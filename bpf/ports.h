@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * Shares of the ports towards one destination. At an address of the host there
- * are 65,535 ports towards each destination. An endpoint may have as many of
- * them as are still free beside two reserves: one is the host's alone, and one
- * is for endpoints that have few. So others find one too.
+ * Shares of the ports towards one destination. Each address of the host has
+ * 65,535 ports towards each destination. An endpoint may have as many of them
+ * as are still free beside two reserves. One reserve is for the host alone, the
+ * other for endpoints that have few ports. So other endpoints find a port too.
  *
- * They are counted in a sketch: for an endpoint with a destination, and for a
- * destination with all, two cells each, of which the lesser one is not less
- * than what is sought. Where the cells are follows from a hash with a secret,
- * so that nobody can aim at those of another.
+ * A count-min sketch counts the ports: in two cells for an endpoint and a
+ * destination, and in two cells for a destination and all endpoints. Several
+ * counts may share a cell. So a cell counts too much or right, never too
+ * little, and the lesser of the two is used. A hash with a secret chooses the
+ * cells, so an endpoint cannot aim at the cells of another.
  */
 #ifndef EBPNET_PORTS_H
 #define EBPNET_PORTS_H
@@ -16,18 +17,19 @@
 #include "config.h"
 #include "limits.h"
 
-/* RFC 4787 REQ-3 a, RFC 5382 REQ-7: what is below may mean something. */
+/* RFC 4787 REQ-3 a, RFC 5382 REQ-7: a port below may have a meaning. */
 #define FIRST_USER_PORT 1024
 #define LAST_PORT	65535
 
-/* Each reserve is that part of the ports. */
+/* Each reserve is one sixteenth of the ports. */
 #define PORTS_RESERVE 16
 
-/* An endpoint has few as long as it has less than that part of the ports. */
+/* An endpoint has few ports while it has fewer than ports / PORTS_FEW. */
 #define PORTS_FEW 4096
 
-/* Narrows the ports that may be given in place of @own to those of its class,
- * below FIRST_USER_PORT or not, where there are such ports. All in host order. */
+/* Narrows a range of ports to the class of @own: below FIRST_USER_PORT, or not.
+ * The range stays as it is if it has no port of that class. All ports are in
+ * host order. */
 static __always_inline void ports_of_class(__u32 own, __u32 *first, __u32 *last)
 {
 	if (own < FIRST_USER_PORT && *first < FIRST_USER_PORT) {
@@ -75,8 +77,9 @@ ports_mix_address(struct ports_sip *sip, const struct address *address)
 	ports_mix(sip, (__u64)address->word[2] << 32 | address->word[3]);
 }
 
-/* Where @owner's ports are counted by which the answers come that have @answer
- * for a key but for the port: SipHash-1-3. */
+/* Hashes where @owner's ports towards a destination are counted: SipHash-1-3.
+ * @answer is the key of packets from there; its destination port is left out.
+ */
 static __noinline __u32 ports_place(const struct flow_key *answer, __u32 owner,
 				    __u32 class)
 {
@@ -109,7 +112,7 @@ static __always_inline __u32 *ports_cell(__u32 row, __u32 place)
 	return bpf_map_lookup_elem(&port_counts, &at);
 }
 
-/* What the cells of a pair of rows say of @place. */
+/* The count at @place in a pair of rows: the lesser of two cells. */
 static __always_inline __u32 ports_counted(__u32 row, __u32 place)
 {
 	const __u32 *one = ports_cell(row, place),
@@ -120,7 +123,7 @@ static __always_inline __u32 ports_counted(__u32 row, __u32 place)
 	return *one < *other ? *one : *other;
 }
 
-/* Counts @change flows more, or less, at the places of their ports. */
+/* Adds @change to the counts at the places @own and @all. */
 static __noinline void ports_count(__u32 own, __u32 all, int change)
 {
 	for (__u32 row = 0; row < PORT_ROWS; row++) {
@@ -131,8 +134,8 @@ static __noinline void ports_count(__u32 own, __u32 all, int change)
 	}
 }
 
-/* Notes where the port of the flow to be opened is to be counted, which is one
- * of @first to @last. */
+/* Notes where the port of the flow being opened is counted. Narrows @first and
+ * @last to the class of the opener's own port. */
 static __always_inline void
 ports_note(struct scratch *scratch, __u32 *first, __u32 *last)
 {
@@ -145,8 +148,8 @@ ports_note(struct scratch *scratch, __u32 *first, __u32 *last)
 					 *last < FIRST_USER_PORT);
 }
 
-/* Whether scratch->owner may have one port more of @first to @last for
- * scratch->answer. */
+/* Whether scratch->owner may have one more port of @first to @last towards the
+ * destination of scratch->answer. */
 static __always_inline enum reason
 ports_check(struct scratch *scratch, __u32 first, __u32 last)
 {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * Flows to endpoints that somebody else opens: to a published port, or to a
- * mapped one of a network that lets anybody in.
+ * Flows that others open to an endpoint: to a published port, or to a mapped
+ * port of a network with endpoint-independent filtering.
  */
 #ifndef EBPNET_PUBLISH_H
 #define EBPNET_PUBLISH_H
@@ -9,7 +9,7 @@
 #include "route.h"
 #include "search.h"
 
-/* What publish_open() gives where a packet is none of ours. */
+/* publish_open() returns this for a packet that is not for an endpoint. */
 #define PUBLISH_NOT_OURS -1
 
 /* The port that is published at the destination of @key, or at every address
@@ -31,9 +31,9 @@ static __noinline const struct port *publish_lookup(const struct flow_key *key)
 	return bpf_map_lookup_elem(&ports, &at);
 }
 
-/* Whether what comes in by an uplink for @dst may be for a published port: not
- * for somebody behind the host, a gateway, or a group. One at a loopback
- * address is told of later. */
+/* Whether a packet that comes in by an uplink for @dst may be for a published
+ * port: @dst must be an address of the host, and no gateway. A loopback address
+ * passes here: publish_check() gives it a reason of its own. */
 static __noinline bool
 publish_is_reachable(ctx_t *ctx, const struct address *dst)
 {
@@ -44,8 +44,8 @@ publish_is_reachable(ctx_t *ctx, const struct address *dst)
 	       route_is_local(ctx, dst);
 }
 
-/* The port that packets with @key are for. What has the number of one of the
- * host's own connections is for that. */
+/* The published port that packets with @key are for. A connection of the host
+ * itself with the same key wins. */
 static __always_inline const struct port *
 publish_find(ctx_t *ctx, const struct flow_key *key)
 {
@@ -59,9 +59,9 @@ publish_find(ctx_t *ctx, const struct flow_key *key)
 	return port;
 }
 
-/* Whether a packet from outside says to be from where that cannot be: the host
- * itself, a container, or no unicast address. One that has just left an
- * endpoint, for another behind this host, comes from the host. */
+/* Whether the source of a packet from outside is impossible: the host, a
+ * container, or no unicast address. A packet that an endpoint sends to another
+ * one by hairpin comes from the host's address, and passes. */
 static __noinline bool publish_is_spoofed(ctx_t *ctx, const struct address *src)
 {
 	struct scratch *scratch = scratch_get();
@@ -77,7 +77,7 @@ static __noinline bool publish_is_spoofed(ctx_t *ctx, const struct address *src)
 	       (!reason && !scratch->route.ifindex);
 }
 
-/* What `port_sources` has under @id for @source. */
+/* The entry of `port_sources` for @source under @id. */
 static __noinline const __u32 *
 publish_source(__u32 id, const struct address *source)
 {
@@ -98,10 +98,11 @@ publish_allows(const struct port *port, const struct address *source)
 }
 
 /*
- * Whether the endpoint of @port needs the gateway's address in place of the
- * client's, as it would not answer that by the gateway: the client is on the
- * network itself, has an address that leads nowhere else, or is one whom the
- * endpoint's namespace reaches by another of its interfaces.
+ * Whether the endpoint of @port must see the gateway's address in place of the
+ * client's, because its answers to the client would not pass the gateway. That
+ * is so if the client is on the same network, if its address is a loopback or
+ * link-local one, or if the endpoint's namespace reaches it by another
+ * interface.
  */
 static __always_inline bool
 publish_needs_gateway(const struct port *port, const struct flow_key *key)
@@ -130,7 +131,7 @@ publish_check(ctx_t *ctx, const struct flow_key *key, const struct port *port,
 	if (key->network == NETWORK_OUTSIDE &&
 	    publish_is_spoofed(ctx, &key->src))
 		return REASON_SPOOFED_ADDRESS;
-	/* The host itself gets to its containers in any case. */
+	/* The host itself may always reach its containers. */
 	if (key->network != NETWORK_LOOPBACK &&
 	    !publish_allows(port, &key->src))
 		return REASON_SOURCE_NOT_ALLOWED;
@@ -156,7 +157,8 @@ __verified_once int publish_open_port(ctx_t *ctx, const struct flow_key *key,
 	reason = publish_check(ctx, key, port, network);
 	if (reason)
 		return reason;
-	/* What an endpoint opens counts for that: see gateway_open(). */
+	/* A flow that an endpoint opens counts for the endpoint: see
+	 * gateway_open(). */
 	if (key->network == NETWORK_OUTSIDE)
 		scratch->owner = OWNER_PORTS + port->id;
 	else if (key->network == NETWORK_LOOPBACK)
@@ -176,7 +178,8 @@ __verified_once int publish_open_port(ctx_t *ctx, const struct flow_key *key,
 }
 
 /* Opens the flow of packets with @key from outside to a mapped port, if the
- * packet may open one and the port's network lets anybody in. */
+ * packet may open one and the port's network has endpoint-independent
+ * filtering. */
 __verified_once int
 publish_open_mapping(ctx_t *ctx, const struct flow_key *key, bool may_open)
 {

@@ -1,22 +1,22 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * The search for a port: a flow is opened with the first one by which its
- * answers can be told from those of all others.
+ * The search for a port: a new flow gets the first port that tells its answers
+ * from those of all other flows.
  */
 #ifndef EBPNET_SEARCH_H
 #define EBPNET_SEARCH_H
 
 #include "nat.h"
 
-/* Ports tried, the packet's own first and then some all over the range, as
- * those that are taken stand in rows. */
+/* How many ports are tried: the packet's own first, then others all over the
+ * range, because ports in use stand in rows. */
 #define PORT_ATTEMPTS 128
 
 enum search_kind {
 	SEARCH_MAPPING, /* a port of the host, for one endpoint's port alone */
 	SEARCH_SHARED, /* a port of the host */
 	SEARCH_HOST, /* the same for the host itself */
-	SEARCH_PEER, /* a port that an endpoint is to see its peer by */
+	SEARCH_PEER, /* the peer's port, as the endpoint sees it */
 	SEARCH_GATEWAY, /* the same, at an address of the host */
 };
 
@@ -28,14 +28,14 @@ struct search {
 	enum reason reason;
 };
 
-/* How a socket of the host stands to a packet. */
+/* Whether a socket of the host takes a packet. */
 enum search_socket {
 	SOCKET_NONE,
-	SOCKET_OPEN, /* takes it from anybody */
+	SOCKET_OPEN, /* takes it from any peer */
 	SOCKET_CONNECTED, /* takes it from this peer alone */
 };
 
-/* A UDP socket is closed until it is connected. */
+/* The state of an unconnected UDP socket is BPF_TCP_CLOSE. */
 static __always_inline enum search_socket search_state(__u32 state)
 {
 	return state == BPF_TCP_LISTEN || state == BPF_TCP_CLOSE ?
@@ -43,8 +43,8 @@ static __always_inline enum search_socket search_state(__u32 state)
 		       SOCKET_CONNECTED;
 }
 
-/* The same instruction may not read from what two lookups give; hence the
- * marks, which the compiler does not know to be empty. */
+/* The verifier rejects one instruction that reads two types of socket. The asm
+ * statements emit no code, but keep the compiler from merging the two reads. */
 static __always_inline enum search_socket
 search_tcp(ctx_t *ctx, struct bpf_sock_tuple *tuple, __u32 size)
 {
@@ -75,7 +75,7 @@ search_udp(ctx_t *ctx, struct bpf_sock_tuple *tuple, __u32 size)
 	return socket;
 }
 
-/* How a socket of the host stands to packets with @key. */
+/* Whether a socket of the host takes packets with @key. */
 static __noinline enum search_socket
 search_socket(ctx_t *ctx, const struct flow_key *key)
 {
@@ -124,13 +124,14 @@ static __always_inline bool search_is_published(__u8 protocol, __be16 port)
 	return word && *word >> number % PORTS_A_WORD & 1;
 }
 
-/* A prime larger than half of all ports: steps of that length visit each of
- * fewer ports before they come to one again. */
+/* A prime larger than half of all ports. Steps of this length visit every port
+ * of a smaller range before they visit one again. */
 #define PORT_STRIDE 40493
 
-/* The port to try at @attempt, one of @first to @last: of the class of @own
- * and, in the first half of the attempts, of its parity, where there are such
- * ports. All in host order. */
+/* The port to try at @attempt, one of @first to @last. It is of the class of
+ * @own, if the range has such ports. It has the parity of @own in the first
+ * half of the attempts, and the other parity in the second half. All ports are
+ * in host order. */
 static __always_inline __u32 search_pick(const struct search *search,
 					 __u32 attempt, __u32 own, __u32 first,
 					 __u32 last)
@@ -144,7 +145,7 @@ static __always_inline __u32 search_pick(const struct search *search,
 			    ((last - first) / 2 + 1));
 }
 
-/* Whether the port in scratch->answer is another's already. */
+/* Whether another flow has the port in scratch->answer. */
 static __always_inline bool
 search_is_taken(const struct search *search, struct scratch *scratch)
 {
@@ -154,7 +155,7 @@ search_is_taken(const struct search *search, struct scratch *scratch)
 	return bpf_map_lookup_elem(&flow_index, &scratch->mapping);
 }
 
-/* Makes the port in scratch->answer the flow's; 0, or why not. */
+/* Reserves the port in scratch->answer for the flow. 0, or a negative error. */
 static __always_inline int
 search_take(const struct search *search, struct scratch *scratch)
 {
@@ -204,7 +205,8 @@ static int search_try(__u32 attempt, void *context)
 	    search_socket(search->ctx, answer) != SOCKET_NONE)
 		return 0;
 	err = search_take(search, scratch);
-	/* The host goes before an endpoint whom nobody has answered yet. */
+	/* The host's own connection wins over a half-open flow of an endpoint.
+	 */
 	if (err == -EEXIST && search->kind == SEARCH_HOST && !attempt &&
 	    nat_end(answer, FLOW_HALF_OPEN))
 		err = search_take(search, scratch);
@@ -214,8 +216,8 @@ static int search_try(__u32 attempt, void *context)
 	return 1;
 }
 
-/* Finds a port for scratch->answer, and makes answers there those of the flow
- * in search->slot. */
+/* Finds a port for scratch->answer, and reserves it for the flow in
+ * search->slot. */
 static __always_inline enum reason search_port(struct search *search)
 {
 	search->start = bpf_get_prandom_u32() % LAST_PORT;
@@ -224,15 +226,16 @@ static __always_inline enum reason search_port(struct search *search)
 	return search->reason;
 }
 
-/* Opens the flow of scratch's keys, in a slot and by a port that are found for
- * it. If that fails, @mapping is given up. */
+/* Finds a slot and a port for the flow of scratch's keys, and opens it.
+ * Releases @mapping if this fails. */
 static __always_inline enum reason
 search_open(struct search *search, struct scratch *scratch, __u32 mapping)
 {
 	enum reason reason = flow_claim_slot(scratch, &search->slot);
 
 	if (!reason) {
-		/* The port is one of a gateway, and endpoints share those. */
+		/* The port is at a gateway's address, where endpoints share the
+		 * ports. */
 		if (search->kind == SEARCH_GATEWAY &&
 		    scratch->opener.network != NETWORK_LOOPBACK)
 			reason = ports_check(scratch, FIRST_USER_PORT,

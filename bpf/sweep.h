@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* What is done now and then, by a timer of the kernel: ending idle flows, and
- * forgetting stations that are seen no more. */
+/* The sweep: a timer of the kernel ends idle flows, and forgets stations that
+ * have been silent for too long. */
 #ifndef EBPNET_SWEEP_H
 #define EBPNET_SWEEP_H
 
@@ -11,8 +11,9 @@
  * A tick of the sweep does a bounded amount of work, however large the tables
  * are: it looks at SWEEP_SLOTS flows at most, ends SWEEP_ENDS of them, and
  * looks at LEARN_TICK learned stations. Ticks follow each other so that a round
- * of all flows takes SWEEP_ROUND, but no faster than every SWEEP_SHORTEST; a
- * tick that has ended all it may is followed by one after SWEEP_BACKLOG.
+ * of all flows takes SWEEP_ROUND, but no faster than every SWEEP_SHORTEST;
+ * after a tick that has ended SWEEP_ENDS flows, the next one follows in
+ * SWEEP_BACKLOG.
  */
 #define SWEEP_SLOTS    1024
 #define SWEEP_ENDS     32
@@ -52,7 +53,7 @@ static int sweep(void *map, __u32 *key, struct sweeper *sweeper)
 	return 0;
 }
 
-/* Starts the sweep, or goes on with it by this version of the program. */
+/* Starts the sweep, or has its timer run this version of the program. */
 static __always_inline long sweep_start(void)
 {
 	__u32 key = 0;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* What comes from behind a trunk: who is there may speak, and is learned. */
+/* Frames from behind a trunk: their senders are checked and learned. */
 #ifndef EBPNET_TRUNK_H
 #define EBPNET_TRUNK_H
 
@@ -7,7 +7,7 @@
 #include "guard_shared.h"
 #include "learn.h"
 
-/* Looks at what comes from behind a trunk, and learns who is there. */
+/* Checks a frame from behind a trunk, and learns its sender. */
 static __noinline enum reason
 trunk_check(struct __sk_buff *skb, const struct device *device,
 	    const struct network *network, struct packet *pkt)
@@ -27,7 +27,8 @@ trunk_check(struct __sk_buff *skb, const struct device *device,
 		return REASON_LOOP;
 	if (known && known->endpoint != device->endpoint)
 		return REASON_SPOOFED_MAC;
-	/* The role is the trunk's own, not that of others behind it. */
+	/* The role is that of the trunk's own station, not of others behind it.
+	 */
 	if (known)
 		source.allow = device->allow;
 	reason = guard_shared(skb, pkt, &source);
@@ -38,8 +39,8 @@ trunk_check(struct __sk_buff *skb, const struct device *device,
 	return reason;
 }
 
-/* Looks at what comes from behind a trunk to the gateway: it has to be from the
- * network, and learned so that answers find it. */
+/* Checks a packet from behind a trunk to the gateway: its address must be one
+ * of the network. Learns the address, so that answers find the sender. */
 static __noinline enum reason
 trunk_check_outward(const struct device *device, const struct network *network,
 		    __u32 ifindex, const struct packet *pkt)

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* What the loader and the agent have done to flows, slot by slot. */
+/* Changes to flows that the loader and the agent ask for: ending and restoring
+ * them. */
 #ifndef EBPNET_UPKEEP_H
 #define EBPNET_UPKEEP_H
 
@@ -7,7 +8,8 @@
 #include "masquerade.h"
 #include "publish.h"
 
-/* Whether the endpoint that sends with @key is there; others always are. */
+/* Whether the endpoint that sends with @key is there. The host and the outside
+ * always are. */
 static __always_inline bool
 upkeep_has_sender(struct scratch *scratch, const struct flow_key *key)
 {
@@ -21,13 +23,14 @@ upkeep_has_sender(struct scratch *scratch, const struct flow_key *key)
 	return station && station->network == key->network;
 }
 
-/* Whether the port is there by which the flow came to its endpoint. */
+/* Whether the published port is there by which the flow came to its endpoint.
+ */
 static __always_inline bool upkeep_has_port(const struct flow *flow)
 {
 	const struct flow_key *answer = &flow->answer;
 	const struct port *port;
 
-	/* It came by no port. */
+	/* It came by no published port. */
 	if (answer->network == NETWORK_OUTSIDE || flow->mapping != NO_MAPPING ||
 	    !protocol_has_ports(answer->protocol) ||
 	    (flow->opener.network == answer->network &&
@@ -51,15 +54,14 @@ upkeep_is_of(const struct flow_key *key, const struct flow_filter *filter)
 		address_equal(&key->dst, &filter->ipv6));
 }
 
-/* Ends the flow in @slot if scratch->filter is for it. */
+/* Ends the flow in @slot if scratch->filter matches it. */
 static __noinline void
 upkeep_end(struct scratch *scratch, struct flow *flow, __u32 slot)
 {
 	const struct flow_filter *filter = &scratch->filter;
 	__u32 state = flow->state;
 
-	if (state != FLOW_HALF_OPEN && state != FLOW_ANSWERED &&
-	    state != FLOW_REVOKED)
+	if (!flow_can_end(state))
 		return;
 	switch (filter->choice) {
 	case FLOWS_OF_ADDRESSES:
@@ -96,8 +98,9 @@ static int upkeep_end_slot(__u32 i, void *context)
 	return 0;
 }
 
-/* The same for a flow in the list of scratch->filter.endpoint. A flow that has
- * just left still tells what came after it, unless its slot is another's. */
+/* The same for the next flow in the list of scratch->filter.endpoint. A flow
+ * that has just left the list still links to the next one. If its slot has been
+ * reused meanwhile, the list is read again from its start. */
 static int upkeep_end_listed(__u32 i, void *context)
 {
 	struct scratch *scratch = scratch_of_command();
@@ -128,8 +131,8 @@ static int upkeep_end_listed(__u32 i, void *context)
 	return 0;
 }
 
-/* Finds the mapping that the flow in @slot had in another table, or makes it
- * anew. False if another flow has its port now. */
+/* Finds the mapping that the flow had in the old tables, or makes it again in
+ * @slot. False if another flow has its port now. */
 static __always_inline bool
 upkeep_restore_mapping(const struct flow *old, __u32 slot, __u32 *mapping)
 {
@@ -155,7 +158,8 @@ upkeep_restore_mapping(const struct flow *old, __u32 slot, __u32 *mapping)
 	return false;
 }
 
-/* Opens a flow of another table in this one; it does nothing if it is here. */
+/* Opens a flow of the old tables in the new ones. Does nothing if the flow is
+ * there already. */
 static __always_inline int
 upkeep_restore(struct scratch *scratch, const struct flow *old)
 {
@@ -172,7 +176,7 @@ upkeep_restore(struct scratch *scratch, const struct flow *old)
 						     &old->opener :
 						     &old->answer))
 		return REASON_NONE;
-	/* What was established goes on, whatever its owner's share is now. */
+	/* An established flow goes on, whatever its owner's share is now. */
 	if (!flow_find_slot(scratch, &slot))
 		return REASON_FLOW_TABLE_FULL;
 	flow = flow_at(slot);

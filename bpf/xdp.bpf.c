@@ -5,9 +5,8 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /*
  * The way in by an uplink before there is a socket buffer: the stages of
- * from_uplink() that drop, and those that take small frames to endpoints.
- * Whatever is not decided here is passed on as it came and counted nowhere, for
- * from_uplink() to look at.
+ * from_uplink() that drop, and those that take small frames to endpoints. All
+ * other frames pass unchanged and uncounted to from_uplink().
  */
 #include <stdbool.h>
 #include <stddef.h>
@@ -38,15 +37,15 @@
 #include "publish.h"
 #include "deliver_anew.h"
 
-/* The largest frame that is taken to an endpoint from here. Larger ones are
- * mostly of streams, of which the kernel makes superframes before TC: there it
- * is one way through for dozens of them. */
+/* The largest frame that XDP delivers to an endpoint. Larger frames are mostly
+ * of streams. The kernel makes superframes of these before TC, so from_uplink()
+ * handles dozens of them at once. */
 #define LARGEST_TAKEN 256
 _Static_assert(LARGEST_TAKEN <= MAX_IN_PLACE, "LARGEST_TAKEN");
 
-/* Whether the frame may be taken to an endpoint from here. Generic XDP comes
- * too late to save anything, and to see what the kernel knows of a socket
- * buffer: that it is a superframe, say. */
+/* Whether XDP may deliver the frame to an endpoint. Generic XDP may not: it
+ * runs too late to save time, and cannot see whether the frame is a superframe.
+ */
 static __always_inline bool
 may_take(const ctx_t *ctx, const struct uplink *uplink)
 {
@@ -63,9 +62,9 @@ static __always_inline bool takes(const struct station *station, __u32 network)
 }
 
 /*
- * Whether a packet of TCP or UDP has the right checksum. Nobody beyond XDP can
- * be told that a checksum is still to be filled in, as in what comes from
- * another namespace of this machine; such a one is wrong here.
+ * Whether a packet of TCP or UDP has the right checksum. A packet from another
+ * namespace of this machine may have an incomplete one. XDP has no way to tell
+ * the endpoint so; such a checksum is wrong here.
  */
 __verified_once int is_summed(ctx_t *ctx, const struct packet *pkt)
 {
@@ -90,7 +89,7 @@ __verified_once int is_summed(ctx_t *ctx, const struct packet *pkt)
 	}
 	if (!ctx_checksum(ctx, pkt->l4, length, &check))
 		return false;
-	/* What an IPv4 address has in front of it here adds nothing. */
+	/* The ::ffff in front of an IPv4 address adds 0 to the sum. */
 	sum = bpf_csum_diff(NULL, 0, (__be32 *)&pkt->src, sizeof(pkt->src),
 			    bpf_htonl(length + pkt->protocol));
 	sum = bpf_csum_diff(NULL, 0, (__be32 *)&pkt->dst, sizeof(pkt->dst),
@@ -98,7 +97,7 @@ __verified_once int is_summed(ctx_t *ctx, const struct packet *pkt)
 	return !csum_fold((__u16)~csum_fold(sum) + (__u16)~check);
 }
 
-/* What comes out of a tunnel. @take: may_take(). */
+/* Handles a frame out of a tunnel. @take: may_take(). */
 __verified_once int out_of_tunnel(ctx_t *ctx, struct packet *pkt,
 				  const struct gre_origin *origin, bool take)
 {
@@ -138,14 +137,15 @@ __verified_once int out_of_tunnel(ctx_t *ctx, struct packet *pkt,
 	return bridge_deliver_anew(ctx, station);
 }
 
-/* What comes in GRE. */
+/* Handles a packet of GRE. */
 static __always_inline int
 from_gre(ctx_t *ctx, struct packet *pkt, const struct uplink *uplink)
 {
 	struct gre_origin origin = {};
 	enum reason reason = gre_identify(ctx, pkt, &origin);
 
-	/* A superframe has no checksum of the whole, and none is told here. */
+	/* Generic XDP may see a superframe, which has no checksum of the whole.
+	 */
 	if (reason == REASON_BAD_GRE_CHECKSUM && !uplink->native)
 		return VERDICT_PASS;
 	if (reason)
@@ -156,7 +156,7 @@ from_gre(ctx_t *ctx, struct packet *pkt, const struct uplink *uplink)
 }
 
 /* Whether the first packet of a flow, with scratch->key, is for a published
- * port that its source may not reach. What costs nothing is asked first. */
+ * port that its source may not reach. The cheap checks come first. */
 __verified_once int is_refused(ctx_t *ctx, const struct packet *pkt)
 {
 	struct scratch *scratch = scratch_get();
@@ -180,7 +180,7 @@ __verified_once int is_refused(ctx_t *ctx, const struct packet *pkt)
 				  REASON_SOURCE_NOT_ALLOWED;
 }
 
-/* Takes a packet of @flow to the endpoint on its other side. */
+/* Delivers a packet of @flow to the endpoint on its other side. */
 __verified_once int into_flow(ctx_t *ctx, struct packet *pkt, struct flow *flow,
 			      __u32 slot, enum flow_side side)
 {
@@ -213,7 +213,7 @@ __verified_once int into_flow(ctx_t *ctx, struct packet *pkt, struct flow *flow,
 	return bridge_deliver_anew(ctx, station);
 }
 
-/* What comes by TCP or UDP. Flows with the outside are opened in TC only. */
+/* Handles a packet of TCP or UDP. Only TC opens flows with the outside. */
 static __always_inline int
 from_outside(ctx_t *ctx, struct packet *pkt, const struct uplink *uplink)
 {
@@ -237,9 +237,10 @@ from_outside(ctx_t *ctx, struct packet *pkt, const struct uplink *uplink)
 	return VERDICT_PASS;
 }
 
-/* What parse_l3() says of a frame with an IP header, the kernel says too and
- * drops it; but for IPv4's addresses in IPv6, which somebody may translate, and
- * for superframes, which generic XDP may see and which may say no length. */
+/* Drops a frame that parse_l3() finds malformed, as the kernel would. Two kinds
+ * of frames pass: IPv6 with a mapped IPv4 address, which the host may
+ * translate, and superframes, which generic XDP may see and which may tell no
+ * length. */
 static __always_inline int
 malformed(ctx_t *ctx, const struct packet *pkt, const struct uplink *uplink)
 {
@@ -269,7 +270,7 @@ int xdp_uplink(struct xdp_md *ctx)
 		return VERDICT_PASS;
 	if (reason)
 		return malformed(ctx, pkt, uplink);
-	/* What is wrong behind the IP header is for others to say. */
+	/* from_uplink() and the host check the headers after the IP header. */
 	if (parse_l4(ctx, pkt))
 		return VERDICT_PASS;
 	switch (pkt->protocol) {

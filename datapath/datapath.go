@@ -142,8 +142,8 @@ func (c contents) join(s bpf.EbpnetStation) {
 	}
 }
 
-// Replace makes the tables hold what is wanted and nothing else. What
-// forbids comes before what allows: at no moment may anything pass that is
+// Replace makes the tables hold what is wanted and nothing else. It writes
+// prohibitions before permissions: no packet may pass at any moment that is
 // allowed neither before nor after. Flows stay, but for those whose endpoint or
 // published port has gone; so do learned stations, but for those behind an
 // endpoint or a tunnel that has.

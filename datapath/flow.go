@@ -142,7 +142,7 @@ func flowState(entry *bpf.EbpnetFlow) FlowState {
 		return FlowHalfOpen
 	case entry.Flags&reset != 0 || entry.Flags&ended == ended:
 		return FlowClosing
-	// Its ports are in use anew.
+	// A new connection uses its ports.
 	case entry.Opener.Protocol == unix.IPPROTO_TCP && entry.Flags&bpf.EbpnetFlowFlagFLOW_HANDSHAKEN == 0:
 		return FlowHalfOpen
 	}
@@ -176,7 +176,8 @@ func (t *Tables) endUnbackedFlows() error {
 	return t.endFlows(bpf.EbpnetFlowFilter{Choice: bpf.EbpnetFlowChoiceFLOWS_UNBACKED})
 }
 
-// endUnbackedFlowsOf does that among the flows from endpoints and to them.
+// endUnbackedFlowsOf does the same for the flows from endpoints and to them. No
+// id is 0.
 func (t *Tables) endUnbackedFlowsOf(endpoints ...uint32) error {
 	for _, id := range endpoints {
 		if err := t.endFlowsOf(id, bpf.EbpnetFlowFilter{Choice: bpf.EbpnetFlowChoiceFLOWS_UNBACKED}); err != nil {
@@ -186,11 +187,11 @@ func (t *Tables) endUnbackedFlowsOf(endpoints ...uint32) error {
 	return nil
 }
 
-// flowsARun is how many flows are looked at in one go: the kernel does nothing
-// else meanwhile on that CPU.
+// flowsARun is the number of flows that one run of a program goes through. The
+// CPU does nothing else meanwhile.
 const flowsARun = 65536
 
-// endFlows looks at every flow.
+// endFlows ends the flows that filter matches among all flows.
 func (t *Tables) endFlows(filter bpf.EbpnetFlowFilter) error {
 	filter.Count = flowsARun
 	for ; filter.First < t.Maps.Flows.MaxEntries(); filter.First += filter.Count {
@@ -201,30 +202,32 @@ func (t *Tables) endFlows(filter bpf.EbpnetFlowFilter) error {
 	return nil
 }
 
-// endFlowsOf looks at the flows in the list of an endpoint, and at every flow
-// only if that list is not whole.
+// endFlowsOf ends the flows in the list of an endpoint that filter matches. It
+// goes through all flows if the list lacks some, or has no end. The id is not 0.
 func (t *Tables) endFlowsOf(endpoint uint32, filter bpf.EbpnetFlowFilter) error {
 	listed := filter
 	listed.Endpoint, listed.Count = endpoint, flowsARun
-	for {
+	whole := false
+	// A flow has two places in lists. A run may begin again at the first.
+	for range 8 * (1 + 2*t.Maps.Flows.MaxEntries()/flowsARun) {
 		var err error
 		if listed, err = command(t.Programs.EndFlows, listed); err != nil {
 			return fmt.Errorf("end flows of endpoint %d: %w", endpoint, err)
 		}
-		if listed.First == 0 {
+		if whole = listed.First == 0; whole {
 			break
 		}
 	}
 	share, err := t.share(endpoint)
-	if err != nil || share.Unlisted == 0 {
+	if err != nil || whole && share.Unlisted == 0 {
 		return err
 	}
 	return t.endFlows(filter)
 }
 
-// FinishResize carries flows over that programs have opened in tables of
-// another size until Load's took their place: to be called once those are
-// attached everywhere. It gives the number of flows that found no room.
+// FinishResize carries flows over that programs have opened in the tables of
+// the old size. Call it once the programs of the new tables are attached
+// everywhere. It gives the number of flows that found no room.
 func (t *Tables) FinishResize() (lost int, err error) {
 	resizing, err := t.Resizing()
 	if err != nil || !resizing {
@@ -233,7 +236,8 @@ func (t *Tables) FinishResize() (lost int, err error) {
 	if lost, err = t.Objects.FinishResize(); err != nil {
 		return 0, err
 	}
-	// What went while a Load was interrupted went from one of the tables only.
+	// An endpoint or port that went while a Load was interrupted has lost
+	// its flows in one of the tables only.
 	return lost, t.endUnbackedFlows()
 }
 

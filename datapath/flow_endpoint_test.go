@@ -186,3 +186,20 @@ func TestUnlistedFlowsEnd(t *testing.T) {
 		t.Errorf("alice has gone, and the flows are %+v", flows)
 	}
 }
+
+// TestListWithoutEnd removes an endpoint whose list leads back into itself.
+func TestListWithoutEnd(t *testing.T) {
+	t.Parallel()
+	testutil.RequireRoot(t)
+	w := newWorld(t, loadSlots(64, nil))
+	w.establish(t, alice, 2000, 53)
+	w.establish(t, alice, 2001, 53)
+	first := w.share(t, alice.id).First
+	w.changeFlows(t, bpf.EbpnetFlowStateFLOW_ANSWERED, func(f *bpf.EbpnetFlow) {
+		f.Links[bpf.EbpnetFlowSideFLOW_OPENER].After = first
+	})
+	must(t, w.DeleteEndpoint(w.endpoint(t, alice)))
+	if flows := w.listed(t, FlowFilter{}); len(flows) != 0 {
+		t.Errorf("alice has gone, and the flows are %+v", flows)
+	}
+}

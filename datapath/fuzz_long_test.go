@@ -45,10 +45,10 @@ func number(t *testing.T, variable string, otherwise uint64) uint64 {
 	return n
 }
 
-// TestFuzzInvariants sends every program that takes foreign frames golden packets
-// with a few changes, and holds what leaves against the tables: see judge. Frames
-// follow from the seed alone; what becomes of them also from the flows that
-// earlier ones have opened, and from the time.
+// TestFuzzInvariants sends golden packets with a few changes to every program
+// that takes frames of others, and checks the packets that leave against the
+// tables: see judge. The seed alone determines the frames. Their outcome also
+// depends on the flows that earlier frames have opened, and on the time.
 func TestFuzzInvariants(t *testing.T) {
 	testutil.RequireRoot(t)
 	frames, seed := number(t, framesVariable, fewFrames), number(t, seedVariable, defaultSeed)
@@ -78,7 +78,7 @@ func TestFuzzInvariants(t *testing.T) {
 	}
 }
 
-// fuzzed are the programs that take foreign frames.
+// fuzzed are the programs that take frames of others.
 var fuzzed = []loader.Hook{
 	loader.FromEndpoint, loader.FromUplink, loader.FromLoopback, loader.ToUplink, loader.ToTunnel, loader.FromHost, earlyHook,
 }
@@ -90,7 +90,7 @@ func nameOf(h loader.Hook) string {
 	}[h]
 }
 
-// fuzzer makes frames and judges what becomes of them.
+// fuzzer makes frames and judges their outcome.
 type fuzzer struct {
 	w        *world
 	rnd      *rand.Rand
@@ -214,7 +214,7 @@ func (f *fuzzer) run(t *testing.T, frames uint64) {
 	}
 }
 
-// fail tells of each kind of fault once.
+// fail reports each kind of fault once.
 func (f *fuzzer) fail(t *testing.T, what, format string, args ...any) {
 	f.faults[what]++
 	if f.faults[what] == 1 && len(f.faults) <= faultsShown {
@@ -225,7 +225,8 @@ func (f *fuzzer) fail(t *testing.T, what, format string, args ...any) {
 	}
 }
 
-// one sends a frame; sometimes after those that a golden packet follows.
+// one sends a frame. Sometimes it first sends the frames that a golden packet
+// needs before it.
 func (f *fuzzer) one(t *testing.T) {
 	r := f.seeds[f.rnd.IntN(len(f.seeds))]
 	v := verdict{hook: r.hook, device: r.device, in: r.in, skb: r.skb}
@@ -257,7 +258,7 @@ func (f *fuzzer) one(t *testing.T) {
 	f.try(t, v, r.name)
 }
 
-// changed changes a few things of a frame, and mostly makes its lengths and
+// changed changes a few fields of a frame, and mostly makes its lengths and
 // checksums right again.
 func (f *fuzzer) changed(frame []byte) []byte {
 	out := slices.Clone(frame)
@@ -285,8 +286,8 @@ func (f *fuzzer) changed(frame []byte) []byte {
 	return out[:min(len(out), mostData)]
 }
 
-// mend makes the checksums of a frame right, and of the frame in it; with
-// lengths, these too.
+// mend corrects the checksums of a frame and of the frame in it. With lengths
+// it also corrects their lengths.
 func mend(frame []byte, lengths bool) {
 	h := headersOf(frame)
 	if h.end == 0 {
@@ -334,7 +335,7 @@ func mend(frame []byte, lengths bool) {
 	binary.BigEndian.PutUint16(message[at:], sum)
 }
 
-// try runs a program and judges what it made of the frame.
+// try runs a program on the frame and judges the outcome.
 func (f *fuzzer) try(t *testing.T, v verdict, name string) {
 	if !f.send(t, &v) {
 		return
@@ -353,7 +354,8 @@ func (f *fuzzer) try(t *testing.T, v verdict, name string) {
 	}
 }
 
-// send has the frame come in; false if the kernel does not take it.
+// send runs the program on the frame; false if the kernel does not take the
+// frame.
 func (f *fuzzer) send(t *testing.T, v *verdict) bool {
 	if len(v.in) <= atIP || tooShort(v.in) {
 		return false

@@ -10,8 +10,8 @@ import (
 	"github.com/ebpnet/ebpnet/internal/testutil"
 )
 
-// forgedErrorRows are of ICMP errors of endpoints: these are about packets from
-// the receiver of the error to its sender, or dropped.
+// forgedErrorRows are of ICMP errors of endpoints. An error is dropped unless
+// it is about a packet from its receiver to its sender.
 func forgedErrorRows(t testing.TB) []row {
 	return bothFamilies(func(v6 bool) []row {
 		gateway, own := gatewayOf(openNet).ip(v6), alice.ip(v6)
@@ -166,8 +166,9 @@ func leastPMTU(v6 bool) uint32 {
 	return leastPacket4
 }
 
-// misled has the host itself learn the smallest path MTU to an address, by an
-// error about an echo reply that it never sent. Any place can send that.
+// misled makes the host itself learn the smallest path MTU to an address, by an
+// error about an echo reply that it never sent. Any host can send such an
+// error.
 func misled(to netip.Addr) func(testing.TB, *world) {
 	return func(t testing.TB, w *world) {
 		t.Helper()
@@ -179,7 +180,8 @@ func misled(to netip.Addr) func(testing.TB, *world) {
 	}
 }
 
-// misledRows are of what fits, though the host believes that less does.
+// misledRows are of packets that fit their route, though the host has learned a
+// lower path MTU.
 func misledRows(t testing.TB) []row {
 	return bothFamilies(func(v6 bool) []row {
 		fits := ofLength(t, outgoing(alice, v6, udp(40000, 53)), uplinkMTU)
@@ -194,8 +196,8 @@ func misledRows(t testing.TB) []row {
 	})
 }
 
-// unheardRows are of errors that do not lower a tunnel's MTU, as they quote what
-// the tunnel does not send.
+// unheardRows are of errors that do not lower a tunnel's MTU, because they
+// quote packets that the tunnel does not send.
 func unheardRows(t testing.TB, v6 bool) []row {
 	tunnel := map[bool]uint32{false: keyedTunnel4, true: keyedTunnel6}[v6]
 	around := sentInto(tunnel, openNet)
@@ -225,7 +227,7 @@ func unheardRows(t testing.TB, v6 bool) []row {
 	if v6 {
 		return rows
 	}
-	// What may be fragmented is not told of.
+	// A packet that may be fragmented is not answered.
 	loose := ofLength(t, between(alice, remoteBehind(fragmentable4, openNet), false, udp(1, 2)), uplinkMTU-overhead(around))
 	cut := fromEndpoint("unheard/a tunnel without DF", alice, loose.frame(t)).after(tooLong(t, fragmentable4, 1400)).tunnelledBy(fragmentable4, nil)
 	cut.outOf = withAnyID(sentInto(fragmentable4, openNet).around(t, loose.frame(t)))
@@ -235,7 +237,7 @@ func unheardRows(t testing.TB, v6 bool) []row {
 		check("a fragment", complains(t, "", problemSize(v6, 1400), patch(quoted(t, around), atFragment, 0x40, 1))))
 }
 
-// awaitRoute waits until the host's way to an address has what is wanted.
+// awaitRoute waits until the host's route to an address is as wanted.
 func awaitRoute(t testing.TB, w *world, to netip.Addr, want string) {
 	t.Helper()
 	testutil.Eventually(t, fmt.Sprintf("%q on the way to %s", want, to), func() bool {

@@ -40,7 +40,8 @@ const (
 	rogueRouter        = "rogue_router"
 )
 
-// message is what an endpoint says, and why it is refused if it has no role.
+// message is a message of an endpoint, and the reason for its drop if the
+// endpoint has no role.
 type message struct {
 	name    string
 	l4      transport
@@ -66,7 +67,7 @@ func igmp(name, kind, reason string) message {
 	return message{name: name, l4: transport{protocol: layers.IPProtocolIGMP}, payload: kind + zeroesOfMessage, reason: reason}
 }
 
-// routerMessages are what only a router may say, and what is much like it.
+// routerMessages are messages that only a router may send, and similar ones.
 func routerMessages(v6 bool) []message {
 	if !v6 {
 		icmp := func(name string, kind uint8, reason string) message {
@@ -120,7 +121,7 @@ func routerMessages(v6 bool) []message {
 		changed(advert, " behind options", rogueRouter, behind),
 		changed(query, " behind options", rogueRouter, behind),
 		changed(report, " behind options", "", behind),
-		// RFC 6980, whoever sends it.
+		// RFC 6980, from every sender.
 		changed(advert, " in fragments", "fragment", first),
 		changed(query, " in fragments", "fragment", first),
 		changed(report, " in fragments", "fragment", first),
@@ -136,8 +137,8 @@ func routerMessages(v6 bool) []message {
 	}
 }
 
-// serverMessages are what only a DHCP server or relay may say, and what is much
-// like it.
+// serverMessages are messages that only a DHCP server or relay may send, and
+// similar ones.
 func serverMessages(v6 bool) []message {
 	server, client, request, reply := uint16(dhcpServer4), uint16(dhcp4), bootRequest, bootReply
 	if v6 {
@@ -208,13 +209,13 @@ func allowed(who host, server, router bool) func(testing.TB, *world) {
 	}
 }
 
-// as is a packet of one station sent by way of another's device.
+// as is a packet of one station that is sent by the device of another.
 func as(by, from host) host {
 	from.device, from.id, from.network = by.device, by.id, by.network
 	return from
 }
 
-// roleRows are of what only routers and DHCP servers may say.
+// roleRows are of messages that only routers and DHCP servers may send.
 func roleRows(t testing.TB) []row {
 	behind := stranger(trunk, 80)
 	beyond := stranger(host{}, 90)
@@ -315,8 +316,8 @@ func roleWayRows(t testing.TB, v6 bool) []row {
 	return rows
 }
 
-// roleHiddenRows are of first fragments whose headers are not all there: the
-// frame's padding is none of them.
+// roleHiddenRows are of first fragments with incomplete headers: the frame's
+// padding is no part of them.
 func roleHiddenRows(t testing.TB) []row {
 	cut := func(v6 bool, l4 transport, length int) []byte {
 		p := between(alice, bob, v6, l4)

@@ -10,7 +10,7 @@ import (
 	"github.com/ebpnet/ebpnet/bpf"
 )
 
-// What bpf/flood.h and bpf/loop.h say.
+// Constants of bpf/flood.h and bpf/loop.h.
 const (
 	floodBurst    = 2 * time.Second
 	loopBlocked   = time.Minute
@@ -20,8 +20,8 @@ const (
 	never         = 1 << 62 // no probe is due before that
 )
 
-// ahead has what was flooded for an endpoint or a tunnel not be paid for until
-// so long from now.
+// ahead makes the flooded copies of an endpoint or a tunnel due until so long
+// from now.
 func ahead(flooder uint32, by time.Duration) func(testing.TB, *world) {
 	return func(t testing.TB, w *world) {
 		t.Helper()
@@ -32,7 +32,8 @@ func ahead(flooder uint32, by time.Duration) func(testing.TB, *world) {
 	}
 }
 
-// calm has nobody have anything to pay, no trunk blocked, and no probe due.
+// calm resets all flood budgets and trunks: no trunk is blocked, and no probe
+// is due.
 func (w *world) calm(t testing.TB) {
 	t.Helper()
 	for _, e := range locals() {
@@ -50,7 +51,7 @@ func (w *world) calm(t testing.TB) {
 	}
 }
 
-// markBlocked has the device of a trunk be blocked until so long from now.
+// markBlocked blocks a trunk until so long from now, and marks its device.
 func markBlocked(h host, by time.Duration) func(testing.TB, *world) {
 	return func(t testing.TB, w *world) {
 		t.Helper()
@@ -68,7 +69,7 @@ func markBlocked(h host, by time.Duration) func(testing.TB, *world) {
 	}
 }
 
-// probed has a probe be out by a trunk.
+// probed makes a probe of a trunk be on its way.
 func probed(h host) func(testing.TB, *world) {
 	return func(t testing.TB, w *world) {
 		t.Helper()
@@ -87,7 +88,7 @@ func probe(h host, nonce uint32) []byte {
 	return frame
 }
 
-// unblocked takes back what blocked a trunk.
+// unblocked takes the block of a trunk back.
 func unblocked(t testing.TB, w *world) {
 	t.Helper()
 	w.calm(t)

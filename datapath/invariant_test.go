@@ -11,11 +11,11 @@ import (
 	"github.com/ebpnet/ebpnet/loader"
 )
 
-// What holds for each packet that leaves a program, whatever came in: its
-// checksums are right, it stays in its network, and it carries the address of
-// its sender or of the host.
+// This holds for each packet that leaves a program, for any packet that came
+// in: its checksums are right, it stays in its network, and it carries the
+// address of its sender or of the host.
 
-// headers are what a frame says of itself.
+// headers are the fields of a frame.
 type headers struct {
 	src, dst   mac
 	ethertype  uint16
@@ -108,7 +108,7 @@ func extensionsOf(frame []byte, next uint8) (l4 int, protocol uint8, fragment bo
 }
 
 // transport tells whether the transport checksum is right; known is false if
-// there is none, or not all of what it is about.
+// there is none, or if the frame lacks a part of its data.
 func (h headers) transport(frame []byte) (right, known bool) {
 	if h.l4 == 0 || h.fragment || h.end > len(frame) || h.end < h.l4 {
 		return false, false
@@ -172,7 +172,7 @@ func (h headers) within(frame []byte) (inner []byte, k *uint32) {
 	return frame[at:], k
 }
 
-// judge holds what programs made of frames against the tables of its world.
+// judge checks the outcome of programs against the tables of its world.
 type judge struct {
 	w         *world
 	byAddress map[netip.Addr]Endpoint
@@ -243,7 +243,7 @@ func (j *judge) isGateway(a netip.Addr) bool {
 	return ok
 }
 
-// verdict is what a program made of a frame.
+// verdict is the outcome of a program's run on a frame.
 type verdict struct {
 	hook   loader.Hook // or earlyHook
 	device string
@@ -255,8 +255,8 @@ type verdict struct {
 // earlyHook names the program of XDP among hooks.
 var earlyHook loader.Hook
 
-// fault tells what is wrong with what left a program; nil if nothing is, or
-// nothing left it.
+// fault tells the error in a packet that left a program; nil if there is none,
+// or if no packet left.
 func (j *judge) fault(v verdict) error {
 	if v.verdict == verdictShot {
 		return nil
@@ -300,7 +300,8 @@ func (j *judge) fault(v verdict) error {
 
 const markMask = 1<<markNetwork - 1
 
-// checksums are right where they were, and in what a program makes itself.
+// checksums checks that checksums are right if they were before, and in packets
+// that a program makes itself.
 func (j *judge) checksums(v verdict, in, out []byte) error {
 	before, after := headersOf(in), headersOf(out)
 	made := v.hook == loader.FromEndpoint && after.dst == before.src && j.isGateway(after.ip) && (after.protocol == protoICMP || after.protocol == protoICMPv6) &&
@@ -329,8 +330,8 @@ func (j *judge) sender(device string) (Endpoint, bool) {
 	return Endpoint{}, false
 }
 
-// owns tells whether a frame may carry the address as its endpoint's own. Behind
-// a trunk that is any address that nobody known has.
+// owns tells whether a frame may carry the address as its endpoint's own.
+// Behind a trunk that is any address without a static entry.
 func (j *judge) owns(e Endpoint, src mac, a netip.Addr) bool {
 	if a.IsUnspecified() || slices.Contains(e.Addresses, a) || a == linkLocal(src) {
 		return true
@@ -373,13 +374,14 @@ func (j *judge) fromEndpoint(v verdict, in, out headers) error {
 	return j.bridged(e, network, v.frame, in, out)
 }
 
-// isAdvertOfAnother is the answer to who looks for duplicates, which goes to all
-// nodes.
+// isAdvertOfAnother tells whether the packet is the answer to duplicate address
+// detection, which goes to all nodes.
 func isAdvertOfAnother(frame []byte, in, out headers) bool {
 	return out.protocol == protoICMPv6 && out.l4 != 0 && out.l4 < len(frame) && frame[out.l4] == neighborAnswer && out.src != in.src
 }
 
-// answer is what goes back to the sender: for a neighbor, or from its gateway.
+// answer checks a packet that goes back to the sender: the answer for a
+// neighbor, or one of its gateway.
 func (j *judge) answer(e Endpoint, network Network, frame []byte, in, out headers) error {
 	about := out.ip
 	if out.ethertype == typeARP {
@@ -606,7 +608,8 @@ func (j *judge) fromHost(v verdict, in, out headers) error {
 	return nil
 }
 
-// copyFault tells what is wrong with a copy of a flooded frame at an endpoint.
+// copyFault tells the error in a copy of a flooded frame at an endpoint; nil if
+// there is none.
 func (j *judge) copyFault(device string, frame []byte) error {
 	to, ok := j.sender(device)
 	if !ok {

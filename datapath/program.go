@@ -46,12 +46,12 @@ func (t *Tables) ProgramTimes() ([]ProgramTime, error) {
 	return times, nil
 }
 
-// headerSize is what a frame begins with that tells a program, beyond it, what
-// to do.
+// headerSize is the length of the Ethernet header in front of a command to a
+// program.
 const headerSize = 14
 
-// command runs one of the programs that do what they are told, and gives what
-// the program has made of that.
+// command runs one of the programs that carry out commands. It gives the
+// command as the program has left it.
 func command[T any](p *ebpf.Program, what T) (T, error) {
 	frame, err := binary.Append(make([]byte, headerSize), binary.NativeEndian, what)
 	if err != nil {

@@ -99,8 +99,9 @@ func TestOnePortHasOneMapping(t *testing.T) {
 	w.checkShares(t)
 }
 
-// TestListsOfFlowsUnderRaces has two CPUs open flows of one endpoint at once, so
-// many that they take each other's turns: its list is whole in the end.
+// TestListsOfFlowsUnderRaces has two CPUs open flows of one endpoint at once,
+// so many that they displace each other's half-open flows: its list is whole in
+// the end.
 func TestListsOfFlowsUnderRaces(t *testing.T) {
 	testutil.RequireRoot(t)
 	const rounds = 20000

@@ -214,7 +214,7 @@ func TestPortHasItsShare(t *testing.T) {
 		t.Error("another port gets no flow")
 	}
 	w.checkShares(t)
-	// What revokes flows lets their slots count until they end.
+	// The slots of revoked flows count until the flows end.
 	if err := w.DeletePorts(portsOf(w.wanted.Ports, dnsPort)); err != nil {
 		t.Fatal(err)
 	}
@@ -315,7 +315,7 @@ func (w *world) flood(t *testing.T, v6 bool) {
 	}
 	expect("others come after a flood", client, few, few)
 
-	// From outside, by sources that may be made up: the port's share.
+	// From outside, by sources that may be forged: the port's share.
 	for i := range uint16(many) {
 		w.send(t, fromUplink("", incoming(v6, udp(first+i, dnsPort)).frame(t)))
 	}
@@ -325,7 +325,7 @@ func (w *world) flood(t *testing.T, v6 bool) {
 	expect("a flood from outside", website, 0, 256-2*few)
 	w.checkShares(t)
 
-	// Who was displaced leaves nothing behind.
+	// Displaced flows leave nothing behind.
 	want := 0
 	for _, f := range w.flows(t) {
 		want += 2
@@ -377,8 +377,9 @@ func TestRestoredFlowsCount(t *testing.T) {
 	}
 }
 
-// TestCommandsLeaveThePacketsScratch shows that what the agent runs does not
-// write into the record of the packet at hand, which may wait on the same CPU.
+// TestCommandsLeaveThePacketsScratch shows that programs that the agent runs do
+// not write into the record of the packet at hand, which may wait on the same
+// CPU.
 func TestCommandsLeaveThePacketsScratch(t *testing.T) {
 	t.Parallel()
 	testutil.RequireRoot(t)

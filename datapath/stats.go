@@ -91,9 +91,9 @@ func (t *Tables) NetworkTraffic() (_ map[uint32]Traffic, err error) {
 	return sums, nil
 }
 
-// retire keeps for the networks what endpoints counted that remove takes away.
-// What they count meanwhile is lost to the networks; killed half-way, it may
-// count twice, as a counter is not to fall.
+// retire adds the counters of endpoints that remove takes away to those of
+// their networks. What they count meanwhile is lost to the networks; killed
+// half-way, it may count twice, as a counter is not to fall.
 func (t *Tables) retire(going []bpf.EbpnetDevice, remove func() error) (err error) {
 	unlock, err := t.lockCounts(unix.LOCK_EX)
 	if err != nil {

@@ -13,8 +13,8 @@ import (
 	"github.com/ebpnet/ebpnet/loader"
 )
 
-// An endpoint has as many copies flooded as its burst allows, and no more; what
-// is limited is counted for it alone.
+// The copies of an endpoint's floods end with its burst. Only this endpoint
+// counts limited frames.
 func TestFloodsAreLimited(t *testing.T) {
 	t.Parallel()
 	testutil.RequireRoot(t)
@@ -43,7 +43,8 @@ func TestFloodsAreLimited(t *testing.T) {
 	for range frames {
 		w.send(t, group)
 	}
-	// Two seconds' worth at once and one frame more; and what time allows.
+	// Two seconds' worth at once, one frame more, and those that the
+	// elapsed time allows.
 	passed := uint64(frames) - drops()
 	if most := uint64(2*limit/members+1) + uint64(time.Since(started).Seconds()*limit/members+1); passed > most || passed == 0 {
 		t.Errorf("%d frames to %d members were flooded, want 1 to %d", passed, members, most)
@@ -66,8 +67,8 @@ func TestFloodsAreLimited(t *testing.T) {
 	}
 }
 
-// A probe goes out by each trunk once a second at most; one that comes in by the
-// later trunk blocks it, and says by which other one it went out.
+// Each trunk sends a probe once a second at most. A probe that comes in by the
+// later trunk blocks it, and names the trunk that sent it.
 func TestLoopIsFoundByProbe(t *testing.T) {
 	t.Parallel()
 	testutil.RequireRoot(t)
@@ -122,5 +123,32 @@ func TestLoopIsFoundByProbe(t *testing.T) {
 	}
 	if blocked(otherTrunk) {
 		t.Error("the earlier trunk is blocked too")
+	}
+}
+
+// A trunk stays blocked when the agent writes its settings or all tables: only
+// the next flooded frame passes.
+func TestBlockedTrunkStaysBlocked(t *testing.T) {
+	t.Parallel()
+	testutil.RequireRoot(t)
+	w := newSharedWorld(t, loader.Timeouts{})
+	w.calm(t)
+	frame := multicast(trunk, false).frame(t)
+	drops := func() uint64 {
+		t.Helper()
+		return w.counters(t).Drops["loop"].Packets
+	}
+	for name, write := range map[string]func() error{
+		"SetEndpoint": func() error { return w.SetEndpoint(w.endpoint(t, trunk)) },
+		"Replace":     func() error { return w.Replace(w.wanted) },
+	} {
+		markBlocked(trunk, loopBlocked)(t, w)
+		must(t, write())
+		w.send(t, fromEndpoint("", trunk, frame))
+		before := drops()
+		w.send(t, fromEndpoint("", trunk, frame))
+		if after := drops(); after != before+1 {
+			t.Errorf("after %s a frame of the blocked trunk is not dropped", name)
+		}
 	}
 }

@@ -14,7 +14,7 @@ import (
 	"github.com/ebpnet/ebpnet/loader"
 )
 
-// What a tick of the sweep does at most: bpf/sweep.h and bpf/learn.h.
+// The most that a tick of the sweep does: bpf/sweep.h and bpf/learn.h.
 const (
 	sweepSlots = 1024
 	sweepEnds  = 32
@@ -150,8 +150,8 @@ func TestTickForgetsFewStations(t *testing.T) {
 	}
 }
 
-// What was learned before there was a queue is counted again at load, and is
-// forgotten when it is idle.
+// Stations of a version without a queue are counted again at load, and are
+// forgotten when they are idle.
 func TestEntriesWithoutRecordAreAdopted(t *testing.T) {
 	t.Parallel()
 	testutil.RequireRoot(t)
