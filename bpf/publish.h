@@ -236,6 +236,7 @@ publish_open_echo(ctx_t *ctx, const struct flow_key *key)
 	network = bpf_map_lookup_elem(&networks, &station->network);
 	if (!network || !(network->flags & NETWORK_ROUTED))
 		return PUBLISH_NOT_OURS;
+	scratch->echo.id = OWNER_PINGS - OWNER_PORTS;
 	scratch->echo.address = key->dst;
 	scratch->echo.network = station->network;
 	scratch->echo.endpoint = station->endpoint;

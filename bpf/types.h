@@ -498,14 +498,15 @@ _Static_assert(sizeof(struct port_secret) == 16, "struct port_secret");
 
 /*
  * For whom flows count: for the endpoint that opened them, by its id; for the
- * published port by which they came from outside, by OWNER_PORTS and its id; or
- * for the host.
+ * published port by which they came from outside, by OWNER_PORTS and its id;
+ * for OWNER_PINGS, if a ping from outside opened them; or for the host.
  */
 enum {
 	OWNER_HOST = 0,
 	OWNER_PORTS = 131072, /* more than any endpoint's id */
 	OWNER_ALL = OWNER_PORTS, /* the sum of all; no port has the id 0 */
-	MAX_OWNERS = OWNER_PORTS + 65536,
+	OWNER_PINGS = OWNER_PORTS + 65536, /* no port has that id */
+	MAX_OWNERS,
 	OWNER_TUNNELS = MAX_OWNERS, /* of limits: plus a tunnel's id */
 	MAX_LIMITED = OWNER_TUNNELS + MAX_TUNNELS,
 };

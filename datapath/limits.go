@@ -15,7 +15,7 @@ import (
 const (
 	ownerPorts   = 131072 // plus a publication's id
 	ownerAll     = ownerPorts
-	ownerTunnels = ownerPorts + 65536 // plus a tunnel's id
+	ownerTunnels = ownerPorts + 65537 // plus a tunnel's id
 )
 
 // The defaults of bpf/types.h: copies of frames a second that are flooded for an
