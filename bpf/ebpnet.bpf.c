@@ -176,6 +176,7 @@ int to_gateway(struct __sk_buff *skb)
 {
 	if (skb->ingress_ifindex)
 		return verdict_drop(skb, REASON_NOT_FROM_HOST);
+	detour_unmark(skb);
 	return VERDICT_PASS;
 }
 
@@ -418,7 +419,8 @@ int forget_learned(struct __sk_buff *skb)
 	return REASON_NONE;
 }
 
-/* Ends the flows that the struct flow_filter behind an Ethernet header tells. */
+/* Ends the flows that the struct flow_filter behind an Ethernet header tells.
+ * In a list it writes there where it is to go on: 0 at the end. */
 SEC("tc")
 int end_flows(struct __sk_buff *skb)
 {
@@ -429,8 +431,18 @@ int end_flows(struct __sk_buff *skb)
 	if (bpf_skb_load_bytes(skb, sizeof(struct ethhdr), &scratch->filter,
 			       sizeof(scratch->filter)))
 		return REASON_MALFORMED;
-	bpf_loop(scratch->filter.count, upkeep_end_slot, NULL, 0);
-	return REASON_NONE;
+	if (!scratch->filter.endpoint) {
+		bpf_loop(scratch->filter.count, upkeep_end_slot, NULL, 0);
+		return REASON_NONE;
+	}
+	if (!scratch->filter.first)
+		scratch->filter.first =
+			flow_list_first(scratch->filter.endpoint);
+	bpf_loop(scratch->filter.count, upkeep_end_listed, NULL, 0);
+	return bpf_skb_store_bytes(skb, sizeof(struct ethhdr), &scratch->filter,
+				   sizeof(scratch->filter), 0) ?
+		       REASON_KERNEL_ERROR :
+		       REASON_NONE;
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

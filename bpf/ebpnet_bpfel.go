@@ -95,6 +95,11 @@ type EbpnetFlow struct {
 	Server   uint32
 	PlaceOwn uint32
 	PlaceAll uint32
+	Links    [2]struct {
+		_      structs.HostLayout
+		Before uint32
+		After  uint32
+	}
 }
 
 type EbpnetFlowChoice uint32
@@ -106,13 +111,14 @@ const (
 )
 
 type EbpnetFlowFilter struct {
-	_       structs.HostLayout
-	Choice  EbpnetFlowChoice
-	Network uint32
-	First   uint32
-	Count   uint32
-	Ipv4    EbpnetAddress
-	Ipv6    EbpnetAddress
+	_        structs.HostLayout
+	Choice   EbpnetFlowChoice
+	Network  uint32
+	Endpoint uint32
+	First    uint32
+	Count    uint32
+	Ipv4     EbpnetAddress
+	Ipv6     EbpnetAddress
 }
 
 type EbpnetFlowFlag uint32
@@ -147,6 +153,12 @@ type EbpnetFlowShare struct {
 	_           structs.HostLayout
 	Established uint32
 	HalfOpen    uint32
+	Lock        struct {
+		_   structs.HostLayout
+		Val uint32
+	}
+	First    uint32
+	Unlisted uint32
 }
 
 type EbpnetFlowSide uint32
@@ -263,14 +275,24 @@ const (
 	EbpnetNetworkFlagNETWORK_ROUTED     EbpnetNetworkFlag = 32
 )
 
+type EbpnetOwnerLimits struct {
+	_           structs.HostLayout
+	Established uint32
+	HalfOpen    uint32
+	Ports       uint32
+	Fragments   uint32
+	Flood       uint32
+}
+
 type EbpnetPort struct {
-	_       structs.HostLayout
-	Address EbpnetAddress
-	Network uint32
-	Id      uint32
-	Flags   EbpnetPortFlag
-	Port    uint16
-	Pad     [2]uint8
+	_        structs.HostLayout
+	Address  EbpnetAddress
+	Network  uint32
+	Id       uint32
+	Flags    EbpnetPortFlag
+	Endpoint uint32
+	Port     uint16
+	Pad      [2]uint8
 }
 
 type EbpnetPortFlag uint32
@@ -347,6 +369,13 @@ const (
 	EbpnetReasonREASON_LOOP                EbpnetReason = 39
 	EbpnetReasonREASON_COUNT               EbpnetReason = 40
 )
+
+type EbpnetRefused struct {
+	_         structs.HostLayout
+	Flows     uint64
+	Ports     uint64
+	Fragments uint64
+}
 
 type EbpnetStation struct {
 	_        structs.HostLayout
@@ -468,9 +497,7 @@ const (
 	EbpnetMapEndpointStats         = "endpoint_stats"
 	EbpnetMapFdb                   = "fdb"
 	EbpnetMapFloodBudgets          = "flood_budgets"
-	EbpnetMapFloodLimits           = "flood_limits"
 	EbpnetMapFlowIndex             = "flow_index"
-	EbpnetMapFlowLimits            = "flow_limits"
 	EbpnetMapFlowShares            = "flow_shares"
 	EbpnetMapFlows                 = "flows"
 	EbpnetMapHalfOpen              = "half_open"
@@ -479,6 +506,7 @@ const (
 	EbpnetMapLearnedFdb            = "learned_fdb"
 	EbpnetMapLearnedNeigh          = "learned_neigh"
 	EbpnetMapLearnedQueue          = "learned_queue"
+	EbpnetMapLimits                = "limits"
 	EbpnetMapLinks                 = "links"
 	EbpnetMapLinksRevision         = "links_revision"
 	EbpnetMapMembers               = "members"
@@ -490,6 +518,7 @@ const (
 	EbpnetMapPortSources           = "port_sources"
 	EbpnetMapPorts                 = "ports"
 	EbpnetMapPublishedPorts        = "published_ports"
+	EbpnetMapRefusals              = "refusals"
 	EbpnetMapScratches             = "scratches"
 	EbpnetMapSweepers              = "sweepers"
 	EbpnetMapTrunks                = "trunks"
@@ -597,9 +626,7 @@ type EbpnetMapSpecs struct {
 	EndpointStats  *ebpf.MapSpec `ebpf:"endpoint_stats"`
 	Fdb            *ebpf.MapSpec `ebpf:"fdb"`
 	FloodBudgets   *ebpf.MapSpec `ebpf:"flood_budgets"`
-	FloodLimits    *ebpf.MapSpec `ebpf:"flood_limits"`
 	FlowIndex      *ebpf.MapSpec `ebpf:"flow_index"`
-	FlowLimits     *ebpf.MapSpec `ebpf:"flow_limits"`
 	FlowShares     *ebpf.MapSpec `ebpf:"flow_shares"`
 	Flows          *ebpf.MapSpec `ebpf:"flows"`
 	HalfOpen       *ebpf.MapSpec `ebpf:"half_open"`
@@ -608,6 +635,7 @@ type EbpnetMapSpecs struct {
 	LearnedFdb     *ebpf.MapSpec `ebpf:"learned_fdb"`
 	LearnedNeigh   *ebpf.MapSpec `ebpf:"learned_neigh"`
 	LearnedQueue   *ebpf.MapSpec `ebpf:"learned_queue"`
+	Limits         *ebpf.MapSpec `ebpf:"limits"`
 	Links          *ebpf.MapSpec `ebpf:"links"`
 	LinksRevision  *ebpf.MapSpec `ebpf:"links_revision"`
 	Members        *ebpf.MapSpec `ebpf:"members"`
@@ -619,6 +647,7 @@ type EbpnetMapSpecs struct {
 	PortSources    *ebpf.MapSpec `ebpf:"port_sources"`
 	Ports          *ebpf.MapSpec `ebpf:"ports"`
 	PublishedPorts *ebpf.MapSpec `ebpf:"published_ports"`
+	Refusals       *ebpf.MapSpec `ebpf:"refusals"`
 	Scratches      *ebpf.MapSpec `ebpf:"scratches"`
 	Sweepers       *ebpf.MapSpec `ebpf:"sweepers"`
 	Trunks         *ebpf.MapSpec `ebpf:"trunks"`
@@ -680,9 +709,7 @@ type EbpnetMaps struct {
 	EndpointStats  *ebpf.Map `ebpf:"endpoint_stats"`
 	Fdb            *ebpf.Map `ebpf:"fdb"`
 	FloodBudgets   *ebpf.Map `ebpf:"flood_budgets"`
-	FloodLimits    *ebpf.Map `ebpf:"flood_limits"`
 	FlowIndex      *ebpf.Map `ebpf:"flow_index"`
-	FlowLimits     *ebpf.Map `ebpf:"flow_limits"`
 	FlowShares     *ebpf.Map `ebpf:"flow_shares"`
 	Flows          *ebpf.Map `ebpf:"flows"`
 	HalfOpen       *ebpf.Map `ebpf:"half_open"`
@@ -691,6 +718,7 @@ type EbpnetMaps struct {
 	LearnedFdb     *ebpf.Map `ebpf:"learned_fdb"`
 	LearnedNeigh   *ebpf.Map `ebpf:"learned_neigh"`
 	LearnedQueue   *ebpf.Map `ebpf:"learned_queue"`
+	Limits         *ebpf.Map `ebpf:"limits"`
 	Links          *ebpf.Map `ebpf:"links"`
 	LinksRevision  *ebpf.Map `ebpf:"links_revision"`
 	Members        *ebpf.Map `ebpf:"members"`
@@ -702,6 +730,7 @@ type EbpnetMaps struct {
 	PortSources    *ebpf.Map `ebpf:"port_sources"`
 	Ports          *ebpf.Map `ebpf:"ports"`
 	PublishedPorts *ebpf.Map `ebpf:"published_ports"`
+	Refusals       *ebpf.Map `ebpf:"refusals"`
 	Scratches      *ebpf.Map `ebpf:"scratches"`
 	Sweepers       *ebpf.Map `ebpf:"sweepers"`
 	Trunks         *ebpf.Map `ebpf:"trunks"`
@@ -722,9 +751,7 @@ func (m *EbpnetMaps) Close() error {
 		m.EndpointStats,
 		m.Fdb,
 		m.FloodBudgets,
-		m.FloodLimits,
 		m.FlowIndex,
-		m.FlowLimits,
 		m.FlowShares,
 		m.Flows,
 		m.HalfOpen,
@@ -733,6 +760,7 @@ func (m *EbpnetMaps) Close() error {
 		m.LearnedFdb,
 		m.LearnedNeigh,
 		m.LearnedQueue,
+		m.Limits,
 		m.Links,
 		m.LinksRevision,
 		m.Members,
@@ -744,6 +772,7 @@ func (m *EbpnetMaps) Close() error {
 		m.PortSources,
 		m.Ports,
 		m.PublishedPorts,
+		m.Refusals,
 		m.Scratches,
 		m.Sweepers,
 		m.Trunks,

@@ -10,7 +10,7 @@
 #define EBPNET_FLOOD_H
 
 #include "config.h"
-#include "maps.h"
+#include "limits.h"
 
 /* A payer may be ahead by the copies of so long. */
 #define FLOOD_BURST (2 * SECONDS)
@@ -23,12 +23,13 @@ static __always_inline __u32 flood_payer_tunnel(__u32 tunnel)
 /* How long a copy takes a payer. */
 static __always_inline __u64 flood_interval(__u32 payer)
 {
-	const __u32 *limit = bpf_map_lookup_elem(&flood_limits, &payer);
+	bool local = payer < MAX_LOCAL_ENDPOINTS;
+	const struct owner_limits *limits = limits_of(
+		local ? payer : payer - MAX_LOCAL_ENDPOINTS + OWNER_TUNNELS);
 
-	if (limit && *limit)
-		return SECONDS / *limit;
-	return SECONDS / (payer < MAX_LOCAL_ENDPOINTS ? FLOODS_OF_ENDPOINT :
-							FLOODS_OF_TUNNEL);
+	if (limits && limits->flood)
+		return SECONDS / limits->flood;
+	return SECONDS / (local ? FLOODS_OF_ENDPOINT : FLOODS_OF_TUNNEL);
 }
 
 /* Whether the payer may have a frame flooded now. */

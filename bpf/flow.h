@@ -16,6 +16,7 @@
 #ifndef EBPNET_FLOW_H
 #define EBPNET_FLOW_H
 
+#include "flow_list.h"
 #include "mapping.h"
 #include "ports.h"
 #include "verdict.h"
@@ -140,6 +141,7 @@ flow_end(struct flow *flow, __u32 slot, enum flow_state state)
 	    state)
 		return false;
 	flow_unindex(flow, slot);
+	flow_list_remove(slot);
 	mapping = flow->mapping;
 	share_end(flow->owner, state, mapping == slot);
 	if (flow->place_own)
@@ -247,8 +249,14 @@ static __always_inline bool flow_find_slot(struct scratch *scratch, __u32 *slot)
 static __always_inline enum reason
 flow_claim_slot(struct scratch *scratch, __u32 *slot)
 {
-	enum reason reason = share_may_open(scratch->owner);
+	enum reason reason = share_may_open(scratch);
+	struct refused *refusals;
 
+	if (reason == REASON_FLOW_LIMIT) {
+		refusals = limits_refusals(scratch->owner);
+		if (refusals)
+			__sync_fetch_and_add(&refusals->flows, 1);
+	}
 	if (reason)
 		return reason;
 	scratch->place_own = scratch->place_all = 0;
@@ -372,6 +380,7 @@ static __noinline enum reason flow_open(struct scratch *scratch, __u32 slot,
 	if (flow->place_own)
 		ports_count(flow->place_own, flow->place_all, 1);
 	share_count_half_open(flow->owner, 1);
+	flow_list_add(slot);
 	/* An exchange, so that all of this is seen before. */
 	__sync_lock_test_and_set(&flow->state, FLOW_HALF_OPEN);
 	err = flow_index_add(side == FLOW_OPENER ? opener : answer, slot, side);

@@ -13,8 +13,9 @@
 /* lo has this number in every network namespace. */
 #define LOOPBACK_IFINDEX 1
 
-static __always_inline int forward_to_host(void)
+static __always_inline int forward_to_host(struct __sk_buff *skb)
 {
+	detour_unmark(skb);
 	return bpf_redirect(gateway_ifindex, BPF_F_INGRESS);
 }
 

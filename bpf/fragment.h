@@ -9,7 +9,7 @@
 
 #include "address.h"
 #include "config.h"
-#include "maps.h"
+#include "limits.h"
 #include "parse.h"
 
 /* How long fragments of one datagram may be on their way: RFC 8200, 4.5 has 60
@@ -29,14 +29,21 @@ static __always_inline struct fragment_place
 fragment_place_of(const struct packet *pkt, __u32 owner)
 {
 	__u32 hash = pkt->protocol, id = pkt->fragment_id;
+	__u32 places = FRAGMENTS_OF_ENDPOINT;
+	const struct owner_limits *limits;
 
+	if (!(owner & FRAGMENT_IN)) {
+		limits = limits_of(owner);
+		if (limits && limits->fragments)
+			places = limits->fragments;
+	}
 	for (int i = 0; i < 4; i++)
 		hash = hash * 0x9e3779b1 ^ pkt->src.word[i] ^
 		       pkt->dst.word[i] * 0x85ebca6b;
 	hash = (hash ^ hash >> 15) * 0x9e3779b1;
 	id ^= id >> 16;
 	id ^= id >> 8;
-	id = (id + (hash >> 26)) % FRAGMENTS_OF_ENDPOINT;
+	id = (id + (hash >> 26)) % places;
 	if (owner & FRAGMENT_IN)
 		id += (hash >> 20) * FRAGMENTS_OF_ENDPOINT %
 		      FRAGMENTS_OF_DEVICE;
@@ -85,11 +92,18 @@ fragment_recall(struct packet *pkt, __u32 network, __u32 owner)
 	return true;
 }
 
-/* Why there are no ports for a later fragment. */
-static __always_inline enum reason fragment_reason(const struct packet *pkt)
+/* Why there are no ports for a later fragment of @endpoint. */
+static __always_inline enum reason
+fragment_reason(const struct packet *pkt, __u32 endpoint)
 {
-	return pkt->flags & PACKET_DISPLACED ? REASON_FRAGMENT_LIMIT :
-					       REASON_FRAGMENT;
+	struct refused *refusals;
+
+	if (!(pkt->flags & PACKET_DISPLACED))
+		return REASON_FRAGMENT;
+	refusals = limits_refusals(endpoint);
+	if (refusals)
+		__sync_fetch_and_add(&refusals->fragments, 1);
+	return REASON_FRAGMENT_LIMIT;
 }
 
 /* Whether the packet has what its flow is told by; finds it for a later

@@ -12,6 +12,7 @@
 #include "csum.h"
 #include "ctx_sum.h"
 #include "deliver.h"
+#include "offload.h"
 #include "tunnel.h"
 
 /* Offsets of fragments count in units of 8 bytes. */
@@ -35,6 +36,19 @@ enum fragment_mark {
 };
 _Static_assert(MAX_FRAGMENTS == 1 << FRAGMENT_MARK_ROOM, "enum fragment_mark");
 
+/*
+ * Clears a mark that only the datapath's packets on a detour may have:
+ * firewalls of the host use any mark. Called for all other packets that get to
+ * an end of the host's own veth, so a mark found there is the datapath's.
+ */
+static __always_inline void detour_unmark(struct __sk_buff *skb)
+{
+	__u32 kind = skb->mark & FRAGMENT_MARK_KIND;
+
+	if (kind >= TUNNEL_MARK_FRAME && kind <= FRAGMENT_MARK)
+		skb->mark = 0;
+}
+
 #define FRAGMENT_L3 sizeof(struct ethhdr)
 #define FRAGMENT_L4 (FRAGMENT_L3 + sizeof(struct iphdr))
 
@@ -56,7 +70,7 @@ _Static_assert(sizeof(struct fragment_way) == 2 * ETH_ALEN,
 static __always_inline __u32 fragment_room(struct __sk_buff *skb,
 					   const struct packet *pkt, __u32 mtu)
 {
-	__u32 length = packet_said_length(skb, pkt), room;
+	__u32 length = pkt->length, room;
 
 	if (!(pkt->flags & PACKET_FRAGMENTABLE) || mtu < FRAGMENT_LEAST_MTU ||
 	    mtu > 0xffff)
@@ -82,39 +96,26 @@ static int fragment_copy(__u32 index, void *context)
 }
 
 /*
- * Puts in the transport's checksum if a device is still to do that: it would
- * see but one fragment. The field then has the sum of the pseudo-header, which
- * is how it is told; where that is the right checksum by chance, it stays the
- * same.
+ * Completes the checksum of TCP or UDP if a device has yet to do that: the
+ * device would see one fragment only. offload_check() lets no packet with
+ * another incomplete checksum be fragmented.
  */
 static __noinline enum reason
 fragment_complete(struct __sk_buff *skb, const struct packet *pkt)
 {
-	__u32 length = packet_said_length(skb, pkt) - (pkt->l4 - pkt->l3);
-	__u32 at = pkt->l4 + (pkt->protocol == IPPROTO_TCP ?
-				      offsetof(struct tcphdr, check) :
-				      offsetof(struct udphdr, check));
+	__u32 length = pkt->length - (pkt->l4 - pkt->l3);
+	struct offload offload = offload_read(skb);
 	__sum16 check;
-	__s64 sum;
 
-	if (pkt->fragment ||
-	    (pkt->protocol != IPPROTO_TCP && pkt->protocol != IPPROTO_UDP))
+	if (!offload.partial)
 		return REASON_NONE;
-	/* What an IPv4 address has in front of it here adds nothing. */
-	sum = bpf_csum_diff(NULL, 0, (__be32 *)&pkt->src, sizeof(pkt->src),
-			    bpf_htonl(length + pkt->protocol));
-	sum = bpf_csum_diff(NULL, 0, (__be32 *)&pkt->dst, sizeof(pkt->dst),
-			    sum);
-	if (bpf_skb_load_bytes(skb, at, &check, sizeof(check)))
-		return REASON_MALFORMED;
-	if (check != (__u16)~csum_fold(sum))
-		return REASON_NONE;
+	/* The field has the sum of the pseudo-header until then. */
 	if (!ctx_checksum(skb, pkt->l4, length, &check))
 		return REASON_MALFORMED;
 	if (!check)
 		check = (__sum16)~0; /* 0 would say that there is none */
-	return bpf_skb_store_bytes(skb, at, &check, sizeof(check),
-				   BPF_F_RECOMPUTE_CSUM) ?
+	return bpf_skb_store_bytes(skb, pkt->l4 + offload.offset, &check,
+				   sizeof(check), BPF_F_RECOMPUTE_CSUM) ?
 		       REASON_KERNEL_ERROR :
 		       REASON_NONE;
 }
@@ -125,7 +126,7 @@ static __noinline int
 fragment_send(struct __sk_buff *skb, const struct packet *pkt, __u32 room,
 	      __u32 mark)
 {
-	__u32 length = packet_said_length(skb, pkt) - sizeof(struct iphdr);
+	__u32 length = pkt->length - sizeof(struct iphdr);
 	struct fragment_copies copies = { .skb = skb };
 	enum reason reason = fragment_complete(skb, pkt);
 

@@ -86,6 +86,7 @@ gateway_open(struct __sk_buff *skb, struct packet *pkt,
 	int refused;
 
 	scratch->owner = device->endpoint;
+	scratch->server = 0;
 	if (station && station->kind != STATION_GATEWAY) {
 		if (station->network != device->network) {
 			if (!has_ports || network->flags & NETWORK_INTERNAL)
@@ -106,7 +107,7 @@ gateway_open(struct __sk_buff *skb, struct packet *pkt,
 	}
 	if (network->flags & NETWORK_INTERNAL) {
 		if (station && station->network == device->network)
-			return forward_to_host();
+			return forward_to_host(skb);
 		return verdict_drop(skb, REASON_INTERNAL);
 	}
 	if (!station) {
@@ -122,7 +123,7 @@ gateway_open(struct __sk_buff *skb, struct packet *pkt,
 
 	if (!route->ifindex) { /* to the host itself */
 		if (!has_ports || pkt->echo)
-			return forward_to_host();
+			return forward_to_host(skb);
 		refused = publish_open(skb, pkt, &scratch->key);
 		if (!refused)
 			return GATEWAY_GO_ON;
@@ -130,11 +131,12 @@ gateway_open(struct __sk_buff *skb, struct packet *pkt,
 			return verdict_drop(skb, refused);
 		if (!gateway_is_mapped(scratch) ||
 		    search_socket(skb, &scratch->key) != SOCKET_NONE)
-			return forward_to_host();
+			return forward_to_host(skb);
 		/* Out and in again: RFC 4787 REQ-9. */
 		source = &pkt->dst;
 	} else if (pkt->fragment == FRAGMENT_LATER && !has_ports) {
-		return verdict_drop(skb, fragment_reason(pkt));
+		return verdict_drop(skb,
+				    fragment_reason(pkt, device->endpoint));
 	} else if (packet_is_icmp_error(pkt)) {
 		return verdict_drop(skb, REASON_UNKNOWN_FLOW);
 	} else if (!has_ports) {

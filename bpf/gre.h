@@ -140,8 +140,7 @@ gre_identify(ctx_t *ctx, const struct packet *pkt, struct gre_origin *origin)
 	/* That of a superframe was right when its packets came, and there is
 	 * none of the whole. */
 	if (gre.flags & GRE_FLAG_CSUM && !ctx_segment_size(ctx) &&
-	    (!ctx_checksum(ctx, offset,
-			   pkt->l3 + packet_said_length(ctx, pkt) - offset,
+	    (!ctx_checksum(ctx, offset, pkt->l3 + pkt->length - offset,
 			   &checksum) ||
 	     checksum))
 		return REASON_BAD_GRE_CHECKSUM;

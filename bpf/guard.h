@@ -143,7 +143,7 @@ _Static_assert(sizeof(struct nd_option) == 8, "struct nd_option");
 static __noinline enum reason
 guard_nd_options(ctx_t *ctx, const struct packet *pkt)
 {
-	__u32 end = pkt->l3 + packet_said_length(ctx, pkt);
+	__u32 end = pkt->l3 + pkt->length;
 	__u32 at = pkt->l4 + ND_OPTIONS_AT;
 	struct nd_option option;
 

@@ -169,8 +169,7 @@ role_check_message(ctx_t *ctx, struct packet *pkt, enum allow allow)
 	/* Of a first fragment, what pads the frame is no header: the next
 	 * fragment would have another one in its place. RFC 7112. */
 	if (pkt->fragment == FRAGMENT_FIRST &&
-	    packet_said_length(ctx, pkt) <
-		    pkt->l4 - pkt->l3 + ROLE_HEADER_LENGTH)
+	    pkt->length < pkt->l4 - pkt->l3 + ROLE_HEADER_LENGTH)
 		return REASON_MALFORMED;
 	if (pkt->protocol == IPPROTO_ICMPV6 && !ipv4)
 		return role_check_icmpv6(pkt, allow);

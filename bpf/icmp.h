@@ -90,7 +90,7 @@ icmp_read_ipv6(struct __sk_buff *skb, struct icmp_quoted *quoted)
 static __always_inline __u32 icmp_end(struct __sk_buff *skb,
 				      const struct packet *pkt)
 {
-	return pkt->l3 + packet_said_length(skb, pkt);
+	return pkt->l3 + pkt->length;
 }
 
 /* Reads the packet that the error @pkt quotes. */

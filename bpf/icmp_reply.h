@@ -158,7 +158,7 @@ icmp_reply(struct __sk_buff *skb, const struct packet *pkt, __u32 endpoint,
 		room = sizeof(struct icmp6_headers);
 		most = ICMP_LONGEST6;
 	}
-	length = packet_said_length(skb, pkt);
+	length = pkt->length;
 	if (skb->gso_size || length > skb->len - pkt->l3)
 		length = skb->len - pkt->l3;
 	if (length > most - room)

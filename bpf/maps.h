@@ -66,18 +66,9 @@ struct {
 	__type(value, struct station);
 } members SEC(".maps");
 
-/* Endpoint id, or MAX_LOCAL_ENDPOINTS and a tunnel's id -> how many copies a
- * second are flooded for it; 0: the default. Written by the agent, read for
- * each flooded frame; lives as long as the endpoint. */
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, MAX_FLOODERS);
-	__type(key, __u32);
-	__type(value, __u32);
-} flood_limits SEC(".maps");
-
-/* The same -> what has been flooded for it. Written by the datapath, read by
- * metrics; zeroed by the agent when an id is given out. */
+/* Endpoint id, or MAX_LOCAL_ENDPOINTS and a tunnel's id -> what has been
+ * flooded for it. Written by the datapath, read by metrics; zeroed by the agent
+ * when an id is given out. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, MAX_FLOODERS);
@@ -314,15 +305,26 @@ struct {
 	__type(value, struct port_secret);
 } port_secrets SEC(".maps");
 
-/* Owner -> how many established flows it may have. Written by the agent for
- * those that were given a limit; read when a flow opens or is established. */
+/* Endpoint, publication or tunnel -> its limits. Written by the agent for those
+ * that have one that is not the default; read when a flow opens or is
+ * established, for a fragment of an endpoint, and for a flooded frame. Lives as
+ * long as the noun. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, MAX_OWNERS);
+	__uint(max_entries, MAX_LIMITED);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, __u32);
-	__type(value, __u32);
-} flow_limits SEC(".maps");
+	__type(value, struct owner_limits);
+} limits SEC(".maps");
+
+/* Endpoint id -> packets that were dropped for its limits. Written by the
+ * datapath, read by metrics; zeroed by the agent when an id is given out. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, MAX_LOCAL_ENDPOINTS);
+	__type(key, __u32);
+	__type(value, struct refused);
+} refusals SEC(".maps");
 
 /* The one sweeper of `flows`. Started at load, runs as long as it is pinned. */
 struct {

@@ -129,6 +129,7 @@ masquerade_host(struct __sk_buff *skb, struct packet *pkt,
 	flow = flow_find_to(scratch, key, &side, &slot);
 	if (!flow) {
 		scratch->owner = OWNER_HOST;
+		scratch->server = 0;
 		reason = masquerade_open(skb, &pkt->src);
 		if (reason)
 			return reason;

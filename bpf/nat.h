@@ -72,7 +72,7 @@ nat_write_sctp(ctx_t *ctx, const struct packet *pkt, enum nat_side side,
 	       __be16 port)
 {
 	__u32 before, after, crc, at = pkt->l4;
-	__u32 length = packet_said_length(ctx, pkt) - (at - pkt->l3);
+	__u32 length = pkt->length - (at - pkt->l3);
 
 	/* The CRC is that of the whole datagram, whose length only the last
 	 * fragment tells. */

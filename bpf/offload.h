@@ -129,11 +129,22 @@ static __always_inline __s32 offload_allowed(const struct packet *pkt,
 	return offload->start >= l4 ? GSO_WRAPPED : -1;
 }
 
+/* Whether the checksum to be completed is that of the packet's own TCP or UDP:
+ * fragment_complete() can complete this one only. */
+static __always_inline bool
+offload_is_own(const struct packet *pkt, const struct offload *offload,
+	       __u32 l4)
+{
+	return offload->start == l4 &&
+	       (pkt->protocol == IPPROTO_TCP || pkt->protocol == IPPROTO_UDP);
+}
+
 /* Whether the packet asks for nothing but what is in its own transport, or
  * behind it. After parse_l4(), or what parse_l3() has read of IPv4, or of TCP
- * and UDP without extension headers. */
+ * and UDP without extension headers. Keeps a packet from being fragmented whose
+ * checksum only a device can complete. */
 static __noinline enum reason
-offload_check(struct __sk_buff *skb, const struct packet *pkt)
+offload_check(struct __sk_buff *skb, struct packet *pkt)
 {
 	struct offload offload = offload_read(skb);
 	__u32 l4 = pkt->l4 ? pkt->l4 : pkt->l3 + pkt->l3_length;
@@ -146,6 +157,8 @@ offload_check(struct __sk_buff *skb, const struct packet *pkt)
 		allowed = offload_allowed(pkt, &offload, l4);
 		if (allowed < 0)
 			return REASON_BAD_OFFLOAD;
+		if (!offload_is_own(pkt, &offload, l4))
+			pkt->flags &= ~PACKET_FRAGMENTABLE;
 	}
 	if (skb->gso_size && (skb->len / skb->gso_size > MAX_SEGMENTS ||
 			      offload_gso_kinds(skb) & ~allowed))

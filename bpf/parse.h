@@ -145,6 +145,7 @@ parse_l3(ctx_t *ctx, struct packet *pkt, __u32 start)
 	__builtin_memcpy(&pkt->src_mac, eth->h_source, ETH_ALEN);
 	pkt->ethertype = eth->h_proto;
 	pkt->l3 = start + sizeof(*eth);
+	pkt->length = 0;
 	pkt->l4 = 0;
 	pkt->tos = 0;
 	pkt->flags = 0;
@@ -156,6 +157,9 @@ parse_l3(ctx_t *ctx, struct packet *pkt, __u32 start)
 		    !parse_ipv4_length(ctx, ip, pkt->l3))
 			return REASON_MALFORMED;
 		pkt->l3_length = ip->ihl * 4;
+		pkt->length = bpf_ntohs(ip->tot_len);
+		if (ctx_segment_size(ctx) && !ip->tot_len)
+			pkt->length = ctx_length(ctx) - pkt->l3;
 		pkt->src = address_from_ipv4(ip->saddr);
 		pkt->dst = address_from_ipv4(ip->daddr);
 		pkt->protocol = ip->protocol;
@@ -181,6 +185,9 @@ parse_l3(ctx_t *ctx, struct packet *pkt, __u32 start)
 					   bpf_ntohs(ip6->payload_len))))
 			return REASON_MALFORMED;
 		pkt->l3_length = sizeof(*ip6);
+		pkt->length = sizeof(*ip6) + bpf_ntohs(ip6->payload_len);
+		if (ctx_segment_size(ctx) && !ip6->payload_len)
+			pkt->length = ctx_length(ctx) - pkt->l3;
 		__builtin_memcpy(&pkt->src, &ip6->saddr, sizeof(pkt->src));
 		__builtin_memcpy(&pkt->dst, &ip6->daddr, sizeof(pkt->dst));
 		/* A mapped address would be taken for the IPv4 one. */
@@ -260,6 +267,13 @@ static __always_inline enum echo parse_echo(const struct packet *pkt, __u8 type)
 	return ECHO_NONE;
 }
 
+/* Whether the IP packet goes on for @length bytes behind @offset. */
+static __always_inline bool
+parse_has(const struct packet *pkt, __u32 offset, __u32 length)
+{
+	return offset + length <= pkt->l3 + pkt->length;
+}
+
 /* Reads what of the transport header has to do with ports. For a protocol
  * without ports, and for a later fragment, they stay zero. */
 static __always_inline enum reason parse_l4(ctx_t *ctx, struct packet *pkt)
@@ -283,6 +297,8 @@ static __always_inline enum reason parse_l4(ctx_t *ctx, struct packet *pkt)
 
 		if (reason)
 			return reason;
+		if (!parse_has(pkt, offset, 0))
+			return REASON_MALFORMED;
 	}
 	pkt->l4 = offset;
 	if (pkt->fragment == FRAGMENT_LATER)
@@ -290,17 +306,23 @@ static __always_inline enum reason parse_l4(ctx_t *ctx, struct packet *pkt)
 
 	switch (pkt->protocol) {
 	case IPPROTO_TCP:
-		if (ctx_load(ctx, offset, &header.tcp, sizeof(header.tcp)))
+		if (!parse_has(pkt, offset, sizeof(header.tcp)) ||
+		    ctx_load(ctx, offset, &header.tcp, sizeof(header.tcp)))
 			return REASON_MALFORMED;
 		pkt->sport = header.tcp.source;
 		pkt->dport = header.tcp.dest;
 		pkt->tcp_flags = ((__u8 *)&header.tcp)[13];
 		pkt->l4_length = header.tcp.doff * 4;
+		/* The next fragment may have the rest of the options. */
+		if (pkt->l4_length < sizeof(header.tcp) ||
+		    (!pkt->fragment && !parse_has(pkt, offset, pkt->l4_length)))
+			return REASON_MALFORMED;
 		pkt->sequence = bpf_ntohl(header.tcp.seq);
 		pkt->acknowledged = bpf_ntohl(header.tcp.ack_seq);
 		break;
 	case IPPROTO_UDP:
-		if (ctx_load(ctx, offset, &header.udp, sizeof(header.udp)))
+		if (!parse_has(pkt, offset, sizeof(header.udp)) ||
+		    ctx_load(ctx, offset, &header.udp, sizeof(header.udp)))
 			return REASON_MALFORMED;
 		pkt->sport = header.udp.source;
 		pkt->dport = header.udp.dest;
@@ -308,14 +330,16 @@ static __always_inline enum reason parse_l4(ctx_t *ctx, struct packet *pkt)
 			pkt->flags |= PACKET_UNSUMMED;
 		break;
 	case IPPROTO_SCTP:
-		if (ctx_load(ctx, offset, &header.sctp, sizeof(header.sctp)))
+		if (!parse_has(pkt, offset, sizeof(header.sctp)) ||
+		    ctx_load(ctx, offset, &header.sctp, sizeof(header.sctp)))
 			return REASON_MALFORMED;
 		pkt->sport = header.sctp.source;
 		pkt->dport = header.sctp.dest;
 		break;
 	case IPPROTO_ICMP:
 	case IPPROTO_ICMPV6:
-		if (ctx_load(ctx, offset, &header.icmp, sizeof(header.icmp)))
+		if (!parse_has(pkt, offset, sizeof(header.icmp)) ||
+		    ctx_load(ctx, offset, &header.icmp, sizeof(header.icmp)))
 			return REASON_MALFORMED;
 		pkt->icmp_type = header.icmp.type;
 		pkt->echo = parse_echo(pkt, header.icmp.type);
@@ -326,21 +350,6 @@ static __always_inline enum reason parse_l4(ctx_t *ctx, struct packet *pkt)
 		break;
 	}
 	return REASON_NONE;
-}
-
-/* The length that the IP header says: without what Ethernet pads it with. 0 if
- * it cannot be read. */
-static __always_inline __u32 packet_said_length(ctx_t *ctx,
-						const struct packet *pkt)
-{
-	bool ipv4 = address_is_ipv4(&pkt->dst);
-	__u32 at = pkt->l3 + (ipv4 ? offsetof(struct iphdr, tot_len) :
-				     offsetof(struct ipv6hdr, payload_len));
-	__be16 length;
-
-	if (ctx_load(ctx, at, &length, sizeof(length)))
-		return 0;
-	return bpf_ntohs(length) + (ipv4 ? 0 : sizeof(struct ipv6hdr));
 }
 
 /* The size of a superframe whose parts have sizes of their own: SCTP's, in the

@@ -79,7 +79,7 @@ policy_links(ctx_t *ctx, struct packet *pkt, __u32 id, __u32 from, __u32 to)
 	if (pkt->protocol != IPPROTO_TCP && pkt->protocol != IPPROTO_UDP)
 		return REASON_POLICY;
 	if (!fragment_find_ports(pkt, id, from))
-		return fragment_reason(pkt);
+		return fragment_reason(pkt, from);
 
 	flow = flow_find_inside(scratch, pkt, id, &side, &slot);
 	revision = policy_revision();

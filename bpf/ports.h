@@ -14,7 +14,7 @@
 #define EBPNET_PORTS_H
 
 #include "config.h"
-#include "maps.h"
+#include "limits.h"
 
 /* RFC 4787 REQ-3 a, RFC 5382 REQ-7: what is below may mean something. */
 #define FIRST_USER_PORT 1024
@@ -151,18 +151,26 @@ static __always_inline enum reason
 ports_check(struct scratch *scratch, __u32 first, __u32 last)
 {
 	__u32 own, all, ports, reserve;
+	struct refused *refusals;
 
 	ports_note(scratch, &first, &last);
 	own = ports_counted(0, scratch->place_own);
 	all = ports_counted(PORT_ROWS_ALL, scratch->place_all);
 	ports = last - first + 1;
 	reserve = ports / PORTS_RESERVE;
-	if (own < ports / PORTS_FEW && all < ports - reserve)
-		return REASON_NONE;
-	ports -= 2 * reserve;
-	if (all < ports && own < ports - all)
-		return REASON_NONE;
-	return own ? REASON_PORT_LIMIT : REASON_PORTS_EXHAUSTED;
+	if (!scratch->max_ports || own < scratch->max_ports) {
+		if (own < ports / PORTS_FEW && all < ports - reserve)
+			return REASON_NONE;
+		ports -= 2 * reserve;
+		if (all < ports && own < ports - all)
+			return REASON_NONE;
+	}
+	if (!own)
+		return REASON_PORTS_EXHAUSTED;
+	refusals = limits_refusals(scratch->owner);
+	if (refusals)
+		__sync_fetch_and_add(&refusals->ports, 1);
+	return REASON_PORT_LIMIT;
 }
 
 #endif

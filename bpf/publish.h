@@ -161,6 +161,7 @@ __verified_once int publish_open_port(ctx_t *ctx, const struct flow_key *key,
 		scratch->owner = OWNER_PORTS + port->id;
 	else if (key->network == NETWORK_LOOPBACK)
 		scratch->owner = OWNER_HOST;
+	scratch->server = port->endpoint;
 	scratch->opener = *key;
 	flow_key_reverse(&scratch->answer, key, port->network);
 	scratch->answer.src = port->address;
@@ -200,6 +201,7 @@ publish_open_mapping(ctx_t *ctx, const struct flow_key *key, bool may_open)
 		goto refuse;
 	reason = REASON_UNSOLICITED;
 	scratch->owner = holder->owner;
+	scratch->server = 0;
 	scratch->opener = *key;
 	mapping_inside(&scratch->answer, &holder->opener, &holder->answer);
 	scratch->answer.dst = key->src;
@@ -233,6 +235,7 @@ publish_open_echo(ctx_t *ctx, const struct flow_key *key)
 		return PUBLISH_NOT_OURS;
 	scratch->echo.address = key->dst;
 	scratch->echo.network = station->network;
+	scratch->echo.endpoint = station->endpoint;
 	return publish_open_port(ctx, key, &scratch->echo);
 }
 

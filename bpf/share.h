@@ -2,8 +2,8 @@
 /*
  * Shares of the table of flows: each flow counts for its owner, which is an
  * endpoint, a published port, or the host. An owner may have as many established
- * flows as are still free beside a reserve, or as many as it was given by
- * `flow_limits`. So no owner takes what others need, and a few together do not.
+ * flows as are still free beside a reserve, or as many as it was given in
+ * `limits`. So no owner takes what others need, and a few together do not.
  *
  * What counts as established is every slot that nobody else can have: also a
  * slot of a revoked flow, and of an ended one whose mapping others still use.
@@ -12,7 +12,7 @@
 #define EBPNET_SHARE_H
 
 #include "config.h"
-#include "maps.h"
+#include "limits.h"
 
 /* Every owner may have as many flows from the reserve too. */
 #define SHARE_MINIMUM 16
@@ -32,20 +32,16 @@ static __always_inline __u32 share_capacity(void)
 					      flow_slots;
 }
 
-/* Whether @owner, who has @own established flows, may have one more where there
- * are @all. The host always may. */
+/* Whether an owner other than the host, which has @own established flows and
+ * may have @limit, may have one more where there are @all. */
 static __always_inline enum reason
-share_check(__u32 owner, __u32 own, __u32 all)
+share_check(__u32 limit, __u32 own, __u32 all)
 {
 	__u32 capacity = share_capacity(), reserve = capacity / SHARE_RESERVE;
-	const __u32 *limit;
 
-	if (owner == OWNER_HOST)
-		return REASON_NONE;
 	if (all >= capacity)
 		return REASON_FLOW_TABLE_FULL;
-	limit = bpf_map_lookup_elem(&flow_limits, &owner);
-	if (limit && own >= *limit)
+	if (limit && own >= limit)
 		return REASON_FLOW_LIMIT;
 	if (own < SHARE_MINIMUM)
 		return REASON_NONE;
@@ -55,15 +51,30 @@ share_check(__u32 owner, __u32 own, __u32 all)
 							 REASON_FLOW_LIMIT;
 }
 
-/* Whether @owner may open a flow that is to be established. */
-static __always_inline enum reason share_may_open(__u32 owner)
+/* Whether scratch->owner may open a flow. The host always may. An owner that
+ * was given a limit of half-open flows opens none beyond it. Notes its limit of
+ * ports. */
+static __always_inline enum reason share_may_open(struct scratch *scratch)
 {
-	const struct flow_share *own = share_of(owner),
-				*all = share_of(OWNER_ALL);
+	const struct flow_share *own, *all;
+	const struct owner_limits *limits;
+	__u32 limit = 0;
 
-	return own && all ?
-		       share_check(owner, own->established, all->established) :
-		       REASON_KERNEL_ERROR;
+	scratch->max_ports = 0;
+	if (scratch->owner == OWNER_HOST)
+		return REASON_NONE;
+	own = share_of(scratch->owner);
+	all = share_of(OWNER_ALL);
+	if (!own || !all)
+		return REASON_KERNEL_ERROR;
+	limits = limits_of(scratch->owner);
+	if (limits) {
+		limit = limits->established;
+		scratch->max_ports = limits->ports;
+		if (limits->half_open && own->half_open >= limits->half_open)
+			return REASON_FLOW_LIMIT;
+	}
+	return share_check(limit, own->established, all->established);
 }
 
 /* Counts @change established flows more, or less, for @owner. */
@@ -81,13 +92,17 @@ static __always_inline void share_count(__u32 owner, int change)
 static __always_inline bool share_take(__u32 owner)
 {
 	struct flow_share *own = share_of(owner), *all = share_of(OWNER_ALL);
+	const struct owner_limits *limits;
 	__u32 before, before_all;
 
 	if (!own || !all)
 		return false;
 	before = __sync_fetch_and_add(&own->established, 1);
 	before_all = __sync_fetch_and_add(&all->established, 1);
-	if (!share_check(owner, before, before_all))
+	if (owner == OWNER_HOST)
+		return true;
+	limits = limits_of(owner);
+	if (!share_check(limits ? limits->established : 0, before, before_all))
 		return true;
 	__sync_fetch_and_add(&own->established, -1);
 	__sync_fetch_and_add(&all->established, -1);

@@ -358,10 +358,11 @@ struct port {
 	__u32 network;
 	__u32 id; /* of the publication */
 	enum port_flag flags;
+	__u32 endpoint; /* whose address it is */
 	__be16 port;
 	__u8 pad[2];
 };
-_Static_assert(sizeof(struct port) == 32, "struct port");
+_Static_assert(sizeof(struct port) == 36, "struct port");
 
 /* In the id of a struct port_source_key: the prefix is a route of the namespace
  * of the port's endpoint. Ids of publications are smaller. */
@@ -442,6 +443,14 @@ enum {
 	NO_MAPPING = 0xffffffff,
 };
 
+/* A flow's place in a list of an endpoint's: the places before and after it,
+ * which are slot * 2 + side + 1; 0: none. */
+struct flow_link {
+	__u32 before;
+	__u32 after;
+};
+_Static_assert(sizeof(struct flow_link) == 8, "struct flow_link");
+
 /* A connection: its packets as they look where they come in, from the side
  * that opened it and from the side that answers. What comes in with the key of
  * one side goes out with the other's, turned round. */
@@ -465,11 +474,12 @@ struct flow {
 			 */
 	__u32 revision; /* of links, at which the flow's own was there; or 0 */
 	__u32 owner; /* for whom it counts; of a link, its client */
-	__u32 server; /* of a link, its other endpoint */
+	__u32 server; /* the endpoint that it was opened to, or 0 */
 	__u32 place_own; /* where its port is counted, or 0: see ports.h */
 	__u32 place_all;
+	struct flow_link links[2]; /* among its owner's, and its server's */
 };
-_Static_assert(sizeof(struct flow) == 184, "struct flow");
+_Static_assert(sizeof(struct flow) == 200, "struct flow");
 
 /* `port_counts` has two rows of cells for what endpoints have, and two for what
  * all have. */
@@ -496,14 +506,38 @@ enum {
 	OWNER_PORTS = 131072, /* more than any endpoint's id */
 	OWNER_ALL = OWNER_PORTS, /* the sum of all; no port has the id 0 */
 	MAX_OWNERS = OWNER_PORTS + 65536,
+	OWNER_TUNNELS = MAX_OWNERS, /* of limits: plus a tunnel's id */
+	MAX_LIMITED = OWNER_TUNNELS + MAX_TUNNELS,
 };
 
-/* What an owner has of the table of flows: see share.h. */
+/* How much an owner may have, as the user has set it. 0: the default. */
+struct owner_limits {
+	__u32 established; /* flows */
+	__u32 half_open; /* flows */
+	__u32 ports; /* towards one destination */
+	__u32 fragments; /* datagrams, up to FRAGMENTS_OF_ENDPOINT */
+	__u32 flood; /* copies a second */
+};
+_Static_assert(sizeof(struct owner_limits) == 20, "struct owner_limits");
+
+/* How many packets of an endpoint were dropped for its limits. */
+struct refused {
+	__u64 flows;
+	__u64 ports;
+	__u64 fragments;
+};
+_Static_assert(sizeof(struct refused) == 24, "struct refused");
+
+/* What an owner has of the table of flows: see share.h. An endpoint has a list
+ * of all flows from it and to it: see flow_list.h. */
 struct flow_share {
 	__u32 established;
 	__u32 half_open;
+	struct bpf_spin_lock lock; /* of the list */
+	__u32 first; /* place in the list; 0: it is empty */
+	__u32 unlisted; /* flows that the list lacks */
 };
-_Static_assert(sizeof(struct flow_share) == 8, "struct flow_share");
+_Static_assert(sizeof(struct flow_share) == 20, "struct flow_share");
 
 /* Which flow a packet is of, and of which side. */
 struct flow_ref {
@@ -551,7 +585,8 @@ struct way {
 };
 _Static_assert(sizeof(struct way) == 96, "struct way");
 
-/* Which flows `end_flows` is to end. */
+/* Which flows `end_flows` is to end, of those in some slots or, if `endpoint`
+ * is not 0, of those in its list. */
 enum flow_choice {
 	FLOWS_ALL,
 	FLOWS_OF_ADDRESSES, /* of an endpoint */
@@ -561,12 +596,13 @@ enum flow_choice {
 struct flow_filter {
 	enum flow_choice choice;
 	__u32 network;
-	__u32 first; /* slot, and how many are looked at from there on */
-	__u32 count;
+	__u32 endpoint;
+	__u32 first; /* slot, or place in the list; 0: the first one */
+	__u32 count; /* how many are looked at from there on */
 	struct address ipv4;
 	struct address ipv6;
 };
-_Static_assert(sizeof(struct flow_filter) == 48, "struct flow_filter");
+_Static_assert(sizeof(struct flow_filter) == 52, "struct flow_filter");
 
 enum packet_flag {
 	PACKET_UNSUMMED = 1, /* UDP without a checksum */
@@ -587,6 +623,8 @@ struct packet {
 	__u8 l3_length; /* of the IP header, without extensions */
 	__u8 flags; /* enum packet_flag */
 	__u32 l3; /* offset of the IP or ARP header */
+	__u32 length; /* of the IP packet, from l3 on: without what Ethernet
+		       * pads it with; 0 for ARP */
 	__u32 l4; /* offset of the transport header; 0 until parse_l4() */
 	__u8 protocol; /* the last header's, once parse_l4() went there */
 	__u8 l4_length; /* of a TCP header; 0 for others */
@@ -600,7 +638,7 @@ struct packet {
 	__u32 sequence; /* of TCP */
 	__u32 acknowledged;
 };
-_Static_assert(sizeof(struct packet) == 80, "struct packet");
+_Static_assert(sizeof(struct packet) == 84, "struct packet");
 
 /* Records of `scratches`. */
 enum {
@@ -619,21 +657,22 @@ struct scratch {
 	struct flow_key opener; /* of the flow that is being opened */
 	struct flow_key answer;
 	struct flow_filter filter; /* of end_flows */
+	__u32 copies; /* that bridge_flood() has tried to make */
 	struct learned_filter unused; /* only has Go told of the type */
 	struct flow_key to; /* of the flow at hand: see flow_find_to() */
-	__u32 copies; /* that bridge_flood() has tried to make */
 	__u32 tunnel_mtu; /* after TUNNEL_TOO_BIG: what would fit */
 	__u32 claimed; /* the slot of `flows` that was claimed last */
 	__u32 owner; /* of the flow that is being opened */
-	__u32 server; /* of the link by which it is */
+	__u32 server; /* the endpoint that it is opened to, or 0 */
 	__u32 place_own; /* where its port is to be counted, or 0 */
 	__u32 place_all;
-	__u32 pad[3];
+	__u32 max_ports; /* of the owner towards one destination, or 0 */
+	__u32 pad;
 	struct station learned; /* the one that learn_find() has found */
 	__u8 piece[PIECE_SIZE];
 	__u8 flooded[LOOP_PROBE]; /* what a probe has taken the place of */
 };
-_Static_assert(sizeof(struct scratch) == 736, "struct scratch");
+_Static_assert(sizeof(struct scratch) == 744, "struct scratch");
 
 /* Where a datagram in fragments is kept: in its owner's share. */
 struct fragment_place {

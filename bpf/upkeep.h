@@ -51,30 +51,21 @@ upkeep_is_of(const struct flow_key *key, const struct flow_filter *filter)
 		address_equal(&key->dst, &filter->ipv6));
 }
 
-/* Ends the flow in a slot if scratch->filter is for it. */
-static int upkeep_end_slot(__u32 i, void *context)
+/* Ends the flow in @slot if scratch->filter is for it. */
+static __noinline void
+upkeep_end(struct scratch *scratch, struct flow *flow, __u32 slot)
 {
-	struct scratch *scratch = scratch_of_command();
-	const struct flow_filter *filter;
-	struct flow *flow;
-	__u32 slot, state;
+	const struct flow_filter *filter = &scratch->filter;
+	__u32 state = flow->state;
 
-	if (!scratch)
-		return 1;
-	filter = &scratch->filter;
-	slot = filter->first + i;
-	flow = flow_at(slot);
-	if (!flow)
-		return 1;
-	state = flow->state;
 	if (state != FLOW_HALF_OPEN && state != FLOW_ANSWERED &&
 	    state != FLOW_REVOKED)
-		return 0;
+		return;
 	switch (filter->choice) {
 	case FLOWS_OF_ADDRESSES:
 		if (!upkeep_is_of(&flow->opener, filter) &&
 		    !upkeep_is_of(&flow->answer, filter))
-			return 0;
+			return;
 		break;
 	case FLOWS_UNBACKED:
 		if (!upkeep_has_sender(scratch, &flow->opener) ||
@@ -82,11 +73,58 @@ static int upkeep_end_slot(__u32 i, void *context)
 			break;
 		if (!upkeep_has_port(flow) && state != FLOW_REVOKED)
 			flow_revoke(flow, slot, state);
-		return 0;
+		return;
 	default:
 		break;
 	}
 	flow_end(flow, slot, state);
+}
+
+static int upkeep_end_slot(__u32 i, void *context)
+{
+	struct scratch *scratch = scratch_of_command();
+	struct flow *flow;
+	__u32 slot;
+
+	if (!scratch)
+		return 1;
+	slot = scratch->filter.first + i;
+	flow = flow_at(slot);
+	if (!flow)
+		return 1;
+	upkeep_end(scratch, flow, slot);
+	return 0;
+}
+
+/* The same for a flow in the list of scratch->filter.endpoint. A flow that has
+ * just left still tells what came after it, unless its slot is another's. */
+static int upkeep_end_listed(__u32 i, void *context)
+{
+	struct scratch *scratch = scratch_of_command();
+	struct flow_filter *filter;
+	__u32 place, slot, after;
+	enum flow_side side;
+	struct flow *flow;
+
+	if (!scratch)
+		return 1;
+	filter = &scratch->filter;
+	place = filter->first;
+	if (!place)
+		return 1;
+	slot = flow_list_slot(place);
+	side = flow_list_side(place);
+	flow = flow_at(slot);
+	if (!flow)
+		return 1;
+	after = flow->links[side].after;
+	barrier();
+	if (flow_list_endpoint(flow, side) != filter->endpoint) {
+		filter->first = flow_list_first(filter->endpoint);
+		return 0;
+	}
+	filter->first = after;
+	upkeep_end(scratch, flow, slot);
 	return 0;
 }
 

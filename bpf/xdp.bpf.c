@@ -75,7 +75,7 @@ __verified_once int is_summed(ctx_t *ctx, const struct packet *pkt)
 
 	if (!pkt)
 		return false;
-	length = packet_said_length(ctx, pkt) - (pkt->l4 - pkt->l3);
+	length = pkt->length - (pkt->l4 - pkt->l3);
 	if (pkt->fragment || length > LARGEST_TAKEN)
 		return false;
 	if (pkt->protocol == IPPROTO_UDP && address_is_ipv4(&pkt->dst)) {

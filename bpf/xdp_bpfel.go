@@ -23,9 +23,7 @@ const (
 	XdpMapEndpointStats         = "endpoint_stats"
 	XdpMapFdb                   = "fdb"
 	XdpMapFloodBudgets          = "flood_budgets"
-	XdpMapFloodLimits           = "flood_limits"
 	XdpMapFlowIndex             = "flow_index"
-	XdpMapFlowLimits            = "flow_limits"
 	XdpMapFlowShares            = "flow_shares"
 	XdpMapFlows                 = "flows"
 	XdpMapHalfOpen              = "half_open"
@@ -34,6 +32,7 @@ const (
 	XdpMapLearnedFdb            = "learned_fdb"
 	XdpMapLearnedNeigh          = "learned_neigh"
 	XdpMapLearnedQueue          = "learned_queue"
+	XdpMapLimits                = "limits"
 	XdpMapLinks                 = "links"
 	XdpMapLinksRevision         = "links_revision"
 	XdpMapMembers               = "members"
@@ -45,6 +44,7 @@ const (
 	XdpMapPortSources           = "port_sources"
 	XdpMapPorts                 = "ports"
 	XdpMapPublishedPorts        = "published_ports"
+	XdpMapRefusals              = "refusals"
 	XdpMapScratches             = "scratches"
 	XdpMapSweepers              = "sweepers"
 	XdpMapTrunks                = "trunks"
@@ -130,9 +130,7 @@ type XdpMapSpecs struct {
 	EndpointStats  *ebpf.MapSpec `ebpf:"endpoint_stats"`
 	Fdb            *ebpf.MapSpec `ebpf:"fdb"`
 	FloodBudgets   *ebpf.MapSpec `ebpf:"flood_budgets"`
-	FloodLimits    *ebpf.MapSpec `ebpf:"flood_limits"`
 	FlowIndex      *ebpf.MapSpec `ebpf:"flow_index"`
-	FlowLimits     *ebpf.MapSpec `ebpf:"flow_limits"`
 	FlowShares     *ebpf.MapSpec `ebpf:"flow_shares"`
 	Flows          *ebpf.MapSpec `ebpf:"flows"`
 	HalfOpen       *ebpf.MapSpec `ebpf:"half_open"`
@@ -141,6 +139,7 @@ type XdpMapSpecs struct {
 	LearnedFdb     *ebpf.MapSpec `ebpf:"learned_fdb"`
 	LearnedNeigh   *ebpf.MapSpec `ebpf:"learned_neigh"`
 	LearnedQueue   *ebpf.MapSpec `ebpf:"learned_queue"`
+	Limits         *ebpf.MapSpec `ebpf:"limits"`
 	Links          *ebpf.MapSpec `ebpf:"links"`
 	LinksRevision  *ebpf.MapSpec `ebpf:"links_revision"`
 	Members        *ebpf.MapSpec `ebpf:"members"`
@@ -152,6 +151,7 @@ type XdpMapSpecs struct {
 	PortSources    *ebpf.MapSpec `ebpf:"port_sources"`
 	Ports          *ebpf.MapSpec `ebpf:"ports"`
 	PublishedPorts *ebpf.MapSpec `ebpf:"published_ports"`
+	Refusals       *ebpf.MapSpec `ebpf:"refusals"`
 	Scratches      *ebpf.MapSpec `ebpf:"scratches"`
 	Sweepers       *ebpf.MapSpec `ebpf:"sweepers"`
 	Trunks         *ebpf.MapSpec `ebpf:"trunks"`
@@ -213,9 +213,7 @@ type XdpMaps struct {
 	EndpointStats  *ebpf.Map `ebpf:"endpoint_stats"`
 	Fdb            *ebpf.Map `ebpf:"fdb"`
 	FloodBudgets   *ebpf.Map `ebpf:"flood_budgets"`
-	FloodLimits    *ebpf.Map `ebpf:"flood_limits"`
 	FlowIndex      *ebpf.Map `ebpf:"flow_index"`
-	FlowLimits     *ebpf.Map `ebpf:"flow_limits"`
 	FlowShares     *ebpf.Map `ebpf:"flow_shares"`
 	Flows          *ebpf.Map `ebpf:"flows"`
 	HalfOpen       *ebpf.Map `ebpf:"half_open"`
@@ -224,6 +222,7 @@ type XdpMaps struct {
 	LearnedFdb     *ebpf.Map `ebpf:"learned_fdb"`
 	LearnedNeigh   *ebpf.Map `ebpf:"learned_neigh"`
 	LearnedQueue   *ebpf.Map `ebpf:"learned_queue"`
+	Limits         *ebpf.Map `ebpf:"limits"`
 	Links          *ebpf.Map `ebpf:"links"`
 	LinksRevision  *ebpf.Map `ebpf:"links_revision"`
 	Members        *ebpf.Map `ebpf:"members"`
@@ -235,6 +234,7 @@ type XdpMaps struct {
 	PortSources    *ebpf.Map `ebpf:"port_sources"`
 	Ports          *ebpf.Map `ebpf:"ports"`
 	PublishedPorts *ebpf.Map `ebpf:"published_ports"`
+	Refusals       *ebpf.Map `ebpf:"refusals"`
 	Scratches      *ebpf.Map `ebpf:"scratches"`
 	Sweepers       *ebpf.Map `ebpf:"sweepers"`
 	Trunks         *ebpf.Map `ebpf:"trunks"`
@@ -255,9 +255,7 @@ func (m *XdpMaps) Close() error {
 		m.EndpointStats,
 		m.Fdb,
 		m.FloodBudgets,
-		m.FloodLimits,
 		m.FlowIndex,
-		m.FlowLimits,
 		m.FlowShares,
 		m.Flows,
 		m.HalfOpen,
@@ -266,6 +264,7 @@ func (m *XdpMaps) Close() error {
 		m.LearnedFdb,
 		m.LearnedNeigh,
 		m.LearnedQueue,
+		m.Limits,
 		m.Links,
 		m.LinksRevision,
 		m.Members,
@@ -277,6 +276,7 @@ func (m *XdpMaps) Close() error {
 		m.PortSources,
 		m.Ports,
 		m.PublishedPorts,
+		m.Refusals,
 		m.Scratches,
 		m.Sweepers,
 		m.Trunks,

@@ -13,6 +13,7 @@ import (
 // itself knows only ids.
 type Names struct {
 	Endpoints []NamedEndpoint
+	Ports     []NamedPort
 	Networks  map[string]uint32
 	Tunnels   map[string]uint32
 }
@@ -23,6 +24,12 @@ type NamedEndpoint struct {
 	ID            uint32
 	// What the engine that made it calls its container; empty if none did.
 	Engine, Container, ContainerID string
+}
+
+// NamedPort is a published port: Name is its text form.
+type NamedPort struct {
+	Endpoint, Network, Name string
+	ID                      uint32
 }
 
 // Collector gives the counters and tables as Prometheus metrics. Each scrape
@@ -75,31 +82,70 @@ type metrics struct {
 	loaded, dropPackets, dropBytes, mapEntries  *prometheus.Desc
 	mapCapacity, programRuns, programRunSeconds *prometheus.Desc
 	endpointInfo, learnedStations               *prometheus.Desc
-	endpointFlows, endpointMaxFlows             *prometheus.Desc
-	floodLimited, tunnelFloodLimited            *prometheus.Desc
+	limits                                      limitMetrics
 	loops, blocked                              *prometheus.Desc
+}
+
+// limitMetrics are those of limits: what is in use, how much may be, and what was
+// dropped.
+type limitMetrics struct {
+	flows, maxFlows, maxHalfOpen, flowLimited *prometheus.Desc
+	maxPorts, portLimited                     *prometheus.Desc
+	datagrams, maxDatagrams, fragmentLimited  *prometheus.Desc
+	maxFlood, floodLimited                    *prometheus.Desc
+	portFlows, portMaxFlows                   *prometheus.Desc
+	tunnelMaxFlood, tunnelFloodLimited        *prometheus.Desc
+}
+
+func describeLimits() limitMetrics {
+	endpoint := func(name, help string, labels ...string) *prometheus.Desc {
+		return describe("endpoint_"+name, help, append([]string{"endpoint", "network"}, labels...)...)
+	}
+	return limitMetrics{
+		flows:           endpoint("flows", "Flows that the endpoint opened and that are there, by state.", "state"),
+		maxFlows:        endpoint("max_flows", "Established flows that the endpoint may have now."),
+		maxHalfOpen:     endpoint("max_half_open_flows", "Half-open flows that the endpoint may have."),
+		flowLimited:     endpoint("flow_limited_packets_total", "Packets that were dropped, as they would have opened one flow more than the endpoint may have."),
+		maxPorts:        endpoint("max_ports", "Ports towards one destination that the endpoint may have, if a limit is set."),
+		portLimited:     endpoint("port_limited_packets_total", "Packets that were dropped, as they would have taken one port more than the endpoint may have."),
+		datagrams:       endpoint("fragmented_datagrams", "Datagrams of the endpoint that are on their way in fragments."),
+		maxDatagrams:    endpoint("max_fragmented_datagrams", "Datagrams that the endpoint may send in fragments at once."),
+		fragmentLimited: endpoint("fragment_limited_packets_total", "Fragments of the endpoint that were dropped, as a later datagram has the place of theirs."),
+		maxFlood:        endpoint("max_flooded_copies", "Copies a second that may be flooded for the endpoint."),
+		floodLimited:    endpoint("flood_limited_packets_total", "Frames of the endpoint that were not flooded, as it was over its limit."),
+
+		portFlows:    describe("port_flows", "Flows from outside by the published port, by state.", "endpoint", "network", "port", "state"),
+		portMaxFlows: describe("port_max_flows", "Established flows from outside that the published port may have now.", "endpoint", "network", "port"),
+
+		tunnelMaxFlood:     describe("tunnel_max_flooded_copies", "Copies a second that may be flooded out of the tunnel.", "tunnel"),
+		tunnelFloodLimited: describe("tunnel_flood_limited_packets_total", "Frames out of the tunnel that were not flooded, as it was over its limit.", "tunnel"),
+	}
+}
+
+func (m limitMetrics) all() []*prometheus.Desc {
+	return []*prometheus.Desc{
+		m.flows, m.maxFlows, m.maxHalfOpen, m.flowLimited, m.maxPorts, m.portLimited, m.datagrams, m.maxDatagrams,
+		m.fragmentLimited, m.maxFlood, m.floodLimited, m.portFlows, m.portMaxFlows, m.tunnelMaxFlood, m.tunnelFloodLimited,
+	}
 }
 
 func newMetrics() metrics {
 	return metrics{
-		endpoint:           describeTraffic("endpoint", "the endpoint", "endpoint", "network"),
-		network:            describeTraffic("network", "the network's local endpoints", "network"),
-		tunnel:             describeTraffic("tunnel", "the tunnel, outer frames", "tunnel"),
-		endpointInfo:       describe("endpoint_info", "Always 1; the labels tell for which container an engine made the endpoint.", "endpoint", "network", "engine", "container", "container_id"),
-		learnedStations:    describe("network_learned_stations", "MACs that are learned on the network.", "network"),
-		endpointFlows:      describe("endpoint_flows", "Flows that the endpoint opened and that are there, by state.", "endpoint", "network", "state"),
-		endpointMaxFlows:   describe("endpoint_max_flows", "Established flows that the endpoint may have now.", "endpoint", "network"),
-		floodLimited:       describe("endpoint_flood_limited_packets_total", "Frames of the endpoint that were not flooded, as it was over its limit.", "endpoint", "network"),
-		tunnelFloodLimited: describe("tunnel_flood_limited_packets_total", "Frames out of the tunnel that were not flooded, as it was over its limit.", "tunnel"),
-		loops:              describe("endpoint_loops_total", "How often the endpoint was blocked for a loop between it and another trunk.", "endpoint", "network"),
-		blocked:            describe("endpoint_blocked", "Whether the endpoint is blocked for a loop at present.", "endpoint", "network"),
-		loaded:             describe("loaded", "Whether the datapath is loaded."),
-		dropPackets:        describe("dropped_packets_total", "Packets dropped, by reason.", "reason"),
-		dropBytes:          describe("dropped_bytes_total", "Bytes dropped, by reason.", "reason"),
-		mapEntries:         describe("map_entries", "Entries that a map of the datapath holds.", "map"),
-		mapCapacity:        describe("map_capacity_entries", "Entries that a map of the datapath has room for.", "map"),
-		programRuns:        describe("program_runs_total", "Runs of a program, while the kernel measures them.", "program"),
-		programRunSeconds:  describe("program_run_seconds_total", "Time spent in a program, while the kernel measures it.", "program"),
+		endpoint:          describeTraffic("endpoint", "the endpoint", "endpoint", "network"),
+		network:           describeTraffic("network", "the network's local endpoints", "network"),
+		tunnel:            describeTraffic("tunnel", "the tunnel, outer frames", "tunnel"),
+		endpointInfo:      describe("endpoint_info", "Always 1; the labels tell for which container an engine made the endpoint.", "endpoint", "network", "engine", "container", "container_id"),
+		learnedStations:   describe("network_learned_stations", "MACs that are learned on the network.", "network"),
+		limits:            describeLimits(),
+		loops:             describe("endpoint_loops_total", "How often the endpoint was blocked for a loop between it and another trunk.", "endpoint", "network"),
+		blocked:           describe("endpoint_blocked", "Whether the endpoint is blocked for a loop at present.", "endpoint", "network"),
+		loaded:            describe("loaded", "Whether the datapath is loaded."),
+		dropPackets:       describe("dropped_packets_total", "Packets dropped, by reason.", "reason"),
+		dropBytes:         describe("dropped_bytes_total", "Bytes dropped, by reason.", "reason"),
+		mapEntries:        describe("map_entries", "Entries that a map of the datapath holds.", "map"),
+		mapCapacity:       describe("map_capacity_entries", "Entries that a map of the datapath has room for.", "map"),
+		programRuns:       describe("program_runs_total", "Runs of a program, while the kernel measures them.", "program"),
+		programRunSeconds: describe("program_run_seconds_total", "Time spent in a program, while the kernel measures it.", "program"),
 	}
 }
 
@@ -111,10 +157,10 @@ func (c Collector) Describe(to chan<- *prometheus.Desc) {
 			to <- d
 		}
 	}
-	for _, d := range []*prometheus.Desc{
+	for _, d := range append(m.limits.all(),
 		m.loaded, m.dropPackets, m.dropBytes, m.mapEntries, m.mapCapacity, m.programRuns, m.programRunSeconds,
-		m.endpointInfo, m.learnedStations, m.endpointFlows, m.endpointMaxFlows, m.floodLimited, m.tunnelFloodLimited, m.loops, m.blocked,
-	} {
+		m.endpointInfo, m.learnedStations, m.loops, m.blocked,
+	) {
 		to <- d
 	}
 }
@@ -135,7 +181,7 @@ func (c Collector) Collect(to chan<- prometheus.Metric) {
 	defer tables.Close()
 	to <- prometheus.MustNewConstMetric(m.loaded, prometheus.GaugeValue, 1)
 	for _, collect := range []func(chan<- prometheus.Metric, metrics, *Tables) error{
-		c.collectTraffic, collectDrops, collectMaps, collectPrograms,
+		c.collectNouns, collectDrops, collectMaps, collectPrograms,
 	} {
 		if err := collect(to, m, tables); err != nil {
 			to <- prometheus.NewInvalidMetric(m.loaded, err)
@@ -144,31 +190,25 @@ func (c Collector) Collect(to chan<- prometheus.Metric) {
 	}
 }
 
-func (c Collector) collectTraffic(to chan<- prometheus.Metric, m metrics, t *Tables) error {
+func (c Collector) collectNouns(to chan<- prometheus.Metric, m metrics, t *Tables) error {
 	names, err := c.names()
 	if err != nil {
 		return fmt.Errorf("read the store: %w", err)
 	}
+	return errors.Join(collectTraffic(to, m, t, names), collectLimits(to, m.limits, t, names))
+}
+
+func collectTraffic(to chan<- prometheus.Metric, m metrics, t *Tables, names Names) error {
 	for _, e := range names.Endpoints {
 		traffic, err := t.EndpointTraffic(e.ID)
 		if err != nil {
 			return err
 		}
 		m.endpoint.send(to, traffic, e.Name, e.Network)
-		if err := collectFloods(to, m, t, e); err != nil {
+		if err := collectLoop(to, m, t, e); err != nil {
 			return err
 		}
 		to <- prometheus.MustNewConstMetric(m.endpointInfo, prometheus.GaugeValue, 1, e.Name, e.Network, e.Engine, e.Container, e.ContainerID)
-		share, err := t.FlowShare(e.ID)
-		if err != nil {
-			return err
-		}
-		gauge := func(d *prometheus.Desc, v int, labels ...string) {
-			to <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, float64(v), append([]string{e.Name, e.Network}, labels...)...)
-		}
-		gauge(m.endpointFlows, share.Established, string(FlowEstablished))
-		gauge(m.endpointFlows, share.HalfOpen, string(FlowHalfOpen))
-		gauge(m.endpointMaxFlows, share.Limit)
 	}
 	networks, err := t.NetworkTraffic()
 	if err != nil {
@@ -188,22 +228,77 @@ func (c Collector) collectTraffic(to chan<- prometheus.Metric, m metrics, t *Tab
 			return err
 		}
 		m.tunnel.send(to, traffic, name)
-		limited, err := t.TunnelFloodLimited(id)
-		if err != nil {
-			return err
-		}
-		to <- prometheus.MustNewConstMetric(m.tunnelFloodLimited, prometheus.CounterValue, float64(limited), name)
 	}
 	return nil
 }
 
-// collectFloods tells of an endpoint whose floods were limited, or that was
-// blocked for a loop.
-func collectFloods(to chan<- prometheus.Metric, m metrics, t *Tables, e NamedEndpoint) error {
-	limited, err := t.FloodLimited(e.ID)
+// collectLimits tells what endpoints, published ports and tunnels have of what is
+// limited.
+func collectLimits(to chan<- prometheus.Metric, m limitMetrics, t *Tables, names Names) error {
+	gauge := func(d *prometheus.Desc, v int, labels ...string) {
+		to <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, float64(v), labels...)
+	}
+	counter := func(d *prometheus.Desc, v uint64, labels ...string) {
+		to <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v), labels...)
+	}
+	datagrams, err := t.countDatagrams()
 	if err != nil {
 		return err
 	}
+	for _, e := range names.Endpoints {
+		flows, err := t.FlowShare(e.ID)
+		if err != nil {
+			return err
+		}
+		flood, err := t.FloodShare(e.ID)
+		if err != nil {
+			return err
+		}
+		limits, err := t.limitsOf(e.ID)
+		if err != nil {
+			return err
+		}
+		refused, err := t.refused(e.ID)
+		if err != nil {
+			return err
+		}
+		gauge(m.flows, flows.Established, e.Name, e.Network, string(FlowEstablished))
+		gauge(m.flows, flows.HalfOpen, e.Name, e.Network, string(FlowHalfOpen))
+		gauge(m.maxFlows, flows.Limit, e.Name, e.Network)
+		gauge(m.maxHalfOpen, flows.HalfOpenLimit, e.Name, e.Network)
+		counter(m.flowLimited, refused.Flows, e.Name, e.Network)
+		if limits.Ports != 0 {
+			gauge(m.maxPorts, int(limits.Ports), e.Name, e.Network)
+		}
+		counter(m.portLimited, refused.Ports, e.Name, e.Network)
+		gauge(m.datagrams, datagrams[e.ID], e.Name, e.Network)
+		gauge(m.maxDatagrams, fragmentLimit(limits), e.Name, e.Network)
+		counter(m.fragmentLimited, refused.Fragments, e.Name, e.Network)
+		gauge(m.maxFlood, int(flood.Limit), e.Name, e.Network)
+		counter(m.floodLimited, flood.LimitedPackets, e.Name, e.Network)
+	}
+	for _, p := range names.Ports {
+		flows, err := t.PortFlowShare(p.ID)
+		if err != nil {
+			return err
+		}
+		gauge(m.portFlows, flows.Established, p.Endpoint, p.Network, p.Name, string(FlowEstablished))
+		gauge(m.portFlows, flows.HalfOpen, p.Endpoint, p.Network, p.Name, string(FlowHalfOpen))
+		gauge(m.portMaxFlows, flows.Limit, p.Endpoint, p.Network, p.Name)
+	}
+	for name, id := range names.Tunnels {
+		flood, err := t.TunnelFloodShare(id)
+		if err != nil {
+			return err
+		}
+		gauge(m.tunnelMaxFlood, int(flood.Limit), name)
+		counter(m.tunnelFloodLimited, flood.LimitedPackets, name)
+	}
+	return nil
+}
+
+// collectLoop tells of an endpoint that was blocked for a loop.
+func collectLoop(to chan<- prometheus.Metric, m metrics, t *Tables, e NamedEndpoint) error {
 	loop, err := t.EndpointLoop(e.ID)
 	if err != nil {
 		return err
@@ -212,7 +307,6 @@ func collectFloods(to chan<- prometheus.Metric, m metrics, t *Tables, e NamedEnd
 	if loop.Blocked > 0 {
 		blocked = 1
 	}
-	to <- prometheus.MustNewConstMetric(m.floodLimited, prometheus.CounterValue, float64(limited), e.Name, e.Network)
 	to <- prometheus.MustNewConstMetric(m.loops, prometheus.CounterValue, float64(loop.Times), e.Name, e.Network)
 	to <- prometheus.MustNewConstMetric(m.blocked, prometheus.GaugeValue, blocked, e.Name, e.Network)
 	return nil

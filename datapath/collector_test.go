@@ -203,17 +203,23 @@ func TestCollector(t *testing.T) {
 	w.send(t, fromEndpoint("", alice, between(alice, remote, false, udp(1, 2)).frame(t)))
 	w.send(t, fromEndpoint("", insider, between(insider, nobody, false, udp(1, 2)).frame(t)))
 	w.send(t, sentBy(t, alice, false, udp(1, 2)))
-	must(t, w.SetFlowLimit(alice.id, 100))
+	fragmented, _, _ := inFragments(outgoing(alice, false, udp(1, 2)))
+	w.send(t, fromEndpoint("", alice, fragmented.frame(t)))
+	w.send(t, fromUplink("", incoming(false, tcp(40000, webPort, "S")).frame(t)))
+	must(t, w.setLimits(alice.id, Limits{MaxFlows: 100, MaxHalfOpen: 200, MaxPorts: 300, MaxFragments: 4, MaxFlood: 500}))
 	w.learn(t, Endpoint{Network: openNet, Tunnel: theTunnel, MAC: nobody.mac}.station())
 	if err := errors.Join(
 		w.Maps.FloodBudgets.Put(alice.id, bpf.EbpnetFloodBudget{Limited: 7}),
 		w.Maps.FloodBudgets.Put(w.tunnelFlooder(theTunnel), bpf.EbpnetFloodBudget{Limited: 8}),
+		w.Maps.Refusals.Put(alice.id, bpf.EbpnetRefused{Flows: 10, Ports: 11, Fragments: 12}),
+		w.SetPortLimit(webPort, 600), w.SetTunnelLimit(theTunnel, 700),
 		w.Maps.Trunks.Put(alice.id, bpf.EbpnetTrunk{Loops: 9, Blocked: never}),
 	); err != nil {
 		t.Fatal(err)
 	}
 	names := Names{
 		Endpoints: []NamedEndpoint{{Name: "web", Network: "front", ID: alice.id, Engine: "docker", Container: "web1", ContainerID: "4f1c"}},
+		Ports:     []NamedPort{{Endpoint: "web", Network: "front", Name: "80:80/tcp", ID: webPort}},
 		Networks:  map[string]uint32{"front": openNet, "back": closedNet},
 		Tunnels:   map[string]uint32{"hB": theTunnel},
 	}
@@ -222,8 +228,8 @@ func TestCollector(t *testing.T) {
 	metrics := gather(t, NewCollector(open, func() (Names, error) { return names, nil }))
 	for want, value := range map[string]float64{
 		"ebpnet_loaded": 1,
-		"ebpnet_endpoint_transmit_packets_total endpoint=web network=front":                              2,
-		"ebpnet_endpoint_receive_packets_total endpoint=web network=front":                               0,
+		"ebpnet_endpoint_transmit_packets_total endpoint=web network=front":                              3,
+		"ebpnet_endpoint_receive_packets_total endpoint=web network=front":                               1,
 		"ebpnet_endpoint_flood_limited_packets_total endpoint=web network=front":                         7,
 		"ebpnet_tunnel_flood_limited_packets_total tunnel=hB":                                            8,
 		"ebpnet_endpoint_loops_total endpoint=web network=front":                                         9,
@@ -234,7 +240,20 @@ func TestCollector(t *testing.T) {
 		"ebpnet_endpoint_flows endpoint=web network=front state=half-open":   1,
 		"ebpnet_endpoint_max_flows endpoint=web network=front":               100,
 
-		"ebpnet_network_transmit_packets_total network=front":     2,
+		"ebpnet_endpoint_max_half_open_flows endpoint=web network=front":                200,
+		"ebpnet_endpoint_flow_limited_packets_total endpoint=web network=front":         10,
+		"ebpnet_endpoint_max_ports endpoint=web network=front":                          300,
+		"ebpnet_endpoint_port_limited_packets_total endpoint=web network=front":         11,
+		"ebpnet_endpoint_fragmented_datagrams endpoint=web network=front":               1,
+		"ebpnet_endpoint_max_fragmented_datagrams endpoint=web network=front":           4,
+		"ebpnet_endpoint_fragment_limited_packets_total endpoint=web network=front":     12,
+		"ebpnet_endpoint_max_flooded_copies endpoint=web network=front":                 500,
+		"ebpnet_tunnel_max_flooded_copies tunnel=hB":                                    700,
+		"ebpnet_port_flows endpoint=web network=front port=80:80/tcp state=established": 0,
+		"ebpnet_port_flows endpoint=web network=front port=80:80/tcp state=half-open":   1,
+		"ebpnet_port_max_flows endpoint=web network=front port=80:80/tcp":               600,
+
+		"ebpnet_network_transmit_packets_total network=front":     3,
 		"ebpnet_network_transmit_packets_total network=back":      0,
 		"ebpnet_tunnel_transmit_packets_total tunnel=hB":          1,
 		"ebpnet_tunnel_transmit_bytes_total tunnel=hB":            60 + 42,

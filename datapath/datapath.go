@@ -75,7 +75,7 @@ type contents struct {
 	uplinks   map[uint32]bpf.EbpnetUplink
 	ports     published
 	places    map[place]bool // where stations can be learned
-	limits    map[uint32]uint32
+	limits    limitEntries
 }
 
 func contentsOf(w Wanted) contents {
@@ -116,13 +116,12 @@ func contentsOf(w Wanted) contents {
 			c.devices[uint32(e.Ifindex)] = e.device()
 			c.locals[e.ID] = true
 			c.join(e.station())
-			if e.MaxFlows > 0 {
-				c.limits[e.ID] = e.MaxFlows
-			}
+			c.limits.add(e.ID, e.limits())
 		}
 	}
 	for _, tunnel := range w.Tunnels {
 		c.tunnels[tunnel.ID] = tunnel.entry()
+		c.limits.add(ownerTunnels+tunnel.ID, tunnel.limits())
 		c.tunnelIDs[tunnel.ends()] = tunnel.ID
 		c.tunnelIDs[tunnel.claim()] = 0
 	}
@@ -165,12 +164,11 @@ func (t *Tables) Replace(w Wanted) error {
 	return errors.Join(
 		err, err2, err3,
 		t.cutTunnels(c.tunnels),
-		replace(t.Maps.FlowLimits, c.limits),
+		replace(t.Maps.Limits, c.limits),
 		replace(t.Maps.Links, c.links),
 		t.linksChanged(),
 		replaceArray(t.Maps.Networks, c.networks),
 		replace(t.Maps.Members, members),
-		t.putFloodLimits(w.Endpoints),
 		t.retire(gone, func() error { return replace(t.Maps.Devices, c.devices) }),
 		replace(t.Maps.Fdb, c.fdb),
 		replace(t.Maps.Neighbors, c.neighbors),
@@ -181,7 +179,7 @@ func (t *Tables) Replace(w Wanted) error {
 		replace(t.Maps.Uplinks, c.uplinks),
 		t.putPublished(missing),
 		replaceArray(t.Maps.PublishedPorts, c.ports.words),
-		t.EndUnbackedFlows(),
+		t.endUnbackedFlows(),
 	)
 }
 

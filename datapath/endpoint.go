@@ -23,8 +23,7 @@ type Endpoint struct {
 	NAPI       bool         // local: its veth takes frames from XDP
 	DHCPServer bool         // local: it may send messages of DHCP servers
 	Router     bool         // local: it may send messages of routers
-	MaxFlows   uint32       // local: established ones; 0: as many as is fair
-	MaxFlood   uint32       // local: copies a second that are flooded for it; 0: the default
+	Limits                  // local
 }
 
 // Remote tells whether e is behind a tunnel.
@@ -109,7 +108,7 @@ func (t *Tables) PutEndpoint(e Endpoint) error {
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(t.SetFlowLimit(e.ID, e.MaxFlows), t.putFloodLimit(e)); err != nil {
+	if err := t.setLimits(e.ID, e.limits()); err != nil {
 		return err
 	}
 	if err := put(t.Maps.Devices, uint32(e.Ifindex), e.device()); err != nil {
@@ -122,10 +121,10 @@ func (t *Tables) PutEndpoint(e Endpoint) error {
 }
 
 // SetEndpoint writes what a local endpoint may send, with effect on its next
-// packet, and how many flows it may have. Its addresses, its MAC and its network
+// packet, and its limits. Its addresses, its MAC and its network
 // stay.
 func (t *Tables) SetEndpoint(e Endpoint) error {
-	if err := errors.Join(t.SetFlowLimit(e.ID, e.MaxFlows), t.putFloodLimit(e)); err != nil {
+	if err := t.setLimits(e.ID, e.limits()); err != nil {
 		return err
 	}
 	return put(t.Maps.Devices, uint32(e.Ifindex), e.device())
@@ -144,7 +143,7 @@ func (t *Tables) DeleteEndpoint(e Endpoint) error {
 		if err := t.leave(e.station()); err != nil {
 			return err
 		}
-		if err := t.SetFlowLimit(e.ID, 0); err != nil {
+		if err := t.setLimits(e.ID, Limits{}); err != nil {
 			return err
 		}
 	}
@@ -159,7 +158,7 @@ func (t *Tables) DeleteEndpoint(e Endpoint) error {
 	if e.Trunk {
 		return t.endTrunk(e)
 	}
-	return t.EndUnbackedFlows()
+	return t.endUnbackedFlowsOf(e.ID)
 }
 
 // endTrunk forgets the stations that were learned behind an endpoint, with
@@ -168,7 +167,7 @@ func (t *Tables) endTrunk(e Endpoint) error {
 	if err := t.ForgetLearned(LearnedFilter{Network: e.Network, Endpoint: e.ID}); err != nil {
 		return err
 	}
-	return t.EndUnbackedFlows()
+	return t.endUnbackedFlowsOf(e.ID)
 }
 
 // LocalEndpoints lists the ids of the endpoints that a device belongs to.

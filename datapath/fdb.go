@@ -85,7 +85,7 @@ type LearnedFilter struct {
 // ForgetLearned forgets the MACs and addresses that were learned where f says.
 func (t *Tables) ForgetLearned(f LearnedFilter) error {
 	entry := bpf.EbpnetLearnedFilter{Network: f.Network, Endpoint: f.Endpoint, Tunnel: f.Tunnel}
-	if err := command(t.Programs.ForgetLearned, entry); err != nil {
+	if _, err := command(t.Programs.ForgetLearned, entry); err != nil {
 		return fmt.Errorf("forget learned stations: %w", err)
 	}
 	return nil

@@ -50,6 +50,7 @@ const (
 type FlowFilter struct {
 	Network   uint32
 	Addresses []netip.Addr // at most one a family
+	Endpoint  uint32       // whose addresses they are; 0: not known
 }
 
 // matches is upkeep_is_of() of bpf/upkeep.h.
@@ -162,26 +163,63 @@ func coarseNow() (time.Duration, error) {
 }
 
 // FlushFlows ends the flows that f means.
-func (t *Tables) FlushFlows(f FlowFilter) error { return t.endFlows(f.entry()) }
+func (t *Tables) FlushFlows(f FlowFilter) error {
+	if f.Endpoint != 0 {
+		return t.endFlowsOf(f.Endpoint, f.entry())
+	}
+	return t.endFlows(f.entry())
+}
 
-// EndUnbackedFlows ends the flows whose endpoint or published port is not there
+// endUnbackedFlows ends the flows whose endpoint or published port is not there
 // any more.
-func (t *Tables) EndUnbackedFlows() error {
+func (t *Tables) endUnbackedFlows() error {
 	return t.endFlows(bpf.EbpnetFlowFilter{Choice: bpf.EbpnetFlowChoiceFLOWS_UNBACKED})
+}
+
+// endUnbackedFlowsOf does that among the flows from endpoints and to them.
+func (t *Tables) endUnbackedFlowsOf(endpoints ...uint32) error {
+	for _, id := range endpoints {
+		if err := t.endFlowsOf(id, bpf.EbpnetFlowFilter{Choice: bpf.EbpnetFlowChoiceFLOWS_UNBACKED}); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // flowsARun is how many flows are looked at in one go: the kernel does nothing
 // else meanwhile on that CPU.
 const flowsARun = 65536
 
+// endFlows looks at every flow.
 func (t *Tables) endFlows(filter bpf.EbpnetFlowFilter) error {
 	filter.Count = flowsARun
 	for ; filter.First < t.Maps.Flows.MaxEntries(); filter.First += filter.Count {
-		if err := command(t.Programs.EndFlows, filter); err != nil {
+		if _, err := command(t.Programs.EndFlows, filter); err != nil {
 			return fmt.Errorf("end flows: %w", err)
 		}
 	}
 	return nil
+}
+
+// endFlowsOf looks at the flows in the list of an endpoint, and at every flow
+// only if that list is not whole.
+func (t *Tables) endFlowsOf(endpoint uint32, filter bpf.EbpnetFlowFilter) error {
+	listed := filter
+	listed.Endpoint, listed.Count = endpoint, flowsARun
+	for {
+		var err error
+		if listed, err = command(t.Programs.EndFlows, listed); err != nil {
+			return fmt.Errorf("end flows of endpoint %d: %w", endpoint, err)
+		}
+		if listed.First == 0 {
+			break
+		}
+	}
+	share, err := t.share(endpoint)
+	if err != nil || share.Unlisted == 0 {
+		return err
+	}
+	return t.endFlows(filter)
 }
 
 // FinishResize carries flows over that programs have opened in tables of
@@ -196,7 +234,7 @@ func (t *Tables) FinishResize() (lost int, err error) {
 		return 0, err
 	}
 	// What went while a Load was interrupted went from one of the tables only.
-	return lost, t.EndUnbackedFlows()
+	return lost, t.endUnbackedFlows()
 }
 
 // ProtocolName gives the common name of an IP protocol.

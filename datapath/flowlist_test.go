@@ -154,7 +154,7 @@ func TestUnbackedFlowsEnd(t *testing.T) {
 		w.send(t, fromEndpoint("", from, outgoing(from, false, udp(uint16(40000+i), 53)).frame(t)))
 	}
 	w.send(t, fromEndpoint("", client, between(client, server, false, tcp(1000, 6379, "S")).frame(t)))
-	if err := w.EndUnbackedFlows(); err != nil {
+	if err := w.endUnbackedFlows(); err != nil {
 		t.Fatal(err)
 	}
 	if n := len(w.listed(t, FlowFilter{})); n != 4 {

@@ -108,6 +108,13 @@ func fragmentShareRows(t testing.TB, v6 bool) []row {
 	out := func(name string, given func(testing.TB, *world)) row {
 		return by(alice)(name, last.frame(t)).after(begun).given(given, nothing)
 	}
+	withLimit := func(name string, limited uint32, n int) row {
+		begin := func(t testing.TB, w *world) {
+			w.send(t, begun)
+			beginning(n, by(alice), first)(t, w)
+		}
+		return by(alice)(name, last.frame(t)).given(begin, nothing).givenLimits(limited, Limits{MaxFragments: 8})
+	}
 	linked := func(name string, n int) row {
 		first, _, last := inFragments(between(client, server, v6, udp(40000, 53)))
 		return by(client)(name, last.frame(t)).after(by(client)("", first.frame(t))).given(beginning(n, by(client), first), nothing)
@@ -119,6 +126,9 @@ func fragmentShareRows(t testing.TB, v6 bool) []row {
 		out("last, after one less", beginning(fragmentsOfEndpoint-1, by(alice), first)).redirected(masqueraded(last).frame(t)),
 		out("last, after many of another endpoint", beginning(4*fragmentsOfEndpoint, by(bob), bobFirst)).redirected(masqueraded(last).frame(t)),
 		out("last, after many from outside", beginning(4*fragmentsOfEndpoint, fromUplink, in)).redirected(masqueraded(last).frame(t)),
+		withLimit("last, after as many others as the endpoint was given", alice.id, 8).dropped("fragment_limit"),
+		withLimit("last, after one less than it was given", alice.id, 7).redirected(masqueraded(last).frame(t)),
+		withLimit("last, after more than another endpoint was given", bob.id, 8).redirected(masqueraded(last).frame(t)),
 		linked("last by a link, after as many others as are kept", fragmentsOfEndpoint).dropped("fragment_limit"),
 		linked("last by a link, after one less", fragmentsOfEndpoint-1).delivered(server, nil),
 		fromUplink("answer, last, after many of an endpoint", inLast.frame(t)).after(query, fromUplink("", in.frame(t))).

@@ -27,6 +27,7 @@ func groups() []group {
 	})
 	return []group{
 		{name: "parse", load: loadPinned, rows: parseRows},
+		{name: "length", load: loadPinned, rows: lengthRows},
 		{name: "bridge", load: loadPinned, rows: bridgeRows},
 		{name: "neighbors", load: loadPinned, rows: neighborRows},
 		{name: "guard", load: loadPinned, rows: guardRows},

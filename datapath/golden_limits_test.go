@@ -20,6 +20,40 @@ func addFlows(owner uint32, n int) (setup, undo func(testing.TB, *world)) {
 	return add(n), add(-n)
 }
 
+// addHalfOpen has an owner count so many half-open flows more, and takes them
+// back.
+func addHalfOpen(owner uint32, n int) (setup, undo func(testing.TB, *world)) {
+	add := func(n int) func(testing.TB, *world) {
+		return func(t testing.TB, w *world) {
+			t.Helper()
+			share := w.share(t, owner)
+			share.HalfOpen += uint32(n)
+			must(t, w.Maps.FlowShares.Put(owner, share))
+		}
+	}
+	return add(n), add(-n)
+}
+
+// givenLimits has an owner's limits set while the row's packets go by.
+func (r row) givenLimits(owner uint32, l Limits) row {
+	setup, undo := r.setup, r.undo
+	return r.given(
+		func(t testing.TB, w *world) {
+			t.Helper()
+			must(t, w.setLimits(owner, l))
+			if setup != nil {
+				setup(t, w)
+			}
+		},
+		func(t testing.TB, w *world) {
+			t.Helper()
+			must(t, w.setLimits(owner, Limits{}))
+			if undo != nil {
+				undo(t, w)
+			}
+		})
+}
+
 // addPorts has the cells of two rows of port_counts count so many more, whatever
 // their destination, and takes them back.
 func addPorts(row uint32, n int) (setup, undo func(testing.TB, *world)) {
@@ -47,12 +81,10 @@ func addPorts(row uint32, n int) (setup, undo func(testing.TB, *world)) {
 
 // Of bpf/types.h and bpf/ports.h.
 const (
-	portCells   = 65536
-	portRowsAll = 2
-	userPorts   = 65535 - 1024 + 1
-	portsForAll = userPorts - userPorts/16 // the others are the host's
-	portsForOne = portsForAll - userPorts/16
-	fewPorts    = userPorts / 4096
+	manyPorts   = 65535 - 1024 + 1
+	portsForAll = manyPorts - manyPorts/16 // the others are the host's
+	portsForOne = portsForAll - manyPorts/16
+	fewPorts    = manyPorts / 4096
 )
 
 // limitRows are of owners that have as much as they may.
@@ -71,14 +103,13 @@ func limitRows(t testing.TB) []row {
 		asked := incoming(v6, tcp(40000, webPort, "S"))
 		calls := fromUplink("", asked.frame(t)).delivered(alice, reached(asked, alice, 80).frame(t))
 		linked := fromEndpoint("", client, between(client, server, v6, udp(40000, 53)).frame(t))
-		hundred := func(t testing.TB, w *world) { must(t, w.SetFlowLimit(alice.id, 100)) }
-		none := func(t testing.TB, w *world) { must(t, w.SetFlowLimit(alice.id, 0)) }
 		setLimit := func(name string, r row, n int) row {
-			setup, undo := addFlows(alice.id, n)
+			return limited(name, r, alice.id, n).givenLimits(alice.id, Limits{MaxFlows: 100})
+		}
+		halfOpen := func(name string, r row, n int) row {
+			setup, undo := addHalfOpen(alice.id, n)
 			r.name = name
-			return r.given(
-				func(t testing.TB, w *world) { hundred(t, w); setup(t, w) },
-				func(t testing.TB, w *world) { none(t, w); undo(t, w) })
+			return r.given(setup, undo)
 		}
 		ports := func(name string, r row, row uint32, n int) row {
 			setup, undo := addPorts(row, n)
@@ -101,6 +132,18 @@ func limitRows(t testing.TB) []row {
 			limited("an established flow where the share is used up", next, alice.id, forAll),
 			setLimit("the last that an endpoint was given", opens, 99),
 			setLimit("one more than an endpoint was given", refused, 100),
+			setLimit("an established flow at the limit that an endpoint was given", next, 100),
+			halfOpen("many half-open flows", opens, 60000),
+			halfOpen("the last half-open flow that an endpoint was given", opens, 99).givenLimits(alice.id, Limits{MaxHalfOpen: 100}),
+			halfOpen("one half-open flow more than an endpoint was given", refused, 100).givenLimits(alice.id, Limits{MaxHalfOpen: 100}),
+			halfOpen("a flow that is there at the limit of half-open ones", next, 100).givenLimits(alice.id, Limits{MaxHalfOpen: 100}),
+			halfOpen("many half-open flows where only established ones are limited", opens, 100).givenLimits(alice.id, Limits{MaxFlows: 100}),
+			halfOpen("from outside to a port of an endpoint with many half-open flows", calls, 100).givenLimits(alice.id, Limits{MaxHalfOpen: 100}),
+			limited("the last that a port was given", calls, ownerPorts+webPort, 99).givenLimits(ownerPorts+webPort, Limits{MaxFlows: 100}),
+			limited("one more than a port was given", fromUplink("", asked.frame(t)).dropped("flow_limit"), ownerPorts+webPort, 100).
+				givenLimits(ownerPorts+webPort, Limits{MaxFlows: 100}),
+			limited("another port than the one with a limit", calls, ownerPorts+webPort, 100).givenLimits(ownerPorts+alsoWebPort, Limits{MaxFlows: 100}),
+			limited("a port of an endpoint at its limit", calls, alice.id, 100).givenLimits(alice.id, Limits{MaxFlows: 100}),
 			limited("one more than a port's share", fromUplink("", asked.frame(t)).dropped("flow_limit"), ownerPorts+webPort, forAll),
 			limited("another port than the full one", calls, ownerPorts+alsoWebPort, forAll),
 			limited("a port of an endpoint with a full share", calls, alice.id, forAll),
@@ -109,6 +152,14 @@ func limitRows(t testing.TB) []row {
 
 			ports("the last port towards a destination", opens, 0, portsForOne-1),
 			ports("one port more than an endpoint's share", fromEndpoint("", alice, p.frame(t)).dropped("port_limit"), 0, portsForOne),
+			ports("the last port that an endpoint was given", opens, 0, 99).givenLimits(alice.id, Limits{MaxPorts: 100}),
+			ports("one port more than an endpoint was given", fromEndpoint("", alice, p.frame(t)).dropped("port_limit"), 0, 100).givenLimits(alice.id, Limits{MaxPorts: 100}),
+			ports("as many ports as another endpoint was given", opens, 0, 100).givenLimits(bob.id, Limits{MaxPorts: 100}),
+			ports("a limit of ports beyond what is free", fromEndpoint("", alice, p.frame(t)).dropped("port_limit"), 0, portsForOne).
+				givenLimits(alice.id, Limits{MaxPorts: 65535}),
+			ports("a flow that is there at the limit of ports", next, 0, 100).givenLimits(alice.id, Limits{MaxPorts: 100}),
+			ports("one port more of the gateway's, than an endpoint was given", fromEndpoint("", bob, inward.frame(t)).dropped("port_limit"), 0, 100).
+				givenLimits(bob.id, Limits{MaxPorts: 100}),
 			ports("one port more of the gateway's, towards a neighbor's published port", fromEndpoint("", bob, inward.frame(t)).dropped("port_limit"), 0, portsForOne),
 			ports("the last of few ports, beside what others have", opens, portRowsAll, portsForOne).given(
 				together(setupOf(addPorts(portRowsAll, portsForOne)), setupOf(addPorts(0, fewPorts-1))),

@@ -30,7 +30,7 @@ func publishedPorts() []Port {
 		for _, v6 := range []bool{false, true} {
 			p := Port{
 				ID: uint32(port), Address: at.ip(v6), Protocol: protocol, First: port, Last: port,
-				Target: to.ip(v6), TargetFirst: target, Network: to.network,
+				Target: to.ip(v6), TargetFirst: target, Network: to.network, Endpoint: to.id,
 			}
 			for _, a := range allow {
 				p.AllowFrom = append(p.AllowFrom, netip.PrefixFrom(a.ip4, 24).Masked(), netip.PrefixFrom(a.ip6, 48).Masked())

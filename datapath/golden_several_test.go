@@ -26,7 +26,7 @@ func withSeveral(wanted *Wanted) {
 		for port, away := range map[uint16]bool{nearPort: false, awayPort: true} {
 			wanted.Ports = append(wanted.Ports, Port{
 				ID: uint32(port), Address: everywhere, Protocol: protocolTCP, First: port, Last: port,
-				Target: bob.ip(v6), TargetFirst: port - 8000, Network: bob.network,
+				Target: bob.ip(v6), TargetFirst: port - 8000, Network: bob.network, Endpoint: bob.id,
 				AllowFrom: []netip.Prefix{netip.PrefixFrom(everywhere, 0), netip.PrefixFrom(client.ip(v6), length)},
 				Routes: []PortRoute{
 					{netip.PrefixFrom(everywhere, 0), away},

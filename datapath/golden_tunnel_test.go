@@ -23,7 +23,10 @@ func hostRows(t testing.TB) []row {
 		}
 		astray := to(gw, alice)
 		astray.from, astray.to = bob.mac, bob.mac
+		toHost := packet{from: alice.mac, to: gatewayMAC, src: alice.ip(v6), dst: gw, l4: udp(1, 2), payload: "hello"}
 		return []row{
+			marked(fromEndpoint("to the gateway with the mark of a frame for a tunnel", alice, toHost.frame(t)).redirected(nil), frameMark(maxNetworkID, theTunnel), 0),
+			marked(fromEndpoint("to the gateway with another mark", alice, toHost.frame(t)).redirected(nil), 7, 7),
 			fromHost("from the gateway", to(gw, alice).frame(t)).delivered(alice, nil),
 			fromHost("from another network's gateway", to(gatewayOf(closedNet).ip(v6), alice).frame(t)).delivered(alice, nil),
 			fromHost("from the uplink's address", to(uplink.ip(v6), alice).frame(t)).delivered(alice, nil),
@@ -33,6 +36,11 @@ func hostRows(t testing.TB) []row {
 			fromHost("to an internal network", to(gatewayOf(internalNet).ip(v6), insider).frame(t)).delivered(insider, nil),
 			fromHost("with a stale MAC", astray.frame(t)).delivered(alice, to(gw, alice).frame(t)),
 			toGateway("of the host's own", 0, to(gw, alice).frame(t)).passed(),
+			marked(toGateway("with the mark of a fragment", 0, to(gw, alice).frame(t)).passed(), fragmentMark(uplinkMTU), 0),
+			marked(toGateway("with the mark of a frame for a tunnel", 0, to(gw, alice).frame(t)).passed(), frameMark(maxNetworkID, maxTunnelID), 0),
+			marked(toGateway("with the mark of a packet of a tunnel", 0, to(gw, alice).frame(t)).passed(), packetMark, 0),
+			marked(toGateway("with a mark below", 0, to(gw, alice).frame(t)).passed(), 0xeb0fffff, 0xeb0fffff),
+			marked(toGateway("with a mark above", 0, to(gw, alice).frame(t)).passed(), 0xeb400000, 0xeb400000),
 			toGateway("forwarded", anyDevice, to(website.ip(v6), alice).frame(t)).dropped("not_from_host").path("drop-not-from-host"),
 			toGateway("forwarded as from the gateway", anyDevice, to(gw, alice).frame(t)).dropped("not_from_host"),
 			fromHost("to nobody", to(gw, nobody).frame(t)).dropped("unknown_destination"),
@@ -40,6 +48,12 @@ func hostRows(t testing.TB) []row {
 			fromHost("to a group", group.frame(t)).dropped("unknown_destination"),
 		}
 	})
+}
+
+// marked has the packet come in with a mark, and leave with another.
+func marked(r row, in, out uint32) row {
+	r.skb.mark, r.mark = in, out
+	return r
 }
 
 func tunnelRows(t testing.TB) []row {

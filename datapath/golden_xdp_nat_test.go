@@ -25,11 +25,11 @@ func publishedForSome() []Port {
 			anywhere = netip.IPv6Unspecified()
 		}
 		for i, p := range []Port{
-			{Address: anywhere, Protocol: protocolUDP, First: someDNSPort, Target: alice.ip(v6), TargetFirst: 53, Network: openNet},
-			{Address: anywhere, Protocol: protocolTCP, First: someHiddenPort, Target: insider.ip(v6), TargetFirst: 80, Network: internalNet},
-			{Address: uplink.ip(v6), Protocol: protocolTCP, First: someUplinkPort, Target: alice.ip(v6), TargetFirst: 80, Network: openNet},
-			{Address: anywhere, Protocol: protocolTCP, First: someAndAllPort, Target: alice.ip(v6), TargetFirst: 80, Network: openNet},
-			{Address: uplink.ip(v6), Protocol: protocolTCP, First: someAndAllPort, Target: alice.ip(v6), TargetFirst: 80, Network: openNet},
+			{Address: anywhere, Protocol: protocolUDP, First: someDNSPort, Target: alice.ip(v6), TargetFirst: 53, Network: openNet, Endpoint: alice.id},
+			{Address: anywhere, Protocol: protocolTCP, First: someHiddenPort, Target: insider.ip(v6), TargetFirst: 80, Network: internalNet, Endpoint: insider.id},
+			{Address: uplink.ip(v6), Protocol: protocolTCP, First: someUplinkPort, Target: alice.ip(v6), TargetFirst: 80, Network: openNet, Endpoint: alice.id},
+			{Address: anywhere, Protocol: protocolTCP, First: someAndAllPort, Target: alice.ip(v6), TargetFirst: 80, Network: openNet, Endpoint: alice.id},
+			{Address: uplink.ip(v6), Protocol: protocolTCP, First: someAndAllPort, Target: alice.ip(v6), TargetFirst: 80, Network: openNet, Endpoint: alice.id},
 		} {
 			const forAll = 4
 			p.ID, p.Last = uint32(p.First), p.First

@@ -24,8 +24,9 @@ type Port struct {
 	Target      netip.Addr // a local endpoint's, of the same family
 	TargetFirst uint16     // where First leads to; the others follow
 	Network     uint32     // the target's
+	Endpoint    uint32     // whose address the target is
 	AllowFrom   []netip.Prefix
-	MaxFlows    uint32 // established ones from outside; 0: as many as is fair
+	MaxFlows    uint32 // established ones from outside; 0: the default
 	// The routes of the target's namespace, a default one among them; none if
 	// all lead by the target's interface.
 	Routes []PortRoute
@@ -55,7 +56,7 @@ type published struct {
 	ports   map[bpf.EbpnetPortKey]bpf.EbpnetPort
 	sources map[bpf.EbpnetPortSourceKey]uint32
 	words   map[uint32]uint64 // a bit for each port
-	limits  map[uint32]uint32 // of flows, by owner
+	limits  limitEntries
 }
 
 func publish(ports []Port) published {
@@ -63,7 +64,7 @@ func publish(ports []Port) published {
 		map[bpf.EbpnetPortKey]bpf.EbpnetPort{},
 		map[bpf.EbpnetPortSourceKey]uint32{},
 		map[uint32]uint64{},
-		map[uint32]uint32{},
+		limitEntries{},
 	}
 	for _, p := range ports {
 		p.addTo(entries)
@@ -72,10 +73,8 @@ func publish(ports []Port) published {
 }
 
 func (p Port) addTo(entries published) {
-	if p.MaxFlows > 0 {
-		entries.limits[ownerPorts+p.ID] = p.MaxFlows
-	}
-	to := bpf.EbpnetPort{Address: addressOf(p.Target), Network: p.Network, Id: p.ID}
+	entries.limits.add(ownerPorts+p.ID, p.limits())
+	to := bpf.EbpnetPort{Address: addressOf(p.Target), Network: p.Network, Endpoint: p.Endpoint, Id: p.ID}
 	if len(p.AllowFrom) > 0 {
 		to.Flags |= bpf.EbpnetPortFlagPORT_RESTRICTED
 	}
@@ -172,7 +171,7 @@ func (t *Tables) PutPorts(ports []Port) error { return t.putPublished(publish(po
 
 // putPublished writes what restricts before what allows.
 func (t *Tables) putPublished(entries published) error {
-	if err := putAll(t.Maps.FlowLimits, entries.limits); err != nil {
+	if err := putAll(t.Maps.Limits, entries.limits); err != nil {
 		return err
 	}
 	if err := putAll(t.Maps.PortSources, entries.sources); err != nil {
@@ -211,10 +210,14 @@ func (t *Tables) DeletePorts(ports []Port) error {
 	if err := removeAll(t.Maps.PortSources, slices.Collect(maps.Keys(gone.sources))); err != nil {
 		return err
 	}
-	if err := removeAll(t.Maps.FlowLimits, slices.Collect(maps.Keys(gone.limits))); err != nil {
+	if err := removeAll(t.Maps.Limits, slices.Collect(maps.Keys(gone.limits))); err != nil {
 		return err
 	}
-	return t.EndUnbackedFlows()
+	targets := map[uint32]bool{}
+	for _, p := range ports {
+		targets[p.Endpoint] = true
+	}
+	return t.endUnbackedFlowsOf(slices.Collect(maps.Keys(targets))...)
 }
 
 // MovePorts puts ports in place of others of the same keys, whose targets'

@@ -32,11 +32,11 @@ func prefixes(list ...string) []netip.Prefix {
 func examplePorts() []Port {
 	any4, any6 := netip.IPv4Unspecified(), netip.IPv6Unspecified()
 	return []Port{
-		{ID: 1, Address: netip.MustParseAddr("127.0.0.1"), Protocol: unix.IPPROTO_TCP, First: 80, Last: 80, Target: alice.ip4, TargetFirst: 8080, Network: openNet},
-		{ID: 2, Address: uplink.ip4, Protocol: unix.IPPROTO_TCP, First: 80, Last: 81, Target: bob.ip4, TargetFirst: 80, Network: openNet, AllowFrom: prefixes("0.0.0.0/0")},
-		{ID: 3, Address: any4, Protocol: unix.IPPROTO_UDP, First: 60, Last: 130, Target: bob.ip4, TargetFirst: 1, Network: openNet, AllowFrom: prefixes("198.51.100.0/24", "::/0")},
-		{ID: 3, Address: any6, Protocol: unix.IPPROTO_UDP, First: 60, Last: 130, Target: bob.ip6, TargetFirst: 1, Network: openNet, AllowFrom: prefixes("198.51.100.0/24", "::/0")},
-		{ID: 4, Address: any6, Protocol: unix.IPPROTO_SCTP, First: 65535, Last: 65535, Target: plain.ip6, TargetFirst: 65535, Network: plainNet},
+		{ID: 1, Address: netip.MustParseAddr("127.0.0.1"), Protocol: unix.IPPROTO_TCP, First: 80, Last: 80, Target: alice.ip4, TargetFirst: 8080, Network: openNet, Endpoint: alice.id},
+		{ID: 2, Address: uplink.ip4, Protocol: unix.IPPROTO_TCP, First: 80, Last: 81, Target: bob.ip4, TargetFirst: 80, Network: openNet, Endpoint: bob.id, AllowFrom: prefixes("0.0.0.0/0")},
+		{ID: 3, Address: any4, Protocol: unix.IPPROTO_UDP, First: 60, Last: 130, Target: bob.ip4, TargetFirst: 1, Network: openNet, Endpoint: bob.id, AllowFrom: prefixes("198.51.100.0/24", "::/0")},
+		{ID: 3, Address: any6, Protocol: unix.IPPROTO_UDP, First: 60, Last: 130, Target: bob.ip6, TargetFirst: 1, Network: openNet, Endpoint: bob.id, AllowFrom: prefixes("198.51.100.0/24", "::/0")},
+		{ID: 4, Address: any6, Protocol: unix.IPPROTO_SCTP, First: 65535, Last: 65535, Target: plain.ip6, TargetFirst: 65535, Network: plainNet, Endpoint: plain.id},
 	}
 }
 
@@ -45,8 +45,8 @@ func (t *Tables) dumpPorts(tb testing.TB) []string {
 	tb.Helper()
 	var lines []string
 	err := dumpTable(t.Maps.Ports, func(k bpf.EbpnetPortKey, v bpf.EbpnetPort) {
-		lines = append(lines, fmt.Sprintf("port %v %d/%d -> %v %d on %d, %d, flags %d", addrOrUnspecified(k.Address), networkOrder16(k.Port), k.Protocol,
-			addrOf(v.Address), networkOrder16(v.Port), v.Network, v.Id, v.Flags))
+		lines = append(lines, fmt.Sprintf("port %v %d/%d -> %v %d of %d on %d, %d, flags %d", addrOrUnspecified(k.Address), networkOrder16(k.Port), k.Protocol,
+			addrOf(v.Address), networkOrder16(v.Port), v.Endpoint, v.Network, v.Id, v.Flags))
 	})
 	err = errors.Join(err, dumpTable(t.Maps.PortSources, func(k bpf.EbpnetPortSourceKey, v uint32) {
 		lines = append(lines, fmt.Sprintf("source %d %v/%d = %d", k.Id, addrOrUnspecified(k.Prefix), k.Length, v))
@@ -227,7 +227,7 @@ func TestFullPortTablesSaySo(t *testing.T) {
 		spec.Maps[bpf.EbpnetMapPortSources].MaxEntries = 1
 		return nil
 	})(t, loader.Config{})
-	p := Port{ID: 1, Address: uplink.ip4, Protocol: unix.IPPROTO_TCP, First: 80, Last: 82, Target: alice.ip4, TargetFirst: 80, Network: openNet}
+	p := Port{ID: 1, Address: uplink.ip4, Protocol: unix.IPPROTO_TCP, First: 80, Last: 82, Target: alice.ip4, TargetFirst: 80, Network: openNet, Endpoint: alice.id}
 	restricted := p
 	restricted.Last, restricted.AllowFrom = 80, prefixes("10.0.0.0/8", "11.0.0.0/8")
 	for table, wanted := range map[string]struct {
@@ -252,7 +252,7 @@ func TestFullPortTablesSaySo(t *testing.T) {
 func TestRoutesOfPorts(t *testing.T) {
 	t.Parallel()
 	tables := emptyTables(t)
-	p := Port{ID: 7, Address: netip.IPv4Unspecified(), Protocol: unix.IPPROTO_TCP, First: 80, Last: 80, Target: alice.ip4, TargetFirst: 80, Network: openNet}
+	p := Port{ID: 7, Address: netip.IPv4Unspecified(), Protocol: unix.IPPROTO_TCP, First: 80, Last: 80, Target: alice.ip4, TargetFirst: 80, Network: openNet, Endpoint: alice.id}
 	routed := func(routes ...PortRoute) []Port { q := p; q.Routes = routes; return []Port{q} }
 	everywhere, second := netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("10.2.0.0/24")
 	here := routed(PortRoute{everywhere, false}, PortRoute{second, true}, PortRoute{netip.MustParsePrefix("::/0"), true})
@@ -296,7 +296,7 @@ func TestRoutesOfPorts(t *testing.T) {
 func TestManyPortsAtOnce(t *testing.T) {
 	t.Parallel()
 	tables := emptyTables(t)
-	p := Port{ID: 1, Address: netip.IPv4Unspecified(), Protocol: unix.IPPROTO_TCP, First: 1, Last: 65535, Target: alice.ip4, TargetFirst: 1, Network: openNet}
+	p := Port{ID: 1, Address: netip.IPv4Unspecified(), Protocol: unix.IPPROTO_TCP, First: 1, Last: 65535, Target: alice.ip4, TargetFirst: 1, Network: openNet, Endpoint: alice.id}
 	start := time.Now()
 	if err := tables.PutPorts([]Port{p}); err != nil {
 		t.Fatal(err)

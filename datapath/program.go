@@ -50,18 +50,20 @@ func (t *Tables) ProgramTimes() ([]ProgramTime, error) {
 // to do.
 const headerSize = 14
 
-// command runs one of the programs that do what they are told.
-func command(p *ebpf.Program, what any) error {
+// command runs one of the programs that do what they are told, and gives what
+// the program has made of that.
+func command[T any](p *ebpf.Program, what T) (T, error) {
 	frame, err := binary.Append(make([]byte, headerSize), binary.NativeEndian, what)
 	if err != nil {
-		return err
+		return what, err
 	}
-	status, _, err := p.Test(frame)
+	status, frame, err := p.Test(frame)
 	if err != nil {
-		return err
+		return what, err
 	}
 	if status != 0 {
-		return fmt.Errorf("the program gives %d", status)
+		return what, fmt.Errorf("the program gives %d", status)
 	}
-	return nil
+	_, err = binary.Decode(frame[headerSize:], binary.NativeEndian, &what)
+	return what, err
 }

@@ -71,7 +71,7 @@ func (w *world) endSome(t *testing.T) func(cpu, n int) error {
 		case n%32 == 1:
 			return w.FlushFlows(FlowFilter{Network: alice.network, Addresses: []netip.Addr{alice.ip4, alice.ip6}})
 		case n%64 == 2:
-			return w.EndUnbackedFlows()
+			return w.endUnbackedFlows()
 		case n%16 == 3:
 			_, _, err := w.Programs.SweepOnce.Test(make([]byte, skbSize))
 			return err

@@ -98,3 +98,22 @@ func TestOnePortHasOneMapping(t *testing.T) {
 	}
 	w.checkShares(t)
 }
+
+// TestListsOfFlowsUnderRaces has two CPUs open flows of one endpoint at once, so
+// many that they take each other's turns: its list is whole in the end.
+func TestListsOfFlowsUnderRaces(t *testing.T) {
+	testutil.RequireRoot(t)
+	const rounds = 20000
+	w := newWorld(t, loadShares(4096, 64))
+	w.race(t, rounds, func(cpu, round int) error {
+		r := fromEndpoint("", alice, outgoing(alice, false, udp(uint16(1024+round), uint16(53+cpu))).frame(t))
+		_, err := w.program(r.hook).Run(w.options(r.device, r.in, r.skb))
+		return err
+	})
+	w.checkShares(t)
+	must(t, w.DeleteEndpoint(w.endpoint(t, alice)))
+	w.checkShares(t)
+	if flows := w.listed(t, FlowFilter{}); len(flows) != 0 {
+		t.Errorf("alice has gone, and there are %d flows", len(flows))
+	}
+}

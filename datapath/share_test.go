@@ -34,7 +34,8 @@ func loadShares(slots, halfOpen uint32) func(testing.TB, loader.Config) *Tables 
 	})
 }
 
-// checkShares expects that the counts are those of the flows that are there.
+// checkShares expects that the counts and the lists are those of the flows that
+// are there.
 func (w *world) checkShares(t testing.TB) {
 	t.Helper()
 	want := map[uint32]bpf.EbpnetFlowShare{}
@@ -66,6 +67,7 @@ func (w *world) checkShares(t testing.TB) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	w.checkLists(t)
 }
 
 // establish opens a flow from a host to the website, and has it answered; false
@@ -145,7 +147,7 @@ func TestAccompliceFillsNothing(t *testing.T) {
 	testutil.RequireRoot(t)
 	const limit = 20
 	w := newWorld(t, loadShares(1024, 256))
-	if err := w.SetFlowLimit(alice.id, limit); err != nil {
+	if err := w.setLimits(alice.id, Limits{MaxFlows: limit}); err != nil {
 		t.Fatal(err)
 	}
 	const opened = 2 * limit
@@ -161,14 +163,14 @@ func TestAccompliceFillsNothing(t *testing.T) {
 		t.Errorf("%+v, want %d established and %d half-open", got, limit, opened-limit)
 	}
 	w.checkShares(t)
-	if err := w.SetFlowLimit(alice.id, limit+1); err != nil {
+	if err := w.setLimits(alice.id, Limits{MaxFlows: limit + 1}); err != nil {
 		t.Fatal(err)
 	}
 	w.send(t, fromUplink("", incoming(false, udp(53, 2000+opened-1)).frame(t)))
 	if got := w.share(t, alice.id); got.Established != limit+1 || got.HalfOpen != opened-limit-1 {
 		t.Errorf("%+v after the limit was raised, want %d established", got, limit+1)
 	}
-	if err := w.SetFlowLimit(alice.id, 0); err != nil {
+	if err := w.setLimits(alice.id, Limits{}); err != nil {
 		t.Fatal(err)
 	}
 	if !w.establish(t, alice, 4000, 53) {
@@ -355,7 +357,7 @@ func TestRestoredFlowsCount(t *testing.T) {
 	t.Parallel()
 	testutil.RequireRoot(t)
 	old, w := newWorld(t, loadSlots(64, nil)), newWorld(t, loadSlots(64, nil))
-	if err := w.SetFlowLimit(alice.id, 1); err != nil {
+	if err := w.setLimits(alice.id, Limits{MaxFlows: 1}); err != nil {
 		t.Fatal(err)
 	}
 	for i := range uint16(3) {
@@ -403,7 +405,7 @@ func TestCommandsLeaveThePacketsScratch(t *testing.T) {
 		}
 	}
 	for _, err := range []error{
-		w.EndUnbackedFlows(), w.FlushFlows(FlowFilter{Network: alice.network, Addresses: []netip.Addr{alice.ip4}}),
+		w.endUnbackedFlows(), w.FlushFlows(FlowFilter{Network: alice.network, Addresses: []netip.Addr{alice.ip4}}),
 		w.ForgetLearned(LearnedFilter{}),
 	} {
 		if err != nil {

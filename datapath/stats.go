@@ -153,7 +153,7 @@ func (t *Tables) TunnelTraffic(id uint32) (Traffic, error) {
 
 // ResetEndpointTraffic zeroes the counters of an id that is given out anew.
 func (t *Tables) ResetEndpointTraffic(id uint32) error {
-	if err := t.resetFloods(id); err != nil {
+	if err := t.resetLimited(id); err != nil {
 		return err
 	}
 	return resetTraffic(t.Maps.EndpointStats, id)
@@ -279,9 +279,7 @@ func (t *Tables) Usage() ([]MapUsage, error) {
 		{"endpoint_stats", t.Maps.EndpointStats, t.countEndpoints},
 		{"fdb", t.Maps.Fdb, countEntries[bpf.EbpnetFdbKey, bpf.EbpnetStation]},
 		{"flood_budgets", t.Maps.FloodBudgets, countUsed[bpf.EbpnetFloodBudget]},
-		{"flood_limits", t.Maps.FloodLimits, countUsed[uint32]},
 		{"flow_index", t.Maps.FlowIndex, countEntries[bpf.EbpnetFlowKey, bpf.EbpnetFlowRef]},
-		{"flow_limits", t.Maps.FlowLimits, countEntries[uint32, uint32]},
 		{"flow_shares", t.Maps.FlowShares, countUsed[bpf.EbpnetFlowShare]},
 		{"flows", t.Maps.Flows, counted(flows)},
 		{"half_open", t.Maps.HalfOpen, counted(halfOpen)},
@@ -290,6 +288,7 @@ func (t *Tables) Usage() ([]MapUsage, error) {
 		{"learned_fdb", t.Maps.LearnedFdb, countEntries[bpf.EbpnetFdbKey, bpf.EbpnetLearned]},
 		{"learned_neigh", t.Maps.LearnedNeigh, countEntries[bpf.EbpnetAddress, bpf.EbpnetLearned]},
 		{"learned_queue", t.Maps.LearnedQueue, t.countLearned},
+		{"limits", t.Maps.Limits, countEntries[uint32, bpf.EbpnetOwnerLimits]},
 		{"links", t.Maps.Links, countEntries[bpf.EbpnetLinkKey, uint32]},
 		{"links_revision", t.Maps.LinksRevision, countAll},
 		{"members", t.Maps.Members, countEntries[bpf.EbpnetMemberKey, bpf.EbpnetStation]},
@@ -301,6 +300,7 @@ func (t *Tables) Usage() ([]MapUsage, error) {
 		{"port_sources", t.Maps.PortSources, countEntries[bpf.EbpnetPortSourceKey, uint32]},
 		{"ports", t.Maps.Ports, countEntries[bpf.EbpnetPortKey, bpf.EbpnetPort]},
 		{"published_ports", t.Maps.PublishedPorts, countUsed[uint64]},
+		{"refusals", t.Maps.Refusals, countUsed[bpf.EbpnetRefused]},
 		{"scratches", t.Maps.Scratches, countAll},
 		{"sweepers", t.Maps.Sweepers, countAll},
 		{"trunks", t.Maps.Trunks, countUsed[bpf.EbpnetTrunk]},

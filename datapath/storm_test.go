@@ -49,8 +49,8 @@ func TestFloodsAreLimited(t *testing.T) {
 		t.Errorf("%d frames to %d members were flooded, want 1 to %d", passed, members, most)
 	}
 	for id, want := range map[uint32]uint64{alice.id: frames - passed, bob.id: 0, trunk.id: 0} {
-		if got, err := w.FloodLimited(id); err != nil || got != want {
-			t.Errorf("of endpoint %d were limited %d frames, want %d; error %v", id, got, want, err)
+		if got, err := w.FloodShare(id); err != nil || got.LimitedPackets != want {
+			t.Errorf("of endpoint %d were limited %d frames, want %d; error %v", id, got.LimitedPackets, want, err)
 		}
 	}
 	// Endpoint 0 has the default again: what honest endpoints send passes, as

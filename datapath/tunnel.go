@@ -17,6 +17,8 @@ type Tunnel struct {
 	Fragmentable bool  // over IPv4 it is sent without DF
 	CopyDSCP     bool  // from the inner packet to the outer
 	TTL          uint8 // of the outer packet; hop limit of IPv6
+
+	MaxFlood uint32 // copies a second that are flooded out of it; 0: the default
 }
 
 func (t Tunnel) ends() bpf.EbpnetTunnelEnds {
@@ -48,6 +50,9 @@ func (t Tunnel) entry() bpf.EbpnetTunnel {
 
 // PutTunnel writes a tunnel. It carries nothing until PutCarried.
 func (t *Tables) PutTunnel(tunnel Tunnel) error {
+	if err := t.SetTunnelLimit(tunnel.ID, tunnel.MaxFlood); err != nil {
+		return err
+	}
 	if err := put(t.Maps.Tunnels, tunnel.ID, tunnel.entry()); err != nil {
 		return err
 	}
@@ -70,6 +75,9 @@ func (t *Tables) DeleteTunnel(tunnel Tunnel, shared bool) error {
 		}
 	}
 	if err := put(t.Maps.Tunnels, tunnel.ID, bpf.EbpnetTunnel{}); err != nil {
+		return err
+	}
+	if err := t.setLimits(ownerTunnels+tunnel.ID, Limits{}); err != nil {
 		return err
 	}
 	return t.ForgetLearned(LearnedFilter{Tunnel: tunnel.ID})

@@ -54,6 +54,9 @@ func startServe(t *testing.T, h *testutil.Host) *testutil.Process {
 func TestMetrics(t *testing.T) {
 	p := newPair(t, greKey, greKey)
 	h := p.a
+	h.Ebpnet(t, "port", "add", "other", "127.0.0.1:8080:80", "--max-flows", "9")
+	h.Ebpnet(t, "endpoint", "set", "web", "--max-half-open", "8", "--max-ports", "7", "--max-fragments", "6", "--max-flood", "5")
+	h.Ebpnet(t, "tunnel", "set", "peer", "--max-flood", "4")
 	serve := startServe(t, h)
 	text, before := scrape(t, h)
 
@@ -98,6 +101,23 @@ func TestMetrics(t *testing.T) {
 	if grown := after[`ebpnet_endpoint_transmit_packets_total{endpoint="other", network="net"}`] -
 		before[`ebpnet_endpoint_transmit_packets_total{endpoint="other", network="net"}`]; grown >= packets {
 		t.Errorf("what web sends is counted for other: %v", grown)
+	}
+
+	for name, want := range map[string]float64{
+		`ebpnet_port_max_flows{endpoint="other", network="net", port="127.0.0.1:8080:80/tcp"}`:                  9,
+		`ebpnet_port_flows{endpoint="other", network="net", port="127.0.0.1:8080:80/tcp", state="established"}`: 0,
+		`ebpnet_endpoint_max_half_open_flows{endpoint="web", network="net"}`:                                    8,
+		`ebpnet_endpoint_max_ports{endpoint="web", network="net"}`:                                              7,
+		`ebpnet_endpoint_max_fragmented_datagrams{endpoint="web", network="net"}`:                               6,
+		`ebpnet_endpoint_max_flooded_copies{endpoint="web", network="net"}`:                                     5,
+		`ebpnet_tunnel_max_flooded_copies{tunnel="peer"}`:                                                       4,
+	} {
+		if got, there := before[name]; !there || got != want {
+			t.Errorf("%s is %v (%v), want %v", name, got, there, want)
+		}
+	}
+	if _, there := before[`ebpnet_endpoint_max_ports{endpoint="other", network="net"}`]; there {
+		t.Error("an endpoint without a limit of ports has one in the metrics")
 	}
 
 	entries, capacity := `ebpnet_map_entries{map="`, `ebpnet_map_capacity_entries{map="`

@@ -1,15 +1,11 @@
 package main
 
 import (
-	"errors"
-
 	"github.com/urfave/cli/v2"
 
-	"github.com/ebpnet/ebpnet/datapath"
 	"github.com/ebpnet/ebpnet/internal/agent"
 	"github.com/ebpnet/ebpnet/internal/spec"
 	"github.com/ebpnet/ebpnet/internal/store"
-	"github.com/ebpnet/ebpnet/loader"
 )
 
 func endpointCommand() *cli.Command {
@@ -46,19 +42,20 @@ func endpointCommand() *cli.Command {
 				Name:  "set",
 				Usage: "change what an endpoint of this host may do, with effect on its next packet",
 				UsageText: "ebpnet endpoint set NAME [--allow none|dhcp-server|router|dhcp-server,router] [--max-flows N|default]\n" +
-					"      [--max-flood N|default]",
+					"      [--max-half-open N|default] [--max-ports N|default] [--max-fragments N|default] [--max-flood N|default]",
 				Description: "Only DHCP servers and relays may send as such, and only routers may send as such, also in DHCPv6 and IPv6.\n" +
 					"--allow gives an endpoint these roles, in place of those that it had; 'none' takes all of them back.\n" +
-					"--max-flows limits its established flows, and those from outside of each port that it publishes. By default it\n" +
-					"never has more than are still free.\n" +
-					"--max-flood limits the copies a second that are made of what it sends to many or to unknown MACs: one\n" +
-					"for each member of the network. By default 50000, and 200000 for a trunk.\n" +
+					"The limits hold for what the endpoint opens or sends from then on:\n" +
+					"--max-flows: its established flows. By default it never has more than are still free.\n" +
+					"--max-half-open: its flows that nobody has answered yet. By default the endpoint that has most makes room.\n" +
+					"--max-ports: its ports towards one destination. By default it never has more than are still free there.\n" +
+					"--max-fragments: datagrams whose fragments are on their way. By default 64.\n" +
+					"--max-flood: copies a second that are made of what it sends to many or to unknown MACs, one for each\n" +
+					"member of the network. By default 50000, and 200000 for a trunk.\n" +
 					"Example: ebpnet endpoint set dnsmasq --allow dhcp-server",
-				Flags: []cli.Flag{
+				Flags: append([]cli.Flag{
 					&cli.StringFlag{Name: "allow", Usage: "`ROLES`: dhcp-server, router, or both with a comma; or none", DefaultText: "as it is"},
-					&cli.StringFlag{Name: "max-flows", Usage: "`N` established flows, 1 to 4194304; or default", DefaultText: "as it is"},
-					&cli.StringFlag{Name: "max-flood", Usage: "`N` copies a second that are flooded for it, 1 to 100000000; or default", DefaultText: "as it is"},
-				},
+				}, endpointLimitFlags()...),
 				Action: setEndpoint,
 			},
 			{
@@ -105,15 +102,8 @@ func endpointCommand() *cli.Command {
 						if err != nil {
 							return err
 						}
-						views, err := withPorts(tx, []spec.Endpoint{e})
+						view, err := inspectEndpoint(c, tx, e)
 						if err != nil {
-							return err
-						}
-						view := endpointInspection{endpointView: views[0]}
-						if view.Flows, err = flowsOf(c, e); err != nil {
-							return err
-						}
-						if view.Flood, err = floodOf(c, tx, e); err != nil {
 							return err
 						}
 						return inspect(c, view)
@@ -178,54 +168,29 @@ func setEndpoint(c *cli.Context) error {
 		return err
 	}
 	var change agent.EndpointChange
-	given := false
 	if c.IsSet("allow") {
 		allow, err := spec.ParseAllowances(c.String("allow"))
 		if err != nil {
 			return err
 		}
 		change.Allow = &allow
-		given = true
 	}
-	if c.IsSet("max-flows") {
-		most, err := spec.ParseMaxFlows(c.String("max-flows"))
-		if err != nil {
-			return err
-		}
-		change.MaxFlows = &most
-		given = true
+	if change.Limits, err = parseLimits(c); err != nil {
+		return err
 	}
-	if c.IsSet("max-flood") {
-		limit, err := spec.ParseMaxFlood(c.String("max-flood"))
-		if err != nil {
-			return err
-		}
-		change.MaxFlood = &limit
-		given = true
-	}
-	if !given {
-		return usagef("nothing to set; want at least one of --allow, --max-flows, --max-flood")
+	if change == (agent.EndpointChange{}) {
+		return usagef("nothing to set; want at least one of --allow, --max-flows, --max-half-open, --max-ports, --max-fragments, --max-flood")
 	}
 	name, err := endpointCalled(c, args[0])
 	if err != nil {
 		return err
 	}
 	return withAgent(c, func(a *agent.Agent) error {
-		if err := a.SetEndpoint(name, change); err != nil || change.MaxFlows == nil {
+		if err := a.SetEndpoint(name, change); err != nil || change.Limits == (spec.LimitsChange{}) {
 			return err
 		}
-		return warnOfFlows(a, name)
+		return warnOfUse(a, name, change.Limits)
 	})
-}
-
-// warnOfFlows says so if an endpoint has more flows than it may now have.
-func warnOfFlows(a *agent.Agent, endpoint string) error {
-	share, err := a.FlowShare(endpoint)
-	if err == nil && share.Set && share.Established > share.Limit {
-		logger().Warn("the limit is for new flows: the endpoint has more established ones, which go on",
-			"endpoint", endpoint, "established", share.Established, "limit", share.Limit)
-	}
-	return err
 }
 
 func listEndpoints(c *cli.Context) error {
@@ -260,30 +225,6 @@ func listEndpoints(c *cli.Context) error {
 type endpointView struct {
 	spec.Endpoint
 	Ports []spec.Port `json:"ports"`
-}
-
-// endpointInspection is an endpoint with what it has of the table of flows.
-type endpointInspection struct {
-	endpointView
-	Flows *datapath.FlowShare `json:"flows,omitempty"` // local, and the datapath loaded
-	Flood *flood              `json:"flood,omitempty"` // likewise
-}
-
-// flowsOf reads what a local endpoint has of the table of flows; nil if nothing
-// is loaded.
-func flowsOf(c *cli.Context, e spec.Endpoint) (*datapath.FlowShare, error) {
-	if e.Remote() {
-		return nil, nil
-	}
-	tables, err := datapath.Open(c.String("pin"))
-	if errors.Is(err, loader.ErrNotLoaded) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	share, err := tables.FlowShare(e.ID)
-	return &share, errors.Join(err, tables.Close())
 }
 
 func withPorts(tx *store.Tx, endpoints []spec.Endpoint) ([]endpointView, error) {

@@ -1,46 +1,25 @@
 package main
 
 import (
-	"errors"
 	"time"
-
-	"github.com/urfave/cli/v2"
 
 	"github.com/ebpnet/ebpnet/datapath"
 	"github.com/ebpnet/ebpnet/internal/spec"
 	"github.com/ebpnet/ebpnet/internal/store"
-	"github.com/ebpnet/ebpnet/loader"
 )
 
 // flood is what is flooded for a local endpoint, and what is known of a loop
 // through it.
 type flood struct {
-	Limit          uint32  `json:"limit"`           // copies a second
-	LimitedPackets uint64  `json:"limited_packets"` // frames that were not flooded
+	datapath.FloodShare
+	Set            bool    `json:"set"`             // the limit, by the user
 	Loops          uint32  `json:"loops"`           // how often it was blocked
 	BlockedSeconds float64 `json:"blocked_seconds"` // still
 	LoopWith       string  `json:"loop_with,omitempty"`
 }
 
-// floodOf reads it; nil if the endpoint is on another host, or nothing is
-// loaded.
-func floodOf(c *cli.Context, tx *store.Tx, e spec.Endpoint) (*flood, error) {
-	if e.Remote() {
-		return nil, nil
-	}
-	tables, err := datapath.Open(c.String("pin"))
-	if errors.Is(err, loader.ErrNotLoaded) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	defer tables.Close()
-	return readFlood(tables, tx, e)
-}
-
 func readFlood(tables *datapath.Tables, tx *store.Tx, e spec.Endpoint) (*flood, error) {
-	limited, err := tables.FloodLimited(e.ID)
+	share, err := tables.FloodShare(e.ID)
 	if err != nil {
 		return nil, err
 	}
@@ -49,8 +28,8 @@ func readFlood(tables *datapath.Tables, tx *store.Tx, e spec.Endpoint) (*flood, 
 		return nil, err
 	}
 	f := &flood{
-		Limit:          datapath.Endpoint{Trunk: e.Trunk, MaxFlood: e.MaxFlood}.FloodLimit(),
-		LimitedPackets: limited,
+		FloodShare:     share,
+		Set:            e.MaxFlood != 0,
 		Loops:          loop.Times,
 		BlockedSeconds: loop.Blocked.Seconds(),
 	}

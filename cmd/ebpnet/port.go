@@ -17,19 +17,33 @@ func portCommand() *cli.Command {
 		Description: "Example: ebpnet port add web 8080:80",
 		Subcommands: []*cli.Command{
 			{
-				Name:      "add",
-				Aliases:   []string{"create"},
-				Usage:     "publish a port, or a range, of an endpoint",
-				UsageText: "ebpnet port add ENDPOINT [HOSTIP:][HOSTPORT[-END]]:PORT[-END][/tcp|udp|sctp] [--allow-from CIDR]...",
+				Name:    "add",
+				Aliases: []string{"create"},
+				Usage:   "publish a port, or a range, of an endpoint",
+				UsageText: "ebpnet port add ENDPOINT [HOSTIP:][HOSTPORT[-END]]:PORT[-END][/tcp|udp|sctp] [--allow-from CIDR]...\n" +
+					"      [--max-flows N|default]",
 				Description: "Without HOSTIP, at every address of the host, of both families as the endpoint has them; 0.0.0.0 is every\n" +
 					"IPv4 address, [::] every IPv6 address; 127.0.0.1 and [::1] are for the host itself. Without HOSTPORT, free\n" +
 					fmt.Sprintf("ports from %d to %d are chosen.\n", spec.FirstChosenPort, spec.LastChosenPort) +
+					"--max-flows limits the established flows from outside. By default a port never has more than are still free.\n" +
 					"Example: ebpnet port add web 192.0.2.1:8080:80/tcp --allow-from 198.51.100.0/24",
-				Flags: []cli.Flag{&cli.StringSliceFlag{
-					Name:  "allow-from",
-					Usage: fmt.Sprintf("`CIDR` of clients, all others are refused; may be repeated, up to %d times", spec.MaxSources),
-				}},
+				Flags: []cli.Flag{
+					&cli.StringSliceFlag{
+						Name:  "allow-from",
+						Usage: fmt.Sprintf("`CIDR` of clients, all others are refused; may be repeated, up to %d times", spec.MaxSources),
+					},
+					portLimitFlag("default"),
+				},
 				Action: addPort,
+			},
+			{
+				Name:      "set",
+				Usage:     "change the limit of a published port, with effect on new flows",
+				UsageText: "ebpnet port set ENDPOINT [HOSTIP:][HOSTPORT[-END]]:PORT[-END][/tcp|udp|sctp] --max-flows N|default",
+				Description: "--max-flows limits the established flows from outside. By default a port never has more than are still free.\n" +
+					"Example: ebpnet port set web 8080:80 --max-flows 20000",
+				Flags:  []cli.Flag{portLimitFlag("as it is")},
+				Action: setPort,
 			},
 			{
 				Name:        "rm",
@@ -66,7 +80,11 @@ func portCommand() *cli.Command {
 						if err != nil {
 							return err
 						}
-						return inspect(c, found)
+						view := portInspection{Port: found}
+						if err := withTables(c, view.read); err != nil {
+							return err
+						}
+						return inspect(c, view)
 					})
 				},
 			},
@@ -107,12 +125,43 @@ func addPort(c *cli.Context) error {
 	if err := p.Restrict(c.StringSlice("allow-from")); err != nil {
 		return err
 	}
+	if c.IsSet("max-flows") {
+		if p.MaxFlows, err = spec.ParseMaxFlows(c.String("max-flows")); err != nil {
+			return err
+		}
+	}
 	return withAgent(c, func(a *agent.Agent) error {
 		p, err := a.AddPort(endpoint, p)
 		if err != nil {
 			return err
 		}
 		return printPorts(c, p, []spec.Port{p})
+	})
+}
+
+func portLimitFlag(byDefault string) cli.Flag {
+	return &cli.StringFlag{Name: "max-flows", Usage: "`N` established flows from outside, 1 to 4194304; or default", DefaultText: byDefault}
+}
+
+func setPort(c *cli.Context) error {
+	endpoint, p, err := portArguments(c)
+	if err != nil {
+		return err
+	}
+	if err := required(c, "max-flows"); err != nil {
+		return err
+	}
+	most, err := spec.ParseMaxFlows(c.String("max-flows"))
+	if err != nil {
+		return err
+	}
+	return withAgent(c, func(a *agent.Agent) error {
+		flows, err := a.SetPort(endpoint, p, most)
+		if err == nil && flows.Set && flows.Established > flows.Limit {
+			logger().Warn("the limit is for new flows: the port has more established ones, which go on",
+				"endpoint", endpoint, "port", p, "established", flows.Established, "limit", flows.Limit)
+		}
+		return err
 	})
 }
 

@@ -186,6 +186,9 @@ func readNames(ctx context.Context, c *cli.Context) (datapath.Names, error) {
 				})
 			}
 		}
+		if found.Ports, err = namedPorts(tx, endpoints); err != nil {
+			return err
+		}
 		networks, err := tx.Networks()
 		for _, n := range networks {
 			found.Networks[n.Name] = n.ID
@@ -201,4 +204,17 @@ func readNames(ctx context.Context, c *cli.Context) (datapath.Names, error) {
 		return err
 	})
 	return found, err
+}
+
+func namedPorts(tx *store.Tx, endpoints []spec.Endpoint) ([]datapath.NamedPort, error) {
+	networks := map[string]string{}
+	for _, e := range endpoints {
+		networks[e.Name] = e.Network
+	}
+	ports, err := tx.Ports()
+	named := make([]datapath.NamedPort, len(ports))
+	for i, p := range ports {
+		named[i] = datapath.NamedPort{Endpoint: p.Endpoint, Network: networks[p.Endpoint], Name: p.String(), ID: p.ID}
+	}
+	return named, err
 }

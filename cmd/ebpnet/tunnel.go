@@ -22,7 +22,7 @@ func tunnelCommand() *cli.Command {
 				Aliases: []string{"create"},
 				Usage:   "make a tunnel; only its remote is accepted as a peer",
 				UsageText: "ebpnet tunnel add NAME --remote IP [--local IP] [--network NET]...\n" +
-					"   [--csum] [--seq] [--df=true|false] [--ttl N] [--copy-dscp]",
+					"   [--csum] [--seq] [--df=true|false] [--ttl N] [--copy-dscp] [--max-flood N|default]",
 				Description: "It carries every network that has a key, or if it names some only those; of those, one may be without a key.\n" +
 					"Checksums and sequence numbers are taken from the other side in any case. The MTU of the endpoints on the\n" +
 					"networks that it carries is lowered at once if need be. Over IPv6, both addresses are IPv6.\n" +
@@ -37,8 +37,19 @@ func tunnelCommand() *cli.Command {
 					&cli.BoolFlag{Name: "df", Usage: "forbid others to fragment it on its way; with =false, over IPv4, they may", Value: true},
 					&cli.IntFlag{Name: "ttl", Usage: "send with TTL or hop limit `N`, 1 to 255", Value: spec.DefaultTTL},
 					&cli.BoolFlag{Name: "copy-dscp", Usage: "send with the DSCP of the packet inside instead of 0"},
+					tunnelLimitFlag("default: 200000"),
 				},
 				Action: addTunnel,
+			},
+			{
+				Name:      "set",
+				Usage:     "change the limit of a tunnel, with effect on its next packet",
+				UsageText: "ebpnet tunnel set NAME --max-flood N|default",
+				Description: "--max-flood limits the copies a second that are made of what comes out of the tunnel and is for many or for\n" +
+					"unknown MACs: one for each local endpoint of the network. By default 200000.\n" +
+					"Example: ebpnet tunnel set hostB --max-flood 10000",
+				Flags:  []cli.Flag{tunnelLimitFlag("as it is")},
+				Action: setTunnel,
 			},
 			{
 				Name:        "rm",
@@ -86,7 +97,11 @@ func tunnelCommand() *cli.Command {
 						if err != nil {
 							return err
 						}
-						return inspect(c, t)
+						view, err := inspectTunnel(c, t)
+						if err != nil {
+							return err
+						}
+						return inspect(c, view)
 					})
 				},
 			},
@@ -119,6 +134,11 @@ func addTunnel(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	if c.IsSet("max-flood") {
+		if t.MaxFlood, err = spec.ParseMaxFlood(c.String("max-flood")); err != nil {
+			return err
+		}
+	}
 	return withAgent(c, func(a *agent.Agent) error {
 		t, err := a.AddTunnel(t)
 		if err != nil {
@@ -126,6 +146,25 @@ func addTunnel(c *cli.Context) error {
 		}
 		return printTunnels(c, t, []spec.Tunnel{t})
 	})
+}
+
+func tunnelLimitFlag(byDefault string) cli.Flag {
+	return &cli.StringFlag{Name: "max-flood", Usage: "`N` copies a second that are flooded out of it, 1 to 100000000; or default", DefaultText: byDefault}
+}
+
+func setTunnel(c *cli.Context) error {
+	args, err := arguments(c, "NAME")
+	if err != nil {
+		return err
+	}
+	if err := required(c, "max-flood"); err != nil {
+		return err
+	}
+	most, err := spec.ParseMaxFlood(c.String("max-flood"))
+	if err != nil {
+		return err
+	}
+	return withAgent(c, func(a *agent.Agent) error { return a.SetTunnel(args[0], most) })
 }
 
 func printTunnels(c *cli.Context, data any, tunnels []spec.Tunnel) error {
@@ -153,6 +192,7 @@ func tunnelOptions(t spec.Tunnel) []string {
 		{t.Fragmentable, "--df=false"},
 		{t.HopLimit() != spec.DefaultTTL, fmt.Sprintf("--ttl=%d", t.TTL)},
 		{t.CopyDSCP, "--copy-dscp"},
+		{t.MaxFlood != 0, fmt.Sprintf("--max-flood=%d", t.MaxFlood)},
 	} {
 		if o.set {
 			options = append(options, o.text)

@@ -207,21 +207,15 @@ func (a *Agent) announce(v host.Veth, n spec.Network) {
 
 // EndpointChange is what SetEndpoint changes; what is nil stays.
 type EndpointChange struct {
-	Allow    *[]spec.Allowance // replaces all that the endpoint had
-	MaxFlows *uint32           // 0: the default
-	MaxFlood *uint32           // copies a second that are flooded for it; 0: the default
+	Allow  *[]spec.Allowance // replaces all that the endpoint had
+	Limits spec.LimitsChange
 }
 
 func (c EndpointChange) apply(e *spec.Endpoint) {
 	if c.Allow != nil {
 		e.Allow = *c.Allow
 	}
-	if c.MaxFlows != nil {
-		e.MaxFlows = *c.MaxFlows
-	}
-	if c.MaxFlood != nil {
-		e.MaxFlood = *c.MaxFlood
-	}
+	c.Limits.Apply(&e.Limits)
 }
 
 // SetEndpoint changes a local endpoint's settings, with effect on its next
@@ -230,7 +224,6 @@ func (a *Agent) SetEndpoint(name string, c EndpointChange) error {
 	var (
 		before, after spec.Endpoint
 		network       spec.Network
-		ports         []spec.Port
 	)
 	return a.do(change{
 		noun: store.Change{Kind: store.KindEndpoint, Key: name},
@@ -242,9 +235,6 @@ func (a *Agent) SetEndpoint(name string, c EndpointChange) error {
 				return fmt.Errorf("endpoint %s is %w, behind tunnel %q: change its settings on that host", before.Title(), ErrRemote, before.Tunnel)
 			}
 			if network, err = tx.Network(before.Network); err != nil {
-				return err
-			}
-			if ports, err = tx.PortsOf(name); err != nil {
 				return err
 			}
 			after = before
@@ -259,28 +249,29 @@ func (a *Agent) SetEndpoint(name string, c EndpointChange) error {
 			if err != nil {
 				return err
 			}
-			for _, p := range ports {
-				if err := a.tables.SetPortFlowLimit(p.ID, after.MaxFlows); err != nil {
-					return err
-				}
-			}
 			return a.tables.SetEndpoint(endpointEntry(after, network, device.Ifindex, spec.Tunnel{}))
 		},
 		revert: func(tx *store.Tx) error { return tx.PutEndpoint(before) },
 	})
 }
 
-// FlowShare reads what a local endpoint has of the table of flows.
-func (a *Agent) FlowShare(name string) (datapath.FlowShare, error) {
-	var e spec.Endpoint
+// EndpointUse reads what a local endpoint has of what is limited.
+func (a *Agent) EndpointUse(name string) (datapath.EndpointUse, error) {
+	var (
+		e    spec.Endpoint
+		host spec.Host
+	)
 	err := a.store.View(func(tx *store.Tx) (err error) {
-		e, err = tx.Endpoint(name)
+		if e, err = tx.Endpoint(name); err != nil {
+			return err
+		}
+		host, _, err = tx.Host()
 		return err
 	})
 	if err != nil {
-		return datapath.FlowShare{}, err
+		return datapath.EndpointUse{}, err
 	}
-	return a.tables.FlowShare(e.ID)
+	return a.tables.EndpointUse(e.ID, datapath.PortRange(host.MasqueradePorts.Effective()))
 }
 
 // RemoveEndpoint removes an endpoint, its links, its ports and its flows.

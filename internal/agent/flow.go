@@ -28,7 +28,7 @@ func FlowsOf(tx *store.Tx, endpoint string) (datapath.FlowFilter, error) {
 		return datapath.FlowFilter{}, err
 	}
 	n, err := tx.Network(e.Network)
-	return datapath.FlowFilter{Network: n.ID, Addresses: e.Addresses}, err
+	return datapath.FlowFilter{Network: n.ID, Addresses: e.Addresses, Endpoint: e.ID}, err
 }
 
 // finishResize is called when the current programs are attached everywhere.

@@ -74,6 +74,32 @@ func (a *Agent) RemovePort(endpoint string, p spec.Port) error {
 	})
 }
 
+// SetPort limits the established flows from outside by what an endpoint publishes
+// as the user says it; 0 is the default. It gives what flows there are.
+func (a *Agent) SetPort(endpoint string, p spec.Port, maxFlows uint32) (flows datapath.FlowShare, err error) {
+	var before, after spec.Port
+	err = a.do(change{
+		noun: store.Change{Kind: store.KindPort, Key: endpoint},
+		write: func(tx *store.Tx) (err error) {
+			if before, err = FindPort(tx, endpoint, p); err != nil {
+				return err
+			}
+			after = before
+			after.MaxFlows = maxFlows
+			return tx.PutPort(after)
+		},
+		apply: func() (err error) {
+			if err := a.tables.SetPortLimit(after.ID, maxFlows); err != nil {
+				return err
+			}
+			flows, err = a.tables.PortFlowShare(after.ID)
+			return err
+		},
+		revert: func(tx *store.Tx) error { return tx.PutPort(before) },
+	})
+	return flows, err
+}
+
 // SetPorts has an endpoint publish what an engine wants, and nothing else that
 // this had asked for before, and gives it back with what it was given. What is
 // published already stays as it is, and so does what the user publishes.
@@ -256,8 +282,9 @@ func portEntries(p spec.Port, e spec.Endpoint, n spec.Network) []datapath.Port {
 			Target:      at.target,
 			TargetFirst: p.TargetFirst,
 			Network:     n.ID,
+			Endpoint:    e.ID,
 			AllowFrom:   p.AllowFrom,
-			MaxFlows:    e.MaxFlows,
+			MaxFlows:    p.MaxFlows,
 			Routes:      routes,
 		})
 	}

@@ -269,7 +269,7 @@ func (a *Agent) forget(w *everything, e spec.Endpoint) error {
 	if err := a.store.Update(func(tx *store.Tx) error { return deleteEndpoint(tx, e.Name) }); err != nil {
 		return err
 	}
-	return a.tables.FlushFlows(datapath.FlowFilter{Network: w.networks[e.Network].ID, Addresses: e.Addresses})
+	return a.tables.FlushFlows(datapath.FlowFilter{Network: w.networks[e.Network].ID, Addresses: e.Addresses, Endpoint: e.ID})
 }
 
 // deleteEndpoint takes an endpoint out of the store with its links and ports.

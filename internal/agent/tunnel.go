@@ -254,6 +254,25 @@ func (a *Agent) tunnelAddress(remote netip.Addr) (netip.Addr, error) {
 	return netip.Addr{}, fmt.Errorf("local address %w: no uplink has an %s address, as the remote %s has; name one with --local", ErrUnfit, family, remote)
 }
 
+// SetTunnel limits the copies a second that are flooded out of a tunnel; 0 is the
+// default.
+func (a *Agent) SetTunnel(name string, maxFlood uint32) error {
+	var before, after spec.Tunnel
+	return a.do(change{
+		noun: store.Change{Kind: store.KindTunnel, Key: name},
+		write: func(tx *store.Tx) (err error) {
+			if before, err = tx.Tunnel(name); err != nil {
+				return err
+			}
+			after = before
+			after.MaxFlood = maxFlood
+			return tx.PutTunnel(after)
+		},
+		apply:  func() error { return a.tables.SetTunnelLimit(after.ID, maxFlood) },
+		revert: func(tx *store.Tx) error { return tx.PutTunnel(before) },
+	})
+}
+
 // RemoveTunnel removes a tunnel that no endpoint is behind.
 func (a *Agent) RemoveTunnel(name string) error {
 	var (

@@ -164,8 +164,7 @@ func endpointEntry(e spec.Endpoint, n spec.Network, ifindex int, t spec.Tunnel) 
 		Trunk:      e.Trunk,
 		DHCPServer: slices.Contains(e.Allow, spec.AllowDHCPServer),
 		Router:     slices.Contains(e.Allow, spec.AllowRouter),
-		MaxFlows:   e.MaxFlows,
-		MaxFlood:   e.MaxFlood,
+		Limits:     datapath.Limits(e.Limits),
 	}
 }
 
@@ -193,6 +192,7 @@ func tunnelEntry(t spec.Tunnel) datapath.Tunnel {
 		Fragmentable: t.Fragmentable,
 		CopyDSCP:     t.CopyDSCP,
 		TTL:          t.HopLimit(),
+		MaxFlood:     t.MaxFlood,
 	}
 }
 

@@ -20,8 +20,8 @@ const maxPaths = 64
 
 // Paths gives the routes of an endpoint's namespace, one a prefix: those of the
 // main table. It gives none if all of them lead by the endpoint's interface. A
-// namespace without a default route, and one with too many routes, is taken to
-// have one by another interface. The error is ErrStrangeInterface if the
+// namespace without a default route, and one with more than maxPaths prefixes or
+// maxRoutesRead routes, is taken to have one by another interface. The error is ErrStrangeInterface if the
 // endpoint's interface is not there.
 func (h *Host) Paths(v Veth) (paths []spec.Path, err error) {
 	device, err := h.find(VethName(v.ID))
@@ -29,10 +29,9 @@ func (h *Host) Paths(v Veth) (paths []spec.Path, err error) {
 		return nil, err
 	}
 	err = inside(device, v, func(inner netlink.Link) error {
-		filter := &netlink.Route{Table: unix.RT_TABLE_MAIN, Type: unix.RTN_UNICAST}
-		routes, err := netlink.RouteListFiltered(netlink.FAMILY_ALL, filter, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_TYPE)
-		if errors.Is(err, netlink.ErrDumpInterrupted) {
-			err = nil // what has changed meanwhile is looked at again
+		routes, err := readRoutes(maxRoutesRead, routesTimeout)
+		if errors.Is(err, errTooManyRoutes) {
+			routes, err = nil, nil // as without a default route
 		}
 		paths = pathsOf(routes, inner.Attrs().Index, v.Addresses)
 		return err

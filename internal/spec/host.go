@@ -3,7 +3,6 @@ package spec
 import (
 	"encoding"
 	"fmt"
-	"strconv"
 	"strings"
 	"time"
 )
@@ -20,22 +19,6 @@ const (
 func CheckFlows(n uint64) (uint32, error) {
 	if n < MinFlows || n > MaxFlows {
 		return 0, fmt.Errorf("%w number of flows %d: want %d to %d", ErrInvalid, n, MinFlows, MaxFlows)
-	}
-	return uint32(n), nil
-}
-
-// defaultFlows takes the limit of an endpoint's flows back.
-const defaultFlows = "default"
-
-// ParseMaxFlows reads how many established flows an endpoint may have; 0 for
-// "default".
-func ParseMaxFlows(s string) (uint32, error) {
-	if s == defaultFlows {
-		return 0, nil
-	}
-	n, err := strconv.ParseUint(s, 10, 32)
-	if err != nil || n < 1 || n > MaxFlows {
-		return 0, fmt.Errorf("%w limit of flows %q: want 1 to %d, or %s", ErrInvalid, s, MaxFlows, defaultFlows)
 	}
 	return uint32(n), nil
 }

@@ -35,6 +35,7 @@ type Port struct {
 	TargetLast  uint16         `json:"port_end"`
 	Protocol    Protocol       `json:"protocol"`
 	AllowFrom   []netip.Prefix `json:"allow_from,omitempty"` // none: from everywhere
+	MaxFlows    uint32         `json:"max_flows,omitempty"`  // established ones from outside; 0: the default
 	Engine      string         `json:"engine,omitempty"`     // that asked for it; none: the user did
 }
 

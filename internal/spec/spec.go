@@ -136,12 +136,8 @@ type Endpoint struct {
 	Trunk     bool         `json:"trunk,omitempty"`  // other stations are behind it
 	Routes    []Route      `json:"routes,omitempty"` // beside the default ones
 	Allow     []Allowance  `json:"allow,omitempty"`  // local: roles whose messages it may send
-	// Local: established flows that it may have, and as many that each of its
-	// published ports may have from outside; 0: as many as is fair.
-	MaxFlows uint32 `json:"max_flows,omitempty"`
-	// Local: copies a second that are flooded for it; 0: the default.
-	MaxFlood  uint32   `json:"max_flood,omitempty"`
-	Container Identity `json:"container,omitzero"` // that an engine made it for
+	Limits                 // local
+	Container Identity     `json:"container,omitzero"` // that an engine made it for
 	// The engine has the container's default routes go by it; said by Docker.
 	Outward bool `json:"outward,omitempty"`
 	// The routes of its namespace, when ebpnet last looked; none if all lead by

@@ -27,6 +27,8 @@ type Tunnel struct {
 	Fragmentable bool  `json:"fragmentable,omitempty"` // IPv4 without DF
 	CopyDSCP     bool  `json:"copy_dscp,omitempty"`    // of the inner packet
 	TTL          uint8 `json:"ttl,omitempty"`          // 0: DefaultTTL
+
+	MaxFlood uint32 `json:"max_flood,omitempty"` // copies a second that are flooded out of it; 0: the default
 }
 
 // TunnelOptions are what the user says of a tunnel. Local may be empty: an

@@ -1,0 +1,121 @@
+package datapath
+
+import (
+	"encoding/binary"
+	"testing"
+)
+
+// Lengths of transport headers without options.
+const (
+	tcpLength  = 20
+	udpLength  = 8
+	sctpLength = 12
+	echoLength = 8
+)
+
+// said is a frame whose IP header says so many bytes of payload. What is behind
+// them pads the frame.
+func said(frame []byte, payload int) []byte {
+	if frame[atEthertype] == 0x86 {
+		return patch(frame, atIP6Length, binary.BigEndian.AppendUint16(nil, uint16(payload))...)
+	}
+	const atChecksum = atIP + 10
+	out := patch(frame, atIPLength, binary.BigEndian.AppendUint16(nil, uint16(20+payload))...)
+	out = patch(out, atChecksum, 0, 0)
+	return patch(out, atChecksum, binary.BigEndian.AppendUint16(nil, internetChecksum(out[atIP:atL4]))...)
+}
+
+// withDataOffset has the TCP header behind a number of bytes say another length,
+// in words.
+func withDataOffset(frame []byte, at int, words byte) []byte { return patch(frame, at+12, words<<4) }
+
+// lengthRows are of packets that end before their transport header does, in
+// frames that go on.
+func lengthRows(t testing.TB) []row {
+	return bothFamilies(func(v6 bool) []row {
+		const padding = "and more"
+		l4 := atL4
+		if v6 {
+			l4 = atL4v6
+		}
+		padded := func(p packet) []byte {
+			p.payload = ""
+			return append(p.frame(t), padding...)
+		}
+		leaves := func(name string, in, out []byte) row { return fromEndpoint(name, alice, in).redirected(out) }
+		malformed := func(name string, in []byte) row { return fromEndpoint(name, alice, in).dropped("malformed") }
+		var rows []row
+		for _, c := range []struct {
+			name   string
+			l4     transport
+			length int
+		}{
+			{"TCP", tcp(40000, 80, "S"), tcpLength},
+			{"UDP", udp(40000, 53), udpLength},
+			{"SCTP", sctp(40000, 36), sctpLength},
+			{"echo", echo(v6, false, 40000), echoLength},
+		} {
+			p := outgoing(alice, v6, c.l4)
+			first := p
+			first.fragment = fragment{more: true, id: datagramID}
+			extension := 0
+			if v6 {
+				extension = 8
+			}
+			rows = append(rows,
+				malformed(c.name+" past the end", said(padded(p), c.length-1)),
+				malformed(c.name+" behind the end", said(padded(p), 0)),
+				leaves(c.name+" up to the end", padded(p), padded(masqueraded(p))),
+				malformed(c.name+" past the end of a first fragment", said(padded(first), extension+c.length-1)),
+				leaves(c.name+" up to the end of a first fragment", padded(first), padded(masqueraded(first))),
+			)
+		}
+
+		syn := outgoing(alice, v6, tcp(40000, 80, "S"))
+		syn.payload = "four"
+		in, out := syn.frame(t), masqueraded(syn).frame(t)
+		begun := syn
+		begun.fragment = fragment{more: true, id: datagramID}
+		behind := l4
+		if v6 {
+			behind += 8
+		}
+		rows = append(rows,
+			malformed("TCP's options past the end", said(withDataOffset(in, l4, 6), tcpLength+3)),
+			leaves("TCP's options up to the end", withDataOffset(in, l4, 6), withDataOffset(out, l4, 6)),
+			malformed("TCP's data before the end of its header", withDataOffset(in, l4, 4)),
+			leaves("TCP's options in the next fragment", withDataOffset(begun.frame(t), behind, 15),
+				withDataOffset(masqueraded(begun).frame(t), behind, 15)),
+		)
+
+		call := incoming(v6, tcp(40000, webPort, "S"))
+		own := outgoing(uplink, v6, tcp(40000, 80, "A"))
+		own.from, own.to = uplinkMAC, routerMAC
+		rows = append(rows,
+			fromUplink("to a published port, past the end", said(padded(call), tcpLength-1)).passed(),
+			fromUplink("to a published port, up to the end", padded(call)).delivered(alice, padded(reached(call, alice, 80))),
+			toUplink("the host's own, past the end", said(padded(own), tcpLength-1)).passed(),
+		)
+
+		super := func(r row) row {
+			r.skb = skbContext{segments: 2, size: segmentSize(v6)}
+			return r
+		}
+		rows = append(rows,
+			super(malformed("superframe past the end", said(padded(syn), tcpLength-1))),
+			super(leaves("superframe up to the end", padded(syn), padded(masqueraded(syn)))),
+		)
+		if !v6 {
+			return rows
+		}
+		later := outgoing(alice, v6, udp(40000, 53))
+		later.fragment = fragmentAt(5)
+		return append(rows,
+			malformed("fragment header past the end", said(later.frame(t), 7)),
+			fromEndpoint("fragment header up to the end", alice, said(later.frame(t), 8)).dropped("fragment"),
+			super(fromEndpoint("superframe of no length, without the option", alice, said(padded(syn), 0)).
+				redirected(said(padded(masqueraded(syn)), 0))),
+			fromUplink("of no length, no superframe", said(padded(call), 0)).passed(),
+		)
+	})
+}

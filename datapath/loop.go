@@ -1,0 +1,28 @@
+package datapath
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/ebpnet/ebpnet/bpf"
+)
+
+// Loop is what is known of a loop through a trunk.
+type Loop struct {
+	Times   uint32        // how often the trunk was blocked
+	Blocked time.Duration // how long it still is; 0: it is not
+	Other   uint32        // the endpoint by which the frames went out that came back
+}
+
+// EndpointLoop reads what is known of a loop through a local endpoint.
+func (t *Tables) EndpointLoop(id uint32) (Loop, error) {
+	var trunk bpf.EbpnetTrunk
+	if err := t.Maps.Trunks.Lookup(id, &trunk); err != nil {
+		return Loop{}, fmt.Errorf("read entry %d of %v: %w", id, t.Maps.Trunks, err)
+	}
+	now, err := coarseNow()
+	if err != nil {
+		return Loop{}, err
+	}
+	return Loop{Times: trunk.Loops, Blocked: max(0, time.Duration(trunk.Blocked)-now), Other: trunk.Other}, nil
+}
