@@ -38,6 +38,8 @@ type leg struct {
 // ends are the ends of a packet. Port 0 stands for any port.
 type ends struct{ from, to netip.AddrPort }
 
+func (e ends) String() string { return fmt.Sprintf("%s to %s", e.from, e.to) }
+
 func (e ends) match(h headers) bool {
 	same := func(want netip.AddrPort, a netip.Addr, port uint16) bool {
 		return want.Addr() == a && (want.Port() == 0 || want.Port() == port)
@@ -73,7 +75,8 @@ func (l *leg) send() (got headers, verdict int, err error) {
 			return got, int(int32(status)), nil
 		}
 	}
-	return got, 0, fmt.Errorf("%s port %d to %s port %d comes out, want one of %v", got.ip, got.sport, got.to, got.dport, l.allowed)
+	out := ends{netip.AddrPortFrom(got.ip, got.sport), netip.AddrPortFrom(got.to, got.dport)}
+	return got, 0, fmt.Errorf("%s comes out, want one of %v", out, l.allowed)
 }
 
 // talk is a packet and its answer. Both are of one flow. No other flow has the
