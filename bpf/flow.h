@@ -148,6 +148,7 @@ static __always_inline bool
 flow_end(struct flow *flow, __u32 slot, enum flow_state state)
 {
 	__u32 mapping;
+	bool unlisted;
 
 	if (!flow_can_end(state))
 		return false;
@@ -155,11 +156,14 @@ flow_end(struct flow *flow, __u32 slot, enum flow_state state)
 	    state)
 		return false;
 	flow_unindex(flow, slot);
-	flow_list_remove(slot);
+	unlisted = flow_list_remove(slot);
 	mapping = flow->mapping;
 	share_end(flow->owner, state, mapping == slot);
 	if (flow->place_own)
 		ports_count(flow->place_own, flow->place_all, -1);
+	/* A slot that others still link to may not be another flow's. */
+	if (!unlisted)
+		return true;
 	if (mapping != slot)
 		flow_bury(flow);
 	if (mapping != NO_MAPPING)

@@ -67,7 +67,6 @@ flow_list_add_side(struct flow *flow, __u32 slot, enum flow_side side)
 	struct flow_share *share = endpoint ? share_of(endpoint) : NULL;
 	struct flow_link *link = &flow->links[side], *next;
 
-	link->before = link->after = 0;
 	if (!share)
 		return;
 	for (int i = 0; i < FLOW_LIST_ATTEMPTS && !added; i++) {
@@ -75,6 +74,7 @@ flow_list_add_side(struct flow *flow, __u32 slot, enum flow_side side)
 		next = flow_list_link(first);
 		bpf_spin_lock(&share->lock);
 		if (share->first == first) {
+			link->before = 0;
 			link->after = first;
 			if (next)
 				next->before = flow_list_place(slot, side);
@@ -83,8 +83,10 @@ flow_list_add_side(struct flow *flow, __u32 slot, enum flow_side side)
 		}
 		bpf_spin_unlock(&share->lock);
 	}
-	if (!added)
-		__sync_fetch_and_add(&share->unlisted, 1);
+	if (added)
+		return;
+	link->before = link->after = 0;
+	__sync_fetch_and_add(&share->unlisted, 1);
 }
 
 /* Adds the flow in @slot to the lists of its endpoints. No other CPU knows the
@@ -100,7 +102,8 @@ __verified_once int flow_list_add(__u32 slot)
 	return 0;
 }
 
-/* Removes the flow in @slot from the list of the endpoint of @side. */
+/* Removes the flow in @slot from the list of the endpoint of @side. False if it
+ * is still there. */
 __verified_once int flow_list_remove_side(__u32 slot, enum flow_side side)
 {
 	struct flow *flow = flow_at(slot);
@@ -109,11 +112,11 @@ __verified_once int flow_list_remove_side(__u32 slot, enum flow_side side)
 	struct flow_share *share;
 
 	if (!flow)
-		return 0;
+		return true;
 	endpoint = flow_list_endpoint(flow, side);
 	share = endpoint ? share_of(endpoint) : NULL;
 	if (!share)
-		return 0;
+		return true;
 	link = &flow->links[side & 1];
 	for (int i = 0; i < FLOW_LIST_ATTEMPTS && !removed; i++) {
 		before = link->before;
@@ -134,14 +137,17 @@ __verified_once int flow_list_remove_side(__u32 slot, enum flow_side side)
 		}
 		bpf_spin_unlock(&share->lock);
 	}
-	return 0;
+	return removed;
 }
 
-/* Removes the flow in @slot from the lists of its endpoints. */
-static __always_inline void flow_list_remove(__u32 slot)
+/* Removes the flow in @slot from the lists of its endpoints. False if it is
+ * still in one. */
+static __always_inline bool flow_list_remove(__u32 slot)
 {
-	flow_list_remove_side(slot, FLOW_OPENER);
-	flow_list_remove_side(slot, FLOW_ANSWER);
+	int opener = flow_list_remove_side(slot, FLOW_OPENER);
+	int answer = flow_list_remove_side(slot, FLOW_ANSWER);
+
+	return opener && answer;
 }
 
 #endif

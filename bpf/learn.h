@@ -257,10 +257,14 @@ learn_write(void *map, const void *key, __u32 size,
 	if (!learn_has_room(station, what))
 		return;
 	new.number = learn_new_number();
-	if ((int)bpf_map_update_elem(map, key, &new, BPF_NOEXIST))
-		return;
+	/* Counted first: another CPU may remove the entry at once. */
 	learn_count_entry(station->network, station->endpoint, station->tunnel,
 			  what, true);
+	if ((int)bpf_map_update_elem(map, key, &new, BPF_NOEXIST)) {
+		learn_count_entry(station->network, station->endpoint,
+				  station->tunnel, what, false);
+		return;
+	}
 	if (learn_enqueue(key, size, new.number, what))
 		return;
 	old = bpf_map_lookup_elem(map, key);
@@ -398,24 +402,32 @@ struct learn_tick {
 	__u32 pad;
 };
 
+/* learn_age_entry() for a record of either kind. @lost: the entry loses its
+ * record, so it has to go. */
+static __noinline bool
+learn_age_record(const struct learned_record *record, bool lost)
+{
+	if (record->what == LEARN_STATIONS)
+		return learn_age_entry(&learned_fdb, record,
+				       lost ? 0 : learned_timeout);
+	return learn_age_entry(&learned_neigh, record,
+			       lost ? 0 : learn_neighbor_timeout());
+}
+
 static int learn_age_next(__u32 i, void *context)
 {
 	struct learn_tick *tick = context;
 	struct learned_record record;
-	bool keep;
 
 	if ((int)bpf_map_pop_elem(&learned_queue, &record))
 		return 1;
-	if (record.what == LEARN_STATIONS)
-		keep = learn_age_entry(&learned_fdb, &record, learned_timeout);
-	else
-		keep = learn_age_entry(&learned_neigh, &record,
-				       learn_neighbor_timeout());
-	if (!keep)
+	if (!learn_age_record(&record, false))
 		return 0;
-	/* A queue that is full has a record of a later entry in this place: the
-	 * next load gives this entry a record again. */
-	bpf_map_push_elem(&learned_queue, &record, BPF_ANY);
+	/* The queue is full if another CPU has just put a record in. */
+	if ((int)bpf_map_push_elem(&learned_queue, &record, BPF_ANY)) {
+		learn_age_record(&record, true);
+		return 0;
+	}
 	if (!tick->first)
 		tick->first = record.number;
 	else if (tick->first == record.number)

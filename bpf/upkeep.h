@@ -200,6 +200,10 @@ upkeep_restore(struct scratch *scratch, const struct flow *old)
 	scratch->owner = old->owner;
 	scratch->server = old->server;
 	scratch->place_own = scratch->place_all = 0;
+	if (old->answer.network != NETWORK_OUTSIDE) { /* of a gateway */
+		first = FIRST_USER_PORT;
+		last = LAST_PORT;
+	}
 	if (old->place_own)
 		ports_note(scratch, &first, &last);
 	if (mapping == slot)

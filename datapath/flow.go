@@ -164,10 +164,7 @@ func coarseNow() (time.Duration, error) {
 
 // FlushFlows ends the flows that f means.
 func (t *Tables) FlushFlows(f FlowFilter) error {
-	if f.Endpoint != 0 {
-		return t.endFlowsOf(f.Endpoint, f.entry())
-	}
-	return t.endFlows(f.entry())
+	return t.endFlowsOf(f.Endpoint, f.entry())
 }
 
 // endUnbackedFlows ends the flows whose endpoint or published port is not there
@@ -203,8 +200,12 @@ func (t *Tables) endFlows(filter bpf.EbpnetFlowFilter) error {
 }
 
 // endFlowsOf ends the flows in the list of an endpoint that filter matches. It
-// goes through all flows if the list lacks some, or has no end. The id is not 0.
+// goes through all flows if the list lacks some, or has no end, or if the
+// endpoint is 0.
 func (t *Tables) endFlowsOf(endpoint uint32, filter bpf.EbpnetFlowFilter) error {
+	if endpoint == 0 {
+		return t.endFlows(filter)
+	}
 	listed := filter
 	listed.Endpoint, listed.Count = endpoint, flowsARun
 	whole := false

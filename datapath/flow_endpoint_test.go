@@ -203,3 +203,20 @@ func TestListWithoutEnd(t *testing.T) {
 		t.Errorf("alice has gone, and the flows are %+v", flows)
 	}
 }
+
+// TestPortOfUnknownEndpoint takes a port away whose endpoint nobody said.
+func TestPortOfUnknownEndpoint(t *testing.T) {
+	t.Parallel()
+	testutil.RequireRoot(t)
+	w := newWorld(t, loadSlots(flowsARun+64, nil))
+	p := publishAlice()
+	p.Endpoint = 0
+	must(t, w.PutPorts([]Port{p}))
+	for i := range uint16(64) {
+		w.send(t, fromUplink("", incoming(false, tcp(3000+i, 80, "S")).frame(t)))
+	}
+	must(t, w.DeletePorts([]Port{p}))
+	if flows := w.listed(t, FlowFilter{}); len(flows) != 0 {
+		t.Errorf("the port has gone, and there are %d flows", len(flows))
+	}
+}

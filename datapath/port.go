@@ -24,7 +24,7 @@ type Port struct {
 	Target      netip.Addr // a local endpoint's, of the same family
 	TargetFirst uint16     // where First leads to; the others follow
 	Network     uint32     // the target's
-	Endpoint    uint32     // whose address the target is
+	Endpoint    uint32     // whose address the target is; 0: not known
 	AllowFrom   []netip.Prefix
 	MaxFlows    uint32 // established ones from outside; 0: the default
 	// The routes of the target's namespace, a default one among them; none if

@@ -2,6 +2,7 @@ package datapath
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -374,6 +375,46 @@ func TestRestoredFlowsCount(t *testing.T) {
 	w.checkShares(t)
 	if got := w.share(t, alice.id); got.Established != 6 {
 		t.Errorf("%+v, want 6 established", got)
+	}
+}
+
+// TestRestoredFlowsOfAGatewayCount shows that a flow of a port at a gateway's
+// address is counted where its port is when it is carried over, whatever ports
+// are those of masquerade.
+func TestRestoredFlowsOfAGatewayCount(t *testing.T) {
+	t.Parallel()
+	testutil.RequireRoot(t)
+	load := loadChanged(func(spec *ebpf.CollectionSpec) error {
+		return errors.Join(setConstant(spec, bpf.EbpnetVarFirstPort, uint16(1)), setConstant(spec, bpf.EbpnetVarLastPort, uint16(1000)))
+	})
+	old, w := newWorld(t, load), newWorld(t, load)
+	for _, world := range []*world{old, w} {
+		must(t, world.PutPorts([]Port{publishAlice()}))
+	}
+	// Of a class that masquerade's ports do not have.
+	open := func(world *world, port uint16) {
+		t.Helper()
+		if verdict, _ := world.send(t, fromEndpoint("", bob, toPublished(bob, tcp(port, 80, "S")).frame(t))); verdict != verdictDirect {
+			t.Fatalf("verdict %d", verdict)
+		}
+	}
+	open(old, 3000)
+	for _, f := range old.raw(t) {
+		if status := w.restore(t, f); status != 0 {
+			t.Errorf("status %d for %+v", status, f)
+		}
+	}
+	open(w, 3001)
+	var counts []uint32
+	must(t, eachBatch(w.Maps.PortCounts, func(_ []uint32, cells []uint32) {
+		for _, c := range cells {
+			if c != 0 {
+				counts = append(counts, c)
+			}
+		}
+	}))
+	if want := []uint32{2, 2, 2, 2}; !slices.Equal(counts, want) {
+		t.Errorf("the cells count %v, want %v", counts, want)
 	}
 }
 
