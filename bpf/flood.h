@@ -12,7 +12,7 @@
 #include "config.h"
 #include "limits.h"
 
-/* A payer may be ahead by the copies of so long. */
+/* A payer may have the copies of this time made at once. */
 #define FLOOD_BURST (2 * SECONDS)
 
 static __always_inline __u32 flood_payer_tunnel(__u32 tunnel)
@@ -20,7 +20,7 @@ static __always_inline __u32 flood_payer_tunnel(__u32 tunnel)
 	return MAX_LOCAL_ENDPOINTS + tunnel;
 }
 
-/* How long a copy takes a payer. */
+/* The time that a copy costs a payer. */
 static __always_inline __u64 flood_interval(__u32 payer)
 {
 	bool local = payer < MAX_LOCAL_ENDPOINTS;
@@ -41,7 +41,7 @@ static __always_inline bool flood_is_due(struct flood_budget *budget)
 	return false;
 }
 
-/* Has the payer pay for copies that were made. */
+/* Charges the payer for copies that were made. */
 static __always_inline void
 flood_pay(struct flood_budget *budget, __u32 payer, __u32 copies)
 {

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * Stations that nobody told of: seen behind a trunk or a tunnel, by the source
- * of what they send. Known ones (`fdb`, `neighbors`) always go first, so that
- * nothing that is learned can take their place.
+ * Learned stations: seen behind a trunk or a tunnel as the source of a frame.
+ * Known ones (`fdb`, `neighbors`) always go first, so that nothing that is
+ * learned can take their place.
  */
 #ifndef EBPNET_LEARN_H
 #define EBPNET_LEARN_H
@@ -29,8 +29,8 @@ static __always_inline __u64 learn_neighbor_timeout(void)
 
 /*
  * Copies the station of an entry of a hash that is less old than @timeout. The
- * kernel may use an entry for another key as soon as it is deleted, so whoever
- * calls has to look whether it is still the one that was sought.
+ * kernel may use an entry for another key as soon as it is deleted, so callers
+ * must check that the copy is of the key they looked up.
  */
 static __always_inline const struct station *
 learn_copy(struct scratch *scratch, const struct learned *learned,
