@@ -73,10 +73,34 @@ func (l limitEntries) add(owner uint32, limits Limits) {
 
 // setLimits limits an owner, with effect on what it begins from then on.
 func (t *Tables) setLimits(owner uint32, l Limits) error {
-	if l == (Limits{}) {
-		return remove(t.Maps.Limits, owner)
+	before, err := t.limitsOf(owner)
+	if err != nil {
+		return err
 	}
-	return put(t.Maps.Limits, owner, l.entry())
+	if l == (Limits{}) {
+		err = remove(t.Maps.Limits, owner)
+	} else {
+		err = put(t.Maps.Limits, owner, l.entry())
+	}
+	if err != nil || before.Flood == l.MaxFlood {
+		return err
+	}
+	return t.forgiveFloods(owner)
+}
+
+// forgiveFloods ends the wait of an endpoint or a tunnel for copies made before.
+// Its length is that of the old limit.
+func (t *Tables) forgiveFloods(owner uint32) error {
+	flooder := owner
+	if owner >= ownerTunnels {
+		flooder = t.tunnelFlooder(owner - ownerTunnels)
+	}
+	budget, err := t.floodBudget(flooder)
+	if err != nil {
+		return err
+	}
+	budget.Due = 0
+	return put(t.Maps.FloodBudgets, flooder, budget)
 }
 
 // SetPortLimit limits the established flows from outside by a publication, with
@@ -308,15 +332,22 @@ func (t *Tables) floodShare(flooder, owner, byDefault uint32) (share FloodShare,
 	if err != nil {
 		return share, err
 	}
-	var budget bpf.EbpnetFloodBudget
-	if err := t.Maps.FloodBudgets.Lookup(flooder, &budget); err != nil {
-		return share, fmt.Errorf("read entry %d of %v: %w", flooder, t.Maps.FloodBudgets, err)
+	budget, err := t.floodBudget(flooder)
+	if err != nil {
+		return share, err
 	}
 	share.Limit = cmp.Or(limits.Flood, byDefault)
 	ahead := max(0, time.Duration(budget.Due)-now)
 	share.AheadCopies = uint64(ahead.Seconds() * float64(share.Limit))
 	share.LimitedPackets = budget.Limited
 	return share, nil
+}
+
+func (t *Tables) floodBudget(flooder uint32) (b bpf.EbpnetFloodBudget, err error) {
+	if err = t.Maps.FloodBudgets.Lookup(flooder, &b); err != nil {
+		err = fmt.Errorf("read entry %d of %v: %w", flooder, t.Maps.FloodBudgets, err)
+	}
+	return b, err
 }
 
 // tunnelFlooder is a tunnel's key in the table of what is flooded: behind those

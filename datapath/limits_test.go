@@ -3,6 +3,7 @@ package datapath
 import (
 	"errors"
 	"testing"
+	"time"
 
 	"github.com/cilium/ebpf"
 
@@ -198,5 +199,75 @@ func TestFloodsOutOfTunnelAreLimited(t *testing.T) {
 	}
 	if got := w.counters(t).since(before).Drops["flood_limit"].Packets; got != 0 {
 		t.Errorf("%d frames were limited at the default", got)
+	}
+}
+
+// TestNewFloodLimitHoldsAtOnce has an endpoint and a tunnel in debt for copies. A
+// change of the limit ends the debt, a change of another limit does not. Dropped
+// frames stay counted.
+func TestNewFloodLimitHoldsAtOnce(t *testing.T) {
+	t.Parallel()
+	testutil.RequireRoot(t)
+	w := newSharedWorld(t, loader.Timeouts{})
+	w.calm(t)
+	var endpoint Endpoint
+	for _, e := range w.wanted.Endpoints {
+		if e.ID == alice.id {
+			endpoint = e
+		}
+	}
+	setEndpoint := func(l Limits) error {
+		endpoint.Limits = l
+		return w.SetEndpoint(endpoint)
+	}
+	group := multicast(stranger(host{}, 90), false).frame(t)
+	for name, c := range map[string]struct {
+		flooder, byDefault uint32
+		set                func(flood uint32) error
+		setAnother         func() error
+		send               func()
+		share              func() (FloodShare, error)
+	}{
+		"endpoint": {
+			alice.id, DefaultMaxFlood,
+			func(flood uint32) error { return setEndpoint(Limits{MaxFlood: flood}) },
+			func() error { return setEndpoint(Limits{MaxFlood: 1, MaxFlows: 100}) },
+			func() { w.send(t, fromEndpoint("", alice, multicast(alice, false).frame(t))) },
+			func() (FloodShare, error) { return w.FloodShare(alice.id) },
+		},
+		"tunnel": {
+			w.tunnelFlooder(theTunnel), TrunkMaxFlood,
+			func(flood uint32) error { return w.SetTunnelLimit(theTunnel, flood) },
+			func() error { return w.SetTunnelLimit(theTunnel, 1) }, // it has no other
+			func() { w.send(t, fromTunnel(t, "", theTunnel, group)) },
+			func() (FloodShare, error) { return w.TunnelFloodShare(theTunnel) },
+		},
+	} {
+		expect := func(when string, limit uint32, limited uint64) {
+			t.Helper()
+			c.send()
+			if got, err := c.share(); err != nil || got.Limit != limit || got.LimitedPackets != limited {
+				t.Errorf("%s, %s: %+v, error %v; want a limit of %d, and %d dropped", name, when, got, err, limit, limited)
+			}
+		}
+		owe := func() {
+			t.Helper()
+			now, err := coarseNow()
+			must(t, err)
+			budget, err := w.floodBudget(c.flooder)
+			must(t, err)
+			budget.Due = uint64(now + time.Hour)
+			must(t, w.Maps.FloodBudgets.Put(c.flooder, budget))
+		}
+		must(t, c.set(1))
+		owe()
+		expect("in debt", 1, 1)
+		must(t, c.setAnother())
+		expect("after another limit changed", 1, 2)
+		must(t, c.set(1000))
+		expect("after the limit was raised", 1000, 2)
+		owe()
+		must(t, c.set(0))
+		expect("after the limit was taken back", c.byDefault, 2)
 	}
 }
