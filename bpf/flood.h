@@ -15,9 +15,13 @@
 /* A payer may have the copies of this time made at once. */
 #define FLOOD_BURST (2 * SECONDS)
 
-static __always_inline __u32 flood_payer_tunnel(__u32 tunnel)
+/* Who pays for what comes out of a tunnel: each network there has a budget, so
+ * that a flood in one keeps nothing from others. With more than TUNNEL_FLOODERS
+ * networks some share one. */
+static __always_inline __u32 flood_payer_tunnel(__u32 tunnel, __u32 network)
 {
-	return MAX_LOCAL_ENDPOINTS + tunnel;
+	return MAX_LOCAL_ENDPOINTS + tunnel * TUNNEL_FLOODERS +
+	       network % TUNNEL_FLOODERS;
 }
 
 /* The time that a copy costs a payer. */
@@ -25,7 +29,9 @@ static __always_inline __u64 flood_interval(__u32 payer)
 {
 	bool local = payer < MAX_LOCAL_ENDPOINTS;
 	const struct owner_limits *limits = limits_of(
-		local ? payer : payer - MAX_LOCAL_ENDPOINTS + OWNER_TUNNELS);
+		local ? payer :
+			(payer - MAX_LOCAL_ENDPOINTS) / TUNNEL_FLOODERS +
+				OWNER_TUNNELS);
 
 	if (limits && limits->flood)
 		return SECONDS / limits->flood;

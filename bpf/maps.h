@@ -66,9 +66,9 @@ struct {
 	__type(value, struct station);
 } members SEC(".maps");
 
-/* Endpoint id, or MAX_LOCAL_ENDPOINTS and a tunnel's id -> what has been
- * flooded for it. Written by the datapath, read by metrics; zeroed by the agent
- * when an id is given out. */
+/* Endpoint id, or the number of a network in a tunnel (flood_payer_tunnel()) ->
+ * what has been flooded for it. Written by the datapath, read by metrics;
+ * zeroed by the agent when an id is given out. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, MAX_FLOODERS);

@@ -25,7 +25,8 @@ enum {
 	MAX_NEIGHBORS = 2 * MAX_STATIONS,
 	MAX_LINKS = 131072,
 	MAX_TUNNELS = 1024,
-	MAX_FLOODERS = MAX_LOCAL_ENDPOINTS + MAX_TUNNELS,
+	TUNNEL_FLOODERS = 64, /* networks of a tunnel with a budget each */
+	MAX_FLOODERS = MAX_LOCAL_ENDPOINTS + MAX_TUNNELS * TUNNEL_FLOODERS,
 	MAX_CARRIED = 65536, /* a network of a tunnel each */
 	MAX_LEARNED = 65536, /* stations, and as many neighbors */
 	LEARNED_A_NETWORK = 4096, /* MACs, and as many addresses */

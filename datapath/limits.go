@@ -91,16 +91,21 @@ func (t *Tables) setLimits(owner uint32, l Limits) error {
 // forgiveFloods ends the wait of an endpoint or a tunnel for copies made before.
 // Its length is that of the old limit.
 func (t *Tables) forgiveFloods(owner uint32) error {
-	flooder := owner
+	flooders := []uint32{owner}
 	if owner >= ownerTunnels {
-		flooder = t.tunnelFlooder(owner - ownerTunnels)
+		flooders = t.tunnelFlooders(owner - ownerTunnels)
 	}
-	budget, err := t.floodBudget(flooder)
-	if err != nil {
-		return err
+	for _, flooder := range flooders {
+		budget, err := t.floodBudget(flooder)
+		if err != nil {
+			return err
+		}
+		budget.Due = 0
+		if err := put(t.Maps.FloodBudgets, flooder, budget); err != nil {
+			return err
+		}
 	}
-	budget.Due = 0
-	return put(t.Maps.FloodBudgets, flooder, budget)
+	return nil
 }
 
 // SetPortLimit limits the established flows from outside by a publication, with
@@ -315,15 +320,16 @@ type FloodShare struct {
 
 // FloodShare reads it for a local endpoint.
 func (t *Tables) FloodShare(endpoint uint32) (FloodShare, error) {
-	return t.floodShare(endpoint, endpoint, DefaultMaxFlood)
+	return t.floodShare([]uint32{endpoint}, endpoint, DefaultMaxFlood)
 }
 
-// TunnelFloodShare reads it for a tunnel.
+// TunnelFloodShare reads it for a tunnel: of its networks, the most copies ahead,
+// and all frames that were not flooded.
 func (t *Tables) TunnelFloodShare(tunnel uint32) (FloodShare, error) {
-	return t.floodShare(t.tunnelFlooder(tunnel), ownerTunnels+tunnel, TrunkMaxFlood)
+	return t.floodShare(t.tunnelFlooders(tunnel), ownerTunnels+tunnel, TrunkMaxFlood)
 }
 
-func (t *Tables) floodShare(flooder, owner, byDefault uint32) (share FloodShare, err error) {
+func (t *Tables) floodShare(flooders []uint32, owner, byDefault uint32) (share FloodShare, err error) {
 	limits, err := t.limitsOf(owner)
 	if err != nil {
 		return share, err
@@ -332,14 +338,16 @@ func (t *Tables) floodShare(flooder, owner, byDefault uint32) (share FloodShare,
 	if err != nil {
 		return share, err
 	}
-	budget, err := t.floodBudget(flooder)
-	if err != nil {
-		return share, err
-	}
 	share.Limit = cmp.Or(limits.Flood, byDefault)
-	ahead := max(0, time.Duration(budget.Due)-now)
-	share.AheadCopies = uint64(ahead.Seconds() * float64(share.Limit))
-	share.LimitedPackets = budget.Limited
+	for _, flooder := range flooders {
+		budget, err := t.floodBudget(flooder)
+		if err != nil {
+			return share, err
+		}
+		ahead := max(0, time.Duration(budget.Due)-now)
+		share.AheadCopies = max(share.AheadCopies, uint64(ahead.Seconds()*float64(share.Limit)))
+		share.LimitedPackets += budget.Limited
+	}
 	return share, nil
 }
 
@@ -350,10 +358,15 @@ func (t *Tables) floodBudget(flooder uint32) (b bpf.EbpnetFloodBudget, err error
 	return b, err
 }
 
-// tunnelFlooder is a tunnel's key in the table of what is flooded: behind those
-// of the local endpoints.
-func (t *Tables) tunnelFlooder(tunnel uint32) uint32 {
-	return t.Maps.EndpointStats.MaxEntries() + tunnel
+// tunnelFlooders are the keys of a tunnel's networks in the table of what is
+// flooded: behind those of the local endpoints.
+func (t *Tables) tunnelFlooders(tunnel uint32) []uint32 {
+	local := t.Maps.EndpointStats.MaxEntries()
+	flooders := make([]uint32, (t.Maps.FloodBudgets.MaxEntries()-local)/t.Maps.TunnelStats.MaxEntries())
+	for i := range flooders {
+		flooders[i] = local + tunnel*uint32(len(flooders)) + uint32(i)
+	}
+	return flooders
 }
 
 // resetLimited zeroes what was dropped for the limits of a local endpoint, what
