@@ -171,6 +171,9 @@ func TestPublishedPortLimit(t *testing.T) {
 				if h.EbpnetJSON(t, &same, "port", "inspect", "web", port); same != p {
 					t.Errorf("port inspect: %+v, endpoint inspect: %+v", same, p)
 				}
+				if out := h.Ebpnet(t, "port", "inspect", "web", port); strings.Contains(out, "half_open_") {
+					t.Errorf("port inspect shows a limit of half-open flows, which a port has not:\n%s", out)
+				}
 				return p
 			}
 		}
