@@ -46,9 +46,10 @@ func endpointCommand() *cli.Command {
 				Description: "Only DHCP servers and relays may send as such, and only routers may send as such, also in DHCPv6 and IPv6.\n" +
 					"--allow gives an endpoint these roles, in place of those that it had; 'none' takes all of them back.\n" +
 					"The limits hold for what the endpoint opens or sends from then on:\n" +
-					"--max-flows: its established flows. By default it never has more than are still free.\n" +
+					"--max-flows: its established flows. By default it never has more than are still free. A flow that is\n" +
+					"closing counts until tcp-transitory (4 minutes) is over.\n" +
 					"--max-half-open: its flows that nobody has answered yet. By default the endpoint that has most makes room.\n" +
-					"--max-ports: its ports towards one destination. By default it never has more than are still free there.\n" +
+					"--max-ports: its ports towards one destination. It never has more than are still free there; N lowers that.\n" +
 					"--max-fragments: datagrams whose fragments are on their way. By default 64.\n" +
 					"--max-flood: copies a second that are made of what it sends to many or to unknown MACs, one for each\n" +
 					"member of the network. By default 50000, and 200000 for a trunk.\n" +
