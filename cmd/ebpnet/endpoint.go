@@ -21,11 +21,13 @@ func endpointCommand() *cli.Command {
 				UsageText: "ebpnet endpoint add NAME --network NET --netns PATH|NAME|pid:N [--ifname eth0]\n" +
 					"      [--ip IP]... [--mac MAC] [--trunk] [--expose PORT[-END][/tcp|udp]]...\n" +
 					"      [--publish [HOSTIP:][HOSTPORT[-END]]:PORT[-END][/tcp|udp|sctp]]...\n" +
+					"      [--max-flows N] [--max-half-open N] [--max-ports N] [--max-fragments N] [--max-flood N]\n" +
 					"   ebpnet endpoint add NAME --network NET --tunnel TUNNEL --ip IP [--ip IP6] --mac MAC [--expose ...]...",
 				Description: "A trunk has other stations behind it, as the host of virtual machines or of nested containers has:\n" +
 					"it may send as any MAC and address of the network that nobody else on this host has.\n" +
+					"--max-flows and the other limits: see 'ebpnet endpoint set --help'.\n" +
 					"Example: ebpnet endpoint add redis1 --network web --netns redis1 --expose 6379/tcp",
-				Flags: []cli.Flag{
+				Flags: append([]cli.Flag{
 					&cli.StringFlag{Name: "network", Usage: "`NET` to be on"},
 					&cli.StringFlag{Name: "netns", Usage: "`NAMESPACE`: a path, a name of 'ip netns', or pid:N"},
 					&cli.StringFlag{Name: "ifname", Usage: "`NAME` of the interface in the namespace", Value: "eth0"},
@@ -35,7 +37,7 @@ func endpointCommand() *cli.Command {
 					&cli.StringSliceFlag{Name: "publish", Usage: "`[HOSTIP:][HOSTPORT]:PORT` of the host that leads to it, see 'ebpnet port add --help'"},
 					&cli.BoolFlag{Name: "trunk", Usage: "it is a bridge: other MACs are behind it, which are learned"},
 					&cli.StringFlag{Name: "tunnel", Usage: "`TUNNEL` that it is behind"},
-				},
+				}, endpointLimitFlags("default")...),
 				Action: addEndpoint,
 			},
 			{
@@ -56,7 +58,7 @@ func endpointCommand() *cli.Command {
 					"Example: ebpnet endpoint set dnsmasq --allow dhcp-server",
 				Flags: append([]cli.Flag{
 					&cli.StringFlag{Name: "allow", Usage: "`ROLES`: dhcp-server, router, or both with a comma; or none", DefaultText: "as it is"},
-				}, endpointLimitFlags()...),
+				}, endpointLimitFlags("as it is")...),
 				Action: setEndpoint,
 			},
 			{
@@ -145,10 +147,18 @@ func addEndpoint(c *cli.Context) error {
 	if options.Tunnel != "" && c.IsSet("publish") {
 		return usagef("--publish is for an endpoint on this host; publish one behind a tunnel on its own host")
 	}
+	limits, err := parseLimits(c)
+	if err != nil {
+		return err
+	}
+	if options.Tunnel != "" && limits != (spec.LimitsChange{}) {
+		return usagef("limits are for an endpoint on this host; limit one behind a tunnel on its own host")
+	}
 	e, err := spec.NewEndpoint(options)
 	if err != nil {
 		return err
 	}
+	limits.Apply(&e.Limits)
 	publish, err := parsePublished(c.StringSlice("publish"))
 	if err != nil {
 		return err
