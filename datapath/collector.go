@@ -117,7 +117,7 @@ func describeLimits() limitMetrics {
 		portFlows:    describe("port_flows", "Flows from outside by the published port, by state.", "endpoint", "network", "port", "state"),
 		portMaxFlows: describe("port_max_flows", "Established flows from outside that the published port may have now.", "endpoint", "network", "port"),
 
-		tunnelMaxFlood:     describe("tunnel_max_flooded_copies", "Copies a second that may be flooded out of the tunnel.", "tunnel"),
+		tunnelMaxFlood:     describe("tunnel_max_flooded_copies", "Copies a second that may be flooded out of the tunnel, for each of its networks.", "tunnel"),
 		tunnelFloodLimited: describe("tunnel_flood_limited_packets_total", "Frames out of the tunnel that were not flooded, as it was over its limit.", "tunnel"),
 	}
 }
