@@ -137,19 +137,13 @@ type EndpointUse struct {
 	Fragments FragmentShare
 }
 
-// EndpointFlows is what an endpoint has of the table of flows.
-type EndpointFlows struct {
-	FlowShare
-	LimitedPackets uint64 `json:"limited_packets"` // dropped, as they would have opened one more
-}
-
 // PortShare is what an endpoint has of the ports towards the destination towards
 // which it has most.
 type PortShare struct {
 	Most           int    `json:"most"`
 	Towards        string `json:"towards,omitempty"`
-	Limit          int    `json:"limit"`           // there
-	Set            bool   `json:"set"`             // by the user, for every destination; else it follows from what is free there
+	Limit          int    `json:"limit"`           // there: the lesser of the user's limit and what is free
+	Set            bool   `json:"set"`             // the user has set a limit, for every destination
 	LimitedPackets uint64 `json:"limited_packets"` // dropped, as they would have taken one more
 }
 
@@ -165,9 +159,6 @@ type FragmentShare struct {
 // EndpointUse reads what a local endpoint has of what is limited. Masquerade are
 // the host's ports that endpoints are masqueraded by.
 func (t *Tables) EndpointUse(id uint32, masquerade PortRange) (use EndpointUse, err error) {
-	if use.Flows.FlowShare, err = t.FlowShare(id); err != nil {
-		return use, err
-	}
 	if use.Ports, err = t.mostPorts(id, masquerade); err != nil {
 		return use, err
 	}
@@ -183,14 +174,16 @@ func (t *Tables) EndpointUse(id uint32, masquerade PortRange) (use EndpointUse, 
 	if err != nil {
 		return use, err
 	}
+	if use.Flows, err = t.endpointFlows(id, limits, refused); err != nil {
+		return use, err
+	}
 	if limits.Ports != 0 {
-		use.Ports.Limit, use.Ports.Set = int(limits.Ports), true
+		use.Ports.Limit, use.Ports.Set = min(use.Ports.Limit, int(limits.Ports)), true
 	}
 	use.Fragments = FragmentShare{
 		Datagrams: datagrams[id],
 		Limit:     fragmentLimit(limits), Set: limits.Fragments != 0,
 	}
-	use.Flows.LimitedPackets = refused.Flows
 	use.Ports.LimitedPackets = refused.Ports
 	use.Fragments.LimitedPackets = refused.Fragments
 	return use, nil
@@ -239,9 +232,7 @@ func (t *Tables) mostPorts(endpoint uint32, masquerade PortRange) (most PortShar
 		}
 		others = max(0, others-most.Most)
 	}
-	// It grows until it has as many as are left.
-	reserve := ports.len() / portsReserve
-	most.Limit = max((ports.len()-2*reserve-others+1)/2, ports.len()/portsFew)
+	most.Limit = ports.share(others)
 	return most, nil
 }
 
@@ -271,6 +262,14 @@ func (r PortRange) ofClass(own uint16) PortRange {
 		r.First = first
 	}
 	return r
+}
+
+// share is ports_check() of bpf/ports.h: how many ports it lets an endpoint have
+// where others have so many.
+func (r PortRange) share(others int) int {
+	// It grows until it has as many as are left.
+	reserve := r.len() / portsReserve
+	return max((r.len()-2*reserve-others+1)/2, r.len()/portsFew)
 }
 
 // countPorts is ports_counted() of bpf/ports.h, of what all have at a place.

@@ -83,7 +83,7 @@ func TestUseOfLimits(t *testing.T) {
 }
 
 // TestShareOfPortsFollowsFromWhatIsFree has the limit of ports be what the
-// datapath lets through.
+// datapath lets through, also where the user's limit is beyond it.
 func TestShareOfPortsFollowsFromWhatIsFree(t *testing.T) {
 	t.Parallel()
 	testutil.RequireRoot(t)
@@ -95,6 +95,10 @@ func TestShareOfPortsFollowsFromWhatIsFree(t *testing.T) {
 	}))
 	free := 512 - 2*512/portsReserve
 	for i, h := range []host{alice, client} {
+		set := i == 1
+		if set {
+			must(t, w.setLimits(h.id, Limits{MaxPorts: 500}))
+		}
 		want := (free + 1) / 2
 		free -= want
 		taken := 0
@@ -105,9 +109,48 @@ func TestShareOfPortsFollowsFromWhatIsFree(t *testing.T) {
 			taken++
 		}
 		got, err := w.EndpointUse(h.id, PortRange{first, last})
-		if err != nil || got.Ports.Most != taken || got.Ports.Limit != taken || taken != want || got.Ports.LimitedPackets != 1 {
+		if err != nil || got.Ports.Most != taken || got.Ports.Limit != taken || got.Ports.Set != set || taken != want || got.Ports.LimitedPackets != 1 {
 			t.Errorf("endpoint %d: %+v, error %v; it took %d ports, want %d", i, got.Ports, err, taken, want)
 		}
+	}
+}
+
+// TestLimitOfFlowsIsTheOneThatHolds has the limit of flows be what the datapath
+// lets through, where the user's limit is beyond it.
+func TestLimitOfFlowsIsTheOneThatHolds(t *testing.T) {
+	t.Parallel()
+	testutil.RequireRoot(t)
+	const capacity, halfOpen, beyond = 128, 64, 1000
+	const reserve = capacity / shareReserve
+	w := newWorld(t, loadChanged(func(spec *ebpf.CollectionSpec) error {
+		spec.Maps[bpf.EbpnetMapFlows].MaxEntries = capacity + halfOpen
+		spec.Maps[bpf.EbpnetMapHalfOpen].MaxEntries = halfOpen
+		return errors.Join(
+			setConstant(spec, bpf.EbpnetVarFlowSlots, uint32(capacity+halfOpen)),
+			setConstant(spec, bpf.EbpnetVarHalfOpenSlots, uint32(halfOpen)))
+	}))
+	for _, c := range []struct {
+		host
+		want    int
+		limited uint64
+	}{
+		{alice, capacity - reserve, 1},
+		{bob, reserve, 0}, // fewer than 16: it fills the table
+	} {
+		must(t, w.setLimits(c.id, Limits{MaxFlows: beyond}))
+		before := w.use(t, c.id).Flows
+		taken := 0
+		for taken < beyond && w.establish(t, c.host, uint16(2000+taken), 53) {
+			taken++
+		}
+		after := w.use(t, c.id).Flows
+		if taken != c.want || before.Limit != c.want || after.Limit != c.want || !after.Set || after.LimitedPackets != c.limited {
+			t.Errorf("%s took %d flows, want %d; shown before: %+v, after: %+v", c.device, taken, c.want, before, after)
+		}
+	}
+	must(t, w.SetPortLimit(webPort, beyond))
+	if got, err := w.PortFlowShare(webPort); err != nil || got != (FlowShare{Set: true}) {
+		t.Errorf("a port where the table is full: %+v, error %v; want no room", got, err)
 	}
 }
 
