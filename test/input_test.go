@@ -70,8 +70,8 @@ func TestBadInputIsRefused(t *testing.T) {
 		words []string
 	}{
 		// A value that was forgotten is not taken from elsewhere.
-		{exitUsage, add("--ifname"), []string{"needs an argument", "ifname"}},
-		{exitUsage, []string{"network", "ls", "--state"}, []string{"needs an argument", "state"}},
+		{exitUsage, add("--ifname"), []string{"--ifname needs a value"}},
+		{exitUsage, []string{"network", "ls", "--state"}, []string{"--state needs a value"}},
 		{exitUsage, add("--ifname", "-x"), []string{"interface name", "-x"}},
 		// Things that do not exist.
 		{exitFailure, []string{"endpoint", "add", "new", "--network", "nowhere", "--netns", free.Name}, []string{"network", "nowhere"}},
@@ -151,7 +151,10 @@ func TestBadInputIsRefused(t *testing.T) {
 		// Usage.
 		{exitUsage, []string{"frobnicate"}, []string{"frobnicate"}},
 		{exitUsage, []string{"network", "frobnicate"}, []string{"frobnicate"}},
-		{exitUsage, []string{"network", "ls", "--frobnicate"}, []string{"frobnicate"}},
+		{exitUsage, []string{"network", "ls", "--frobnicate"}, []string{"unknown option --frobnicate"}},
+		{exitUsage, []string{"network", "frobnicate", "--help"}, []string{"unknown command", "frobnicate", "want one of create"}},
+		{exitUsage, []string{"help", "frobnicate"}, []string{"unknown command", "frobnicate", "want one of check"}},
+		{exitUsage, []string{"endpoint", "set", "a", "--max-flows", "--max-ports", "4"}, []string{"--max-flows needs a value"}},
 		{exitUsage, []string{"network", "rm"}, []string{"NAME"}},
 		{exitUsage, []string{"network", "ls", "surplus"}, []string{"surplus"}},
 		{exitUsage, []string{"-o", "xml", "network", "ls"}, []string{"xml", "json"}},

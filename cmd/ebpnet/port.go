@@ -32,7 +32,7 @@ func portCommand() *cli.Command {
 						Name:  "allow-from",
 						Usage: fmt.Sprintf("`CIDR` of clients, all others are refused; may be repeated, up to %d times", spec.MaxSources),
 					},
-					portLimitFlag("default"),
+					portLimitFlag("what is still free"),
 				},
 				Action: addPort,
 			},
