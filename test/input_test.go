@@ -130,6 +130,7 @@ func TestBadInputIsRefused(t *testing.T) {
 		{exitFailure, create("net"), []string{"network", "net"}},
 		{exitFailure, []string{"endpoint", "add", "a", "--network", "net", "--netns", free.Name}, []string{"endpoint", "a"}},
 		{exitFailure, []string{"tunnel", "add", "peer", "--remote", "192.0.2.3"}, []string{"tunnel", "peer"}},
+		{exitFailure, []string{"tunnel", "add", "peer", "--remote", "192.0.2.3", "--max-flood", "9"}, []string{`tunnel "peer"`, "'ebpnet tunnel set'"}},
 		{exitFailure, []string{"link", "add", "a", "b", "--port", "81"}, []string{"a", "b"}},
 		{exitUsage, create("a/b"), []string{"network", "a/b"}},
 		{exitUsage, create("a\nb"), []string{"network", `a\nb`}},

@@ -212,7 +212,7 @@ func TestPublishedPortLimit(t *testing.T) {
 	refused(t, h, exitUsage, []string{"port", "set", "web", port}, "--max-flows")
 	refused(t, h, exitUsage, []string{"port", "set", "web", port, "--max-half-open", "1"}, "max-half-open")
 	refused(t, h, exitFailure, []string{"port", "set", "nobody", port, "--max-flows", "1"}, "nobody")
-	refused(t, h, exitFailure, []string{"port", "set", "web", "8089:80", "--max-flows", "1"}, "8089:80/tcp", "not found")
+	refused(t, h, exitFailure, []string{"port", "set", "web", "8089:80", "--max-flows", "1"}, `endpoint "web" publishes no 8089:80/tcp`)
 }
 
 // TestHalfOpenLimit gives a container a limit of half-open flows.

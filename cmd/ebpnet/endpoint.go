@@ -20,7 +20,7 @@ func endpointCommand() *cli.Command {
 				Usage:   "put a namespace on a network, or tell of an endpoint behind a tunnel",
 				UsageText: "ebpnet endpoint add NAME --network NET --netns PATH|NAME|pid:N [--ifname eth0]\n" +
 					"      [--ip IP]... [--mac MAC] [--trunk] [--expose PORT[-END][/tcp|udp]]...\n" +
-					"      [--publish [HOSTIP:][HOSTPORT[-END]]:PORT[-END][/tcp|udp|sctp]]...\n" +
+					"      [--publish [[HOSTIP:][HOSTPORT[-END]]:]PORT[-END][/tcp|udp|sctp]]...\n" +
 					"   ebpnet endpoint add NAME --network NET --tunnel TUNNEL --ip IP [--ip IP6] --mac MAC [--expose ...]...",
 				Description: "A trunk has other stations behind it, as the host of virtual machines or of nested containers has:\n" +
 					"it may send as any MAC and address of the network that nobody else on this host has.\n" +
@@ -32,7 +32,7 @@ func endpointCommand() *cli.Command {
 					&cli.StringSliceFlag{Name: "ip", Usage: "`IP`, at most one a family (default: the next free one of each subnet)"},
 					&cli.StringFlag{Name: "mac", Usage: "`MAC` (default: follows from the first address)"},
 					&cli.StringSliceFlag{Name: "expose", Usage: "`PORT` that links without --port open"},
-					&cli.StringSliceFlag{Name: "publish", Usage: "`[HOSTIP:][HOSTPORT]:PORT` of the host that leads to it, see 'ebpnet port add --help'"},
+					&cli.StringSliceFlag{Name: "publish", Usage: "`[[HOSTIP:][HOSTPORT]:]PORT` of the host that leads to it, see 'ebpnet port add --help'"},
 					&cli.BoolFlag{Name: "trunk", Usage: "it is a bridge: other MACs are behind it, which are learned"},
 					&cli.StringFlag{Name: "tunnel", Usage: "`TUNNEL` that it is behind"},
 				},
