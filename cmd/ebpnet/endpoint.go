@@ -52,7 +52,8 @@ func endpointCommand() *cli.Command {
 					"--max-fragments: datagrams whose fragments are on their way. By default 64.\n" +
 					"--max-flood: copies a second that are made of what it sends to many or to unknown MACs, one for each\n" +
 					"member of the network. By default 50000, and 200000 for a trunk.\n" +
-					"Example: ebpnet endpoint set dnsmasq --allow dhcp-server",
+					"Example: ebpnet endpoint set dnsmasq --allow dhcp-server\n" +
+					"Example: ebpnet endpoint set redis1 --max-flows 20000 --max-ports 5000",
 				Flags: append([]cli.Flag{
 					&cli.StringFlag{Name: "allow", Usage: "`ROLES`: dhcp-server, router, or both with a comma; or none", DefaultText: "as it is"},
 				}, endpointLimitFlags()...),
