@@ -245,8 +245,47 @@ func filtersOf(h Hook, device netlink.Link) ([]netlink.Filter, error) {
 }
 
 // Unload detaches everything that was attached from the pins under dir, on
-// any device of this network namespace, and removes the pins.
+// any device of this network namespace, and removes the pins. From its first
+// step on Open gives ErrNotLoaded: if it is killed, Load or another Unload goes on
+// from there.
 func Unload(dir string) error {
+	for _, step := range unloadSteps(dir) {
+		if err := step(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// unloadSteps are what Unload does. The programs' pins go first: nothing may find
+// a datapath that is attached nowhere.
+func unloadSteps(dir string) []func() error {
+	steps := []func() error{
+		func() error { return removePins(dir, programsDirectory) },
+		detachAllClsact,
+		func() error { return detachAllXDP(dir) },
+	}
+	for _, sub := range []string{
+		linksDirectory, programsDirectory + freshSuffix, mapsDirectory, mapsDirectory + freshSuffix, formerDirectory,
+	} {
+		steps = append(steps, func() error { return removePins(dir, sub) })
+	}
+	return append(steps, func() error {
+		if err := os.Remove(dir); err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, unix.EBUSY) {
+			return fmt.Errorf("remove the pin directory: %w", err)
+		}
+		return nil
+	})
+}
+
+func removePins(dir, sub string) error {
+	if err := os.RemoveAll(filepath.Join(dir, sub)); err != nil {
+		return fmt.Errorf("remove the pins: %w", err)
+	}
+	return nil
+}
+
+func detachAllClsact() error {
 	devices, err := netlink.LinkList()
 	if err != nil {
 		return fmt.Errorf("list devices: %w", err)
@@ -258,6 +297,10 @@ func Unload(dir string) error {
 			}
 		}
 	}
+	return nil
+}
+
+func detachAllXDP(dir string) error {
 	linked, err := xdpPaths(dir)
 	if err != nil {
 		return err
@@ -266,17 +309,6 @@ func Unload(dir string) error {
 		if err := detachXDP(path); err != nil {
 			return err
 		}
-	}
-	for _, sub := range []string{
-		linksDirectory, programsDirectory, programsDirectory + freshSuffix,
-		mapsDirectory, mapsDirectory + freshSuffix, formerDirectory,
-	} {
-		if err := os.RemoveAll(filepath.Join(dir, sub)); err != nil {
-			return fmt.Errorf("remove the pins: %w", err)
-		}
-	}
-	if err := os.Remove(dir); err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, unix.EBUSY) {
-		return fmt.Errorf("remove the pin directory: %w", err)
 	}
 	return nil
 }

@@ -117,3 +117,57 @@ func TestKilledAtFirst(t *testing.T) {
 		t.Errorf("pins are %v, were %v", now, pins)
 	}
 }
+
+// TestKilledUnload stops an unload after one of its steps: nothing is loaded
+// then, and a load or another unload goes on from there.
+func TestKilledUnload(t *testing.T) {
+	t.Parallel()
+	dir := pinDirectory(t)
+	w := newWire(t)
+	load := func() {
+		t.Helper()
+		w.Do(func() {
+			o, err := Load(dir, Config{GatewayIfindex: 1, Flows: fewFlows, WithoutXDP: true})
+			must(t, err)
+			must(t, o.Attach(ToUplink, w.ifindex))
+			must(t, o.attachClsact(FromEndpoint, w.ifindex))
+			must(t, o.Close())
+		})
+		w.awaitAttached(t, 1)
+	}
+	load()
+	pins := listPins(t, dir)
+	all := len(unloadSteps(dir))
+	for _, c := range []struct {
+		done     int
+		unloaded bool // by another unload, before the next load
+	}{
+		{1, false},
+		{2, true},
+		{4, false}, // the links have gone
+		{all - 2, true},
+	} {
+		w.Do(func() {
+			for _, step := range unloadSteps(dir)[:c.done] {
+				must(t, step())
+			}
+		})
+		if o, err := Open(dir); !errors.Is(err, ErrNotLoaded) {
+			t.Errorf("after %d of %d steps: %v, want ErrNotLoaded", c.done, all, err)
+			if err == nil {
+				must(t, o.Close())
+			}
+		}
+		if c.unloaded {
+			w.Do(func() { must(t, Unload(dir)) })
+			w.awaitAttached(t, 0)
+			if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) || len(w.filters(t)) != 0 {
+				t.Errorf("after %d of %d steps and an unload: %v, filters %v", c.done, all, err, w.filters(t))
+			}
+		}
+		load()
+		if now := listPins(t, dir); !slices.Equal(now, pins) || len(w.filters(t)) != 1 {
+			t.Errorf("after %d of %d steps and a load: pins are %v, were %v; filters %v", c.done, all, now, pins, w.filters(t))
+		}
+	}
+}

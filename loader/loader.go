@@ -13,6 +13,8 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"os"
+	"path/filepath"
 	"sync"
 	"time"
 
@@ -218,6 +220,9 @@ func Open(dir string) (*Objects, error) {
 	}
 	if collection.Programs, err = openPrograms(dir, spec); err != nil {
 		return nil, err
+	}
+	if _, err := os.Stat(filepath.Join(dir, linksDirectory)); errors.Is(err, os.ErrNotExist) {
+		return nil, ErrNotLoaded
 	}
 	o := &Objects{dir: dir}
 	if err := errors.Join(o.assign(collection), o.openXDP()); err != nil {

@@ -42,7 +42,7 @@ func TestBadEndpointSettingsAreRefused(t *testing.T) {
 		{exitUsage, []string{"a"}, []string{"nothing to set", "--allow"}},
 		{exitUsage, []string{"--allow", "router"}, []string{"NAME"}},
 		{exitUsage, []string{"a", "b", "--allow", "router"}, []string{"b"}},
-		{exitUsage, []string{"a", "--allow"}, []string{"needs an argument", "allow"}},
+		{exitUsage, []string{"a", "--allow"}, []string{"--allow needs a value"}},
 		{exitUsage, []string{"a", "--allow", ""}, []string{`""`, "dhcp-server", "router", "none"}},
 		{exitUsage, []string{"a", "--allow", "king"}, []string{"king", "dhcp-server", "router", "none"}},
 		{exitUsage, []string{"a", "--allow", "router,"}, []string{`""`, "router"}},

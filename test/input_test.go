@@ -70,8 +70,8 @@ func TestBadInputIsRefused(t *testing.T) {
 		words []string
 	}{
 		// A value that was forgotten is not taken from elsewhere.
-		{exitUsage, add("--ifname"), []string{"needs an argument", "ifname"}},
-		{exitUsage, []string{"network", "ls", "--state"}, []string{"needs an argument", "state"}},
+		{exitUsage, add("--ifname"), []string{"--ifname needs a value"}},
+		{exitUsage, []string{"network", "ls", "--state"}, []string{"--state needs a value"}},
 		{exitUsage, add("--ifname", "-x"), []string{"interface name", "-x"}},
 		// Things that do not exist.
 		{exitFailure, []string{"endpoint", "add", "new", "--network", "nowhere", "--netns", free.Name}, []string{"network", "nowhere"}},
@@ -130,6 +130,7 @@ func TestBadInputIsRefused(t *testing.T) {
 		{exitFailure, create("net"), []string{"network", "net"}},
 		{exitFailure, []string{"endpoint", "add", "a", "--network", "net", "--netns", free.Name}, []string{"endpoint", "a"}},
 		{exitFailure, []string{"tunnel", "add", "peer", "--remote", "192.0.2.3"}, []string{"tunnel", "peer"}},
+		{exitFailure, []string{"tunnel", "add", "peer", "--remote", "192.0.2.3", "--max-flood", "9"}, []string{`tunnel "peer"`, "'ebpnet tunnel set'"}},
 		{exitFailure, []string{"link", "add", "a", "b", "--port", "81"}, []string{"a", "b"}},
 		{exitUsage, create("a/b"), []string{"network", "a/b"}},
 		{exitUsage, create("a\nb"), []string{"network", `a\nb`}},
@@ -151,7 +152,10 @@ func TestBadInputIsRefused(t *testing.T) {
 		// Usage.
 		{exitUsage, []string{"frobnicate"}, []string{"frobnicate"}},
 		{exitUsage, []string{"network", "frobnicate"}, []string{"frobnicate"}},
-		{exitUsage, []string{"network", "ls", "--frobnicate"}, []string{"frobnicate"}},
+		{exitUsage, []string{"network", "ls", "--frobnicate"}, []string{"unknown option --frobnicate"}},
+		{exitUsage, []string{"network", "frobnicate", "--help"}, []string{"unknown command", "frobnicate", "want one of create"}},
+		{exitUsage, []string{"help", "frobnicate"}, []string{"unknown command", "frobnicate", "want one of check"}},
+		{exitUsage, []string{"endpoint", "set", "a", "--max-flows", "--max-ports", "4"}, []string{"--max-flows needs a value"}},
 		{exitUsage, []string{"network", "rm"}, []string{"NAME"}},
 		{exitUsage, []string{"network", "ls", "surplus"}, []string{"surplus"}},
 		{exitUsage, []string{"-o", "xml", "network", "ls"}, []string{"xml", "json"}},

@@ -71,7 +71,7 @@ func TestFlowLimit(t *testing.T) {
 
 	before := everything(t, h)
 	for _, bad := range []string{"", "0", "-1", "4194305", "many", "1e3", "99999999999999999999"} {
-		refused(t, h, exitUsage, []string{"endpoint", "set", "c", "--max-flows", bad}, "limit of flows", "4194304", "default")
+		refused(t, h, exitUsage, []string{"endpoint", "set", "c", "--max-flows", bad}, fmt.Sprintf("--max-flows %q: want 1 to 4194304, or default", bad))
 	}
 	refused(t, h, exitUsage, []string{"endpoint", "set", "c", "--max-everything", "1"}, "max-everything")
 	refused(t, h, exitFailure, []string{"endpoint", "set", "nobody", "--max-flows", "9"}, "nobody")
@@ -137,11 +137,12 @@ func warns(t *testing.T, h *testutil.Host, args []string, words ...string) {
 }
 
 // badLimits expects an option to take 1 to highest and "default", and no more.
-func badLimits(t *testing.T, h *testutil.Host, what, highest, tooHigh string, args ...string) {
+func badLimits(t *testing.T, h *testutil.Host, highest, tooHigh string, args ...string) {
 	t.Helper()
 	before := everything(t, h)
 	for _, bad := range []string{"", "0", "-1", tooHigh, "many"} {
-		refused(t, h, exitUsage, append(args, bad), what, highest, "default")
+		option := args[len(args)-1]
+		refused(t, h, exitUsage, append(args, bad), fmt.Sprintf("%s %q: want 1 to %s", option, bad, highest), "or default")
 	}
 	if after := everything(t, h); after != before {
 		t.Errorf("bad limits changed\n%s\nto\n%s", before, after)
@@ -210,12 +211,12 @@ func TestPublishedPortLimit(t *testing.T) {
 	}
 	establish(call(8080))
 
-	badLimits(t, h, "limit of flows", "4194304", "4194305", "port", "set", "web", port, "--max-flows")
-	badLimits(t, h, "limit of flows", "4194304", "4194305", "port", "add", "web", "8082:80", "--max-flows")
+	badLimits(t, h, "4194304", "4194305", "port", "set", "web", port, "--max-flows")
+	badLimits(t, h, "4194304", "4194305", "port", "add", "web", "8082:80", "--max-flows")
 	refused(t, h, exitUsage, []string{"port", "set", "web", port}, "--max-flows")
 	refused(t, h, exitUsage, []string{"port", "set", "web", port, "--max-half-open", "1"}, "max-half-open")
 	refused(t, h, exitFailure, []string{"port", "set", "nobody", port, "--max-flows", "1"}, "nobody")
-	refused(t, h, exitFailure, []string{"port", "set", "web", "8089:80", "--max-flows", "1"}, "8089:80/tcp", "not found")
+	refused(t, h, exitFailure, []string{"port", "set", "web", "8089:80", "--max-flows", "1"}, `endpoint "web" publishes no 8089:80/tcp`)
 }
 
 // TestHalfOpenLimit gives a container a limit of half-open flows.
@@ -262,7 +263,7 @@ func TestHalfOpenLimit(t *testing.T) {
 	if got := inspectUse(t, h, "c").Flows; got.HalfOpen != 3 || got.HalfOpenSet {
 		t.Errorf("%+v after the limit was taken back, want 3 half-open flows", got)
 	}
-	badLimits(t, h, "limit of half-open flows", "65536", "65537", "endpoint", "set", "c", "--max-half-open")
+	badLimits(t, h, "65536", "65537", "endpoint", "set", "c", "--max-half-open")
 }
 
 // TestPortLimit gives a container a limit of ports towards one destination.
@@ -297,7 +298,7 @@ func TestPortLimit(t *testing.T) {
 	if got := inspectUse(t, h, "c").OutwardPorts; got.Set || got.Most != 3 {
 		t.Errorf("%+v after the limit was taken back, want 3 ports", got)
 	}
-	badLimits(t, h, "limit of ports", "65535", "65536", "endpoint", "set", "c", "--max-ports")
+	badLimits(t, h, "65535", "65536", "endpoint", "set", "c", "--max-ports")
 }
 
 // TestFragmentLimit gives a container a limit of datagrams in fragments.
@@ -326,7 +327,7 @@ func TestFragmentLimit(t *testing.T) {
 		ping(t, c.Netns, u.IP4, "-s", large)
 	}
 	warns(t, h, []string{"endpoint", "set", "c", "--max-fragments", "1"}, "new datagrams", "datagrams=", "limit=1")
-	badLimits(t, h, "limit of datagrams in fragments", "64", "65", "endpoint", "set", "c", "--max-fragments")
+	badLimits(t, h, "64", "65", "endpoint", "set", "c", "--max-fragments")
 }
 
 // TestTunnelFloodLimit limits what is flooded out of a tunnel.
@@ -378,8 +379,8 @@ func TestTunnelFloodLimit(t *testing.T) {
 		t.Errorf("%+v after the limit was taken back", got)
 	}
 
-	badLimits(t, p.a, "limit of flooded copies", "100000000", "100000001", "tunnel", "set", "peer", "--max-flood")
-	badLimits(t, p.a, "limit of flooded copies", "100000000", "100000001", "tunnel", "add", "new", "--remote", "192.0.2.9", "--max-flood")
+	badLimits(t, p.a, "100000000", "100000001", "tunnel", "set", "peer", "--max-flood")
+	badLimits(t, p.a, "100000000", "100000001", "tunnel", "add", "new", "--remote", "192.0.2.9", "--max-flood")
 	refused(t, p.a, exitUsage, []string{"tunnel", "set", "peer"}, "--max-flood")
 	refused(t, p.a, exitFailure, []string{"tunnel", "set", "nowhere", "--max-flood", "1"}, "nowhere")
 }

@@ -147,6 +147,28 @@ func TestKilledLoadIsMended(t *testing.T) {
 	t.Logf("%d of %d killed loads are mended by the next command", mended, rounds)
 }
 
+// TestWithoutLinksNothingIsLoaded removes the directory of links, as an
+// unload that is killed may leave it.
+func TestWithoutLinksNothingIsLoaded(t *testing.T) {
+	h := newHost(t)
+	createNet(t, h)
+	a, b := h.NewContainer(t, "a", "net"), h.NewContainer(t, "b", "net")
+	for _, next := range []string{"load", "unload"} {
+		if err := os.RemoveAll(filepath.Join(h.Pin, "links")); err != nil {
+			t.Fatal(err)
+		}
+		refused(t, h, exitFailure, []string{"network", "set", "net", "--icc=true"}, "not loaded", "ebpnet load")
+		refused(t, h, exitFailure, []string{"endpoint", "rm", "a"}, "not loaded", "ebpnet load")
+		var status struct{ Loaded bool }
+		if h.EbpnetJSON(t, &status, "status"); status.Loaded {
+			t.Error("status says that the datapath is loaded")
+		}
+		h.Ebpnet(t, next)
+		h.Ebpnet(t, "load")
+		pingAll(t, a, b)
+	}
+}
+
 func TestUnfitSettingsAreRefused(t *testing.T) {
 	h, _ := newOutside(t)
 	createNet(t, h)

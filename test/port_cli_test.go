@@ -98,10 +98,13 @@ func TestBadPortsAreRefused(t *testing.T) {
 		{exitFailure, port("add", "nobody", "1234:80"), []string{"endpoint", "nobody"}},
 		{exitFailure, port("ls", "nobody"), []string{"endpoint", "nobody"}},
 		{exitFailure, port("rm", "nobody", "80"), []string{"endpoint", "nobody"}},
-		{exitFailure, port("rm", "a", "8081:80"), []string{"8081:80/tcp", `"a"`, "not found"}},
+		{exitFailure, port("rm", "a", "8081:80"), []string{`endpoint "a" publishes no 8081:80/tcp`, "ebpnet port ls a"}},
 		{exitFailure, port("rm", "a", "8080:80/udp"), []string{"8080:80/udp"}},
 		{exitFailure, port("rm", "b", "8080:80"), []string{"8080:80/tcp", `"b"`}},
-		{exitFailure, port("rm", "b", "80"), []string{"61000:80/tcp", "61001:80/tcp"}}, // which of the two?
+		{exitFailure, port("rm", "b", "80"), []string{"127.0.0.1:81:80/tcp", "61000:80/tcp", "61001:80/tcp", "name one of them"}}, // which of the three?
+		{exitFailure, port("rm", "b", ":80"), []string{"127.0.0.1:81:80/tcp", "61000:80/tcp", "61001:80/tcp", "name one of them"}},
+		{exitFailure, port("set", "b", "80", "--max-flows", "1"), []string{"127.0.0.1:81:80/tcp", "name one of them"}},
+		{exitFailure, port("inspect", "b", "80"), []string{"127.0.0.1:81:80/tcp", "name one of them"}},
 		{exitFailure, port("inspect", "a", "8081:80"), []string{"8081:80/tcp"}},
 		{exitFailure, port("add", "away", "1234:80"), []string{"tunnel", "peer", "its own host"}},
 		{exitFailure, port("add", "shut", "1234:80"), []string{"inside", "internal"}},
@@ -110,6 +113,7 @@ func TestBadPortsAreRefused(t *testing.T) {
 
 		// What others publish.
 		{exitFailure, port("add", "b", "8080:80"), []string{"8080/tcp", `endpoint "a"`, "8080:80/tcp"}},
+		{exitFailure, port("add", "a", "8080:80", "--max-flows", "9"), []string{"8080/tcp", `endpoint "a"`, "'ebpnet port set'"}},
 		{exitFailure, port("add", "a", "8080:81"), []string{"8080/tcp", `endpoint "a"`}},
 		{exitFailure, port("add", "b", "192.0.2.1:8080:80"), []string{"8080/tcp", `endpoint "a"`}},
 		{exitFailure, port("add", "b", "127.0.0.1:8080:80"), []string{"8080/tcp", `endpoint "a"`}},
@@ -142,6 +146,7 @@ func TestBadPortsAreRefused(t *testing.T) {
 	publish(t, h, "b", "8080:80")
 	h.Ebpnet(t, "port", "rm", "b", "61000:80")
 	h.Ebpnet(t, "port", "rm", "b", "80/sctp") // the only one of its kind
+	h.Ebpnet(t, "port", "rm", "b", "81:80")   // at 127.0.0.1
 	h.Ebpnet(t, "port", "rm", "b", "8081:80")
 }
 

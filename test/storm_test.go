@@ -90,7 +90,7 @@ func TestFloodLimit(t *testing.T) {
 
 	before := everything(t, h)
 	for _, bad := range []string{"", "0", "-1", "100000001", "many", "1e3", "99999999999999999999"} {
-		refused(t, h, exitUsage, []string{"endpoint", "set", "c", "--max-flood", bad}, "limit of flooded copies", "100000000", "default")
+		refused(t, h, exitUsage, []string{"endpoint", "set", "c", "--max-flood", bad}, "invalid --max-flood", "want 1 to 100000000 a second, or default")
 	}
 	refused(t, h, exitFailure, []string{"endpoint", "set", "nobody", "--max-flood", "9"}, "nobody")
 	if after := everything(t, h); after != before {

@@ -20,7 +20,7 @@ func endpointCommand() *cli.Command {
 				Usage:   "put a namespace on a network, or tell of an endpoint behind a tunnel",
 				UsageText: "ebpnet endpoint add NAME --network NET --netns PATH|NAME|pid:N [--ifname eth0]\n" +
 					"      [--ip IP]... [--mac MAC] [--trunk] [--expose PORT[-END][/tcp|udp]]...\n" +
-					"      [--publish [HOSTIP:][HOSTPORT[-END]]:PORT[-END][/tcp|udp|sctp]]...\n" +
+					"      [--publish [[HOSTIP:][HOSTPORT[-END]]:]PORT[-END][/tcp|udp|sctp]]...\n" +
 					"      [--max-flows N] [--max-half-open N] [--max-ports N] [--max-fragments N] [--max-flood N]\n" +
 					"   ebpnet endpoint add NAME --network NET --tunnel TUNNEL --ip IP [--ip IP6] --mac MAC [--expose ...]...",
 				Description: "A trunk has other stations behind it, as the host of virtual machines or of nested containers has:\n" +
@@ -34,7 +34,7 @@ func endpointCommand() *cli.Command {
 					&cli.StringSliceFlag{Name: "ip", Usage: "`IP`, at most one a family (default: the next free one of each subnet)"},
 					&cli.StringFlag{Name: "mac", Usage: "`MAC` (default: follows from the first address)"},
 					&cli.StringSliceFlag{Name: "expose", Usage: "`PORT` that links without --port open"},
-					&cli.StringSliceFlag{Name: "publish", Usage: "`[HOSTIP:][HOSTPORT]:PORT` of the host that leads to it, see 'ebpnet port add --help'"},
+					&cli.StringSliceFlag{Name: "publish", Usage: "`[[HOSTIP:][HOSTPORT]:]PORT` of the host that leads to it, see 'ebpnet port add --help'"},
 					&cli.BoolFlag{Name: "trunk", Usage: "it is a bridge: other MACs are behind it, which are learned"},
 					&cli.StringFlag{Name: "tunnel", Usage: "`TUNNEL` that it is behind"},
 				}, endpointLimitFlags("default")...),
@@ -55,7 +55,8 @@ func endpointCommand() *cli.Command {
 					"--max-fragments: datagrams whose fragments are on their way. By default 64.\n" +
 					"--max-flood: copies a second that are made of what it sends to many or to unknown MACs, one for each\n" +
 					"member of the network. By default 50000, and 200000 for a trunk.\n" +
-					"Example: ebpnet endpoint set dnsmasq --allow dhcp-server",
+					"Example: ebpnet endpoint set dnsmasq --allow dhcp-server\n" +
+					"Example: ebpnet endpoint set redis1 --max-flows 20000 --max-ports 5000",
 				Flags: append([]cli.Flag{
 					&cli.StringFlag{Name: "allow", Usage: "`ROLES`: dhcp-server, router, or both with a comma; or none", DefaultText: "as it is"},
 				}, endpointLimitFlags("as it is")...),

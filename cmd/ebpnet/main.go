@@ -73,6 +73,7 @@ func newApp() *cli.App {
 			&cli.StringFlag{Name: "state", Usage: "`DIR` of the store", Value: defaultState, EnvVars: []string{stateVariable}},
 			&cli.StringFlag{Name: "pin", Usage: "`DIR` on a bpffs for the datapath", Value: defaultPin, EnvVars: []string{pinVariable}},
 			&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: "`FORMAT` of what is printed: table or json", Value: "table"},
+			cli.HelpFlag,
 		},
 		Before:         checkGlobals,
 		Action:         group,
@@ -80,7 +81,7 @@ func newApp() *cli.App {
 		Commands: append([]*cli.Command{
 			checkCommand(), loadCommand(), unloadCommand(), statusCommand(),
 			networkCommand(), endpointCommand(), portCommand(), linkCommand(), tunnelCommand(),
-			flowCommand(), fdbCommand(), statsCommand(), serveCommand(),
+			flowCommand(), fdbCommand(), statsCommand(), serveCommand(), helpCommand(),
 		}, netavarkCommands()...),
 	}
 	for _, c := range app.Commands {
@@ -90,13 +91,28 @@ func newApp() *cli.App {
 	return app
 }
 
-// complete gives a command and those below it what all have in common.
+// helpCommand is for the list of commands: its arguments become --help before
+// they are read.
+func helpCommand() *cli.Command {
+	return &cli.Command{
+		Name:      "help",
+		Aliases:   []string{"h"},
+		Usage:     "show all commands, or how one is used",
+		UsageText: "ebpnet help [COMMAND]...",
+	}
+}
+
+// complete gives a command and those below it what all have in common. The
+// library's own command for help would take an argument "help" or "h" away from a
+// command that has arguments.
 func complete(c *cli.Command) {
 	c.OnUsageError = badUsage
+	c.HideHelpCommand = true
 	if c.Action == nil {
 		c.Action = group
 	} else {
 		c.Action = asRoot(c.Action)
+		c.CustomHelpTemplate = cli.CommandHelpTemplate
 	}
 	for _, sub := range c.Subcommands {
 		complete(sub)
@@ -115,7 +131,22 @@ func asRoot(action cli.ActionFunc) cli.ActionFunc {
 }
 
 func badUsage(c *cli.Context, err error, _ bool) error {
-	return usagef("%v; see '%s --help'", err, c.Command.HelpName)
+	said := err.Error()
+	if name, ok := strings.CutPrefix(said, "flag provided but not defined: -"); ok {
+		said = "unknown option " + option(name)
+	}
+	if name, ok := strings.CutPrefix(said, "flag needs an argument: -"); ok {
+		said = option(name) + " needs a value"
+	}
+	return usagef("%s; see '%s --help'", said, c.Command.HelpName)
+}
+
+// option gives an option as it is written on the command line.
+func option(name string) string {
+	if len(name) == 1 {
+		return "-" + name
+	}
+	return "--" + name
 }
 
 // group is the action of a command that only has others below it.

@@ -10,6 +10,9 @@ import (
 	"github.com/ebpnet/ebpnet/internal/store"
 )
 
+// leftOut is about the names of ports that are published.
+const leftOut = "HOSTIP and HOSTPORT may be left out if only one published port is meant then.\n"
+
 func portCommand() *cli.Command {
 	return &cli.Command{
 		Name:        "port",
@@ -20,7 +23,7 @@ func portCommand() *cli.Command {
 				Name:    "add",
 				Aliases: []string{"create"},
 				Usage:   "publish a port, or a range, of an endpoint",
-				UsageText: "ebpnet port add ENDPOINT [HOSTIP:][HOSTPORT[-END]]:PORT[-END][/tcp|udp|sctp] [--allow-from CIDR]...\n" +
+				UsageText: "ebpnet port add ENDPOINT [[HOSTIP:][HOSTPORT[-END]]:]PORT[-END][/tcp|udp|sctp] [--allow-from CIDR]...\n" +
 					"      [--max-flows N|default]",
 				Description: "Without HOSTIP, at every address of the host, of both families as the endpoint has them; 0.0.0.0 is every\n" +
 					"IPv4 address, [::] every IPv6 address; 127.0.0.1 and [::1] are for the host itself. Without HOSTPORT, free\n" +
@@ -33,25 +36,25 @@ func portCommand() *cli.Command {
 						Name:  "allow-from",
 						Usage: fmt.Sprintf("`CIDR` of clients, all others are refused; may be repeated, up to %d times", spec.MaxSources),
 					},
-					portLimitFlag("default"),
+					portLimitFlag("what is still free"),
 				},
 				Action: addPort,
 			},
 			{
 				Name:      "set",
 				Usage:     "change the limit of a published port, with effect on new flows",
-				UsageText: "ebpnet port set ENDPOINT [HOSTIP:][HOSTPORT[-END]]:PORT[-END][/tcp|udp|sctp] --max-flows N|default",
+				UsageText: "ebpnet port set ENDPOINT [[HOSTIP:][HOSTPORT[-END]]:]PORT[-END][/tcp|udp|sctp] --max-flows N|default",
 				Description: "--max-flows limits the established flows from outside. By default a port never has more than are still free.\n" +
 					"A flow that is closing counts until tcp-transitory (4 minutes) is over.\n" +
-					"Example: ebpnet port set web 8080:80 --max-flows 20000",
+					leftOut + "Example: ebpnet port set web 8080:80 --max-flows 20000",
 				Flags:  []cli.Flag{portLimitFlag("as it is")},
 				Action: setPort,
 			},
 			{
 				Name:        "rm",
 				Usage:       "take a published port away; its connections end with the next packet",
-				UsageText:   "ebpnet port rm ENDPOINT [HOSTIP:][HOSTPORT[-END]]:PORT[-END][/tcp|udp|sctp]",
-				Description: "HOSTPORT may be left out where PORT is published once.\nExample: ebpnet port rm web 8080:80",
+				UsageText:   "ebpnet port rm ENDPOINT [[HOSTIP:][HOSTPORT[-END]]:]PORT[-END][/tcp|udp|sctp]",
+				Description: leftOut + "Example: ebpnet port rm web 8080:80",
 				Action: func(c *cli.Context) error {
 					endpoint, p, err := portArguments(c)
 					if err != nil {
@@ -70,8 +73,8 @@ func portCommand() *cli.Command {
 			{
 				Name:        "inspect",
 				Usage:       "show a published port whole, as JSON",
-				UsageText:   "ebpnet port inspect ENDPOINT [HOSTIP:][HOSTPORT[-END]]:PORT[-END][/tcp|udp|sctp]",
-				Description: "Example: ebpnet port inspect web 8080:80",
+				UsageText:   "ebpnet port inspect ENDPOINT [[HOSTIP:][HOSTPORT[-END]]:]PORT[-END][/tcp|udp|sctp]",
+				Description: leftOut + "Example: ebpnet port inspect web 8080:80",
 				Action: func(c *cli.Context) error {
 					endpoint, p, err := portArguments(c)
 					if err != nil {
@@ -95,7 +98,7 @@ func portCommand() *cli.Command {
 }
 
 func portArguments(c *cli.Context) (endpoint string, p spec.Port, err error) {
-	args, err := arguments(c, "ENDPOINT", "[HOSTIP:][HOSTPORT[-END]]:PORT[-END][/tcp|udp|sctp]")
+	args, err := arguments(c, "ENDPOINT", "[[HOSTIP:][HOSTPORT[-END]]:]PORT[-END][/tcp|udp|sctp]")
 	if err != nil {
 		return "", p, err
 	}

@@ -37,7 +37,7 @@ func tunnelCommand() *cli.Command {
 					&cli.BoolFlag{Name: "df", Usage: "forbid others to fragment it on its way; with =false, over IPv4, they may", Value: true},
 					&cli.IntFlag{Name: "ttl", Usage: "send with TTL or hop limit `N`, 1 to 255", Value: spec.DefaultTTL},
 					&cli.BoolFlag{Name: "copy-dscp", Usage: "send with the DSCP of the packet inside instead of 0"},
-					tunnelLimitFlag("default: 200000"),
+					tunnelLimitFlag("200000"),
 				},
 				Action: addTunnel,
 			},

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/ebpnet/ebpnet/datapath"
 	"github.com/ebpnet/ebpnet/internal/spec"
@@ -124,7 +125,7 @@ func (a *Agent) SetPorts(endpoint, engine string, wanted []spec.Port) ([]spec.Po
 			}
 			var missing []spec.Port
 			for _, w := range wanted {
-				i := slices.IndexFunc(gone, func(p spec.Port) bool { return p.Matches(w) })
+				i := slices.IndexFunc(gone, func(p spec.Port) bool { return p.Fulfills(w) })
 				if i < 0 {
 					w.Engine = engine
 					missing = append(missing, w)
@@ -173,11 +174,25 @@ func FindPort(tx *store.Tx, endpoint string, p spec.Port) (spec.Port, error) {
 	ports = slices.DeleteFunc(ports, func(o spec.Port) bool { return !o.Matches(p) })
 	switch len(ports) {
 	case 0:
-		return p, fmt.Errorf("%s of endpoint %q: published port %w, see 'ebpnet port ls %s'", p, endpoint, store.ErrNotFound, endpoint)
+		return p, store.NotFound("endpoint %q publishes no %s: see 'ebpnet port ls %s'", endpoint, p, endpoint)
 	case 1:
 		return ports[0], nil
 	}
-	return p, fmt.Errorf("%s of endpoint %q %w: it is published as %s and as %s; name one of them", p, endpoint, ErrUnfit, ports[0], ports[1])
+	return p, fmt.Errorf("%s of endpoint %q %w: it is published as %s; name one of them", p, endpoint, ErrUnfit, listSome(ports))
+}
+
+// listSome names publications, or the first of many.
+func listSome(ports []spec.Port) string {
+	const most = 4
+	names := make([]string, min(len(ports), most))
+	for i := range names {
+		names[i] = ports[i].String()
+	}
+	text := strings.Join(names, ", ")
+	if more := len(ports) - len(names); more > 0 {
+		text += fmt.Sprintf(" and %d more", more)
+	}
+	return text
 }
 
 // publishAll writes new publications of an endpoint into the store.

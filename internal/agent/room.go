@@ -51,16 +51,21 @@ func (o occupied) concerns(p spec.Port, at []published) bool {
 	})
 }
 
-func (r *room) owner(o occupied, protocol spec.Protocol) (string, error) {
+// owner tells who has a port of the host that wanted is to be published at.
+func (r *room) owner(o occupied, wanted spec.Port) (string, error) {
 	if o.listener != nil {
 		return o.listener.Owner(), nil
 	}
-	p, err := r.tx.Port(store.PortKey{Protocol: protocol, First: o.first, Last: o.last, Address: o.address})
+	p, err := r.tx.Port(store.PortKey{Protocol: wanted.Protocol, First: o.first, Last: o.last, Address: o.address})
 	if err != nil {
 		return "", err
 	}
 	e, err := r.tx.Endpoint(p.Endpoint)
-	return fmt.Sprintf("endpoint %s, which publishes %s", e.Title(), p), err
+	text := fmt.Sprintf("endpoint %s, which publishes %s", e.Title(), p)
+	if wanted.MaxFlows != 0 && p.Endpoint == wanted.Endpoint && p.Fulfills(wanted) {
+		text += "; 'ebpnet port set' changes its limit"
+	}
+	return text, err
 }
 
 // take finds out whether the host's ports of a new publication are free, or
@@ -78,7 +83,7 @@ func (r *room) take(p *spec.Port, at []published) error {
 		if o.first > p.Last || o.last < p.First || !o.concerns(*p, at) || r.isReserved(o) {
 			continue
 		}
-		owner, err := r.owner(o, p.Protocol)
+		owner, err := r.owner(o, *p)
 		if err != nil {
 			return err
 		}

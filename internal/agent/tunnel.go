@@ -60,7 +60,11 @@ func (a *Agent) AddTunnel(t spec.Tunnel) (spec.Tunnel, error) {
 func checkNewTunnel(tx *store.Tx, t spec.Tunnel, others []spec.Tunnel) error {
 	for _, other := range others {
 		if other.Name == t.Name {
-			return fmt.Errorf("tunnel %q %w: choose another name, or remove it first", t.Name, ErrExists)
+			err := fmt.Errorf("tunnel %q %w: choose another name, or remove it first", t.Name, ErrExists)
+			if t.MaxFlood != 0 {
+				err = fmt.Errorf("%w; 'ebpnet tunnel set' changes its limit", err)
+			}
+			return err
 		}
 		if other.Remote == t.Remote && other.Local == t.Local {
 			return fmt.Errorf("tunnel %q %w: tunnel %q joins %s and %s already", t.Name, ErrUnfit, other.Name, t.Local, t.Remote)

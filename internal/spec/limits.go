@@ -49,39 +49,39 @@ const defaultLimit = "default"
 // ParseMaxFlows reads how many established flows an endpoint or a published port
 // may have. As with all limits, "default" gives 0.
 func ParseMaxFlows(s string) (uint32, error) {
-	return parseLimit("limit of flows", s, MaxMaxFlows, "")
+	return parseLimit("--max-flows", s, MaxMaxFlows, "")
 }
 
 // ParseMaxHalfOpen reads how many half-open flows an endpoint may have.
 func ParseMaxHalfOpen(s string) (uint32, error) {
-	return parseLimit("limit of half-open flows", s, MaxMaxHalfOpen, "")
+	return parseLimit("--max-half-open", s, MaxMaxHalfOpen, "")
 }
 
 // ParseMaxPorts reads how many ports towards one destination an endpoint may
 // have.
 func ParseMaxPorts(s string) (uint32, error) {
-	return parseLimit("limit of ports", s, MaxMaxPorts, "")
+	return parseLimit("--max-ports", s, MaxMaxPorts, "")
 }
 
 // ParseMaxFragments reads how many datagrams an endpoint may send in fragments
 // at once.
 func ParseMaxFragments(s string) (uint32, error) {
-	return parseLimit("limit of datagrams in fragments", s, MaxMaxFragments, "")
+	return parseLimit("--max-fragments", s, MaxMaxFragments, "")
 }
 
 // ParseMaxFlood reads how many copies of frames a second are flooded for an
 // endpoint or a tunnel.
 func ParseMaxFlood(s string) (uint32, error) {
-	return parseLimit("limit of flooded copies", s, MaxMaxFlood, " a second")
+	return parseLimit("--max-flood", s, MaxMaxFlood, " a second")
 }
 
-func parseLimit(what, s string, highest uint64, unit string) (uint32, error) {
+func parseLimit(option, s string, highest uint64, unit string) (uint32, error) {
 	if s == defaultLimit {
 		return 0, nil
 	}
 	n, err := strconv.ParseUint(s, 10, 32)
 	if err != nil || n < 1 || n > highest {
-		return 0, fmt.Errorf("%w %s %q: want 1 to %d%s, or %s", ErrInvalid, what, s, highest, unit, defaultLimit)
+		return 0, fmt.Errorf("%w %s %q: want 1 to %d%s, or %s", ErrInvalid, option, s, highest, unit, defaultLimit)
 	}
 	return uint32(n), nil
 }

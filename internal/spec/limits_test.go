@@ -11,31 +11,31 @@ import (
 func TestParseLimits(t *testing.T) {
 	t.Parallel()
 	for _, limit := range []struct {
-		what    string
+		option  string
 		parse   func(string) (uint32, error)
 		highest uint32
 	}{
-		{"limit of flows", ParseMaxFlows, 4194304},
-		{"limit of half-open flows", ParseMaxHalfOpen, 65536},
-		{"limit of ports", ParseMaxPorts, 65535},
-		{"limit of datagrams in fragments", ParseMaxFragments, 64},
-		{"limit of flooded copies", ParseMaxFlood, 100000000},
+		{"--max-flows", ParseMaxFlows, 4194304},
+		{"--max-half-open", ParseMaxHalfOpen, 65536},
+		{"--max-ports", ParseMaxPorts, 65535},
+		{"--max-fragments", ParseMaxFragments, 64},
+		{"--max-flood", ParseMaxFlood, 100000000},
 	} {
 		highest := fmt.Sprint(limit.highest)
 		for text, want := range map[string]uint32{"default": 0, "1": 1, "50": 50, highest: limit.highest} {
 			if got, err := limit.parse(text); err != nil || got != want {
-				t.Errorf("%s %q gives %d, error %v; want %d", limit.what, text, got, err, want)
+				t.Errorf("%s %q gives %d, error %v; want %d", limit.option, text, got, err, want)
 			}
 		}
 		for _, text := range []string{"", "0", "-1", fmt.Sprint(limit.highest + 1), "4294967297", "1.5", "1k", "none", " 1"} {
 			got, err := limit.parse(text)
 			if !errors.Is(err, ErrInvalid) {
-				t.Errorf("%s %q gives %d, error %v; want ErrInvalid", limit.what, text, got, err)
+				t.Errorf("%s %q gives %d, error %v; want ErrInvalid", limit.option, text, got, err)
 				continue
 			}
-			for _, word := range []string{limit.what, fmt.Sprintf("%q", text), highest, "default"} {
+			for _, word := range []string{fmt.Sprintf("%s %q: want 1 to", limit.option, text), highest, "default"} {
 				if !strings.Contains(err.Error(), word) {
-					t.Errorf("%s %q: %q does not say %s", limit.what, text, err, word)
+					t.Errorf("%s %q: %q does not say %s", limit.option, text, err, word)
 				}
 			}
 		}

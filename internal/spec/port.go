@@ -21,8 +21,8 @@ const MaxSources = 256
 
 // Port is a publication: ports First to Last of the host lead to as many of an
 // endpoint's, from TargetFirst on. Its text form is
-// [HOSTIP:][HOSTPORT[-END]]:PORT[-END][/tcp|udp|sctp], or just
-// PORT[-END][/tcp|udp|sctp]; an IPv6 HOSTIP stands in brackets.
+// [[HOSTIP:][HOSTPORT[-END]]:]PORT[-END][/tcp|udp|sctp]; an IPv6 HOSTIP stands in
+// brackets.
 type Port struct {
 	ID       uint32 `json:"id"`
 	Endpoint string `json:"endpoint"`
@@ -39,7 +39,7 @@ type Port struct {
 	Engine      string         `json:"engine,omitempty"`     // that asked for it; none: the user did
 }
 
-const portForm = "[HOSTIP:][HOSTPORT[-END]]:PORT[-END][/tcp|udp|sctp]"
+const portForm = "[[HOSTIP:][HOSTPORT[-END]]:]PORT[-END][/tcp|udp|sctp]"
 
 // ParsePort reads a publication's text form.
 func ParsePort(s string) (Port, error) {
@@ -175,12 +175,16 @@ func (p Port) Target() Ports { return Ports{p.Protocol, p.TargetFirst, p.TargetL
 // Count is how many ports are published.
 func (p Port) Count() int { return int(p.TargetLast) - int(p.TargetFirst) + 1 }
 
-// Matches tells whether p is what the user means by o: its text form, in which
-// the host's ports may be left out.
+// Matches tells whether the user may mean p by o: its text form, in which the
+// host's address and ports may be left out.
 func (p Port) Matches(o Port) bool {
-	return p.Address == o.Address && p.Target() == o.Target() &&
+	return (!o.Address.IsValid() || p.Address == o.Address) && p.Target() == o.Target() &&
 		(o.First == 0 || p.First == o.First && p.Last == o.Last)
 }
+
+// Fulfills tells whether p is a publication that o asks for: at the same address,
+// and at ports of the host that o leaves open or names.
+func (p Port) Fulfills(o Port) bool { return p.Address == o.Address && p.Matches(o) }
 
 // AddressesOverlap tells whether two addresses of publications stand for one
 // and the same at all; see Port.Address.

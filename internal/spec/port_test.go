@@ -90,13 +90,16 @@ func TestMatches(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for s, want := range map[string]bool{
-		"127.0.0.1:8080:80/tcp": true, "127.0.0.1::80": true,
-		"127.0.0.1:8081:80": false, "127.0.0.1:8080:81": false, "127.0.0.1:8080:80/udp": false, "8080:80": false, "80": false,
-		"0.0.0.0:8080:80": false, "127.0.0.1:8080-8081:80-81": false,
+	type answers struct{ matches, fulfills bool }
+	for s, want := range map[string]answers{
+		"127.0.0.1:8080:80/tcp": {true, true}, "127.0.0.1::80": {true, true},
+		"8080:80": {true, false}, "80": {true, false}, ":80": {true, false},
+		"127.0.0.1:8081:80": {}, "127.0.0.1:8080:81": {}, "127.0.0.1:8080:80/udp": {}, "8081:80": {}, "80/udp": {},
+		"0.0.0.0:8080:80": {}, "[::1]:8080:80": {}, "127.0.0.1:8080-8081:80-81": {},
 	} {
-		if o, err := ParsePort(s); err != nil || p.Matches(o) != want {
-			t.Errorf("%s: %v, want %v (%v)", s, !want, want, err)
+		o, err := ParsePort(s)
+		if got := (answers{p.Matches(o), p.Fulfills(o)}); err != nil || got != want {
+			t.Errorf("%s: %+v, want %+v (%v)", s, got, want, err)
 		}
 	}
 }

@@ -26,11 +26,14 @@ type missing string
 func (m missing) Error() string        { return string(m) }
 func (m missing) Is(target error) bool { return target == ErrNotFound }
 
+// NotFound gives an ErrNotFound that says what was not found.
+func NotFound(format string, args ...any) error { return missing(fmt.Sprintf(format, args...)) }
+
 // named is getRecord for a noun that is found by its name.
 func named[T any](tx *Tx, bucket string, kind Kind, name string) (T, error) {
 	record, found, err := getRecord[T](tx, bucket, name)
 	if err == nil && !found {
-		err = missing(fmt.Sprintf("no %s %q: see 'ebpnet %s ls'", kind, name, kind))
+		err = NotFound("no %s %q: see 'ebpnet %s ls'", kind, name, kind)
 	}
 	return record, err
 }
@@ -146,7 +149,7 @@ func (tx *Tx) DeleteTunnel(name string) error {
 func (tx *Tx) Link(client, server string) (spec.Link, error) {
 	l, found, err := getRecord[spec.Link](tx, linkBucket, LinkKey(client, server))
 	if err == nil && !found {
-		err = missing(fmt.Sprintf("no link from %q to %q", client, server))
+		err = NotFound("no link from %q to %q", client, server)
 	}
 	return l, err
 }

@@ -67,7 +67,7 @@ func portEntries(p spec.Port) []entry {
 func (tx *Tx) Port(key PortKey) (spec.Port, error) {
 	p, found, err := getRecord[spec.Port](tx, portBucket, key.String())
 	if err == nil && !found {
-		err = missing(fmt.Sprintf("no published port %s: see 'ebpnet port ls'", key))
+		err = NotFound("no published port %s: see 'ebpnet port ls'", key)
 	}
 	return p, err
 }
