@@ -45,7 +45,7 @@ func tunnelCommand() *cli.Command {
 				Name:      "set",
 				Usage:     "change the limit of a tunnel, with effect on its next packet",
 				UsageText: "ebpnet tunnel set NAME --max-flood N|default",
-				Description: "--max-flood limits the copies a second that are made of what comes out of the tunnel and is for many or for\n" +
+				Description: "--max-flood limits the copies a second that are made, in each network, of what comes out of the tunnel and is for many or for\n" +
 					"unknown MACs: one for each local endpoint of the network. By default 200000.\n" +
 					"Example: ebpnet tunnel set hostB --max-flood 10000",
 				Flags:  []cli.Flag{tunnelLimitFlag("as it is")},
