@@ -324,6 +324,20 @@ is_to_be_remembered(struct __sk_buff *skb, const struct packet *pkt)
 	       search_is_published(pkt->protocol, pkt->sport);
 }
 
+/* Whether the host may remember one flow more. An answer opens none, and what
+ * is remembered, also if all of it is established, leaves others their share:
+ * strangers with any source can have the host answer from such a number, and
+ * acknowledge what they send. */
+static __always_inline bool may_be_remembered(const struct packet *pkt)
+{
+	const struct flow_share *own = share_of(OWNER_HOST),
+				*all = share_of(OWNER_ALL);
+
+	return flow_may_open(pkt) && own && all &&
+	       !share_check(0, own->established + own->half_open,
+			    all->established);
+}
+
 /*
  * Packets that leave by an uplink: TC egress. Only packets of the host are
  * checked, not those that the datapath sends. A packet that has the ports and
@@ -356,7 +370,8 @@ int to_uplink(struct __sk_buff *skb)
 		return VERDICT_PASS;
 	flow_key_of(&scratch->key, pkt, NETWORK_OUTSIDE);
 	needed = masquerade_is_needed(&scratch->key, &scratch->mapping);
-	if (!needed && !is_to_be_remembered(skb, pkt))
+	if (!needed &&
+	    (!is_to_be_remembered(skb, pkt) || !may_be_remembered(pkt)))
 		return VERDICT_PASS;
 	reason = masquerade_host(skb, pkt, scratch);
 	/* If there is no room for its flow, it leaves as it is. */

@@ -12,20 +12,26 @@
 #include "config.h"
 #include "limits.h"
 
-/* A payer may be ahead by the copies of so long. */
+/* A payer may have the copies of this time made at once. */
 #define FLOOD_BURST (2 * SECONDS)
 
-static __always_inline __u32 flood_payer_tunnel(__u32 tunnel)
+/* Who pays for what comes out of a tunnel: each network there has a budget, so
+ * that a flood in one keeps nothing from others. With more than TUNNEL_FLOODERS
+ * networks some share one. */
+static __always_inline __u32 flood_payer_tunnel(__u32 tunnel, __u32 network)
 {
-	return MAX_LOCAL_ENDPOINTS + tunnel;
+	return MAX_LOCAL_ENDPOINTS + tunnel * TUNNEL_FLOODERS +
+	       network % TUNNEL_FLOODERS;
 }
 
-/* How long a copy takes a payer. */
+/* The time that a copy costs a payer. */
 static __always_inline __u64 flood_interval(__u32 payer)
 {
 	bool local = payer < MAX_LOCAL_ENDPOINTS;
 	const struct owner_limits *limits = limits_of(
-		local ? payer : payer - MAX_LOCAL_ENDPOINTS + OWNER_TUNNELS);
+		local ? payer :
+			(payer - MAX_LOCAL_ENDPOINTS) / TUNNEL_FLOODERS +
+				OWNER_TUNNELS);
 
 	if (limits && limits->flood)
 		return SECONDS / limits->flood;
@@ -41,7 +47,7 @@ static __always_inline bool flood_is_due(struct flood_budget *budget)
 	return false;
 }
 
-/* Has the payer pay for copies that were made. */
+/* Charges the payer for copies that were made. */
 static __always_inline void
 flood_pay(struct flood_budget *budget, __u32 payer, __u32 copies)
 {

@@ -27,10 +27,10 @@
 #define FRAGMENT_MIX	 0x9e3779b1
 #define FRAGMENT_MIX_DST 0x85ebca6b
 
-/* The place of a datagram in its owner's share. Datagrams between two addresses
- * follow each other through as many places as an endpoint has; on a device of
- * the host other addresses have other places, so that one sender from outside
- * displaces few. */
+/* The place of a datagram in its owner's share. The datagrams between two
+ * addresses use up to 64 places, one after the other; on a device of the host
+ * other addresses have other places, so that one sender from outside displaces
+ * few. */
 static __always_inline struct fragment_place
 fragment_place_of(const struct packet *pkt, __u32 owner)
 {

@@ -220,8 +220,8 @@ static __noinline enum reason fragment_cut(struct __sk_buff *skb, __u32 length)
 #define FRAGMENT_FORGET 40
 _Static_assert(FRAGMENT_FORGET > FRAGMENT_L4, "FRAGMENT_FORGET");
 
-/* Has the kernel forget of a first fragment that its checksum is still to be
- * completed, as fragment_complete() has done that. */
+/* Clears the kernel's mark of an incomplete checksum on a first fragment:
+ * fragment_complete() has completed it. */
 static __noinline enum reason fragment_forget(struct __sk_buff *skb)
 {
 	__u8 start[FRAGMENT_FORGET];

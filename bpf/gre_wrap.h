@@ -12,7 +12,7 @@
 /* The longest packet whose length an IP header can say. */
 #define GRE_LONGEST 0xffff
 
-/* What became of a frame that was to be wrapped. */
+/* The result of wrapping a frame. */
 enum gre_result {
 	GRE_WRAPPED,
 	GRE_WRAPPED_UNTOLD, /* the kernel does not know of it */

@@ -125,7 +125,7 @@ icmp_write_ipv6(struct __sk_buff *skb, const struct packet *pkt,
 				    BPF_F_RECOMPUTE_CSUM);
 }
 
-/* No error is about an error, nor about what has no header to tell it by. */
+/* No error answers an error, or a packet without a transport header. */
 static __always_inline bool icmp_is_unanswerable(const struct packet *pkt)
 {
 	return address_is_unspecified(&pkt->src) ||

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* From what a packet says to its flow. */
+/* The index: finds a packet's flow by the packet's key. */
 #ifndef EBPNET_INDEX_H
 #define EBPNET_INDEX_H
 
@@ -79,8 +79,8 @@ static __always_inline struct scratch *scratch_get(void)
 	return bpf_map_lookup_elem(&scratches, &key);
 }
 
-/* That of the programs that the agent runs. Before Linux 6.3 a packet may come
- * in while one runs, on the same CPU. */
+/* The record for the programs that the agent runs. Before Linux 6.3 a packet
+ * may come in while one runs, on the same CPU. */
 static __always_inline struct scratch *scratch_of_command(void)
 {
 	__u32 key = SCRATCH_COMMAND;
@@ -178,8 +178,8 @@ flow_find(const struct flow_key *key, enum flow_side *side, __u32 *slot)
 }
 
 /* The same, and in scratch->to the key of the other side. It is copied before
- * the look at state and @key, so that it is of this flow: whoever takes the
- * slot for another changes these first. */
+ * the look at state and @key, so that it is of this flow: a CPU that reuses the
+ * slot changes state and key first. */
 static __always_inline struct flow *
 flow_find_to(struct scratch *scratch, const struct flow_key *key,
 	     enum flow_side *side, __u32 *slot)

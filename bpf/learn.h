@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * Stations that nobody told of: seen behind a trunk or a tunnel, by the source
- * of what they send. Known ones (`fdb`, `neighbors`) always go first, so that
- * nothing that is learned can take their place.
+ * Learned stations: seen behind a trunk or a tunnel as the source of a frame.
+ * Known ones (`fdb`, `neighbors`) always go first, so that nothing that is
+ * learned can take their place.
  */
 #ifndef EBPNET_LEARN_H
 #define EBPNET_LEARN_H
@@ -29,8 +29,8 @@ static __always_inline __u64 learn_neighbor_timeout(void)
 
 /*
  * Copies the station of an entry of a hash that is less old than @timeout. The
- * kernel may use an entry for another key as soon as it is deleted, so whoever
- * calls has to look whether it is still the one that was sought.
+ * kernel may use an entry for another key as soon as it is deleted, so callers
+ * must check that the copy is of the key they looked up.
  */
 static __always_inline const struct station *
 learn_copy(struct scratch *scratch, const struct learned *learned,
@@ -137,6 +137,13 @@ learn_count_entry(__u32 network, __u32 endpoint, __u32 tunnel,
 	learn_count_one(learn_count(network, 0, 0), what, add);
 }
 
+static __always_inline void learn_count_station(const struct station *station,
+						enum learn_what what, bool add)
+{
+	learn_count_entry(station->network, station->endpoint, station->tunnel,
+			  what, add);
+}
+
 /*
  * An entry has a record in `learned_queue`, by which the sweep comes to it.
  * Both hold the same number: so a record is not taken for that of a later entry
@@ -187,7 +194,11 @@ learn_replace(void *map, const void *key, struct learned *old,
 		return false;
 	if (new) {
 		new->number = number ? number + LEARN_MOVED : 0;
+		/* Counted first: another CPU may move the entry on at once. */
+		learn_count_station(&new->station, what, true);
 		err = bpf_map_update_elem(map, key, new, BPF_EXIST);
+		if (err)
+			learn_count_station(&new->station, what, false);
 	} else {
 		err = bpf_map_delete_elem(map, key);
 	}
@@ -196,9 +207,6 @@ learn_replace(void *map, const void *key, struct learned *old,
 		return false;
 	}
 	learn_count_entry(network, endpoint, tunnel, what, false);
-	if (new)
-		learn_count_entry(new->station.network, new->station.endpoint,
-				  new->station.tunnel, what, true);
 	return true;
 }
 
@@ -258,11 +266,9 @@ learn_write(void *map, const void *key, __u32 size,
 		return;
 	new.number = learn_new_number();
 	/* Counted first: another CPU may remove the entry at once. */
-	learn_count_entry(station->network, station->endpoint, station->tunnel,
-			  what, true);
+	learn_count_station(station, what, true);
 	if ((int)bpf_map_update_elem(map, key, &new, BPF_NOEXIST)) {
-		learn_count_entry(station->network, station->endpoint,
-				  station->tunnel, what, false);
+		learn_count_station(station, what, false);
 		return;
 	}
 	if (learn_enqueue(key, size, new.number, what))
@@ -469,8 +475,7 @@ learn_adopt(const void *key, __u32 size, struct learned *learned,
 	const struct station *station = &learned->station;
 	__u32 number = learn_new_number();
 
-	learn_count_entry(station->network, station->endpoint, station->tunnel,
-			  what, true);
+	learn_count_station(station, what, true);
 	if (!learned->number && learn_enqueue(key, size, number, what))
 		__sync_val_compare_and_swap(&learned->number, 0, number);
 }

@@ -71,6 +71,15 @@ static __always_inline bool mapping_publish(struct scratch *scratch, __u32 slot)
 	return flow_index_add(&scratch->mapping, slot, FLOW_MAPPING) != -EEXIST;
 }
 
+/* Withdraws the mapping that the flow being opened holds in its claimed @slot.
+ * False if a packet from outside has joined it already. */
+static __always_inline bool mapping_withdraw(__u32 slot)
+{
+	struct flow *flow = flow_at(slot);
+
+	return !flow || __sync_val_compare_and_swap(&flow->users, 1, 0) == 1;
+}
+
 /* Takes one user off the mapping in @slot. The mapping ends with its last user.
  */
 __verified_once int mapping_leave(__u32 slot)

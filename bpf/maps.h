@@ -66,9 +66,9 @@ struct {
 	__type(value, struct station);
 } members SEC(".maps");
 
-/* Endpoint id, or MAX_LOCAL_ENDPOINTS and a tunnel's id -> what has been
- * flooded for it. Written by the datapath, read by metrics; zeroed by the agent
- * when an id is given out. */
+/* Endpoint id, or the number of a network in a tunnel (flood_payer_tunnel()) ->
+ * what has been flooded for it. Written by the datapath, read by metrics;
+ * zeroed by the agent when an id is given out. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, MAX_FLOODERS);
@@ -247,8 +247,8 @@ struct {
 
 /* Flows of links and of address translation, one a slot. Written and read by
  * the datapath; a slot is used until the sweep finds its flow idle for too
- * long, its endpoint or port goes, or its turn in `half_open` is over. As many
- * as `load` was told, and MAX_HALF_OPEN. Full: a new flow is refused. */
+ * long, its endpoint or port goes, or it loses its place in `half_open`. As
+ * many as `load` was told, and MAX_HALF_OPEN. Full: a new flow is refused. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, DEFAULT_FLOWS + MAX_HALF_OPEN);
@@ -268,8 +268,8 @@ struct {
 } flow_index SEC(".maps");
 
 /* The half-open flows: slots in `flows` plus one. Written and read by the
- * datapath when a flow opens. Full: it takes the turn of another, which ends
- * unless it has been established; see flow_take_turn(). */
+ * datapath when a flow opens. Full: another half-open flow ends; see
+ * flow_take_turn(). */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, MAX_HALF_OPEN);

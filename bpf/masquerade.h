@@ -67,7 +67,8 @@ static __always_inline __u32 masquerade_publish(struct search *search,
 	__be16 ours = scratch->answer.dport, joined;
 	__u32 mapping;
 
-	if (mapping_publish(scratch, search->slot))
+	if (mapping_publish(scratch, search->slot) ||
+	    !mapping_withdraw(search->slot))
 		return search->slot;
 	mapping_key(&scratch->mapping, &scratch->answer);
 	flow_index_remove(&scratch->mapping, search->slot);

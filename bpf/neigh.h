@@ -199,7 +199,8 @@ neigh_find_asked(struct __sk_buff *skb, const struct packet *pkt)
 		if (bpf_skb_load_bytes(skb, pkt->l3, &arp, sizeof(arp)) ||
 		    arp.operation != bpf_htons(ARP_REQUEST))
 			return NULL;
-		/* Who names himself asks nobody: RFC 5227, 3. */
+		/* A sender that asks for its own address asks nobody: RFC
+		 * 5227, 3. */
 		if (arp_address(arp.sender) == arp_address(arp.target))
 			return NULL;
 		target = address_from_ipv4(arp_address(arp.target));

@@ -24,7 +24,8 @@ overlay_flood(struct __sk_buff *skb, struct packet *pkt,
 	if (reason)
 		return verdict_drop(skb, reason);
 	return bridge_flood(skb, origin->network, network, flags,
-			    flood_payer_tunnel(origin->tunnel));
+			    flood_payer_tunnel(origin->tunnel,
+					       origin->network));
 }
 
 /* A frame out of a tunnel: to local stations only. */

@@ -231,7 +231,7 @@ parse_extensions(ctx_t *ctx, struct packet *pkt, __u32 *offset)
 			*offset += 8;
 			pkt->protocol = header.next;
 			pkt->fragment_id = header.id;
-			/* What follows is no header but the middle of data. */
+			/* Data follows, and no header. */
 			if (header.fragment & bpf_htons(IP6_OFFSET_MASK)) {
 				pkt->fragment = FRAGMENT_LATER;
 				return REASON_NONE;
@@ -274,7 +274,7 @@ parse_has(const struct packet *pkt, __u32 offset, __u32 length)
 	return offset + length <= pkt->l3 + pkt->length;
 }
 
-/* Reads what of the transport header has to do with ports. For a protocol
+/* Reads the fields of the transport header that flows need. For a protocol
  * without ports, and for a later fragment, they stay zero. */
 static __always_inline enum reason parse_l4(ctx_t *ctx, struct packet *pkt)
 {

@@ -5,8 +5,8 @@
  * flows as are still free beside a reserve, or as many as it was given in
  * `limits`. So no owner takes what others need, and a few together do not.
  *
- * What counts as established is every slot that nobody else can have: also a
- * slot of a revoked flow, and of an ended one whose mapping others still use.
+ * A slot counts as established while no other flow can have it. That includes
+ * slots of revoked flows, and of ended flows whose mapping is in use.
  */
 #ifndef EBPNET_SHARE_H
 #define EBPNET_SHARE_H
@@ -14,10 +14,10 @@
 #include "config.h"
 #include "limits.h"
 
-/* Every owner may have as many flows from the reserve too. */
+/* Every owner may have this many flows, also from the reserve. */
 #define SHARE_MINIMUM 16
 
-/* The reserve is that part of the established flows. */
+/* The reserve is one sixty-fourth of the established flows. */
 #define SHARE_RESERVE 64
 
 static __always_inline struct flow_share *share_of(__u32 owner)

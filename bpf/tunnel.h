@@ -40,7 +40,7 @@ static __always_inline int tunnel_detour(struct __sk_buff *skb, __u32 mark)
  * 1191, 6.3. */
 #define TUNNEL_MTU_AGE (600 * SECONDS)
 
-/* What a packet is let be for all that the underlay says, as its sender would
+/* The smallest path MTU that we accept from the underlay, as its sender would
  * not go below: Linux's min_pmtu, and RFC 8200, 5. */
 #define TUNNEL_LEAST4 552
 #define TUNNEL_LEAST6 1280

@@ -11,9 +11,9 @@
 #include <linux/types.h>
 
 /*
- * A function that the verifier looks at once, by itself, and not anew for each
- * way that leads to it. It has to be satisfied that a pointer is not NULL, and
- * knows nothing of what is given back.
+ * A function that the verifier checks once, by itself, and not again at each
+ * call. It must check its pointers for NULL, and callers know nothing of its
+ * result.
  */
 #define __verified_once __attribute__((noinline))
 
@@ -25,7 +25,8 @@ enum {
 	MAX_NEIGHBORS = 2 * MAX_STATIONS,
 	MAX_LINKS = 131072,
 	MAX_TUNNELS = 1024,
-	MAX_FLOODERS = MAX_LOCAL_ENDPOINTS + MAX_TUNNELS,
+	TUNNEL_FLOODERS = 64, /* networks of a tunnel with a budget each */
+	MAX_FLOODERS = MAX_LOCAL_ENDPOINTS + MAX_TUNNELS * TUNNEL_FLOODERS,
 	MAX_CARRIED = 65536, /* a network of a tunnel each */
 	MAX_LEARNED = 65536, /* stations, and as many neighbors */
 	LEARNED_A_NETWORK = 4096, /* MACs, and as many addresses */
@@ -424,19 +425,19 @@ enum flow_flag {
 	FLOW_ANSWER_FIN = 2,
 	FLOW_OPENER_RST = 4,
 	FLOW_ANSWER_RST = 8,
-	FLOW_REPLIED = 16, /* by whom it was opened to, if not with a reset */
-	FLOW_HANDSHAKEN = 32, /* TCP: and the opener has acknowledged that */
+	FLOW_REPLIED = 16, /* the answering side has sent, and no reset */
+	FLOW_HANDSHAKEN = 32, /* TCP: the opener has acknowledged the answer */
 };
 
 /* How far a place in `flows` is. */
 enum flow_state {
 	FLOW_FREE,
 	FLOW_CLAIMED, /* by a program that is about to fill it */
-	FLOW_HALF_OPEN, /* not known to be wanted by both sides: see flow.h */
+	FLOW_HALF_OPEN, /* not confirmed by both sides: see flow.h */
 	FLOW_ANSWERED,
 	FLOW_REVOKED, /* its port has gone; what answers is stopped here */
 	FLOW_ENDED, /* but other flows still use its mapping */
-	FLOW_DEAD, /* left alone for a moment, for who has just found it */
+	FLOW_DEAD, /* grace period: other CPUs may still hold this slot */
 };
 
 enum {
@@ -452,8 +453,8 @@ struct flow_link {
 _Static_assert(sizeof(struct flow_link) == 8, "struct flow_link");
 
 /* A connection: its packets as they look where they come in, from the side
- * that opened it and from the side that answers. What comes in with the key of
- * one side goes out with the other's, turned round. */
+ * that opened it and from the side that answers. A packet with the key of one
+ * side leaves with the reversed key of the other. */
 struct flow {
 	struct flow_key opener;
 	struct flow_key answer;
@@ -468,8 +469,8 @@ struct flow {
 	enum flow_flag flags;
 	enum flow_state state;
 	__u32 uplink; /* ifindex; of a masqueraded flow, by which it went out;
-		       * of one to the host's own link-local address, that has
-		       * it */
+		       * of a flow to the host's own link-local address: the
+		       * device that has the address */
 	__u32 sequence; /* TCP, half-open: of what the opener has to acknowledge
 			 */
 	__u32 revision; /* of links, at which the flow's own was there; or 0 */
@@ -489,7 +490,7 @@ enum {
 	PORT_ROWS = 4,
 };
 
-/* With which the places in `port_counts` are chosen. */
+/* The key of the hash that chooses places in `port_counts`. */
 struct port_secret {
 	__u64 first;
 	__u64 second;

@@ -106,7 +106,7 @@ func describeLimits() limitMetrics {
 		maxFlows:        endpoint("max_flows", "Established flows that the endpoint may have now."),
 		maxHalfOpen:     endpoint("max_half_open_flows", "Half-open flows that the endpoint may have."),
 		flowLimited:     endpoint("flow_limited_packets_total", "Packets that were dropped, as they would have opened one flow more than the endpoint may have."),
-		maxPorts:        endpoint("max_ports", "Ports towards one destination that the endpoint may have, if a limit is set."),
+		maxPorts:        endpoint("max_ports", "Ports that the endpoint may have towards a destination towards which no other has any, if a limit is set."),
 		portLimited:     endpoint("port_limited_packets_total", "Packets that were dropped, as they would have taken one port more than the endpoint may have."),
 		datagrams:       endpoint("fragmented_datagrams", "Datagrams of the endpoint that are on their way in fragments."),
 		maxDatagrams:    endpoint("max_fragmented_datagrams", "Datagrams that the endpoint may send in fragments at once."),
@@ -117,7 +117,7 @@ func describeLimits() limitMetrics {
 		portFlows:    describe("port_flows", "Flows from outside by the published port, by state.", "endpoint", "network", "port", "state"),
 		portMaxFlows: describe("port_max_flows", "Established flows from outside that the published port may have now.", "endpoint", "network", "port"),
 
-		tunnelMaxFlood:     describe("tunnel_max_flooded_copies", "Copies a second that may be flooded out of the tunnel.", "tunnel"),
+		tunnelMaxFlood:     describe("tunnel_max_flooded_copies", "Copies a second that may be flooded out of the tunnel, for each of its networks.", "tunnel"),
 		tunnelFloodLimited: describe("tunnel_flood_limited_packets_total", "Frames out of the tunnel that were not flooded, as it was over its limit.", "tunnel"),
 	}
 }
@@ -246,10 +246,6 @@ func collectLimits(to chan<- prometheus.Metric, m limitMetrics, t *Tables, names
 		return err
 	}
 	for _, e := range names.Endpoints {
-		flows, err := t.FlowShare(e.ID)
-		if err != nil {
-			return err
-		}
 		flood, err := t.FloodShare(e.ID)
 		if err != nil {
 			return err
@@ -262,13 +258,17 @@ func collectLimits(to chan<- prometheus.Metric, m limitMetrics, t *Tables, names
 		if err != nil {
 			return err
 		}
+		flows, err := t.endpointFlows(e.ID, limits, refused)
+		if err != nil {
+			return err
+		}
 		gauge(m.flows, flows.Established, e.Name, e.Network, string(FlowEstablished))
 		gauge(m.flows, flows.HalfOpen, e.Name, e.Network, string(FlowHalfOpen))
 		gauge(m.maxFlows, flows.Limit, e.Name, e.Network)
 		gauge(m.maxHalfOpen, flows.HalfOpenLimit, e.Name, e.Network)
-		counter(m.flowLimited, refused.Flows, e.Name, e.Network)
+		counter(m.flowLimited, flows.LimitedPackets, e.Name, e.Network)
 		if limits.Ports != 0 {
-			gauge(m.maxPorts, int(limits.Ports), e.Name, e.Network)
+			gauge(m.maxPorts, min(int(limits.Ports), userPorts.share(0)), e.Name, e.Network)
 		}
 		counter(m.portLimited, refused.Ports, e.Name, e.Network)
 		gauge(m.datagrams, datagrams[e.ID], e.Name, e.Network)

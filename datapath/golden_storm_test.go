@@ -12,13 +12,17 @@ import (
 
 // Constants of bpf/flood.h and bpf/loop.h.
 const (
-	floodBurst    = 2 * time.Second
-	loopBlocked   = time.Minute
-	loopEthertype = 0x88b5
-	loopProbe     = 24 // bytes
-	theNonce      = 0x12345679
-	never         = 1 << 62 // no probe is due before that
+	floodBurst     = 2 * time.Second
+	tunnelNetworks = 64 // with a budget each: TUNNEL_FLOODERS
+	loopBlocked    = time.Minute
+	loopEthertype  = 0x88b5
+	loopProbe      = 24 // bytes
+	theNonce       = 0x12345679
+	never          = 1 << 62 // no probe is due before that
 )
+
+// tunnelFlooder is the key of openNet in a tunnel.
+func (w *world) tunnelFlooder(tunnel uint32) uint32 { return w.tunnelFlooders(tunnel)[openNet] }
 
 // ahead makes the flooded copies of an endpoint or a tunnel due until so long
 // from now.
@@ -45,8 +49,8 @@ func (w *world) calm(t testing.TB) {
 		}
 	}
 	for _, tunnel := range w.wanted.Tunnels {
-		if err := w.Maps.FloodBudgets.Put(w.tunnelFlooder(tunnel.ID), bpf.EbpnetFloodBudget{}); err != nil {
-			t.Fatal(err)
+		for _, flooder := range w.tunnelFlooders(tunnel.ID) {
+			must(t, w.Maps.FloodBudgets.Put(flooder, bpf.EbpnetFloodBudget{}))
 		}
 	}
 }
@@ -115,7 +119,7 @@ func floodLimitRows(t testing.TB, v6 bool) []row {
 	group, farGroup := multicast(alice, v6).frame(t), multicast(far, v6).frame(t)
 	unknown := between(alice, nowhere, v6, udp(1, 2)).frame(t)
 	question := question(t, alice, nobody.ip(v6))
-	const tunnel = firstRemote + theTunnel
+	const tunnel, beside = firstRemote + theTunnel*tunnelNetworks + openNet, firstRemote + theTunnel*tunnelNetworks + closedNet
 	over := func(r row, flooder uint32) row {
 		return r.given(ahead(flooder, floodBurst+time.Hour), unblocked).dropped("flood_limit")
 	}
@@ -134,6 +138,8 @@ func floodLimitRows(t testing.TB, v6 bool) []row {
 		over(all("to a neighbor, over the limit", between(alice, bob, v6, udp(1, 2)).frame(t)), alice.id).delivered(bob, nil).noReason(),
 		over(out("out of a tunnel to a group, over the limit"), tunnel).droppedAs("flood_limit", farGroup),
 		under(out("out of a tunnel to a group, just below the limit"), tunnel).floodedAs(farGroup, alice, bob, trunk, otherTrunk),
+		out("out of a tunnel to a group, while another network in it is over the limit").given(ahead(beside, floodBurst+time.Hour), unblocked).
+			floodedAs(farGroup, alice, bob, trunk, otherTrunk),
 	}
 }
 

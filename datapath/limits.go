@@ -73,10 +73,39 @@ func (l limitEntries) add(owner uint32, limits Limits) {
 
 // setLimits limits an owner, with effect on what it begins from then on.
 func (t *Tables) setLimits(owner uint32, l Limits) error {
-	if l == (Limits{}) {
-		return remove(t.Maps.Limits, owner)
+	before, err := t.limitsOf(owner)
+	if err != nil {
+		return err
 	}
-	return put(t.Maps.Limits, owner, l.entry())
+	if l == (Limits{}) {
+		err = remove(t.Maps.Limits, owner)
+	} else {
+		err = put(t.Maps.Limits, owner, l.entry())
+	}
+	if err != nil || before.Flood == l.MaxFlood {
+		return err
+	}
+	return t.forgiveFloods(owner)
+}
+
+// forgiveFloods ends the wait of an endpoint or a tunnel for copies made before.
+// Its length is that of the old limit.
+func (t *Tables) forgiveFloods(owner uint32) error {
+	flooders := []uint32{owner}
+	if owner >= ownerTunnels {
+		flooders = t.tunnelFlooders(owner - ownerTunnels)
+	}
+	for _, flooder := range flooders {
+		budget, err := t.floodBudget(flooder)
+		if err != nil {
+			return err
+		}
+		budget.Due = 0
+		if err := put(t.Maps.FloodBudgets, flooder, budget); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // SetPortLimit limits the established flows from outside by a publication, with
@@ -108,19 +137,13 @@ type EndpointUse struct {
 	Fragments FragmentShare
 }
 
-// EndpointFlows is what an endpoint has of the table of flows.
-type EndpointFlows struct {
-	FlowShare
-	LimitedPackets uint64 `json:"limited_packets"` // dropped, as they would have opened one more
-}
-
 // PortShare is what an endpoint has of the ports towards the destination towards
 // which it has most.
 type PortShare struct {
 	Most           int    `json:"most"`
 	Towards        string `json:"towards,omitempty"`
-	Limit          int    `json:"limit"`           // there
-	Set            bool   `json:"set"`             // by the user, for every destination; else it follows from what is free there
+	Limit          int    `json:"limit"`           // there: the lesser of the user's limit and what is free
+	Set            bool   `json:"set"`             // the user has set a limit, for every destination
 	LimitedPackets uint64 `json:"limited_packets"` // dropped, as they would have taken one more
 }
 
@@ -136,9 +159,6 @@ type FragmentShare struct {
 // EndpointUse reads what a local endpoint has of what is limited. Masquerade are
 // the host's ports that endpoints are masqueraded by.
 func (t *Tables) EndpointUse(id uint32, masquerade PortRange) (use EndpointUse, err error) {
-	if use.Flows.FlowShare, err = t.FlowShare(id); err != nil {
-		return use, err
-	}
 	if use.Ports, err = t.mostPorts(id, masquerade); err != nil {
 		return use, err
 	}
@@ -154,14 +174,16 @@ func (t *Tables) EndpointUse(id uint32, masquerade PortRange) (use EndpointUse, 
 	if err != nil {
 		return use, err
 	}
+	if use.Flows, err = t.endpointFlows(id, limits, refused); err != nil {
+		return use, err
+	}
 	if limits.Ports != 0 {
-		use.Ports.Limit, use.Ports.Set = int(limits.Ports), true
+		use.Ports.Limit, use.Ports.Set = min(use.Ports.Limit, int(limits.Ports)), true
 	}
 	use.Fragments = FragmentShare{
 		Datagrams: datagrams[id],
 		Limit:     fragmentLimit(limits), Set: limits.Fragments != 0,
 	}
-	use.Flows.LimitedPackets = refused.Flows
 	use.Ports.LimitedPackets = refused.Ports
 	use.Fragments.LimitedPackets = refused.Fragments
 	return use, nil
@@ -210,9 +232,7 @@ func (t *Tables) mostPorts(endpoint uint32, masquerade PortRange) (most PortShar
 		}
 		others = max(0, others-most.Most)
 	}
-	// It grows until it has as many as are left.
-	reserve := ports.len() / portsReserve
-	most.Limit = max((ports.len()-2*reserve-others+1)/2, ports.len()/portsFew)
+	most.Limit = ports.share(others)
 	return most, nil
 }
 
@@ -242,6 +262,14 @@ func (r PortRange) ofClass(own uint16) PortRange {
 		r.First = first
 	}
 	return r
+}
+
+// share is ports_check() of bpf/ports.h: how many ports it lets an endpoint have
+// where others have so many.
+func (r PortRange) share(others int) int {
+	// It grows until it has as many as are left.
+	reserve := r.len() / portsReserve
+	return max((r.len()-2*reserve-others+1)/2, r.len()/portsFew)
 }
 
 // countPorts is ports_counted() of bpf/ports.h, of what all have at a place.
@@ -291,15 +319,16 @@ type FloodShare struct {
 
 // FloodShare reads it for a local endpoint.
 func (t *Tables) FloodShare(endpoint uint32) (FloodShare, error) {
-	return t.floodShare(endpoint, endpoint, DefaultMaxFlood)
+	return t.floodShare([]uint32{endpoint}, endpoint, DefaultMaxFlood)
 }
 
-// TunnelFloodShare reads it for a tunnel.
+// TunnelFloodShare reads it for a tunnel: of its networks, the most copies ahead,
+// and all frames that were not flooded.
 func (t *Tables) TunnelFloodShare(tunnel uint32) (FloodShare, error) {
-	return t.floodShare(t.tunnelFlooder(tunnel), ownerTunnels+tunnel, TrunkMaxFlood)
+	return t.floodShare(t.tunnelFlooders(tunnel), ownerTunnels+tunnel, TrunkMaxFlood)
 }
 
-func (t *Tables) floodShare(flooder, owner, byDefault uint32) (share FloodShare, err error) {
+func (t *Tables) floodShare(flooders []uint32, owner, byDefault uint32) (share FloodShare, err error) {
 	limits, err := t.limitsOf(owner)
 	if err != nil {
 		return share, err
@@ -308,21 +337,35 @@ func (t *Tables) floodShare(flooder, owner, byDefault uint32) (share FloodShare,
 	if err != nil {
 		return share, err
 	}
-	var budget bpf.EbpnetFloodBudget
-	if err := t.Maps.FloodBudgets.Lookup(flooder, &budget); err != nil {
-		return share, fmt.Errorf("read entry %d of %v: %w", flooder, t.Maps.FloodBudgets, err)
-	}
 	share.Limit = cmp.Or(limits.Flood, byDefault)
-	ahead := max(0, time.Duration(budget.Due)-now)
-	share.AheadCopies = uint64(ahead.Seconds() * float64(share.Limit))
-	share.LimitedPackets = budget.Limited
+	for _, flooder := range flooders {
+		budget, err := t.floodBudget(flooder)
+		if err != nil {
+			return share, err
+		}
+		ahead := max(0, time.Duration(budget.Due)-now)
+		share.AheadCopies = max(share.AheadCopies, uint64(ahead.Seconds()*float64(share.Limit)))
+		share.LimitedPackets += budget.Limited
+	}
 	return share, nil
 }
 
-// tunnelFlooder is a tunnel's key in the table of what is flooded: behind those
-// of the local endpoints.
-func (t *Tables) tunnelFlooder(tunnel uint32) uint32 {
-	return t.Maps.EndpointStats.MaxEntries() + tunnel
+func (t *Tables) floodBudget(flooder uint32) (b bpf.EbpnetFloodBudget, err error) {
+	if err = t.Maps.FloodBudgets.Lookup(flooder, &b); err != nil {
+		err = fmt.Errorf("read entry %d of %v: %w", flooder, t.Maps.FloodBudgets, err)
+	}
+	return b, err
+}
+
+// tunnelFlooders are the keys of a tunnel's networks in the table of what is
+// flooded: behind those of the local endpoints.
+func (t *Tables) tunnelFlooders(tunnel uint32) []uint32 {
+	local := t.Maps.EndpointStats.MaxEntries()
+	flooders := make([]uint32, (t.Maps.FloodBudgets.MaxEntries()-local)/t.Maps.TunnelStats.MaxEntries())
+	for i := range flooders {
+		flooders[i] = local + tunnel*uint32(len(flooders)) + uint32(i)
+	}
+	return flooders
 }
 
 // resetLimited zeroes what was dropped for the limits of a local endpoint, what

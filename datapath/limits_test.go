@@ -3,6 +3,7 @@ package datapath
 import (
 	"errors"
 	"testing"
+	"time"
 
 	"github.com/cilium/ebpf"
 
@@ -82,7 +83,7 @@ func TestUseOfLimits(t *testing.T) {
 }
 
 // TestShareOfPortsFollowsFromWhatIsFree has the limit of ports be what the
-// datapath lets through.
+// datapath lets through, also where the user's limit is beyond it.
 func TestShareOfPortsFollowsFromWhatIsFree(t *testing.T) {
 	t.Parallel()
 	testutil.RequireRoot(t)
@@ -94,6 +95,10 @@ func TestShareOfPortsFollowsFromWhatIsFree(t *testing.T) {
 	}))
 	free := 512 - 2*512/portsReserve
 	for i, h := range []host{alice, client} {
+		set := i == 1
+		if set {
+			must(t, w.setLimits(h.id, Limits{MaxPorts: 500}))
+		}
 		want := (free + 1) / 2
 		free -= want
 		taken := 0
@@ -104,9 +109,48 @@ func TestShareOfPortsFollowsFromWhatIsFree(t *testing.T) {
 			taken++
 		}
 		got, err := w.EndpointUse(h.id, PortRange{first, last})
-		if err != nil || got.Ports.Most != taken || got.Ports.Limit != taken || taken != want || got.Ports.LimitedPackets != 1 {
+		if err != nil || got.Ports.Most != taken || got.Ports.Limit != taken || got.Ports.Set != set || taken != want || got.Ports.LimitedPackets != 1 {
 			t.Errorf("endpoint %d: %+v, error %v; it took %d ports, want %d", i, got.Ports, err, taken, want)
 		}
+	}
+}
+
+// TestLimitOfFlowsIsTheOneThatHolds has the limit of flows be what the datapath
+// lets through, where the user's limit is beyond it.
+func TestLimitOfFlowsIsTheOneThatHolds(t *testing.T) {
+	t.Parallel()
+	testutil.RequireRoot(t)
+	const capacity, halfOpen, beyond = 128, 64, 1000
+	const reserve = capacity / shareReserve
+	w := newWorld(t, loadChanged(func(spec *ebpf.CollectionSpec) error {
+		spec.Maps[bpf.EbpnetMapFlows].MaxEntries = capacity + halfOpen
+		spec.Maps[bpf.EbpnetMapHalfOpen].MaxEntries = halfOpen
+		return errors.Join(
+			setConstant(spec, bpf.EbpnetVarFlowSlots, uint32(capacity+halfOpen)),
+			setConstant(spec, bpf.EbpnetVarHalfOpenSlots, uint32(halfOpen)))
+	}))
+	for _, c := range []struct {
+		host
+		want    int
+		limited uint64
+	}{
+		{alice, capacity - reserve, 1},
+		{bob, reserve, 0}, // fewer than 16: it fills the table
+	} {
+		must(t, w.setLimits(c.id, Limits{MaxFlows: beyond}))
+		before := w.use(t, c.id).Flows
+		taken := 0
+		for taken < beyond && w.establish(t, c.host, uint16(2000+taken), 53) {
+			taken++
+		}
+		after := w.use(t, c.id).Flows
+		if taken != c.want || before.Limit != c.want || after.Limit != c.want || !after.Set || after.LimitedPackets != c.limited {
+			t.Errorf("%s took %d flows, want %d; shown before: %+v, after: %+v", c.device, taken, c.want, before, after)
+		}
+	}
+	must(t, w.SetPortLimit(webPort, beyond))
+	if got, err := w.PortFlowShare(webPort); err != nil || got != (FlowShare{Set: true}) {
+		t.Errorf("a port where the table is full: %+v, error %v; want no room", got, err)
 	}
 }
 
@@ -198,5 +242,75 @@ func TestFloodsOutOfTunnelAreLimited(t *testing.T) {
 	}
 	if got := w.counters(t).since(before).Drops["flood_limit"].Packets; got != 0 {
 		t.Errorf("%d frames were limited at the default", got)
+	}
+}
+
+// TestNewFloodLimitHoldsAtOnce has an endpoint and a tunnel in debt for copies. A
+// change of the limit ends the debt, a change of another limit does not. Dropped
+// frames stay counted.
+func TestNewFloodLimitHoldsAtOnce(t *testing.T) {
+	t.Parallel()
+	testutil.RequireRoot(t)
+	w := newSharedWorld(t, loader.Timeouts{})
+	w.calm(t)
+	var endpoint Endpoint
+	for _, e := range w.wanted.Endpoints {
+		if e.ID == alice.id {
+			endpoint = e
+		}
+	}
+	setEndpoint := func(l Limits) error {
+		endpoint.Limits = l
+		return w.SetEndpoint(endpoint)
+	}
+	group := multicast(stranger(host{}, 90), false).frame(t)
+	for name, c := range map[string]struct {
+		flooder, byDefault uint32
+		set                func(flood uint32) error
+		setAnother         func() error
+		send               func()
+		share              func() (FloodShare, error)
+	}{
+		"endpoint": {
+			alice.id, DefaultMaxFlood,
+			func(flood uint32) error { return setEndpoint(Limits{MaxFlood: flood}) },
+			func() error { return setEndpoint(Limits{MaxFlood: 1, MaxFlows: 100}) },
+			func() { w.send(t, fromEndpoint("", alice, multicast(alice, false).frame(t))) },
+			func() (FloodShare, error) { return w.FloodShare(alice.id) },
+		},
+		"tunnel": {
+			w.tunnelFlooder(theTunnel), TrunkMaxFlood,
+			func(flood uint32) error { return w.SetTunnelLimit(theTunnel, flood) },
+			func() error { return w.SetTunnelLimit(theTunnel, 1) }, // it has no other
+			func() { w.send(t, fromTunnel(t, "", theTunnel, group)) },
+			func() (FloodShare, error) { return w.TunnelFloodShare(theTunnel) },
+		},
+	} {
+		expect := func(when string, limit uint32, limited uint64) {
+			t.Helper()
+			c.send()
+			if got, err := c.share(); err != nil || got.Limit != limit || got.LimitedPackets != limited {
+				t.Errorf("%s, %s: %+v, error %v; want a limit of %d, and %d dropped", name, when, got, err, limit, limited)
+			}
+		}
+		owe := func() {
+			t.Helper()
+			now, err := coarseNow()
+			must(t, err)
+			budget, err := w.floodBudget(c.flooder)
+			must(t, err)
+			budget.Due = uint64(now + time.Hour)
+			must(t, w.Maps.FloodBudgets.Put(c.flooder, budget))
+		}
+		must(t, c.set(1))
+		owe()
+		expect("in debt", 1, 1)
+		must(t, c.setAnother())
+		expect("after another limit changed", 1, 2)
+		must(t, c.set(1000))
+		expect("after the limit was raised", 1000, 2)
+		owe()
+		must(t, c.set(0))
+		expect("after the limit was taken back", c.byDefault, 2)
 	}
 }

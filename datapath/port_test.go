@@ -45,8 +45,8 @@ func (t *Tables) dumpPorts(tb testing.TB) []string {
 	tb.Helper()
 	var lines []string
 	err := dumpTable(t.Maps.Ports, func(k bpf.EbpnetPortKey, v bpf.EbpnetPort) {
-		lines = append(lines, fmt.Sprintf("port %v %d/%d -> %v %d of %d on %d, %d, flags %d", addrOrUnspecified(k.Address), networkOrder16(k.Port), k.Protocol,
-			addrOf(v.Address), networkOrder16(v.Port), v.Endpoint, v.Network, v.Id, v.Flags))
+		lines = append(lines, fmt.Sprintf("port %v %d/%d -> %v %d on %d, %d, flags %d", addrOrUnspecified(k.Address), networkOrder16(k.Port), k.Protocol,
+			addrOf(v.Address), networkOrder16(v.Port), v.Network, v.Id, v.Flags))
 	})
 	err = errors.Join(err, dumpTable(t.Maps.PortSources, func(k bpf.EbpnetPortSourceKey, v uint32) {
 		lines = append(lines, fmt.Sprintf("source %d %v/%d = %d", k.Id, addrOrUnspecified(k.Prefix), k.Length, v))

@@ -1,29 +1,50 @@
 package datapath
 
 import (
+	"cmp"
 	"fmt"
 
 	"github.com/ebpnet/ebpnet/bpf"
 )
 
-// FlowShare is what an owner has of the table of flows, and how much of it it
-// may have at this moment.
+// FlowShare is what an owner has of the table of flows, and how much of it the
+// owner may have at this moment.
 type FlowShare struct {
 	Established int  `json:"established"`
 	HalfOpen    int  `json:"half_open"`
-	Limit       int  `json:"limit"` // of established ones
-	Set         bool `json:"set"`   // by the user; else it follows from what is free
-	// Of half-open ones. By default all that there is room for: the owner that has
-	// most makes room for others.
-	HalfOpenLimit int  `json:"half_open_limit"`
-	HalfOpenSet   bool `json:"half_open_set"`
+	Limit       int  `json:"limit"` // of established ones: the lesser of the user's limit and what is free
+	Set         bool `json:"set"`   // the user has set a limit
 }
 
-// FlowShare reads what an endpoint has of the table of flows.
-func (t *Tables) FlowShare(endpoint uint32) (FlowShare, error) { return t.flowShare(endpoint) }
+// EndpointFlows is what an endpoint has of the table of flows.
+type EndpointFlows struct {
+	FlowShare
+	// Of half-open ones. By default all that there is room for: the owner that has
+	// most makes room for others.
+	HalfOpenLimit  int    `json:"half_open_limit"`
+	HalfOpenSet    bool   `json:"half_open_set"`
+	LimitedPackets uint64 `json:"limited_packets"` // dropped, as they would have opened one more
+}
 
 // PortFlowShare reads what the clients outside have by a publication.
-func (t *Tables) PortFlowShare(id uint32) (FlowShare, error) { return t.flowShare(ownerPorts + id) }
+func (t *Tables) PortFlowShare(id uint32) (FlowShare, error) {
+	owner := ownerPorts + id
+	limits, err := t.limitsOf(owner)
+	if err != nil {
+		return FlowShare{}, err
+	}
+	return t.flowShare(owner, limits.Established)
+}
+
+// endpointFlows reads what a local endpoint with the given limits has of the table
+// of flows.
+func (t *Tables) endpointFlows(id uint32, limits bpf.EbpnetOwnerLimits, refused bpf.EbpnetRefused) (f EndpointFlows, err error) {
+	f.FlowShare, err = t.flowShare(id, limits.Established)
+	f.HalfOpenLimit = int(cmp.Or(limits.HalfOpen, t.Maps.HalfOpen.MaxEntries()))
+	f.HalfOpenSet = limits.HalfOpen != 0
+	f.LimitedPackets = refused.Flows
+	return f, err
+}
 
 // The numbers of bpf/share.h.
 const (
@@ -39,7 +60,9 @@ func (t *Tables) share(owner uint32) (share bpf.EbpnetFlowShare, err error) {
 	return share, err
 }
 
-func (t *Tables) flowShare(owner uint32) (FlowShare, error) {
+// flowShare is share_check() of bpf/share.h: how many established flows it lets
+// an owner have. Limit is the user's, or 0.
+func (t *Tables) flowShare(owner, limit uint32) (FlowShare, error) {
 	own, err := t.share(owner)
 	if err != nil {
 		return FlowShare{}, err
@@ -48,27 +71,18 @@ func (t *Tables) flowShare(owner uint32) (FlowShare, error) {
 	if err != nil {
 		return FlowShare{}, err
 	}
-	limits, err := t.limitsOf(owner)
-	if err != nil {
-		return FlowShare{}, err
-	}
-	share := FlowShare{
-		Established: int(own.Established), HalfOpen: int(own.HalfOpen),
-		Limit: int(limits.Established), Set: limits.Established != 0,
-		HalfOpenLimit: int(limits.HalfOpen), HalfOpenSet: limits.HalfOpen != 0,
-	}
-	if !share.HalfOpenSet {
-		share.HalfOpenLimit = int(t.Maps.HalfOpen.MaxEntries())
-	}
-	if share.Set {
-		return share, nil
-	}
+	share := FlowShare{Established: int(own.Established), HalfOpen: int(own.HalfOpen), Set: limit != 0}
 	capacity := int(t.Maps.Flows.MaxEntries()) - int(t.Maps.HalfOpen.MaxEntries())
 	if capacity <= 0 {
 		capacity = int(t.Maps.Flows.MaxEntries())
 	}
+	left := capacity - int(all.Established) + share.Established // by others
+	free := left - capacity/reservedOfFlows
+	if share.Set {
+		share.Limit = min(int(limit), max(free, leastFlows), left)
+		return share, nil
+	}
 	// It grows until it has as many as are left.
-	others := int(all.Established) - share.Established
-	share.Limit = max((capacity-capacity/reservedOfFlows-others+1)/2, leastFlows)
+	share.Limit = min(max((free+1)/2, leastFlows), left)
 	return share, nil
 }

@@ -170,8 +170,10 @@ func (t *Tables) ResetTunnelTraffic(id uint32) error {
 	if err := put(t.Maps.TunnelPaths, id, bpf.EbpnetTunnelPath{}); err != nil {
 		return err
 	}
-	if err := put(t.Maps.FloodBudgets, t.tunnelFlooder(id), bpf.EbpnetFloodBudget{}); err != nil {
-		return err
+	for _, flooder := range t.tunnelFlooders(id) {
+		if err := put(t.Maps.FloodBudgets, flooder, bpf.EbpnetFloodBudget{}); err != nil {
+			return err
+		}
 	}
 	return resetTraffic(t.Maps.TunnelStats, id)
 }

@@ -172,6 +172,9 @@ func TestPublishedPortLimit(t *testing.T) {
 				if h.EbpnetJSON(t, &same, "port", "inspect", "web", port); same != p {
 					t.Errorf("port inspect: %+v, endpoint inspect: %+v", same, p)
 				}
+				if out := h.Ebpnet(t, "port", "inspect", "web", port); strings.Contains(out, "half_open_") {
+					t.Errorf("port inspect shows a limit of half-open flows, which a port has not:\n%s", out)
+				}
 				return p
 			}
 		}
@@ -380,6 +383,28 @@ func TestTunnelFloodLimit(t *testing.T) {
 	badLimits(t, p.a, "100000000", "100000001", "tunnel", "add", "new", "--remote", "192.0.2.9", "--max-flood")
 	refused(t, p.a, exitUsage, []string{"tunnel", "set", "peer"}, "--max-flood")
 	refused(t, p.a, exitFailure, []string{"tunnel", "set", "nowhere", "--max-flood", "1"}, "nowhere")
+}
+
+// TestLimitsOfNewEndpoint gives a container its limits with `endpoint add`.
+func TestLimitsOfNewEndpoint(t *testing.T) {
+	h, _ := newOutside(t)
+	createNet(t, h, "--key", "42")
+	h.NewContainer(t, "c", "net", "--max-flows", "1", "--max-half-open", "2", "--max-ports", "3", "--max-fragments", "4", "--max-flood", "5")
+	got := inspectUse(t, h, "c")
+	limits := []int{got.Flows.Limit, got.Flows.HalfOpenLimit, got.OutwardPorts.Limit, got.Fragments.Limit, inspectFlood(t, h, "c").Limit}
+	if want := []int{1, 2, 3, 4, 5}; !slices.Equal(limits, want) {
+		t.Errorf("limits of %v, want %v", limits, want)
+	}
+	h.NewContainer(t, "d", "net", "--max-flows", "default")
+	if got := inspectUse(t, h, "d").Flows; got.Set {
+		t.Errorf("%+v, want no limit", got)
+	}
+
+	h.Ebpnet(t, "tunnel", "add", "peer", "--remote", "192.0.2.2")
+	badLimits(t, h, "limit of flows", "4194304", "4194305", "endpoint", "add", "e", "--network", "net", "--netns", "c", "--max-flows")
+	refused(t, h, exitUsage, []string{
+		"endpoint", "add", "e", "--network", "net", "--tunnel", "peer", "--ip", "10.1.0.99", "--mac", "02:00:00:00:00:99", "--max-flows", "9",
+	}, "limits", "on its own host")
 }
 
 // TestLimitsOutliveUnload has all limits set hold again after an unload.

@@ -1,6 +1,7 @@
 package test
 
 import (
+	"bytes"
 	"net"
 	"testing"
 
@@ -81,6 +82,11 @@ func TestFloodLimit(t *testing.T) {
 	if got := inspectFlood(t, h, "c"); got.Limit != 50000 {
 		t.Errorf("%+v, want the default limit", got)
 	}
+	listener := d.NewTap(t, testutil.Device)
+	sender.Send(t, broadcast(t, c))
+	listener.Await(t, "c's broadcast after its limit was taken back", func(p gopacket.Packet) bool {
+		return bytes.Equal(p.Data(), broadcast(t, c))
+	})
 
 	before := everything(t, h)
 	for _, bad := range []string{"", "0", "-1", "100000001", "many", "1e3", "99999999999999999999"} {

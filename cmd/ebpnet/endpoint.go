@@ -21,11 +21,13 @@ func endpointCommand() *cli.Command {
 				UsageText: "ebpnet endpoint add NAME --network NET --netns PATH|NAME|pid:N [--ifname eth0]\n" +
 					"      [--ip IP]... [--mac MAC] [--trunk] [--expose PORT[-END][/tcp|udp]]...\n" +
 					"      [--publish [[HOSTIP:][HOSTPORT[-END]]:]PORT[-END][/tcp|udp|sctp]]...\n" +
+					"      [--max-flows N] [--max-half-open N] [--max-ports N] [--max-fragments N] [--max-flood N]\n" +
 					"   ebpnet endpoint add NAME --network NET --tunnel TUNNEL --ip IP [--ip IP6] --mac MAC [--expose ...]...",
 				Description: "A trunk has other stations behind it, as the host of virtual machines or of nested containers has:\n" +
 					"it may send as any MAC and address of the network that nobody else on this host has.\n" +
+					"--max-flows and the other limits: see 'ebpnet endpoint set --help'.\n" +
 					"Example: ebpnet endpoint add redis1 --network web --netns redis1 --expose 6379/tcp",
-				Flags: []cli.Flag{
+				Flags: append([]cli.Flag{
 					&cli.StringFlag{Name: "network", Usage: "`NET` to be on"},
 					&cli.StringFlag{Name: "netns", Usage: "`NAMESPACE`: a path, a name of 'ip netns', or pid:N"},
 					&cli.StringFlag{Name: "ifname", Usage: "`NAME` of the interface in the namespace", Value: "eth0"},
@@ -35,7 +37,7 @@ func endpointCommand() *cli.Command {
 					&cli.StringSliceFlag{Name: "publish", Usage: "`[[HOSTIP:][HOSTPORT]:]PORT` of the host that leads to it, see 'ebpnet port add --help'"},
 					&cli.BoolFlag{Name: "trunk", Usage: "it is a bridge: other MACs are behind it, which are learned"},
 					&cli.StringFlag{Name: "tunnel", Usage: "`TUNNEL` that it is behind"},
-				},
+				}, endpointLimitFlags("default")...),
 				Action: addEndpoint,
 			},
 			{
@@ -46,9 +48,10 @@ func endpointCommand() *cli.Command {
 				Description: "Only DHCP servers and relays may send as such, and only routers may send as such, also in DHCPv6 and IPv6.\n" +
 					"--allow gives an endpoint these roles, in place of those that it had; 'none' takes all of them back.\n" +
 					"The limits hold for what the endpoint opens or sends from then on:\n" +
-					"--max-flows: its established flows. By default it never has more than are still free.\n" +
+					"--max-flows: its established flows. By default it never has more than are still free. A flow that is\n" +
+					"closing counts until tcp-transitory (4 minutes) is over.\n" +
 					"--max-half-open: its flows that nobody has answered yet. By default the endpoint that has most makes room.\n" +
-					"--max-ports: its ports towards one destination. By default it never has more than are still free there.\n" +
+					"--max-ports: its ports towards one destination. It never has more than are still free there; N lowers that.\n" +
 					"--max-fragments: datagrams whose fragments are on their way. By default 64.\n" +
 					"--max-flood: copies a second that are made of what it sends to many or to unknown MACs, one for each\n" +
 					"member of the network. By default 50000, and 200000 for a trunk.\n" +
@@ -56,7 +59,7 @@ func endpointCommand() *cli.Command {
 					"Example: ebpnet endpoint set redis1 --max-flows 20000 --max-ports 5000",
 				Flags: append([]cli.Flag{
 					&cli.StringFlag{Name: "allow", Usage: "`ROLES`: dhcp-server, router, or both with a comma; or none", DefaultText: "as it is"},
-				}, endpointLimitFlags()...),
+				}, endpointLimitFlags("as it is")...),
 				Action: setEndpoint,
 			},
 			{
@@ -145,10 +148,18 @@ func addEndpoint(c *cli.Context) error {
 	if options.Tunnel != "" && c.IsSet("publish") {
 		return usagef("--publish is for an endpoint on this host; publish one behind a tunnel on its own host")
 	}
+	limits, err := parseLimits(c)
+	if err != nil {
+		return err
+	}
+	if options.Tunnel != "" && limits != (spec.LimitsChange{}) {
+		return usagef("limits are for an endpoint on this host; limit one behind a tunnel on its own host")
+	}
 	e, err := spec.NewEndpoint(options)
 	if err != nil {
 		return err
 	}
+	limits.Apply(&e.Limits)
 	publish, err := parsePublished(c.StringSlice("publish"))
 	if err != nil {
 		return err

@@ -13,7 +13,7 @@ import (
 	"github.com/ebpnet/ebpnet/loader"
 )
 
-// limit is an option of `endpoint set` that sets a limit.
+// limit is an option of `endpoint add` and `endpoint set` that sets a limit.
 type limit struct {
 	name, usage string
 	parse       func(string) (uint32, error)
@@ -45,10 +45,10 @@ func endpointLimits() []limit {
 	}
 }
 
-func endpointLimitFlags() []cli.Flag {
+func endpointLimitFlags(byDefault string) []cli.Flag {
 	var flags []cli.Flag
 	for _, l := range endpointLimits() {
-		flags = append(flags, &cli.StringFlag{Name: l.name, Usage: l.usage, DefaultText: "as it is"})
+		flags = append(flags, &cli.StringFlag{Name: l.name, Usage: l.usage, DefaultText: byDefault})
 	}
 	return flags
 }

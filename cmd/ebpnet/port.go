@@ -30,6 +30,7 @@ func portCommand() *cli.Command {
 					"IPv4 address, [::] every IPv6 address; 127.0.0.1 and [::1] are for the host itself. Without HOSTPORT, free\n" +
 					fmt.Sprintf("ports from %d to %d are chosen.\n", spec.FirstChosenPort, spec.LastChosenPort) +
 					"--max-flows limits the established flows from outside. By default a port never has more than are still free.\n" +
+					"A flow that is closing counts until tcp-transitory (4 minutes) is over.\n" +
 					"Example: ebpnet port add web 192.0.2.1:8080:80/tcp --allow-from 198.51.100.0/24",
 				Flags: []cli.Flag{
 					&cli.StringSliceFlag{
@@ -45,6 +46,7 @@ func portCommand() *cli.Command {
 				Usage:     "change the limit of a published port, with effect on new flows",
 				UsageText: "ebpnet port set ENDPOINT [[HOSTIP:][HOSTPORT[-END]]:]PORT[-END][/tcp|udp|sctp] --max-flows N|default",
 				Description: "--max-flows limits the established flows from outside. By default a port never has more than are still free.\n" +
+					"A flow that is closing counts until tcp-transitory (4 minutes) is over.\n" +
 					leftOut + "Example: ebpnet port set web 8080:80 --max-flows 20000",
 				Flags:  []cli.Flag{portLimitFlag("as it is")},
 				Action: setPort,
@@ -161,9 +163,9 @@ func setPort(c *cli.Context) error {
 	}
 	return withAgent(c, func(a *agent.Agent) error {
 		flows, err := a.SetPort(endpoint, p, most)
-		if err == nil && flows.Set && flows.Established > flows.Limit {
+		if err == nil && flows.Set && flows.Established > int(most) {
 			warnings(os.Stderr).Warn("the limit is for new flows: the port has more established ones, which go on",
-				"endpoint", endpoint, "port", p, "established", flows.Established, "limit", flows.Limit)
+				"endpoint", endpoint, "port", p, "established", flows.Established, "limit", most)
 		}
 		return err
 	})

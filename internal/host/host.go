@@ -91,8 +91,13 @@ func (h *Host) EnsureGateway(mac [6]byte) (Gateway, error) {
 		{"ipv4", GatewayDevice, "forwarding", "1"},
 		{"ipv4", GatewayDevice, "send_redirects", "0"},
 		{"ipv4", GatewayDevice, "accept_redirects", "0"},
+		// The one way by which what a container sends to the host would be
+		// forwarded to somebody else; `all` may allow it.
+		{"ipv4", GatewayDevice, "accept_source_route", "0"},
 		{"ipv6", GatewayDevice, "disable_ipv6", "0"},
 		{"ipv6", GatewayDevice, "forwarding", "1"},
+		{"ipv6", GatewayDevice, "seg6_enabled", "0"},
+		{"ipv6", GatewayDevice, "rpl_seg_enabled", "0"},
 		{"ipv6", GatewayDevice, "accept_ra", "0"},
 		{"ipv6", GatewayDevice, "accept_redirects", "0"},
 		{"ipv6", GatewayDevice, "accept_dad", "0"},
