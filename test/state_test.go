@@ -152,6 +152,37 @@ func TestVanishedNamespaceIsCleanedUp(t *testing.T) {
 	pingAll(t, h.NewContainer(t, "gone", "net"), a)
 }
 
+// TestVanishedEndpointIsToldInOneLine gives a command the name of an endpoint
+// whose namespace has gone, and another command that finds it gone.
+func TestVanishedEndpointIsToldInOneLine(t *testing.T) {
+	h := newHost(t)
+	createNet(t, h)
+	vanish := func(name string) {
+		t.Helper()
+		gone := h.NewContainer(t, name, "net")
+		devices := veths(t, h.Netns)
+		gone.Remove(t)
+		// A namespace lasts as long as the kernel takes to end it.
+		testutil.Eventually(t, "the namespace of "+name+" has gone", func() bool { return veths(t, h.Netns) < devices })
+	}
+	for _, command := range [][]string{
+		{"endpoint", "set", "gone", "--max-flows", "5"},
+		{"endpoint", "rm", "gone"},
+		{"port", "add", "gone", "8080:80"},
+	} {
+		vanish("gone")
+		refused(t, h, exitFailure, command, `ebpnet: no endpoint "gone"`, "its namespace", "has gone")
+		refused(t, h, exitFailure, command, `ebpnet: no endpoint "gone"`)
+	}
+	vanish("gone")
+	warns(t, h, []string{"network", "set", "net", "--icc=true"}, "ebpnet: warning: endpoint removed: its namespace has gone endpoint=gone")
+	vanish("gone")
+	_, stderr, code := h.TryEbpnet("endpoint", "set", "nobody", "--max-flows", "5")
+	if code != exitFailure || strings.Count(stderr, "\n") != 2 || !strings.Contains(stderr, "endpoint=gone") || !strings.Contains(stderr, `no endpoint "nobody"`) {
+		t.Errorf("another endpoint than the one that has gone: exit code %d, %q", code, stderr)
+	}
+}
+
 func netnsOf(t *testing.T, n *testutil.Netns) (link string) {
 	t.Helper()
 	var err error

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -131,7 +132,7 @@ func loadCommand() *cli.Command {
 			if given.Timeouts, err = spec.ParseTimeouts(c.StringSlice("timeout")); err != nil {
 				return err
 			}
-			return agent.Load(c.Context, place(c), logger(), given)
+			return agent.Load(c.Context, place(c), warnings(os.Stderr), given)
 		},
 	}
 }
@@ -155,7 +156,7 @@ func unloadCommand() *cli.Command {
 			if _, err := arguments(c); err != nil {
 				return err
 			}
-			return agent.Unload(c.Context, place(c), logger())
+			return agent.Unload(c.Context, place(c), warnings(os.Stderr))
 		},
 	}
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"os"
 
 	"github.com/urfave/cli/v2"
 
@@ -86,7 +87,7 @@ func warnOfUse(a *agent.Agent, endpoint string, change spec.LimitsChange) error 
 		{change.MaxFragments, "datagrams", use.Fragments.Datagrams, "the limit is for new datagrams: the endpoint has more on their way, whose next fragments may be dropped"},
 	} {
 		if l.set != nil && *l.set != 0 && l.inUse > int(*l.set) {
-			logger().Warn(l.message, "endpoint", endpoint, l.what, l.inUse, "limit", *l.set)
+			warnings(os.Stderr).Warn(l.message, "endpoint", endpoint, l.what, l.inUse, "limit", *l.set)
 		}
 	}
 	return nil

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"log/slog"
 	"os"
 	"strings"
 	"text/tabwriter"
@@ -85,13 +84,9 @@ func place(c *cli.Context) agent.Place {
 	return agent.Place{State: c.String("state"), Pins: c.String("pin")}
 }
 
-func logger() *slog.Logger {
-	return slog.New(slog.NewTextHandler(os.Stderr, nil))
-}
-
 // withAgent runs f on the opened host.
 func withAgent(c *cli.Context, f func(*agent.Agent) error) error {
-	return agent.With(c.Context, place(c), logger(), f)
+	return agent.With(c.Context, place(c), warnings(os.Stderr), f)
 }
 
 // read runs f on the store as it stands.

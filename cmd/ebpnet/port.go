@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"os"
 
 	"github.com/urfave/cli/v2"
 
@@ -163,7 +164,7 @@ func setPort(c *cli.Context) error {
 	return withAgent(c, func(a *agent.Agent) error {
 		flows, err := a.SetPort(endpoint, p, most)
 		if err == nil && flows.Set && flows.Established > int(most) {
-			logger().Warn("the limit is for new flows: the port has more established ones, which go on",
+			warnings(os.Stderr).Warn("the limit is for new flows: the port has more established ones, which go on",
 				"endpoint", endpoint, "port", p, "established", flows.Established, "limit", most)
 		}
 		return err

@@ -48,6 +48,7 @@ type Agent struct {
 	host   *host.Host
 	tables *datapath.Tables // nil: not loaded
 	fresh  bool             // the programs were loaded by this Agent
+	gone   []spec.Endpoint  // forgotten with their namespaces, which Close tells
 }
 
 // Open opens the host for changes and mends what an earlier command left
@@ -101,6 +102,9 @@ func (a *Agent) openTables() error {
 
 // Close unlocks the store.
 func (a *Agent) Close() error {
+	for _, e := range a.gone {
+		a.log.Warn("endpoint removed: its namespace has gone", "endpoint", e.Name, "namespace", e.Netns.Path)
+	}
 	var err error
 	if a.tables != nil {
 		err = a.tables.Close()

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/netip"
 	"slices"
@@ -21,7 +22,19 @@ func With(ctx context.Context, p Place, log *slog.Logger, f func(*Agent) error) 
 	if err != nil {
 		return err
 	}
-	return errors.Join(f(a), a.Close())
+	return errors.Join(a.explain(f(a)), a.Close())
+}
+
+// explain adds to the error that an endpoint is not found why that is, if this
+// Agent has forgotten it. Nothing else tells of that endpoint then.
+func (a *Agent) explain(err error) error {
+	i := slices.IndexFunc(a.gone, func(e spec.Endpoint) bool { return store.IsMissing(err, store.KindEndpoint, e.Name) })
+	if i < 0 {
+		return err
+	}
+	e := a.gone[i]
+	a.gone = slices.Delete(a.gone, i, i+1)
+	return fmt.Errorf("%w; it was removed, as its namespace %s has gone", err, e.Netns.Path)
 }
 
 // OneLine gives an error's text without line breaks: the protocols have room

@@ -183,7 +183,7 @@ func (a *Agent) reconcileVeths(w *everything, uplinks []host.Uplink) (veths map[
 			a.log.Warn("endpoint waits for its namespace, which is not there since the reboot: load again when it is",
 				"endpoint", name, "namespace", e.Netns.Path)
 		default:
-			a.log.Warn("endpoint removed: its namespace has gone", "endpoint", name, "namespace", e.Netns.Path)
+			a.gone = append(a.gone, e)
 			if err := a.forget(w, e); err != nil {
 				return nil, nil, nil, err
 			}

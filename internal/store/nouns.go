@@ -1,6 +1,7 @@
 package store
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 
@@ -26,6 +27,23 @@ type missing string
 func (m missing) Error() string        { return string(m) }
 func (m missing) Is(target error) bool { return target == ErrNotFound }
 
+// missingNamed is an ErrNotFound about a noun that is found by its name.
+type missingNamed struct {
+	kind Kind
+	name string
+}
+
+func (m missingNamed) Error() string {
+	return fmt.Sprintf("no %s %q: see 'ebpnet %s ls'", m.kind, m.name, m.kind)
+}
+
+func (m missingNamed) Is(target error) bool { return target == ErrNotFound }
+
+// IsMissing tells whether err says that there is no noun of that name.
+func IsMissing(err error, kind Kind, name string) bool {
+	return errors.Is(err, missingNamed{kind, name})
+}
+
 // NotFound gives an ErrNotFound that says what was not found.
 func NotFound(format string, args ...any) error { return missing(fmt.Sprintf(format, args...)) }
 
@@ -33,7 +51,7 @@ func NotFound(format string, args ...any) error { return missing(fmt.Sprintf(for
 func named[T any](tx *Tx, bucket string, kind Kind, name string) (T, error) {
 	record, found, err := getRecord[T](tx, bucket, name)
 	if err == nil && !found {
-		err = NotFound("no %s %q: see 'ebpnet %s ls'", kind, name, kind)
+		err = missingNamed{kind, name}
 	}
 	return record, err
 }
