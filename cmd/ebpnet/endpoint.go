@@ -37,7 +37,7 @@ func endpointCommand() *cli.Command {
 					&cli.StringSliceFlag{Name: "publish", Usage: "`[[HOSTIP:][HOSTPORT]:]PORT` of the host that leads to it, see 'ebpnet port add --help'"},
 					&cli.BoolFlag{Name: "trunk", Usage: "it is a bridge: other MACs are behind it, which are learned"},
 					&cli.StringFlag{Name: "tunnel", Usage: "`TUNNEL` that it is behind"},
-				}, endpointLimitFlags("default")...),
+				}, endpointLimitFlags("none set")...),
 				Action: addEndpoint,
 			},
 			{
