@@ -2,7 +2,6 @@ package test
 
 import (
 	"fmt"
-	"net"
 	"testing"
 
 	"github.com/gopacket/gopacket"
@@ -26,7 +25,7 @@ func TestTunnelFloodsAreApart(t *testing.T) {
 	attacker, good := p.web.NewTap(t, testutil.Device), victim.NewTap(t, testutil.Device)
 	ours := func(f gopacket.Packet) bool {
 		eth, ok := f.LinkLayer().(*layers.Ethernet)
-		return ok && eth.SrcMAC.String() == victim.MAC.String() && eth.DstMAC.String() == net.HardwareAddr(layers.EthernetBroadcast).String()
+		return ok && eth.SrcMAC.String() == victim.MAC.String() && eth.DstMAC.String() == layers.EthernetBroadcast.String()
 	}
 	good.Send(t, broadcast(t, victim))
 	receiver.Await(t, "a broadcast before the flood", ours)
