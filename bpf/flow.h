@@ -294,6 +294,9 @@ static __always_inline void flow_release_slot(__u32 slot)
 /* How many random places of `half_open` are tried. */
 #define TURN_ATTEMPTS 16
 
+/* After so many that are taken, few places are free. */
+#define TURN_LOOKS 8
+
 /* The weight of a free place. */
 #define TURN_FREE 0xffffffff
 
@@ -331,9 +334,12 @@ static __noinline void flow_take_turn(struct flow *flow, __u32 slot)
 			heaviest = weight;
 			at = candidate;
 		}
-		/* Stop at a free place, and at an owner that has far more
+		if (heaviest == TURN_FREE)
+			break;
+		/* Where few places are free, stop at an owner that has far more
 		 * half-open flows than this one, or more than half of all. */
-		if (heaviest > 4 * own + 256 || heaviest > half_open_slots)
+		if (i >= TURN_LOOKS &&
+		    (heaviest > 4 * own + 256 || heaviest > half_open_slots))
 			break;
 	}
 	turn = bpf_map_lookup_elem(&half_open, &at);

@@ -378,6 +378,24 @@ func TestRestoredFlowsCount(t *testing.T) {
 	}
 }
 
+// TestHalfOpenFlowsStayWhereThereIsRoom has one endpoint open flows beside many
+// half-open ones of another: none of these ends while nearly all places are free.
+func TestHalfOpenFlowsStayWhereThereIsRoom(t *testing.T) {
+	t.Parallel()
+	testutil.RequireRoot(t)
+	const others, opened = 1000, 3000
+	w := newWorld(t, loadPinned)
+	for port := range uint16(others) {
+		w.send(t, sentBy(t, alice, false, udp(2000+port, 53)))
+	}
+	for port := range uint16(opened) {
+		w.send(t, sentBy(t, client, false, udp(2000+port, 54)))
+	}
+	if n := w.share(t, alice.id).HalfOpen; n != others {
+		t.Errorf("%d half-open flows are left of %d", n, others)
+	}
+}
+
 // TestRestoredFlowsOfAGatewayCount shows that a flow of a port at a gateway's
 // address is counted where its port is when it is carried over, whatever ports
 // are those of masquerade.
