@@ -401,7 +401,7 @@ func TestLimitsOfNewEndpoint(t *testing.T) {
 	}
 
 	h.Ebpnet(t, "tunnel", "add", "peer", "--remote", "192.0.2.2")
-	badLimits(t, h, "limit of flows", "4194304", "4194305", "endpoint", "add", "e", "--network", "net", "--netns", "c", "--max-flows")
+	badLimits(t, h, "4194304", "4194305", "endpoint", "add", "e", "--network", "net", "--netns", "c", "--max-flows")
 	refused(t, h, exitUsage, []string{
 		"endpoint", "add", "e", "--network", "net", "--tunnel", "peer", "--ip", "10.1.0.99", "--mac", "02:00:00:00:00:99", "--max-flows", "9",
 	}, "limits", "on its own host")
