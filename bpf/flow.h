@@ -148,7 +148,7 @@ static __always_inline bool
 flow_end(struct flow *flow, __u32 slot, enum flow_state state)
 {
 	__u32 mapping;
-	bool unlisted;
+	bool left_lists;
 
 	if (!flow_can_end(state))
 		return false;
@@ -156,13 +156,13 @@ flow_end(struct flow *flow, __u32 slot, enum flow_state state)
 	    state)
 		return false;
 	flow_unindex(flow, slot);
-	unlisted = flow_list_remove(slot);
+	left_lists = flow_list_remove(slot);
 	mapping = flow->mapping;
 	share_end(flow->owner, state, mapping == slot);
 	if (flow->place_own)
 		ports_count(flow->place_own, flow->place_all, -1);
-	/* A slot that others still link to may not be another flow's. */
-	if (!unlisted)
+	/* Other flows still link to this slot: it must not be used again. */
+	if (!left_lists)
 		return true;
 	if (mapping != slot)
 		flow_bury(flow);
@@ -219,9 +219,9 @@ static int flow_sweep_slot(__u32 i, void *context)
 	return !--tick->ends;
 }
 
-/* How many slots are tried. The first is the slot after the one that this CPU
- * claimed last, so that flows opened at the same time share pages and cache
- * lines. The others are random. In a table that is nine tenths full, one search
+/* How many slots a search tries. It starts behind the slot that this CPU
+ * claimed last: so flows opened at the same time share pages and cache lines.
+ * The other slots are random. In a table that is nine tenths full, one search
  * in a million finds no free slot. */
 #define SLOT_ATTEMPTS 128
 

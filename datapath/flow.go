@@ -173,8 +173,8 @@ func (t *Tables) endUnbackedFlows() error {
 	return t.endFlows(bpf.EbpnetFlowFilter{Choice: bpf.EbpnetFlowChoiceFLOWS_UNBACKED})
 }
 
-// endUnbackedFlowsOf does the same for the flows from endpoints and to them. No
-// id is 0.
+// endUnbackedFlowsOf does the same for the flows from endpoints and to them, or
+// for all flows if an id is 0.
 func (t *Tables) endUnbackedFlowsOf(endpoints ...uint32) error {
 	for _, id := range endpoints {
 		if err := t.endFlowsOf(id, bpf.EbpnetFlowFilter{Choice: bpf.EbpnetFlowChoiceFLOWS_UNBACKED}); err != nil {

@@ -100,6 +100,9 @@ func (t *Tables) forgiveFloods(owner uint32) error {
 		if err != nil {
 			return err
 		}
+		if budget.Due == 0 {
+			continue
+		}
 		budget.Due = 0
 		if err := put(t.Maps.FloodBudgets, flooder, budget); err != nil {
 			return err

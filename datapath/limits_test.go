@@ -173,8 +173,8 @@ func TestPortsOfClass(t *testing.T) {
 	}
 }
 
-// TestLimitsAreReplaced has the tables made anew: each noun has the limits that
-// it was given, and no other.
+// TestLimitsAreReplaced writes all tables again. Then each noun has its own
+// limits, and no others.
 func TestLimitsAreReplaced(t *testing.T) {
 	t.Parallel()
 	testutil.RequireRoot(t)

@@ -436,9 +436,9 @@ func TestRestoredFlowsOfAGatewayCount(t *testing.T) {
 	}
 }
 
-// TestCommandsLeaveThePacketsScratch shows that programs that the agent runs do
-// not write into the record of the packet at hand, which may wait on the same
-// CPU.
+// TestCommandsLeaveThePacketsScratch shows that the programs that the agent runs
+// do not write into the scratch record of packets. A packet may come in on the
+// same CPU while such a program runs.
 func TestCommandsLeaveThePacketsScratch(t *testing.T) {
 	t.Parallel()
 	testutil.RequireRoot(t)

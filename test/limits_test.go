@@ -162,7 +162,7 @@ func TestPublishedPortLimit(t *testing.T) {
 	establish := func(c *testutil.Conn) {
 		t.Helper()
 		c.MustAsk(t)
-		c.MustAsk(t) // who has had an answer
+		c.MustAsk(t) // the answer establishes the flow
 	}
 	limited := func() portUse {
 		t.Helper()

@@ -179,7 +179,7 @@ func TestVanishedEndpointIsToldInOneLine(t *testing.T) {
 	vanish("gone")
 	_, stderr, code := h.TryEbpnet("endpoint", "set", "nobody", "--max-flows", "5")
 	if code != exitFailure || strings.Count(stderr, "\n") != 2 || !strings.Contains(stderr, "endpoint=gone") || !strings.Contains(stderr, `no endpoint "nobody"`) {
-		t.Errorf("another endpoint than the one that has gone: exit code %d, %q", code, stderr)
+		t.Errorf("a command about another endpoint: exit code %d, %q", code, stderr)
 	}
 }
 

@@ -12,8 +12,8 @@ const completionFlag = "--generate-bash-completion"
 
 // interspersed puts arguments into the order that the library reads: global
 // options, command, its options, the rest. Without it "endpoint add web
-// --network n" would take "--network" for an argument. Whoever asks for help
-// gets that of the command, whatever else is given.
+// --network n" would take "--network" for an argument. If help is asked for,
+// the result is the command and --help; the other arguments are dropped.
 func interspersed(app *cli.App, args []string) []string {
 	if len(args) == 0 {
 		return args

@@ -51,7 +51,7 @@ func (o occupied) concerns(p spec.Port, at []published) bool {
 	})
 }
 
-// owner tells who has a port of the host that wanted is to be published at.
+// owner names the owner of a port of the host that the publication wants.
 func (r *room) owner(o occupied, wanted spec.Port) (string, error) {
 	if o.listener != nil {
 		return o.listener.Owner(), nil
