@@ -3,7 +3,7 @@
 #ifndef EBPNET_BRIDGE_H
 #define EBPNET_BRIDGE_H
 
-#include "deliver.h"
+#include "decision.h"
 #include "flood.h"
 #include "fragment_send.h"
 #include "learn.h"
@@ -21,39 +21,31 @@ bridge_is_behind(const struct __sk_buff *skb, const struct station *station)
 	return station->trunk && station->ifindex == skb->ifindex;
 }
 
-/* Forwards a frame of an endpoint to @station, if policy allows it. */
-static __always_inline int
-bridge_forward(struct __sk_buff *skb, struct packet *pkt,
-	       const struct device *device, const struct network *network,
-	       const struct station *station)
+/* Decides about a frame of @device to @station, which is on its network. */
+static __always_inline enum action
+bridge_decide(struct __sk_buff *skb, struct scratch *scratch,
+	      const struct device *device, const struct network *network,
+	      const struct station *station)
 {
+	struct packet *pkt = &scratch->packet;
 	enum reason reason = policy_check(skb, pkt, device->network, network,
 					  device->endpoint, station->endpoint);
-	struct scratch *scratch;
-	int verdict;
-	__u32 room;
+	enum action action;
 
 	if (reason)
-		return verdict_drop(skb, reason);
+		return decision_drop(scratch, reason);
 	if (station->kind == STATION_LOCAL)
-		return bridge_deliver(skb, station);
-	verdict = tunnel_send(skb, pkt, network, station->tunnel, device);
-	if (verdict != TUNNEL_TOO_BIG)
-		return verdict;
-	scratch = scratch_get();
-	if (!scratch)
-		return verdict_drop(skb, REASON_KERNEL_ERROR);
+		return decision_deliver(scratch, station);
+	action = tunnel_decide(skb, network, station->tunnel, false);
+	if (action != ACTION_REFUSE)
+		return action;
 	if (pkt->ethertype == bpf_htons(ETH_P_ARP))
-		return verdict_drop(skb, REASON_TOO_BIG);
+		return ACTION_DROP;
 	reason = parse_l4(skb, pkt);
 	if (reason)
-		return verdict_drop(skb, reason);
-	room = fragment_room(skb, pkt, scratch->tunnel_mtu);
-	if (room)
-		return fragment_send_into(skb, pkt, device->network,
-					  station->tunnel, room);
-	return icmp_refuse(skb, pkt, device, REASON_TOO_BIG,
-			   scratch->tunnel_mtu);
+		return decision_drop(scratch, reason);
+	scratch->decision.room = fragment_room(skb, pkt, scratch->decision.mtu);
+	return scratch->decision.room ? ACTION_ENCAPSULATE_FRAGMENTS : action;
 }
 
 /* Where copies of a frame go. */
@@ -61,6 +53,21 @@ enum flood {
 	FLOOD_TUNNELS = 1, /* not set for frames out of one: prevents loops */
 	FLOOD_UNKNOWN = 2, /* unknown MAC: only to trunks and tunnels */
 };
+
+/* Decides about a frame to all members of its network. The copies count for
+ * @payer. */
+static __always_inline enum action
+bridge_decide_flood(struct scratch *scratch, const struct network *network,
+		    enum flood flood, __u32 payer)
+{
+	if (!(network->flags & NETWORK_ICC))
+		return decision_drop(scratch, REASON_POLICY);
+	if (flood & FLOOD_UNKNOWN && !network->shared)
+		return decision_drop(scratch, REASON_UNKNOWN_DESTINATION);
+	scratch->decision.flood = flood;
+	scratch->decision.payer = payer;
+	return ACTION_FLOOD;
+}
 
 struct bridge_flood {
 	struct __sk_buff *skb;
@@ -146,26 +153,19 @@ bridge_probe(struct bridge_flood *flood, struct scratch *scratch, __u32 members)
 	bpf_skb_store_bytes(flood->skb, 0, scratch->flooded, LOOP_PROBE, 0);
 }
 
-/* Copies the frame to all members of its network except its sender. The copies
- * count for @payer. */
+/* Copies the frame to all members of its network except its sender. */
 static __noinline int
-bridge_flood(struct __sk_buff *skb, __u32 id, const struct network *network,
-	     enum flood flags, __u32 payer)
+bridge_flood(struct __sk_buff *skb, struct scratch *scratch,
+	     const struct network *network)
 {
 	struct bridge_flood flood = {
 		.skb = skb,
-		.network = id,
-		.flags = flags,
+		.network = scratch->decision.network,
+		.flags = scratch->decision.flood,
 	};
-	struct scratch *scratch = scratch_get();
+	__u32 payer = scratch->decision.payer;
 	struct flood_budget *budget;
 
-	if (!scratch)
-		return verdict_drop(skb, REASON_KERNEL_ERROR);
-	if (!(network->flags & NETWORK_ICC))
-		return verdict_drop(skb, REASON_POLICY);
-	if (flags & FLOOD_UNKNOWN && !network->shared)
-		return verdict_drop(skb, REASON_UNKNOWN_DESTINATION);
 	budget = bpf_map_lookup_elem(&flood_budgets, &payer);
 	if (!budget)
 		return verdict_drop(skb, REASON_KERNEL_ERROR);
@@ -175,7 +175,7 @@ bridge_flood(struct __sk_buff *skb, __u32 id, const struct network *network,
 	bpf_loop(network->members, bridge_flood_one, &flood, 0);
 	flood_pay(budget, payer, scratch->copies);
 	bridge_probe(&flood, scratch, network->members);
-	if (flags & FLOOD_UNKNOWN && !scratch->copies)
+	if (flood.flags & FLOOD_UNKNOWN && !scratch->copies)
 		return verdict_drop(skb, REASON_UNKNOWN_DESTINATION);
 	return verdict_consume();
 }

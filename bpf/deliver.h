@@ -10,18 +10,6 @@
 #include "parse.h"
 #include "verdict.h"
 
-/* Hands the frame straight into the namespace of a local station. */
-static __always_inline int
-bridge_deliver(struct __sk_buff *skb, const struct station *station)
-{
-	/* The host's end of a veth takes a frame for the MAC of another
-	 * endpoint to be none of its business, and says so in pkt_type. */
-	if (skb->pkt_type != PACKET_HOST)
-		bpf_skb_change_type(skb, PACKET_HOST);
-	count_rx(&endpoint_stats, station->endpoint, skb);
-	return bpf_redirect_peer(station->ifindex, 0);
-}
-
 /*
  * The mark, in skb->tc_index, of what the datapath itself sends out of an
  * uplink, and of what to_uplink() has looked at. A packet still names the

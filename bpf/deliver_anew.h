@@ -6,28 +6,28 @@
 #include "parse.h"
 #include "verdict.h"
 
-/* Addresses the frame to @station, as from @from. */
+/* Writes the MACs of the receiver and the sender. */
 static __always_inline enum reason
-bridge_readdress(ctx_t *ctx, struct packet *pkt, const struct station *station,
-		 struct mac from)
+bridge_readdress(ctx_t *ctx, struct packet *pkt, struct mac receiver,
+		 struct mac sender)
 {
-	struct mac macs[2] = { station->mac, from };
+	struct mac macs[2] = { receiver, sender };
 
-	pkt->dst_mac = macs[0];
-	pkt->src_mac = macs[1];
+	pkt->dst_mac = receiver;
+	pkt->src_mac = sender;
 	if (ctx_store(ctx, 0, macs, sizeof(macs), 0))
 		return REASON_KERNEL_ERROR;
 	return REASON_NONE;
 }
 
-/* Delivers by way of the veth, whose other end looks at the frame anew: for a
- * socket buffer slower, but it does not matter what the kernel took it for
- * before. */
+/* Delivers by way of the veth, whose other end reads the frame again: slower
+ * for a socket buffer, but what the kernel took it for before does not matter.
+ */
 static __always_inline int
-bridge_deliver_anew(ctx_t *ctx, const struct station *station)
+bridge_deliver_anew(ctx_t *ctx, __u32 endpoint, __u32 ifindex)
 {
-	count_rx(&endpoint_stats, station->endpoint, ctx);
-	return bpf_redirect(station->ifindex, 0);
+	count_rx(&endpoint_stats, endpoint, ctx);
+	return bpf_redirect(ifindex, 0);
 }
 
 #endif

@@ -4,8 +4,8 @@
 
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /*
- * The programs and the order of their stages. Each stage is one header; a
- * stage returns 0 or the reason for a drop, and verdict.h does the dropping.
+ * The programs. Each has three stages: classify reads the packet and checks its
+ * sender, decide chooses an action (decision.h), act applies it (act.h).
  */
 #include <stdbool.h>
 #include <stddef.h>
@@ -19,86 +19,32 @@
 #include "config.h"
 #include "types.h"
 #include "maps.h"
-#include "verdict.h"
-#include "address.h"
-#include "parse.h"
-#include "guard.h"
-#include "guard_shared.h"
-#include "learn.h"
-#include "neigh.h"
-#include "offload.h"
-#include "policy.h"
-#include "route.h"
-#include "ecn.h"
-#include "gre.h"
-#include "tunnel.h"
-#include "bridge.h"
+#include "act.h"
+#include "endpoint.h"
+#include "host.h"
 #include "overlay.h"
-#include "trunk.h"
-#include "nat.h"
-#include "masquerade.h"
-#include "publish.h"
-#include "icmp.h"
-#include "icmp_reply.h"
-#include "forward.h"
-#include "gateway.h"
 #include "sweep.h"
+#include "uplink.h"
 #include "upkeep.h"
 
-/* Sends the reply to an ARP or ND request back to its device. */
-static __always_inline int
-answer(struct __sk_buff *skb, enum neigh_result result)
+/* Goes on with a packet that an endpoint sends to a mapped port of another
+ * endpoint: it is changed as if it left the host, and comes in again. RFC 4787
+ * REQ-9. */
+static __always_inline enum action
+hairpin(struct __sk_buff *skb, struct scratch *scratch)
 {
-	if (result == NEIGH_FAILED)
-		return verdict_drop(skb, REASON_KERNEL_ERROR);
-	if (result == NEIGH_MALFORMED)
-		return verdict_drop(skb, REASON_MALFORMED);
-	return bpf_redirect(skb->ifindex, 0);
-}
+	bool error = scratch->decision.changes & CHANGE_ERROR;
+	enum reason reason = act_change(skb, scratch);
+	enum action action;
 
-/* Checks that a container sends only under its own MAC and addresses. */
-static __always_inline enum reason
-check_endpoint(struct __sk_buff *skb, const struct device *device,
-	       struct packet *pkt)
-{
-	if (!mac_equal(&pkt->src_mac, &device->mac))
-		return REASON_SPOOFED_MAC;
-	switch (pkt->ethertype) {
-	case bpf_htons(ETH_P_IP):
-		return guard_ipv4(skb, device, pkt);
-	case bpf_htons(ETH_P_IPV6):
-		return guard_ipv6(skb, device, pkt);
-	case bpf_htons(ETH_P_ARP):
-		return guard_arp(skb, device, pkt);
-	}
-	return REASON_UNKNOWN_PROTOCOL;
-}
-
-/* Whether the sender may send ICMP errors about packets to others, because it
- * is a router. It may not send them to the gateway. */
-static __always_inline bool
-may_judge(const struct device *device, const struct network *network,
-	  const struct packet *pkt)
-{
-	return device->allow & ALLOW_ROUTER &&
-	       mac_equal(&pkt->src_mac, &device->mac) &&
-	       !gateway_is_meant(network, pkt);
-}
-
-/* Forwards a frame to a MAC that has no entry in `fdb`. */
-static __always_inline int
-to_unknown(struct __sk_buff *skb, struct packet *pkt,
-	   const struct device *device, const struct network *network)
-{
-	const struct station *station =
-		learn_find(device->network, &pkt->dst_mac);
-
-	if (station && bridge_is_behind(skb, station))
-		return verdict_consume();
-	if (station)
-		return bridge_forward(skb, pkt, device, network, station);
-	return bridge_flood(skb, device->network, network,
-			    FLOOD_TUNNELS | FLOOD_UNKNOWN, device->endpoint);
+	if (reason)
+		return decision_drop(scratch, reason);
+	action = error ? forward_decide_error(skb, NETWORK_OUTSIDE) :
+			 forward_decide(skb, NETWORK_OUTSIDE);
+	if (action == ACTION_PASS)
+		action = decision_drop(scratch, error ? REASON_UNKNOWN_FLOW :
+							REASON_UNSOLICITED);
+	return action;
 }
 
 /* Frames from a container: TC ingress of the host's end of its veth. */
@@ -106,14 +52,13 @@ SEC("tc")
 int from_endpoint(struct __sk_buff *skb)
 {
 	__u32 ifindex = skb->ifindex;
-	const struct station *station;
+	struct scratch *scratch = scratch_new();
 	const struct network *network;
 	const struct device *device;
-	enum neigh_result result;
-	struct packet *pkt = packet_new();
+	enum action action;
 	enum reason reason;
 
-	if (!pkt)
+	if (!scratch)
 		return verdict_drop(skb, REASON_KERNEL_ERROR);
 	device = bpf_map_lookup_elem(&devices, &ifindex);
 	if (!device)
@@ -121,51 +66,16 @@ int from_endpoint(struct __sk_buff *skb)
 	network = bpf_map_lookup_elem(&networks, &device->network);
 	if (!network)
 		return verdict_drop(skb, REASON_UNKNOWN_SOURCE);
+	scratch->decision.network = device->network;
+	scratch->decision.sender = device->endpoint;
+
+	reason = endpoint_classify(skb, scratch, device, network);
+	action = reason ? decision_drop(scratch, reason) :
+			  endpoint_decide(skb, scratch, device, network);
 	count_tx(&endpoint_stats, device->endpoint, skb);
-
-	reason = parse_l3(skb, pkt, 0);
-	if (!reason && skb->vlan_present)
-		reason = REASON_UNKNOWN_PROTOCOL;
-	if (!reason)
-		reason = device->trunk ?
-				 trunk_check(skb, device, network, pkt) :
-				 check_endpoint(skb, device, pkt);
-	if (!reason && pkt->ethertype == bpf_htons(ETH_P_IP) &&
-	    !guard_ipv4_is_summed(skb, pkt))
-		reason = REASON_MALFORMED;
-	if (!reason)
-		reason = offload_check(skb, pkt);
-	if (reason)
-		return verdict_drop(skb, reason);
-
-	/* Also a request to a neighbor's own MAC, which asks whether the
-	 * neighbor is still there: it needs no link. */
-	result = neigh_answer(skb, device->network, pkt);
-	if (result != NEIGH_NOT_ASKED)
-		return answer(skb, result);
-	if (packet_is_icmp(pkt) && !may_judge(device, network, pkt)) {
-		reason = icmp_check_endpoint(skb, pkt);
-		if (reason)
-			return verdict_drop(skb, reason);
-	}
-	if (mac_is_multicast(&pkt->dst_mac))
-		return bridge_flood(skb, device->network, network,
-				    FLOOD_TUNNELS, device->endpoint);
-	if (!gateway_is_meant(network, pkt)) {
-		station = learn_find_told(device->network, &pkt->dst_mac);
-		if (!station)
-			return to_unknown(skb, pkt, device, network);
-		if (bridge_is_behind(skb, station))
-			return verdict_consume();
-		return bridge_forward(skb, pkt, device, network, station);
-	}
-	if (pkt->ethertype == bpf_htons(ETH_P_ARP))
-		return verdict_drop(skb, REASON_UNKNOWN_DESTINATION);
-	if (device->trunk)
-		reason = trunk_check_outward(device, network, ifindex, pkt);
-	if (reason)
-		return verdict_drop(skb, reason);
-	return gateway_forward(skb, pkt, device, network);
+	if (action == ACTION_HAIRPIN)
+		action = hairpin(skb, scratch);
+	return act(skb, scratch, network, action);
 }
 
 /* Packets from the host to containers, which still tell here whether they came
@@ -185,45 +95,19 @@ int to_gateway(struct __sk_buff *skb)
 SEC("tc")
 int from_host(struct __sk_buff *skb)
 {
-	const struct station *station;
-	enum neigh_result result;
-	struct packet *pkt;
+	struct scratch *scratch;
+	enum action action;
 	enum reason reason;
 
 	if ((skb->mark & FRAGMENT_MARK_KIND) == FRAGMENT_MARK)
 		return fragment_go_on(skb);
-	pkt = packet_new();
-	if (!pkt)
+	scratch = scratch_new();
+	if (!scratch)
 		return verdict_drop(skb, REASON_KERNEL_ERROR);
-	reason = parse_l3(skb, pkt, 0);
-	if (!reason && pkt->ethertype == bpf_htons(ETH_P_IPV6) &&
-	    pkt->protocol == IPPROTO_ICMPV6)
-		reason = parse_l4(skb, pkt);
-	if (reason)
-		return verdict_drop(skb, reason);
-	result = neigh_answer(skb, NETWORK_OUTSIDE, pkt);
-	if (result != NEIGH_NOT_ASKED)
-		return answer(skb, result);
-	switch (pkt->ethertype) {
-	case bpf_htons(ETH_P_IP):
-	case bpf_htons(ETH_P_IPV6):
-		break;
-	case bpf_htons(ETH_P_ARP):
-		return verdict_drop(skb, REASON_UNKNOWN_DESTINATION);
-	default:
-		return verdict_drop(skb, REASON_UNKNOWN_PROTOCOL);
-	}
-
-	station = learn_find_neighbor(&pkt->dst);
-	if (!station || station->kind != STATION_LOCAL)
-		return verdict_drop(skb, REASON_UNKNOWN_DESTINATION);
-	if (!mac_equal(&pkt->dst_mac, &station->mac)) {
-		reason = bridge_readdress(skb, pkt, station,
-					  config_gateway_mac());
-		if (reason)
-			return verdict_drop(skb, reason);
-	}
-	return bridge_deliver(skb, station);
+	reason = host_classify(skb, &scratch->packet);
+	action = reason ? decision_drop(scratch, reason) :
+			  host_decide(skb, scratch);
+	return act(skb, scratch, NULL, action);
 }
 
 /* Frames on the detour into a tunnel, see tunnel.h: TC ingress of the near end
@@ -232,22 +116,30 @@ int from_host(struct __sk_buff *skb)
 SEC("tc")
 int to_tunnel(struct __sk_buff *skb)
 {
-	__u32 mark = skb->mark;
+	const struct network *network = NULL;
+	__u32 mark = skb->mark, id;
+	struct scratch *scratch;
+	enum action action;
+	enum reason reason;
 
-	switch (mark & TUNNEL_MARK_KIND) {
-	case TUNNEL_MARK_FRAME:
-	case TUNNEL_MARK_PACKET:
-		return tunnel_go_on(skb, mark);
-	}
-	return VERDICT_PASS;
-}
+	if (!tunnel_is_detoured(mark))
+		return VERDICT_PASS;
+	scratch = scratch_new();
+	if (!scratch)
+		return verdict_drop(skb, REASON_KERNEL_ERROR);
+	skb->mark = 0;
+	scratch->decision.network = id = tunnel_network_of(mark);
 
-/* Whether the packet is for a VLAN on the device, and not for the device. A tag
- * of VLAN 0 only tells a priority: IEEE 802.1Q, 9.6. */
-static __always_inline bool vlan_is_tagged(const struct __sk_buff *skb)
-{
-	return skb->vlan_present && (skb->vlan_tci & VLAN_ID_MASK ||
-				     skb->vlan_proto != bpf_htons(ETH_P_8021Q));
+	reason = parse_l3(skb, &scratch->packet, 0);
+	if (!reason)
+		network = bpf_map_lookup_elem(&networks, &id);
+	action = reason ? decision_drop(scratch, reason) :
+			  tunnel_decide_detoured(skb, scratch, mark, network);
+	if (action == ACTION_ENCAPSULATE && network)
+		return tunnel_encapsulate(skb, scratch, network, true);
+	if (action == ACTION_REFUSE) /* its sender is not known here */
+		action = ACTION_DROP;
+	return act(skb, scratch, NULL, action);
 }
 
 /* Packets from outside: TC ingress of an uplink. Most of them are for the host,
@@ -255,39 +147,38 @@ static __always_inline bool vlan_is_tagged(const struct __sk_buff *skb)
 SEC("tc")
 int from_uplink(struct __sk_buff *skb)
 {
-	struct gre_origin origin = {};
-	struct packet *pkt;
+	const struct network *network = NULL;
+	struct scratch *scratch;
+	enum action action;
+	__u32 endpoint = 0;
 	enum reason reason;
 
 	/* Frames for other MACs or VLANs are not ours: pass. Malformed ones
 	 * pass too: the host drops them. */
-	if (skb->pkt_type != PACKET_HOST || vlan_is_tagged(skb))
+	if (skb->pkt_type != PACKET_HOST || uplink_is_tagged(skb))
 		return VERDICT_PASS;
 	if (skb->vlan_present && bpf_skb_vlan_pop(skb))
 		return verdict_drop(skb, REASON_KERNEL_ERROR);
-	pkt = packet_new();
-	if (!pkt || parse_l3(skb, pkt, 0) ||
-	    (pkt->ethertype != bpf_htons(ETH_P_IP) &&
-	     pkt->ethertype != bpf_htons(ETH_P_IPV6)) ||
-	    parse_l4(skb, pkt))
+	scratch = scratch_new();
+	if (!scratch || !uplink_classify(skb, scratch))
 		return VERDICT_PASS;
+	if (scratch->packet.protocol != IPPROTO_GRE) {
+		action = uplink_decide(skb, scratch, NETWORK_OUTSIDE);
+		return act(skb, scratch, NULL, action);
+	}
 
-	if (pkt->protocol == IPPROTO_GRE) {
-		reason = gre_identify(skb, pkt, &origin);
-		if (reason)
-			return verdict_drop(skb, reason);
-		if (!origin.tunnel)
-			return VERDICT_PASS;
-		return overlay_deliver(skb, pkt, &origin);
-	}
-	if (packet_is_icmp_error(pkt)) {
-		tunnel_hear(skb, pkt);
-		return forward_error_in(skb, pkt, NETWORK_OUTSIDE);
-	}
-	if (!fragment_find_ports(pkt, NETWORK_OUTSIDE,
-				 FRAGMENT_IN | skb->ifindex))
+	reason = gre_identify(skb, &scratch->packet, &scratch->origin);
+	if (reason)
+		return verdict_drop(skb, reason);
+	if (!scratch->origin.tunnel)
 		return VERDICT_PASS;
-	return forward_in(skb, pkt, NETWORK_OUTSIDE);
+	network = overlay_network(scratch);
+	reason = network ? overlay_classify(skb, scratch, network, &endpoint) :
+			   REASON_UNKNOWN_KEY;
+	action = reason ? decision_drop(scratch, reason) :
+			  overlay_decide(skb, scratch, network, endpoint);
+	count_rx(&tunnel_stats, scratch->origin.tunnel, skb);
+	return act(skb, scratch, network, action);
 }
 
 /* Packets from the host to its own addresses: TC ingress of lo. Attached while
@@ -295,89 +186,29 @@ int from_uplink(struct __sk_buff *skb)
 SEC("tc")
 int from_loopback(struct __sk_buff *skb)
 {
-	struct packet *pkt = packet_new();
+	struct scratch *scratch = scratch_new();
 
-	if (!pkt || parse_l3(skb, pkt, 0) ||
-	    (pkt->ethertype != bpf_htons(ETH_P_IP) &&
-	     pkt->ethertype != bpf_htons(ETH_P_IPV6)) ||
-	    parse_l4(skb, pkt))
+	if (!scratch || !uplink_classify(skb, scratch))
 		return VERDICT_PASS;
-	if (packet_is_icmp_error(pkt))
-		return forward_error_in(skb, pkt, NETWORK_LOOPBACK);
-	if (!fragment_find_ports(pkt, NETWORK_LOOPBACK,
-				 FRAGMENT_IN | skb->ifindex))
-		return VERDICT_PASS;
-	return forward_in(skb, pkt, NETWORK_LOOPBACK);
+	return act(skb, scratch, NULL,
+		   uplink_decide(skb, scratch, NETWORK_LOOPBACK));
 }
 
-/* Whether a packet of the host needs a flow, so that no endpoint gets its port.
- * Most packets need none, because search_socket() finds their socket. It finds
- * none for echoes, forwarded packets and sockets bound to a device. Packets
- * from a port whose number is published need a flow too. */
-static __always_inline bool
-is_to_be_remembered(struct __sk_buff *skb, const struct packet *pkt)
-{
-	struct bpf_sock *sk = skb->sk;
-
-	return pkt->echo != ECHO_NONE || skb->ingress_ifindex ||
-	       (sk && sk->bound_dev_if) ||
-	       search_is_published(pkt->protocol, pkt->sport);
-}
-
-/* Whether the host may remember one flow more. An answer opens none, and what
- * is remembered, also if all of it is established, leaves others their share:
- * strangers with any source can have the host answer from such a number, and
- * acknowledge what they send. */
-static __always_inline bool may_be_remembered(const struct packet *pkt)
-{
-	const struct flow_share *own = share_of(OWNER_HOST),
-				*all = share_of(OWNER_ALL);
-
-	return flow_may_open(pkt) && own && all &&
-	       !share_check(0, own->established + own->half_open,
-			    all->established);
-}
-
-/*
- * Packets that leave by an uplink: TC egress. Only packets of the host are
- * checked, not those that the datapath sends. A packet that has the ports and
- * the destination of an endpoint's flow gets another port.
- */
+/* Packets that leave by an uplink: TC egress. Only packets of the host are
+ * checked, not those that the datapath sends. */
 SEC("tc")
 int to_uplink(struct __sk_buff *skb)
 {
 	__u16 mark = route_mark(skb);
 	struct scratch *scratch;
-	struct packet *pkt;
-	enum reason reason;
-	bool needed;
 
-	if (skb->tc_index == mark || vlan_is_tagged(skb))
+	if (skb->tc_index == mark || uplink_is_tagged(skb))
 		return VERDICT_PASS;
 	skb->tc_index = mark;
-	pkt = packet_new();
-	if (!pkt || parse_l3(skb, pkt, 0) ||
-	    (pkt->ethertype != bpf_htons(ETH_P_IP) &&
-	     pkt->ethertype != bpf_htons(ETH_P_IPV6)) ||
-	    parse_l4(skb, pkt) ||
-	    !fragment_find_ports(pkt, NETWORK_OUTSIDE,
-				 FRAGMENT_OUT | skb->ifindex) ||
-	    pkt->echo == ECHO_REPLY)
+	scratch = scratch_new();
+	if (!scratch || !uplink_classify(skb, scratch))
 		return VERDICT_PASS;
-
-	scratch = scratch_get();
-	if (!scratch)
-		return VERDICT_PASS;
-	flow_key_of(&scratch->key, pkt, NETWORK_OUTSIDE);
-	needed = masquerade_is_needed(&scratch->key, &scratch->mapping);
-	if (!needed &&
-	    (!is_to_be_remembered(skb, pkt) || !may_be_remembered(pkt)))
-		return VERDICT_PASS;
-	reason = masquerade_host(skb, pkt, scratch);
-	/* If there is no room for its flow, it leaves as it is. */
-	if (reason && needed)
-		return verdict_drop(skb, reason);
-	return VERDICT_PASS;
+	return act(skb, scratch, NULL, host_decide_out(skb, scratch));
 }
 
 /*

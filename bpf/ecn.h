@@ -47,23 +47,29 @@ ecn_set(ctx_t *ctx, struct packet *pkt, enum ecn ecn)
 	return REASON_NONE;
 }
 
-/* Brings the mark of an outer packet with type of service @outer over to the
- * inner one: RFC 6040, 4.2, figure 4. */
+/* Whether the mark of an outer packet with type of service @outer can be
+ * brought over: RFC 6040, 4.2. A sender without ECN notices congestion only by
+ * the loss of the packet. */
+static __always_inline enum reason
+ecn_check(const struct packet *pkt, __u8 outer)
+{
+	return (outer & ECN_MASK) == ECN_CE &&
+			       (pkt->tos & ECN_MASK) == ECN_NONE &&
+			       pkt->ethertype != bpf_htons(ETH_P_ARP) ?
+		       REASON_CONGESTION :
+		       REASON_NONE;
+}
+
+/* Brings the mark of an outer packet over to the inner one: RFC 6040, 4.2,
+ * figure 4. After ecn_check(). */
 static __always_inline enum reason
 ecn_decapsulate(ctx_t *ctx, struct packet *pkt, __u8 outer)
 {
 	__u8 inner = pkt->tos & ECN_MASK;
 
 	outer &= ECN_MASK;
-	if (outer == ECN_CE && inner != ECN_CE) {
-		/* A sender without ECN notices congestion only by the loss of
-		 * the packet. */
-		if (inner == ECN_NONE)
-			return pkt->ethertype == bpf_htons(ETH_P_ARP) ?
-				       REASON_NONE :
-				       REASON_CONGESTION;
+	if (outer == ECN_CE && inner != ECN_CE && inner != ECN_NONE)
 		return ecn_set(ctx, pkt, ECN_CE);
-	}
 	if (outer == ECN_ECT1 && inner == ECN_ECT0)
 		return ecn_set(ctx, pkt, ECN_ECT1);
 	return REASON_NONE;

@@ -1,41 +1,20 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* Where a translated packet goes: to a local endpoint, or to the host itself. */
+/* Packets that come in from outside or from lo: to an endpoint, or to the host
+ * itself. */
 #ifndef EBPNET_FORWARD_H
 #define EBPNET_FORWARD_H
 
-#include "bridge.h"
+#include "decision.h"
 #include "fragment.h"
 #include "icmp.h"
+#include "learn.h"
 #include "loopback.h"
-#include "masquerade.h"
+#include "policy.h"
 #include "publish.h"
 
-/* lo has this number in every network namespace. */
-#define LOOPBACK_IFINDEX 1
-
-static __always_inline int forward_to_host(struct __sk_buff *skb)
-{
-	detour_unmark(skb);
-	return bpf_redirect(gateway_ifindex, BPF_F_INGRESS);
-}
-
-/* To a socket of the host that speaks to one of its own addresses: by lo, or,
- * if that is link-local, by the device that has it, @ifindex. */
-static __always_inline int
-forward_to_loopback(struct __sk_buff *skb, __u32 ifindex)
-{
-	struct mac macs[2] = {}; /* lo's */
-
-	if (!ifindex || !loopback_find_mac(ifindex, &macs[0]))
-		ifindex = LOOPBACK_IFINDEX;
-	if (bpf_skb_store_bytes(skb, 0, macs, sizeof(macs), 0))
-		return verdict_drop(skb, REASON_KERNEL_ERROR);
-	return bpf_redirect(ifindex, BPF_F_INGRESS);
-}
-
 /*
- * Has a packet on lo forget the route to itself that the host gave it, as
- * on 6.1 the endpoint's namespace would follow that too: any other takes its
+ * Has a packet on lo forget the route to the host that the host gave it: on 6.1
+ * the endpoint's namespace would follow that route. Any other route takes its
  * place, also one that leads nowhere.
  */
 static __noinline enum reason forward_forget_route(struct __sk_buff *skb)
@@ -47,121 +26,139 @@ static __noinline enum reason forward_forget_route(struct __sk_buff *skb)
 		       REASON_NONE;
 }
 
-/* To the endpoint of @network that has the destination's address, as from the
- * gateway. */
-__verified_once int
-forward_to_endpoint(struct __sk_buff *skb, struct packet *pkt, __u32 network)
+/* Delivers to the endpoint that has the address to which the packet is
+ * translated, as from the gateway. */
+static __always_inline enum action forward_to_station(struct scratch *scratch)
 {
-	const struct station *station;
-	struct address dst;
+	const struct station *station = learn_find_neighbor(&scratch->to.src);
+
+	if (!station || station->network != scratch->to.network ||
+	    station->kind != STATION_LOCAL)
+		return decision_drop(scratch, REASON_UNKNOWN_DESTINATION);
+	decision_readdress(scratch, station);
+	scratch->decision.changes |= CHANGE_SENDER;
+	return decision_deliver(scratch, station);
+}
+
+/* Whether the packet is to the host itself, and its flow is the host's own. */
+static __always_inline bool forward_is_to_host(const struct scratch *scratch)
+{
+	return scratch->to.network == NETWORK_OUTSIDE;
+}
+
+/* Whether a translated packet may go on to an endpoint. */
+static __always_inline enum reason
+forward_check(struct scratch *scratch, __u32 from)
+{
 	enum reason reason;
 
-	if (!pkt)
-		return verdict_drop(skb, REASON_KERNEL_ERROR);
-	dst = pkt->dst; /* before 6.2 no key may be of a caller's memory */
-	station = learn_find_neighbor(&dst);
+	if (forward_is_to_host(scratch))
+		return REASON_NONE;
+	reason = policy_check_outside(scratch->to.network);
+	if (!reason && from != NETWORK_LOOPBACK && scratch->packet.ttl <= 1)
+		reason = REASON_TTL_EXCEEDED;
+	return reason;
+}
 
-	if (!station || station->network != network ||
-	    station->kind != STATION_LOCAL)
-		return verdict_drop(skb, REASON_UNKNOWN_DESTINATION);
-	reason = bridge_readdress(skb, pkt, station, config_gateway_mac());
-	if (reason)
-		return verdict_drop(skb, reason);
-	return bridge_deliver(skb, station);
+/* Where a translated packet goes. */
+static __always_inline enum action
+forward_exit(struct scratch *scratch, __u32 from)
+{
+	if (forward_is_to_host(scratch))
+		return ACTION_PASS;
+	scratch->decision.changes |=
+		from == NETWORK_LOOPBACK ? CHANGE_ROUTE : CHANGE_HOP;
+	return forward_to_station(scratch);
+}
+
+/* Opens the flow of a packet for a published port or a mapped port. */
+static __always_inline enum action
+forward_open(struct __sk_buff *skb, struct scratch *scratch, __u32 from,
+	     __u32 *device)
+{
+	const struct packet *pkt = &scratch->packet;
+
+	if (from == NETWORK_LOOPBACK && !address_is_ipv4(&pkt->src) &&
+	    address_is_link_local(&pkt->src)) {
+		*device = loopback_device(skb);
+		if (!*device)
+			return ACTION_PASS;
+	}
+	switch (publish_open(skb, scratch)) {
+	case PUBLISH_OPENED:
+		return ACTION_UNDECIDED;
+	case PUBLISH_REFUSED:
+		return ACTION_DROP;
+	case PUBLISH_NOT_OURS:
+		break;
+	}
+	return ACTION_PASS;
 }
 
 /*
- * Takes a packet that comes in @from the outside or from lo to the endpoint
- * whose it is. VERDICT_PASS if it is none's but the host's, and then perhaps
- * translated back to what the host had sent.
+ * Decides about a packet that comes in @from NETWORK_OUTSIDE or
+ * NETWORK_LOOPBACK, by its flow. ACTION_PASS if it is the host's own: perhaps
+ * after it is translated back to what the host has sent.
  */
-__verified_once int
-forward_in(struct __sk_buff *skb, struct packet *pkt, __u32 from)
+__verified_once int forward_decide(struct __sk_buff *skb, __u32 from)
 {
 	struct scratch *scratch = scratch_get();
-	const struct flow_key *to;
+	__u32 slot, device = 0;
 	enum flow_side side;
+	enum action action;
+	struct packet *pkt;
 	enum reason reason;
 	struct flow *flow;
-	__u32 slot, device = 0;
-	int refused;
 
-	if (!pkt || !scratch)
-		return VERDICT_PASS;
-	/* The host answers those to its own addresses. With identifier 0 the
-	 * key of a request would be that of a reply. */
+	if (!scratch)
+		return ACTION_PASS;
+	pkt = &scratch->packet;
+	/* The host answers echo requests to its own addresses. With identifier
+	 * 0 the key of a request would be that of a reply. */
 	if (pkt->echo == ECHO_REQUEST &&
 	    (from == NETWORK_LOOPBACK || !pkt->sport))
-		return VERDICT_PASS;
+		return ACTION_PASS;
 	flow_key_of(&scratch->key, pkt, from);
 	flow = flow_find_to(scratch, &scratch->key, &side, &slot);
 	if (!flow) {
-		if (from == NETWORK_LOOPBACK && !address_is_ipv4(&pkt->src) &&
-		    address_is_link_local(&pkt->src)) {
-			device = loopback_device(skb);
-			if (!device)
-				return VERDICT_PASS;
-		}
-		refused = publish_open(skb, pkt, &scratch->key);
-		if (refused == PUBLISH_NOT_OURS)
-			return VERDICT_PASS;
-		if (refused)
-			return verdict_drop(skb, refused);
+		action = forward_open(skb, scratch, from, &device);
+		if (action)
+			return action;
 		flow = flow_find_to(scratch, &scratch->key, &side, &slot);
 		if (!flow)
-			return verdict_drop(skb, REASON_FLOW_TABLE_FULL);
+			return decision_drop(scratch, REASON_FLOW_TABLE_FULL);
 		if (device)
 			flow->uplink = device;
 	}
-	to = &scratch->to;
-	if (to->network == NETWORK_OUTSIDE) { /* the host's own */
-		reason = REASON_NONE;
-	} else {
-		reason = policy_check_outside(to->network);
-		if (!reason)
-			reason = from == NETWORK_LOOPBACK ?
-					 forward_forget_route(skb) :
-					 route_decrement_ttl(skb, pkt);
-	}
+	reason = forward_check(scratch, from);
 	if (reason)
-		return verdict_drop(skb, reason);
+		return decision_drop(scratch, reason);
 	if (pkt->fragment == FRAGMENT_FIRST)
 		fragment_remember(pkt, from, FRAGMENT_IN | skb->ifindex);
 	flow_touch(skb, flow, slot, pkt, side);
-	reason = nat_translate(skb, pkt, to);
-	if (reason)
-		return verdict_drop(skb, reason);
-	if (to->network == NETWORK_OUTSIDE)
-		return VERDICT_PASS;
-	return forward_to_endpoint(skb, pkt, to->network);
+	scratch->decision.changes |= CHANGE_ADDRESSES;
+	return forward_exit(scratch, from);
 }
 
-/* Takes an ICMP error from outside or lo to the endpoint whose flow it is
- * about; VERDICT_PASS if it is about none. */
-__verified_once int
-forward_error_in(struct __sk_buff *skb, struct packet *pkt, __u32 from)
+/* The same for an ICMP error, which goes where the packets of the flow go that
+ * it is about. */
+__verified_once int forward_decide_error(struct __sk_buff *skb, __u32 from)
 {
+	struct scratch *scratch = scratch_get();
 	enum reason reason;
-	__u32 network = 0;
 
-	if (!pkt)
-		return verdict_drop(skb, REASON_KERNEL_ERROR);
-	if (from == NETWORK_OUTSIDE && publish_is_spoofed(skb, &pkt->src))
-		return VERDICT_PASS; /* the host knows what to do with it */
-	reason = icmp_translate(skb, pkt, from, &network);
-	if (reason == REASON_UNKNOWN_FLOW || reason == REASON_MALFORMED)
-		return VERDICT_PASS;
-	if (!reason && network == NETWORK_OUTSIDE) /* the host's own */
-		return VERDICT_PASS;
-	if (!reason)
-		reason = policy_check_outside(network);
-	if (!reason)
-		reason = from == NETWORK_LOOPBACK ?
-				 forward_forget_route(skb) :
-				 route_decrement_ttl(skb, pkt);
+	if (!scratch)
+		return ACTION_PASS;
+	if (from == NETWORK_OUTSIDE &&
+	    publish_is_spoofed(skb, &scratch->packet.src))
+		return ACTION_PASS; /* the host drops it */
+	if (icmp_find(skb, &scratch->packet, from))
+		return ACTION_PASS;
+	reason = forward_check(scratch, from);
 	if (reason)
-		return verdict_drop(skb, reason);
-	return forward_to_endpoint(skb, pkt, network);
+		return decision_drop(scratch, reason);
+	scratch->decision.changes |= CHANGE_ERROR;
+	return forward_exit(scratch, from);
 }
 
 #endif

@@ -4,8 +4,9 @@
 #ifndef EBPNET_GATEWAY_H
 #define EBPNET_GATEWAY_H
 
+#include "bridge.h"
 #include "forward.h"
-#include "icmp_reply.h"
+#include "masquerade.h"
 
 /* Whether the frame is for the gateway, which has one MAC on every network. */
 static __always_inline bool
@@ -58,8 +59,8 @@ static __always_inline bool gateway_is_mapped(struct scratch *scratch)
 	return bpf_map_lookup_elem(&flow_index, &scratch->mapping);
 }
 
-/* Why there is no flow although gateway_open() did not fail: its published port
- * has gone, or another flow has taken its place in `half_open` already. */
+/* Why there is no flow although it was opened: its published port has gone, or
+ * another flow has taken its place in `half_open` already. */
 static __always_inline enum reason
 gateway_why_not(const struct scratch *scratch)
 {
@@ -68,152 +69,212 @@ gateway_why_not(const struct scratch *scratch)
 		       REASON_FLOW_TABLE_FULL;
 }
 
-/* gateway_open() and gateway_error() return this if the caller must still
- * forward the packet. */
-#define GATEWAY_GO_ON -2
+/* Decides about a packet without a flow to @station, which is an endpoint. */
+static __always_inline enum action
+gateway_decide_station(struct __sk_buff *skb, struct scratch *scratch,
+		       const struct device *device,
+		       const struct network *network,
+		       const struct station *station, bool has_ports)
+{
+	if (station->network == device->network) {
+		scratch->station = *station;
+		return ACTION_BRIDGE;
+	}
+	if (!has_ports || network->flags & NETWORK_INTERNAL)
+		return decision_drop(scratch, REASON_ISOLATED);
+	switch (publish_open_routed(skb, scratch)) {
+	case PUBLISH_OPENED:
+		return ACTION_UNDECIDED;
+	case PUBLISH_REFUSED:
+		return ACTION_DROP;
+	case PUBLISH_NOT_OURS:
+		break;
+	}
+	return decision_drop(scratch, REASON_ISOLATED);
+}
+
+/* Why a packet without a flow cannot be translated by a new one. */
+static __always_inline enum reason
+gateway_check_translation(const struct device *device, struct scratch *scratch,
+			  bool has_ports)
+{
+	const struct packet *pkt = &scratch->packet;
+
+	if (pkt->fragment == FRAGMENT_LATER && !has_ports)
+		return fragment_reason(pkt, device->endpoint);
+	if (packet_is_icmp_error(pkt))
+		return REASON_UNKNOWN_FLOW;
+	return has_ports ? REASON_NONE : REASON_UNTRANSLATABLE;
+}
 
 /*
- * Forwards a packet without a flow to its network or to the host. If it is for
- * a published port or for the outside, opens its flow and returns
- * GATEWAY_GO_ON.
+ * Decides about a packet without a flow: it goes to its network or to the host.
+ * If it is for a published port or for the outside, opens its flow and returns
+ * ACTION_UNDECIDED.
  */
-static __always_inline int
-gateway_open(struct __sk_buff *skb, struct packet *pkt,
-	     const struct device *device, const struct network *network,
-	     struct scratch *scratch, struct route *route, bool has_ports)
+static __always_inline enum action
+gateway_open(struct __sk_buff *skb, const struct device *device,
+	     const struct network *network, struct scratch *scratch,
+	     bool has_ports)
 {
+	struct packet *pkt = &scratch->packet;
 	const struct station *station =
 		bpf_map_lookup_elem(&neighbors, &pkt->dst);
 	const struct address *source = &pkt->src;
+	struct route *route = &scratch->route;
 	enum reason reason;
-	int refused;
 
 	scratch->owner = device->endpoint;
 	scratch->server = 0;
-	if (station && station->kind != STATION_GATEWAY) {
-		if (station->network != device->network) {
-			if (!has_ports || network->flags & NETWORK_INTERNAL)
-				return verdict_drop(skb, REASON_ISOLATED);
-			refused = publish_open_routed(skb, pkt, &scratch->key);
-			if (!refused)
-				return GATEWAY_GO_ON;
-			if (refused == PUBLISH_NOT_OURS)
-				refused = REASON_ISOLATED;
-			return verdict_drop(skb, refused);
-		}
-		/* Keep the sender's MAC: the other end of a tunnel takes no
-		 * frame from a gateway behind it. */
-		reason = bridge_readdress(skb, pkt, station, pkt->src_mac);
-		if (reason)
-			return verdict_drop(skb, reason);
-		return bridge_forward(skb, pkt, device, network, station);
-	}
-	if (network->flags & NETWORK_INTERNAL) {
-		if (station && station->network == device->network)
-			return forward_to_host(skb);
-		return verdict_drop(skb, REASON_INTERNAL);
-	}
+	if (station && station->kind != STATION_GATEWAY)
+		return gateway_decide_station(skb, scratch, device, network,
+					      station, has_ports);
+	if (network->flags & NETWORK_INTERNAL)
+		return station && station->network == device->network ?
+			       ACTION_HOST :
+			       decision_drop(scratch, REASON_INTERNAL);
 	if (!station) {
 		if (route_is_unroutable(&pkt->dst) ||
 		    route_is_unroutable(&pkt->src))
-			return verdict_drop(skb, REASON_NO_ROUTE);
+			return decision_drop(scratch, REASON_NO_ROUTE);
 		reason = route_find(skb, &pkt->src, &pkt->dst,
 				    gateway_length(skb, pkt), route);
 		if (reason)
-			return icmp_refuse(skb, pkt, device, reason,
-					   route->mtu);
+			return decision_refuse(scratch, reason, route->mtu);
 	}
 
 	if (!route->ifindex) { /* to the host itself */
 		if (!has_ports || pkt->echo)
-			return forward_to_host(skb);
-		refused = publish_open(skb, pkt, &scratch->key);
-		if (!refused)
-			return GATEWAY_GO_ON;
-		if (refused != PUBLISH_NOT_OURS)
-			return verdict_drop(skb, refused);
+			return ACTION_HOST;
+		switch (publish_open(skb, scratch)) {
+		case PUBLISH_OPENED:
+			return ACTION_UNDECIDED;
+		case PUBLISH_REFUSED:
+			return ACTION_DROP;
+		case PUBLISH_NOT_OURS:
+			break;
+		}
 		if (!gateway_is_mapped(scratch) ||
 		    search_socket(skb, &scratch->key) != SOCKET_NONE)
-			return forward_to_host(skb);
-		/* Hairpin: RFC 4787 REQ-9. */
-		source = &pkt->dst;
-	} else if (pkt->fragment == FRAGMENT_LATER && !has_ports) {
-		return verdict_drop(skb,
-				    fragment_reason(pkt, device->endpoint));
-	} else if (packet_is_icmp_error(pkt)) {
-		return verdict_drop(skb, REASON_UNKNOWN_FLOW);
-	} else if (!has_ports) {
-		return verdict_drop(skb, REASON_UNTRANSLATABLE);
-	} else if (network->flags & NETWORK_MASQUERADE) {
-		source = &route->source;
-		if (address_is_unspecified(source))
-			return verdict_drop(skb, REASON_NO_ROUTE);
-	}
-	if (!flow_may_open(pkt))
-		return verdict_drop(skb, REASON_UNKNOWN_FLOW);
-	if (pkt->ttl <= 1)
-		return icmp_refuse(skb, pkt, device, REASON_TTL_EXCEEDED, 0);
-	reason = masquerade_open(skb, source);
-	if (reason)
-		return verdict_drop(skb, reason);
-	return GATEWAY_GO_ON;
-}
-
-/* Forwards an ICMP error to the other side of the flow that it is about;
- * GATEWAY_GO_ON if it is about no flow. */
-static __noinline int
-gateway_error(struct __sk_buff *skb, struct packet *pkt, __u32 from)
-{
-	struct scratch *scratch = scratch_get();
-	struct route *route;
-	enum reason reason;
-	__u32 network = 0;
-	int verdict;
-
-	if (!scratch)
-		return verdict_drop(skb, REASON_KERNEL_ERROR);
-	route = &scratch->route;
-	reason = icmp_translate(skb, pkt, from, &network);
-	if (reason == REASON_UNKNOWN_FLOW || reason == REASON_MALFORMED)
-		return GATEWAY_GO_ON;
-	if (!reason && network == NETWORK_LOOPBACK)
-		return forward_to_loopback(skb, route->ifindex);
-	if (!reason && network == NETWORK_OUTSIDE) {
-		reason = route_find(skb, &pkt->src, &pkt->dst, 0, route);
-		if (!reason && !route->ifindex) {
-			verdict = forward_error_in(skb, pkt, NETWORK_OUTSIDE);
-			return verdict == VERDICT_PASS ?
-				       verdict_drop(skb, REASON_UNKNOWN_FLOW) :
-				       verdict;
+			return ACTION_HOST;
+		source = &pkt->dst; /* hairpin: RFC 4787 REQ-9 */
+	} else {
+		reason = gateway_check_translation(device, scratch, has_ports);
+		if (reason)
+			return decision_drop(scratch, reason);
+		if (network->flags & NETWORK_MASQUERADE) {
+			source = &route->source;
+			if (address_is_unspecified(source))
+				return decision_drop(scratch, REASON_NO_ROUTE);
 		}
 	}
-	if (!reason)
-		reason = route_decrement_ttl(skb, pkt);
-	if (reason)
-		return verdict_drop(skb, reason);
-	if (network == NETWORK_OUTSIDE)
-		return route_send(skb, route);
-	return forward_to_endpoint(skb, pkt, network);
+	if (!flow_may_open(pkt))
+		return decision_drop(scratch, REASON_UNKNOWN_FLOW);
+	if (pkt->ttl <= 1)
+		return decision_refuse(scratch, REASON_TTL_EXCEEDED, 0);
+	reason = masquerade_open(skb, source);
+	return reason ? decision_drop(scratch, reason) : ACTION_UNDECIDED;
 }
 
-/* Forwards a packet by its flow, or by its destination if it has no flow. */
-static __noinline int
-gateway_route(struct __sk_buff *skb, struct packet *pkt,
-	      const struct device *device, const struct network *network)
+/* Decides about an ICMP error about a packet of a known flow; ACTION_UNDECIDED
+ * if it is about none. */
+static __noinline enum action
+gateway_decide_error(struct __sk_buff *skb, struct scratch *scratch,
+		     __u32 network)
 {
-	struct scratch *scratch = scratch_get();
-	const struct flow_key *to;
-	struct flow *flow = NULL;
+	const struct flow_key *to = &scratch->to;
+	struct route *route = &scratch->route;
+	struct packet *pkt = &scratch->packet;
+	enum reason reason = icmp_find(skb, pkt, network);
+
+	if (reason)
+		return ACTION_UNDECIDED;
+	scratch->decision.changes |= CHANGE_ERROR;
+	if (to->network == NETWORK_LOOPBACK)
+		return ACTION_LOOPBACK;
+	if (to->network == NETWORK_OUTSIDE) {
+		reason = route_find(
+			skb, scratch->decision.router ? &pkt->src : &to->dst,
+			&to->src, 0, route);
+		if (!reason && !route->ifindex)
+			return ACTION_HAIRPIN;
+		if (reason)
+			return decision_drop(scratch, reason);
+	}
+	if (pkt->ttl <= 1)
+		return decision_drop(scratch, REASON_TTL_EXCEEDED);
+	scratch->decision.changes |= CHANGE_HOP;
+	return to->network == NETWORK_OUTSIDE ? ACTION_SEND :
+						forward_to_station(scratch);
+}
+
+/* Whether the packet may leave by its flow to the outside. Finds its route. */
+static __always_inline enum reason
+gateway_check_route(struct __sk_buff *skb, const struct network *network,
+		    struct scratch *scratch, const struct flow *flow,
+		    enum flow_side side)
+{
+	const struct flow_key *to = &scratch->to;
+	struct route *route = &scratch->route;
+	struct packet *pkt = &scratch->packet;
 	enum reason reason = REASON_NONE;
-	struct route *route;
+
+	if (!route->ifindex)
+		reason = route_find(skb,
+				    side == FLOW_OPENER ? &pkt->src : &to->dst,
+				    &to->src, gateway_length(skb, pkt), route);
+	if (reason)
+		return reason;
+	if (!route->ifindex) /* only a hairpin leads to the host */
+		return address_equal(&to->dst, &to->src) ? REASON_NONE :
+							   REASON_NO_ROUTE;
+	if (address_equal(&to->dst, &route->source) ||
+	    (!(network->flags & NETWORK_MASQUERADE) &&
+	     address_equal(&to->dst, &pkt->src)))
+		return REASON_NONE;
+	return gateway_check_source(
+		skb, pkt, to, side == FLOW_OPENER ? flow->uplink : 0, route);
+}
+
+/* Where a translated packet goes. */
+static __always_inline enum action
+gateway_exit(struct __sk_buff *skb, struct scratch *scratch,
+	     const struct flow *flow)
+{
+	const struct route *route = &scratch->route;
+	const struct packet *pkt = &scratch->packet;
+
+	scratch->decision.changes |= CHANGE_ADDRESSES;
+	if (scratch->to.network == NETWORK_LOOPBACK) {
+		scratch->decision.ifindex = flow->uplink;
+		return ACTION_LOOPBACK;
+	}
+	scratch->decision.changes |= CHANGE_HOP;
+	if (scratch->to.network != NETWORK_OUTSIDE)
+		return forward_to_station(scratch);
+	if (!route->ifindex)
+		return ACTION_HAIRPIN;
+	return pkt->flags & PACKET_FRAGMENTABLE && route->mtu &&
+			       packet_length(skb, pkt) > route->mtu ?
+		       ACTION_SEND_FRAGMENTS :
+		       ACTION_SEND;
+}
+
+/* Decides about a packet by its flow, or by its destination if it has no flow.
+ */
+static __always_inline enum action
+gateway_decide_packet(struct __sk_buff *skb, const struct device *device,
+		      const struct network *network, struct scratch *scratch)
+{
+	struct packet *pkt = &scratch->packet;
+	struct route *route = &scratch->route;
+	enum reason reason = REASON_NONE;
+	struct flow *flow = NULL;
 	enum flow_side side;
+	enum action action;
 	bool has_ports;
-	int verdict;
 	__u32 slot;
 
-	if (!scratch)
-		return verdict_drop(skb, REASON_KERNEL_ERROR);
-	route = &scratch->route;
 	route->ifindex = 0;
 	has_ports = fragment_find_ports(pkt, device->network, device->endpoint);
 	flow_key_of(&scratch->key, pkt, device->network);
@@ -224,83 +285,54 @@ gateway_route(struct __sk_buff *skb, struct packet *pkt,
 	    scratch->to.network == device->network)
 		flow = NULL;
 	if (!flow) {
-		verdict = gateway_open(skb, pkt, device, network, scratch,
-				       route, has_ports);
-		if (verdict != GATEWAY_GO_ON)
-			return verdict;
+		action = gateway_open(skb, device, network, scratch, has_ports);
+		if (action)
+			return action;
 		flow = flow_find_to(scratch, &scratch->key, &side, &slot);
 		if (!flow)
-			return verdict_drop(skb, gateway_why_not(scratch));
+			return decision_drop(scratch, gateway_why_not(scratch));
 	}
 
-	to = &scratch->to;
 	if (network->flags & NETWORK_INTERNAL)
-		return verdict_drop(skb, REASON_INTERNAL);
-	if (to->network == NETWORK_OUTSIDE) {
-		if (!route->ifindex)
-			reason = route_find(
-				skb, side == FLOW_OPENER ? &pkt->src : &to->dst,
-				&to->src, gateway_length(skb, pkt), route);
-		if (!reason && !route->ifindex &&
-		    !address_equal(&to->dst, &to->src)) /* no hairpin */
-			reason = REASON_NO_ROUTE;
-		if (!reason && route->ifindex &&
-		    !address_equal(&to->dst, &route->source) &&
-		    (network->flags & NETWORK_MASQUERADE ||
-		     !address_equal(&to->dst, &pkt->src)))
-			reason = gateway_check_source(
-				skb, pkt, to,
-				side == FLOW_OPENER ? flow->uplink : 0, route);
-	}
-	if (!reason && to->network != NETWORK_LOOPBACK && pkt->ttl <= 1)
+		return decision_drop(scratch, REASON_INTERNAL);
+	if (scratch->to.network == NETWORK_OUTSIDE)
+		reason = gateway_check_route(skb, network, scratch, flow, side);
+	if (!reason && scratch->to.network != NETWORK_LOOPBACK && pkt->ttl <= 1)
 		reason = REASON_TTL_EXCEEDED;
 	if (!reason && !flow->uplink && side == FLOW_OPENER)
 		flow->uplink = route->ifindex;
 	if (reason == REASON_ADDRESS_LOST)
 		flow_end(flow, slot, flow->state);
 	if (reason)
-		return icmp_refuse(skb, pkt, device, reason, route->mtu);
+		return decision_refuse(scratch, reason, route->mtu);
 
 	if (pkt->fragment == FRAGMENT_FIRST)
 		fragment_remember(pkt, device->network, device->endpoint);
 	flow_touch(skb, flow, slot, pkt, side);
-	if (to->network != NETWORK_LOOPBACK)
-		reason = route_decrement_ttl(skb, pkt);
-	if (!reason)
-		reason = nat_translate(skb, pkt, to);
-	if (reason)
-		return verdict_drop(skb, reason);
-	if (to->network == NETWORK_LOOPBACK)
-		return forward_to_loopback(skb, flow->uplink);
-	if (to->network != NETWORK_OUTSIDE)
-		return forward_to_endpoint(skb, pkt, to->network);
-	if (route->ifindex && pkt->flags & PACKET_FRAGMENTABLE && route->mtu &&
-	    packet_length(skb, pkt) > route->mtu)
-		return fragment_send_by(skb, pkt, route);
-	if (route->ifindex)
-		return route_send(skb, route);
-	/* Hairpin: the destination is the mapped port of another endpoint. */
-	verdict = forward_in(skb, pkt, NETWORK_OUTSIDE);
-	return verdict == VERDICT_PASS ? verdict_drop(skb, REASON_UNSOLICITED) :
-					 verdict;
+	return gateway_exit(skb, scratch, flow);
 }
 
-/* Forwards a packet that @device sent to the gateway's MAC. */
-static __always_inline int
-gateway_forward(struct __sk_buff *skb, struct packet *pkt,
-		const struct device *device, const struct network *network)
+/* Decides about a packet that @device sent to the gateway's MAC. */
+__verified_once int
+gateway_decide(struct __sk_buff *skb, const struct device *device,
+	       const struct network *network)
 {
-	enum reason reason = parse_l4(skb, pkt);
-	int verdict;
+	struct scratch *scratch = scratch_get();
+	enum action action;
+	enum reason reason;
 
+	if (!scratch || !device || !network)
+		return ACTION_DROP;
+	reason = parse_l4(skb, &scratch->packet);
 	if (reason)
-		return verdict_drop(skb, reason);
-	if (packet_is_icmp_error(pkt) && !(network->flags & NETWORK_INTERNAL)) {
-		verdict = gateway_error(skb, pkt, device->network);
-		if (verdict != GATEWAY_GO_ON)
-			return verdict;
+		return decision_drop(scratch, reason);
+	if (packet_is_icmp_error(&scratch->packet) &&
+	    !(network->flags & NETWORK_INTERNAL)) {
+		action = gateway_decide_error(skb, scratch, device->network);
+		if (action)
+			return action;
 	}
-	return gateway_route(skb, pkt, device, network);
+	return gateway_decide_packet(skb, device, network, scratch);
 }
 
 #endif

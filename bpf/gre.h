@@ -73,15 +73,6 @@ gre_is_carried(__u32 tunnel, __u32 id, const struct network *network)
 	return found && *found == id;
 }
 
-/* A frame that came out of a tunnel. */
-struct gre_origin {
-	__u32 tunnel; /* 0: not ours, leave it to the host */
-	__u32 network;
-	__u32 inner; /* offset of the inner Ethernet header */
-	__be16 outer; /* ethertype of the outer packet */
-	__u8 tos; /* of the outer packet */
-};
-
 /* Finds the network that the GRE header at @offset is of in a tunnel. */
 static __always_inline enum reason
 gre_find_network(ctx_t *ctx, __u32 tunnel, __u32 offset,

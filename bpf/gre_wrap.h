@@ -154,21 +154,19 @@ static __always_inline __u32 gre_write_headers(struct __sk_buff *skb,
 /* Wraps the frame for @tunnel, with @sequence if it sends numbers. The outer
  * Ethernet header is left to route_send(), a checksum to gre_put_checksum(). */
 static __noinline enum gre_result
-gre_encap(struct __sk_buff *skb, const struct packet *pkt,
+gre_encap(struct __sk_buff *skb, struct scratch *scratch,
 	  const struct tunnel *tunnel, const struct network *network,
 	  __u32 sequence)
 {
+	const struct packet *pkt = &scratch->packet;
 	struct gre_base gre = { gre_flags(tunnel, network),
 				bpf_htons(ETH_P_TEB) };
 	__u32 length = skb->len + gre_length(gre.flags), end;
-	struct scratch *scratch = scratch_get();
 	__u8 tos = ecn_encapsulate(pkt->tos);
 	enum gre_result result;
 	struct frame *inner;
 	__u8 *buffer;
 
-	if (!scratch)
-		return GRE_FAILED;
 	if (length > GRE_LONGEST - sizeof(struct iphdr))
 		return skb->gso_size ? GRE_TO_BE_CUT : GRE_FAILED;
 	if (tunnel->flags & TUNNEL_COPY_DSCP)

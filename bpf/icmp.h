@@ -272,24 +272,23 @@ icmp_translate_quoted(struct __sk_buff *skb, const struct packet *pkt,
 }
 
 /*
- * Translates the error @pkt from @network about a packet of a known flow.
- * Writes the network of the error's receiver to @to_network. An error neither
- * ends the flow nor keeps it alive: RFC 5508 REQ-3, RFC 5382 REQ-9, RFC 4787
- * REQ-12.
+ * Finds the known flow that the error from @network is about: scratch->to is
+ * the key of the side that gets the error, scratch->answer that of the quoted
+ * packet's way back. An error neither ends the flow nor keeps it alive: RFC
+ * 5508 REQ-3, RFC 5382 REQ-9, RFC 4787 REQ-12.
  */
-__verified_once enum reason
-icmp_translate(struct __sk_buff *skb, struct packet *pkt, __u32 network,
-	       __u32 *to_network)
+static __noinline enum reason
+icmp_find(struct __sk_buff *skb, const struct packet *pkt, __u32 network)
 {
 	struct scratch *scratch = scratch_get();
 	struct icmp_quoted quoted;
-	const struct flow_key *to;
 	enum flow_side side;
 	enum reason reason;
 	struct flow *flow;
+	bool router;
 	__u32 slot;
 
-	if (!pkt || !to_network || !scratch)
+	if (!scratch)
 		return REASON_KERNEL_ERROR;
 	quoted.back = &scratch->answer;
 	reason = icmp_read(skb, pkt, network, &quoted);
@@ -298,18 +297,33 @@ icmp_translate(struct __sk_buff *skb, struct packet *pkt, __u32 network,
 	flow = flow_find_to(scratch, quoted.back, &side, &slot);
 	if (!flow || !address_equal(&pkt->dst, &quoted.back->dst))
 		return REASON_UNKNOWN_FLOW;
+	router = !address_equal(&pkt->src, &quoted.back->src);
 	/* An endpoint may send errors only about packets to itself. */
-	if (network != NETWORK_OUTSIDE &&
-	    !address_equal(&pkt->src, &quoted.back->src))
+	if (network != NETWORK_OUTSIDE && router)
 		return REASON_UNKNOWN_FLOW;
-	to = &scratch->to;
-	*to_network = to->network;
+	scratch->decision.quoted_l3 = quoted.l3;
+	scratch->decision.quoted_l4 = quoted.l4;
+	scratch->decision.router = router;
 	/* The device for an error that goes back by lo: see loopback.h. */
-	scratch->route.ifindex = flow->uplink;
+	scratch->decision.ifindex = flow->uplink;
+	return REASON_NONE;
+}
 
-	reason = icmp_translate_quoted(skb, pkt, &quoted, to);
-	/* The error of a router on the way keeps the router's address. */
-	if (!reason && address_equal(&pkt->src, &quoted.back->src))
+/* Translates an error after icmp_find(). The error of a router on the way keeps
+ * the router's address. */
+static __always_inline enum reason
+icmp_translate(struct __sk_buff *skb, struct packet *pkt,
+	       struct scratch *scratch)
+{
+	struct icmp_quoted quoted = {
+		.l3 = scratch->decision.quoted_l3,
+		.l4 = scratch->decision.quoted_l4,
+		.back = &scratch->answer,
+	};
+	const struct flow_key *to = &scratch->to;
+	enum reason reason = icmp_translate_quoted(skb, pkt, &quoted, to);
+
+	if (!reason && !scratch->decision.router)
 		reason = nat_write(skb, pkt, NAT_SOURCE, &to->dst, 0);
 	if (!reason)
 		reason = nat_write(skb, pkt, NAT_DESTINATION, &to->src, 0);

@@ -178,35 +178,24 @@ icmp_reply(struct __sk_buff *skb, const struct packet *pkt, __u32 endpoint,
 				      (__u16)~checksum);
 }
 
-/* Drops a packet, and tells its sender why if that can help it. */
-static __noinline int
-icmp_refuse(struct __sk_buff *skb, const struct packet *pkt,
-	    const struct device *device, enum reason reason, __u32 mtu)
+/* The error that tells a sender for which @reason its packet is dropped. False
+ * if there is none. @mtu is what would fit. */
+static __always_inline bool icmp_error_of(bool ipv4, enum reason reason,
+					  __u32 mtu, struct icmp_error *error)
 {
-	bool ipv4 = address_is_ipv4(&pkt->src);
-	struct icmp_error error = {};
-	const struct network *network;
-	__u32 id = device->network;
-
-	verdict_count(skb, reason);
+	*error = (struct icmp_error){};
 	switch (reason) {
 	case REASON_TTL_EXCEEDED:
-		error.type = ipv4 ? ICMP_TIME_EXCEEDED : ICMP6_TIME_EXCEEDED;
-		break;
+		error->type = ipv4 ? ICMP_TIME_EXCEEDED : ICMP6_TIME_EXCEEDED;
+		return true;
 	case REASON_TOO_BIG:
-		error.type = ipv4 ? ICMP_UNREACHABLE : ICMP6_TOO_BIG;
-		error.code = ipv4 ? ICMP_FRAG_NEEDED : 0;
-		error.mtu = bpf_htons(mtu);
-		break;
+		error->type = ipv4 ? ICMP_UNREACHABLE : ICMP6_TOO_BIG;
+		error->code = ipv4 ? ICMP_FRAG_NEEDED : 0;
+		error->mtu = bpf_htons(mtu);
+		return true;
 	default:
-		return TC_ACT_SHOT;
+		return false;
 	}
-	network = bpf_map_lookup_elem(&networks, &id);
-	if (!network ||
-	    !icmp_reply(skb, pkt, device->endpoint,
-			ipv4 ? &network->gateway4 : &network->gateway6, &error))
-		return TC_ACT_SHOT;
-	return bpf_redirect(skb->ifindex, 0);
 }
 
 #endif

@@ -88,16 +88,19 @@ static __always_inline struct scratch *scratch_of_command(void)
 	return bpf_map_lookup_elem(&scratches, &key);
 }
 
-/* An empty record for the packet at hand. It is in the scratch, as the stack of
- * the deepest chain has no room for it. */
-static __always_inline struct packet *packet_new(void)
+/* The record for the next packet: its header fields are empty, and nothing is
+ * decided. It is not on the stack, as the deepest chain has no room for it. */
+static __always_inline struct scratch *scratch_new(void)
 {
 	struct scratch *scratch = scratch_get();
 
 	if (!scratch)
 		return NULL;
 	__builtin_memset(&scratch->packet, 0, sizeof(scratch->packet));
-	return &scratch->packet;
+	scratch->decision.reason = REASON_KERNEL_ERROR;
+	scratch->decision.changes = 0;
+	scratch->origin.tunnel = 0;
+	return scratch;
 }
 
 static __always_inline struct flow *flow_at(__u32 slot)

@@ -116,8 +116,8 @@ masquerade_open(struct __sk_buff *skb, const struct address *source)
 	return flow_open(scratch, search.slot, mapping, FLOW_OPENER);
 }
 
-/* Translates a packet of the host itself with key scratch->key. Opens its flow
- * if there is none. */
+/* Finds the flow of a packet of the host itself with key scratch->key. Opens
+ * its flow if there is none. */
 static __always_inline enum reason
 masquerade_host(struct __sk_buff *skb, struct packet *pkt,
 		struct scratch *scratch)
@@ -143,7 +143,7 @@ masquerade_host(struct __sk_buff *skb, struct packet *pkt,
 		fragment_remember(pkt, NETWORK_OUTSIDE,
 				  FRAGMENT_OUT | skb->ifindex);
 	flow_touch(skb, flow, slot, pkt, side);
-	return nat_translate(skb, pkt, &scratch->to);
+	return REASON_NONE;
 }
 
 /* Whether a packet of the host itself with @key is of a translated flow, or

@@ -8,6 +8,7 @@
 #define EBPNET_NEIGH_H
 
 #include "csum.h"
+#include "decision.h"
 #include "guard.h"
 #include "learn.h"
 #include "maps.h"
@@ -16,6 +17,8 @@
 #define ND_FLAG_SOLICITED    0x40
 #define ND_FLAG_OVERRIDE     0x20
 #define ND_OPTION_TARGET_MAC 2
+
+#define ND_TARGET_AT 8 /* offset in a solicitation: RFC 4861, 4.3 */
 
 struct nd_advert {
 	__u8 type;
@@ -48,41 +51,43 @@ neigh_lookup(__u32 network, const struct mac *asker,
 	return station;
 }
 
-/* Turns an ARP request into its answer. */
-static __always_inline enum reason
-neigh_answer_arp(struct __sk_buff *skb, const struct arp *request,
-		 const struct station *station)
+/* Turns an ARP request into its answer, which has @mac. */
+static __noinline enum reason
+neigh_answer_arp(struct __sk_buff *skb, const struct packet *pkt,
+		 const struct mac *mac)
 {
 	struct {
 		struct frame frame;
 		struct arp arp;
-	} answer = {
-		.frame = { request->sender_mac, station->mac,
-			   bpf_htons(ETH_P_ARP) },
-		.arp = *request,
-	};
-	_Static_assert(sizeof(answer) == 42, "ARP answer");
+	} answer;
+	__u8 target[4];
 
+	_Static_assert(sizeof(answer) == 42, "ARP answer");
+	if (bpf_skb_load_bytes(skb, pkt->l3, &answer.arp, sizeof(answer.arp)))
+		return REASON_KERNEL_ERROR;
+	answer.frame = (struct frame){ answer.arp.sender_mac, *mac,
+				       bpf_htons(ETH_P_ARP) };
 	answer.arp.operation = bpf_htons(ARP_REPLY);
-	answer.arp.sender_mac = station->mac;
-	answer.arp.target_mac = request->sender_mac;
-	__builtin_memcpy(answer.arp.sender, request->target, 4);
-	__builtin_memcpy(answer.arp.target, request->sender, 4);
+	answer.arp.target_mac = answer.arp.sender_mac;
+	answer.arp.sender_mac = *mac;
+	__builtin_memcpy(target, answer.arp.target, sizeof(target));
+	__builtin_memcpy(answer.arp.target, answer.arp.sender, sizeof(target));
+	__builtin_memcpy(answer.arp.sender, target, sizeof(target));
 	if (bpf_skb_store_bytes(skb, 0, &answer, sizeof(answer), 0))
 		return REASON_KERNEL_ERROR;
 	return REASON_NONE;
 }
 
-/* Turns a neighbor solicitation for @target into its advertisement. The
- * answer to "::", who is looking for duplicates, goes to all nodes. */
-static __always_inline enum reason
+/* Turns a neighbor solicitation into its advertisement, which has @mac. The
+ * answer to "::", which looks for duplicates, goes to all nodes. */
+static __noinline enum reason
 neigh_answer_nd(struct __sk_buff *skb, const struct packet *pkt,
-		const struct address *target, const struct station *station)
+		const struct mac *mac)
 {
 	struct {
 		struct mac dst;
 		struct mac src;
-	} eth = { pkt->src_mac, station->mac };
+	} eth = { pkt->src_mac, *mac };
 	struct {
 		__be32 version;
 		__be16 length;
@@ -95,21 +100,23 @@ neigh_answer_nd(struct __sk_buff *skb, const struct packet *pkt,
 		.length = bpf_htons(sizeof(struct nd_advert)),
 		.protocol = IPPROTO_ICMPV6,
 		.hop_limit = ND_HOP_LIMIT,
-		.src = *target,
 		.dst = pkt->src,
 	};
 	struct nd_advert advert = {
 		.type = ND_ADVERT,
 		.flags = ND_FLAG_SOLICITED | ND_FLAG_OVERRIDE,
-		.target = *target,
 		.option = ND_OPTION_TARGET_MAC,
 		.option_length = 1,
-		.mac = station->mac,
+		.mac = *mac,
 	};
 	const __u32 l4 = sizeof(struct ethhdr) + sizeof(ip6);
 	__s64 sum;
 
 	_Static_assert(sizeof(ip6) == sizeof(struct ipv6hdr), "IPv6 header");
+	if (bpf_skb_load_bytes(skb, pkt->l4 + ND_TARGET_AT, &advert.target,
+			       sizeof(advert.target)))
+		return REASON_KERNEL_ERROR;
+	ip6.src = advert.target;
 	if (address_is_zero(&pkt->src)) {
 		eth.dst = (struct mac){ { 0x33, 0x33, 0, 0, 0, 1 } };
 		ip6.dst = (struct address){ { bpf_htonl(0xff020000), 0, 0,
@@ -131,60 +138,68 @@ neigh_answer_nd(struct __sk_buff *skb, const struct packet *pkt,
 	return REASON_NONE;
 }
 
-enum neigh_result {
-	NEIGH_NOT_ASKED, /* no question, or one that the tables cannot answer */
-	NEIGH_ANSWERED, /* the packet is now the answer */
-	NEIGH_MALFORMED,
-	NEIGH_FAILED,
-};
-
-/* Answers a question from @network (NETWORK_OUTSIDE: from the host, who may
- * ask about every network). */
-static __noinline enum neigh_result
-neigh_arp(struct __sk_buff *skb, __u32 network, const struct packet *pkt)
+/* Answers the question for the station with @mac. */
+static __always_inline enum reason
+neigh_answer(struct __sk_buff *skb, const struct packet *pkt,
+	     const struct mac *mac)
 {
-	const struct station *station;
+	return pkt->ethertype == bpf_htons(ETH_P_ARP) ?
+		       neigh_answer_arp(skb, pkt, mac) :
+		       neigh_answer_nd(skb, pkt, mac);
+}
+
+/* Decides about a question: it is answered, or goes on. */
+static __always_inline enum action
+neigh_decide_for(struct scratch *scratch, const struct station *station)
+{
+	if (!station)
+		return ACTION_UNDECIDED;
+	scratch->decision.mac = station->mac;
+	return ACTION_ANSWER;
+}
+
+static __noinline enum action
+neigh_decide_arp(struct __sk_buff *skb, struct scratch *scratch, __u32 network)
+{
 	struct address target;
 	struct arp arp;
 
-	if (bpf_skb_load_bytes(skb, pkt->l3, &arp, sizeof(arp)) ||
+	if (bpf_skb_load_bytes(skb, scratch->packet.l3, &arp, sizeof(arp)) ||
 	    !arp_is_valid(&arp))
-		return NEIGH_MALFORMED;
+		return decision_drop(scratch, REASON_MALFORMED);
 	if (arp.operation != bpf_htons(ARP_REQUEST))
-		return NEIGH_NOT_ASKED;
+		return ACTION_UNDECIDED;
 	target = address_from_ipv4(arp_address(arp.target));
-	station = neigh_lookup(network, &arp.sender_mac, &target);
-	if (!station)
-		return NEIGH_NOT_ASKED;
-	return neigh_answer_arp(skb, &arp, station) ? NEIGH_FAILED :
-						      NEIGH_ANSWERED;
+	return neigh_decide_for(scratch, neigh_lookup(network, &arp.sender_mac,
+						      &target));
 }
 
-static __noinline enum neigh_result
-neigh_nd(struct __sk_buff *skb, __u32 network, const struct packet *pkt)
+static __noinline enum action
+neigh_decide_nd(struct __sk_buff *skb, struct scratch *scratch, __u32 network)
 {
-	const struct station *station;
+	const struct packet *pkt = &scratch->packet;
 	struct address target;
 
-	if (pkt->icmp_type != ND_SOLICIT || pkt->ttl != ND_HOP_LIMIT ||
-	    bpf_skb_load_bytes(skb, pkt->l4 + 8, &target, sizeof(target)))
-		return NEIGH_NOT_ASKED;
-	station = neigh_lookup(network, &pkt->src_mac, &target);
-	if (!station)
-		return NEIGH_NOT_ASKED;
-	return neigh_answer_nd(skb, pkt, &target, station) ? NEIGH_FAILED :
-							     NEIGH_ANSWERED;
+	if (pkt->ttl != ND_HOP_LIMIT ||
+	    bpf_skb_load_bytes(skb, pkt->l4 + ND_TARGET_AT, &target,
+			       sizeof(target)))
+		return ACTION_UNDECIDED;
+	return neigh_decide_for(scratch,
+				neigh_lookup(network, &pkt->src_mac, &target));
 }
 
-/* Answers a question in ARP or ND; after parse_l4() if it is IPv6. */
-static __always_inline enum neigh_result
-neigh_answer(struct __sk_buff *skb, __u32 network, const struct packet *pkt)
+/* Decides about a question in ARP or ND from @network (NETWORK_OUTSIDE: from
+ * the host, which may ask about every network); ACTION_UNDECIDED if it is no
+ * question, or one that the tables cannot answer. After parse_l4() if it is
+ * IPv6. */
+static __always_inline enum action
+neigh_decide(struct __sk_buff *skb, struct scratch *scratch, __u32 network)
 {
-	if (pkt->ethertype == bpf_htons(ETH_P_ARP))
-		return neigh_arp(skb, network, pkt);
-	if (pkt->icmp_type == ND_SOLICIT)
-		return neigh_nd(skb, network, pkt);
-	return NEIGH_NOT_ASKED;
+	if (scratch->packet.ethertype == bpf_htons(ETH_P_ARP))
+		return neigh_decide_arp(skb, scratch, network);
+	if (scratch->packet.icmp_type == ND_SOLICIT)
+		return neigh_decide_nd(skb, scratch, network);
+	return ACTION_UNDECIDED;
 }
 
 /* The known station whose address is asked for in ARP or ND; NULL if it is no
@@ -205,7 +220,7 @@ neigh_find_asked(struct __sk_buff *skb, const struct packet *pkt)
 			return NULL;
 		target = address_from_ipv4(arp_address(arp.target));
 	} else if (pkt->icmp_type != ND_SOLICIT ||
-		   bpf_skb_load_bytes(skb, pkt->l4 + 8, &target,
+		   bpf_skb_load_bytes(skb, pkt->l4 + ND_TARGET_AT, &target,
 				      sizeof(target))) {
 		return NULL;
 	}

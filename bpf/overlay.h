@@ -1,81 +1,88 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* What comes out of a tunnel: who may speak, and where it goes. */
+/* Frames that come out of a tunnel: who may send them, and where they go. */
 #ifndef EBPNET_OVERLAY_H
 #define EBPNET_OVERLAY_H
 
 #include "bridge.h"
 #include "ecn.h"
-#include "gre_wrap.h"
 #include "guard_overlay.h"
 #include "learn.h"
 #include "neigh.h"
 
-/* Takes a frame of a tunnel to all that it may be for on this host. */
-static __noinline int
-overlay_flood(struct __sk_buff *skb, struct packet *pkt,
-	      const struct gre_origin *origin, const struct network *network,
-	      enum flood flags)
+/* The network of the frame. */
+static __always_inline const struct network *
+overlay_network(struct scratch *scratch)
 {
-	enum reason reason;
+	__u32 id = scratch->origin.network;
 
-	if (!(network->flags & NETWORK_ICC))
-		return verdict_drop(skb, REASON_POLICY);
-	reason = gre_decap(skb, pkt, origin);
-	if (reason)
-		return verdict_drop(skb, reason);
-	return bridge_flood(skb, origin->network, network, flags,
-			    flood_payer_tunnel(origin->tunnel,
-					       origin->network));
+	scratch->decision.network = id;
+	scratch->decision.sender = 0;
+	return bpf_map_lookup_elem(&networks, &id);
 }
 
-/* A frame out of a tunnel: to local stations only. */
-static __noinline int overlay_deliver(struct __sk_buff *skb, struct packet *pkt,
-				      const struct gre_origin *origin)
+/* Reads the inner frame and checks its sender. Gives the sender's endpoint, if
+ * it has a static entry. */
+static __always_inline enum reason
+overlay_classify(struct __sk_buff *skb, struct scratch *scratch,
+		 const struct network *network, __u32 *endpoint)
 {
-	const struct station *station, *asked;
-	const struct network *network;
-	__u32 endpoint = 0;
+	struct gre_origin *origin = &scratch->origin;
+	struct packet *pkt = &scratch->packet;
+	enum reason reason = parse_l3(skb, pkt, origin->inner);
+
+	if (!reason)
+		reason = guard_overlay(skb, pkt, origin, network, endpoint);
+	if (!reason)
+		reason = ecn_check(pkt, origin->tos);
+	return reason;
+}
+
+/* Floods the frame to local members. */
+static __always_inline enum action
+overlay_flood(struct scratch *scratch, const struct network *network,
+	      enum flood flood)
+{
+	return bridge_decide_flood(scratch, network, flood,
+				   flood_payer_tunnel(scratch->origin.tunnel,
+						      scratch->origin.network));
+}
+
+/* Decides about a frame out of a tunnel: it goes to local stations only. */
+static __noinline enum action
+overlay_decide(struct __sk_buff *skb, struct scratch *scratch,
+	       const struct network *network, __u32 endpoint)
+{
+	const struct gre_origin *origin = &scratch->origin;
+	struct packet *pkt = &scratch->packet;
+	__u32 id = scratch->decision.network;
+	const struct station *station;
 	enum reason reason;
 
-	count_rx(&tunnel_stats, origin->tunnel, skb);
-	network = bpf_map_lookup_elem(&networks, &origin->network);
-	if (!network)
-		return verdict_drop(skb, REASON_UNKNOWN_KEY);
-	reason = parse_l3(skb, pkt, origin->inner);
-	if (!reason)
-		reason = guard_overlay(skb, pkt, origin, network, &endpoint);
-	if (!reason)
-		reason = ecn_decapsulate(skb, pkt, origin->tos);
-	if (reason)
-		return verdict_drop(skb, reason);
-
+	scratch->decision.changes = CHANGE_OUTER;
 	if (mac_is_multicast(&pkt->dst_mac)) {
-		/* Who is known need not be looked for. */
-		asked = neigh_find_asked(skb, pkt);
-		if (!asked || asked->network != origin->network)
-			return overlay_flood(skb, pkt, origin, network, 0);
-		if (asked->kind != STATION_LOCAL)
-			return verdict_consume(); /* its own host answers */
-		station = asked;
-	} else {
-		station = learn_find_told(origin->network, &pkt->dst_mac);
-		if (!station)
-			station = learn_find(origin->network, &pkt->dst_mac);
-		if (!station)
-			return overlay_flood(skb, pkt, origin, network,
-					     FLOOD_UNKNOWN);
+		/* A question about a static entry goes to its station alone. */
+		station = neigh_find_asked(skb, pkt);
+		if (!station || station->network != id)
+			return overlay_flood(scratch, network, 0);
 		if (station->kind != STATION_LOCAL)
-			return verdict_drop(skb, REASON_UNKNOWN_DESTINATION);
+			return ACTION_IGNORE; /* its own host answers */
+	} else {
+		station = learn_find_told(id, &pkt->dst_mac);
+		if (!station)
+			station = learn_find(id, &pkt->dst_mac);
+		if (!station)
+			return overlay_flood(scratch, network, FLOOD_UNKNOWN);
+		if (station->kind != STATION_LOCAL)
+			return decision_drop(scratch,
+					     REASON_UNKNOWN_DESTINATION);
 	}
-	reason = policy_check(skb, pkt, origin->network, network, endpoint,
+	reason = policy_check(skb, pkt, id, network, endpoint,
 			      station->endpoint);
-	if (!reason)
-		reason = gre_decap(skb, pkt, origin);
 	if (reason)
-		return verdict_drop(skb, reason);
-	return gre_is_mistaken(pkt, origin) ?
-		       bridge_deliver_anew(skb, station) :
-		       bridge_deliver(skb, station);
+		return decision_drop(scratch, reason);
+	decision_deliver(scratch, station);
+	return gre_is_mistaken(pkt, origin) ? ACTION_DELIVER_BY_VETH :
+					      ACTION_DELIVER;
 }
 
 #endif

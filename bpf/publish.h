@@ -6,11 +6,23 @@
 #ifndef EBPNET_PUBLISH_H
 #define EBPNET_PUBLISH_H
 
+#include "decision.h"
 #include "route.h"
 #include "search.h"
 
-/* publish_open() returns this for a packet that is not for an endpoint. */
-#define PUBLISH_NOT_OURS -1
+/* Whether a packet opens a flow to an endpoint. */
+enum publish_result {
+	PUBLISH_NOT_OURS, /* it is for no endpoint */
+	PUBLISH_OPENED,
+	PUBLISH_REFUSED, /* for decision.reason */
+};
+
+static __always_inline enum publish_result
+publish_result(struct scratch *scratch, enum reason reason)
+{
+	scratch->decision.reason = reason;
+	return reason ? PUBLISH_REFUSED : PUBLISH_OPENED;
+}
 
 /* The port that is published at the destination of @key, or at every address
  * of its family. */
@@ -146,25 +158,26 @@ publish_check(ctx_t *ctx, const struct flow_key *key, const struct port *port,
 	return REASON_NONE;
 }
 
-/* Opens the flow of packets with @key to the published @port. */
-__verified_once int publish_open_port(ctx_t *ctx, const struct flow_key *key,
-				      const struct port *port)
+/* Opens the flow of packets with scratch->key to the published @port. */
+__verified_once int publish_open_port(ctx_t *ctx, const struct port *port)
 {
 	struct search search = { .ctx = ctx, .kind = SEARCH_PEER };
 	struct scratch *scratch = scratch_get();
 	const struct network *network;
+	const struct flow_key *key;
 	enum reason reason;
 	__u32 id;
 
-	if (!key || !port || !scratch)
-		return REASON_KERNEL_ERROR;
+	if (!port || !scratch)
+		return PUBLISH_REFUSED;
+	key = &scratch->key;
 	id = port->network;
 	network = bpf_map_lookup_elem(&networks, &id);
 	if (!network)
-		return REASON_KERNEL_ERROR;
+		return publish_result(scratch, REASON_KERNEL_ERROR);
 	reason = publish_check(ctx, key, port, network);
 	if (reason)
-		return reason;
+		return publish_result(scratch, reason);
 	/* A flow that an endpoint opens counts for the endpoint: see
 	 * gateway_open(). */
 	if (key->network == NETWORK_OUTSIDE)
@@ -182,35 +195,37 @@ __verified_once int publish_open_port(ctx_t *ctx, const struct flow_key *key,
 					      network->gateway4 :
 					      network->gateway6;
 	}
-	return search_open(&search, scratch, NO_MAPPING);
+	return publish_result(scratch,
+			      search_open(&search, scratch, NO_MAPPING));
 }
 
-/* Opens the flow of packets with @key from outside to a mapped port, if the
- * packet may open one and the port's network has endpoint-independent
+/* Opens the flow of packets with scratch->key from outside to a mapped port, if
+ * the packet may open one and the port's network has endpoint-independent
  * filtering. */
-__verified_once int
-publish_open_mapping(ctx_t *ctx, const struct flow_key *key, bool may_open)
+__verified_once int publish_open_mapping(ctx_t *ctx, bool may_open)
 {
 	struct search search = { .ctx = ctx, .kind = SEARCH_PEER };
 	struct scratch *scratch = scratch_get();
+	enum publish_result result;
 	const struct network *network;
+	const struct flow_key *key;
 	const struct flow *holder;
 	__u32 slot, id;
-	int reason;
 
-	if (!key || !scratch)
+	if (!scratch)
 		return PUBLISH_NOT_OURS;
+	key = &scratch->key;
 	mapping_key(&scratch->mapping, key);
 	slot = mapping_join(&scratch->mapping);
 	if (slot == NO_MAPPING)
 		return PUBLISH_NOT_OURS;
 	/* The host may use or listen on a port that was free when it was
 	 * mapped. */
-	reason = PUBLISH_NOT_OURS;
+	result = PUBLISH_NOT_OURS;
 	holder = flow_at(slot);
 	if (!holder || search_socket(ctx, key) != SOCKET_NONE)
 		goto refuse;
-	reason = REASON_UNSOLICITED;
+	result = publish_result(scratch, REASON_UNSOLICITED);
 	scratch->owner = holder->owner;
 	scratch->server = 0;
 	scratch->opener = *key;
@@ -221,25 +236,24 @@ publish_open_mapping(ctx_t *ctx, const struct flow_key *key, bool may_open)
 	if (!may_open || !network || !(network->flags & NETWORK_OPEN) ||
 	    publish_is_spoofed(ctx, &key->src))
 		goto refuse;
-	return search_open(&search, scratch, slot);
+	return publish_result(scratch, search_open(&search, scratch, slot));
 refuse:
 	mapping_leave(slot);
-	return reason;
+	return result;
 }
 
-/* Opens the flow of an echo request with @key to the own address of an endpoint
- * on a network that is routed to. */
-static __always_inline int
-publish_open_echo(ctx_t *ctx, const struct flow_key *key)
+/* Opens the flow of an echo request to the own address of an endpoint on a
+ * network that is routed to. */
+static __always_inline enum publish_result
+publish_open_echo(ctx_t *ctx, struct scratch *scratch)
 {
+	const struct flow_key *key = &scratch->key;
 	const struct station *station =
 		bpf_map_lookup_elem(&neighbors, &key->dst);
-	struct scratch *scratch = scratch_get();
 	const struct network *network;
 
 	/* With identifier 0 its key would be that of a reply. */
-	if (!key->sport || !station || station->kind != STATION_LOCAL ||
-	    !scratch)
+	if (!key->sport || !station || station->kind != STATION_LOCAL)
 		return PUBLISH_NOT_OURS;
 	network = bpf_map_lookup_elem(&networks, &station->network);
 	if (!network || !(network->flags & NETWORK_ROUTED))
@@ -248,47 +262,51 @@ publish_open_echo(ctx_t *ctx, const struct flow_key *key)
 	scratch->echo.address = key->dst;
 	scratch->echo.network = station->network;
 	scratch->echo.endpoint = station->endpoint;
-	return publish_open_port(ctx, key, &scratch->echo);
+	return publish_open_port(ctx, &scratch->echo);
 }
 
-/* Opens the flow of packets with @key from another network to an endpoint's own
- * address; PUBLISH_NOT_OURS if nothing is published there. */
-static __always_inline int
-publish_open_routed(ctx_t *ctx, const struct packet *pkt,
-		    const struct flow_key *key)
+/* Opens the flow of packets with scratch->key from another network to an
+ * endpoint's own address. */
+static __always_inline enum publish_result
+publish_open_routed(ctx_t *ctx, struct scratch *scratch)
 {
+	const struct packet *pkt = &scratch->packet;
+	const struct flow_key *key = &scratch->key;
 	const struct port *port;
 
 	if (pkt->echo == ECHO_REQUEST)
-		return publish_open_echo(ctx, key);
+		return publish_open_echo(ctx, scratch);
 	if (!search_is_published(key->protocol, key->dport))
 		return PUBLISH_NOT_OURS;
 	port = publish_lookup(key);
 	if (!port || !(port->flags & PORT_ROUTED))
 		return PUBLISH_NOT_OURS;
-	return flow_may_open(pkt) ? publish_open_port(ctx, key, port) :
-				    REASON_UNKNOWN_FLOW;
+	return flow_may_open(pkt) ?
+		       publish_open_port(ctx, port) :
+		       publish_result(scratch, REASON_UNKNOWN_FLOW);
 }
 
-/* Opens the flow of packets with @key, which come from outside an endpoint's
- * own network; PUBLISH_NOT_OURS if they are not for an endpoint. */
-static __always_inline int
-publish_open(ctx_t *ctx, const struct packet *pkt, const struct flow_key *key)
+/* Opens the flow of packets with scratch->key, which come from outside an
+ * endpoint's own network. */
+static __always_inline enum publish_result
+publish_open(ctx_t *ctx, struct scratch *scratch)
 {
-	bool may_open = flow_may_open(pkt);
+	const struct flow_key *key = &scratch->key;
+	bool may_open = flow_may_open(&scratch->packet);
 	const struct port *port;
 
-	if (pkt->echo == ECHO_REQUEST)
-		return publish_open_echo(ctx, key);
+	if (scratch->packet.echo == ECHO_REQUEST)
+		return publish_open_echo(ctx, scratch);
 	if (search_is_published(key->protocol, key->dport)) {
 		port = publish_find(ctx, key);
 		if (port)
-			return may_open ? publish_open_port(ctx, key, port) :
-					  REASON_UNKNOWN_FLOW;
+			return may_open ? publish_open_port(ctx, port) :
+					  publish_result(scratch,
+							 REASON_UNKNOWN_FLOW);
 	}
 	if (key->network != NETWORK_OUTSIDE)
 		return PUBLISH_NOT_OURS;
-	return publish_open_mapping(ctx, key, may_open);
+	return publish_open_mapping(ctx, may_open);
 }
 
 #endif

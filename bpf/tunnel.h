@@ -3,9 +3,9 @@
 #ifndef EBPNET_TUNNEL_H
 #define EBPNET_TUNNEL_H
 
+#include "decision.h"
 #include "deliver.h"
 #include "gre_wrap.h"
-#include "icmp_reply.h"
 #include "route.h"
 
 /*
@@ -28,6 +28,18 @@ _Static_assert((int)MAX_NETWORKS <= 1 << 10 && (int)MAX_TUNNELS <= 1 << 10,
 static __always_inline __u32 tunnel_mark(__u32 network, __u32 tunnel)
 {
 	return TUNNEL_MARK_FRAME | network << TUNNEL_MARK_NETWORK | tunnel;
+}
+
+/* Whether a packet with the mark is on its detour. */
+static __always_inline bool tunnel_is_detoured(__u32 mark)
+{
+	return (mark & TUNNEL_MARK_KIND) == TUNNEL_MARK_FRAME ||
+	       (mark & TUNNEL_MARK_KIND) == TUNNEL_MARK_PACKET;
+}
+
+static __always_inline __u32 tunnel_network_of(__u32 mark)
+{
+	return mark >> TUNNEL_MARK_NETWORK & ((1 << TUNNEL_MARK_NETWORK) - 1);
 }
 
 static __always_inline int tunnel_detour(struct __sk_buff *skb, __u32 mark)
@@ -79,97 +91,101 @@ tunnel_packet_length(struct __sk_buff *skb, struct packet *pkt, __u32 *length)
 	return reason;
 }
 
-/* What tunnel_send() gives where the frame is too large; what would not be is
- * told in scratch->tunnel_mtu. */
-#define TUNNEL_TOO_BIG -3
-
-/* Sends the frame into a tunnel. @device is the endpoint's that it is from;
- * none after the detour. */
-__verified_once int tunnel_send(struct __sk_buff *skb, struct packet *pkt,
-				const struct network *network, __u32 id,
-				const struct device *device)
+/*
+ * Decides about a frame of @network into the tunnel @id, and finds the route of
+ * its outer packet. @detoured: the frame has taken its detour. A frame that is
+ * too large is refused with REASON_TOO_BIG.
+ */
+__verified_once int
+tunnel_decide(struct __sk_buff *skb, const struct network *network, __u32 id,
+	      bool detoured)
 {
 	const struct tunnel *tunnel = bpf_map_lookup_elem(&tunnels, &id);
 	struct tunnel_path *path = bpf_map_lookup_elem(&tunnel_paths, &id);
 	struct scratch *scratch = scratch_get();
-	__u32 length, most, sequence = 0;
-	enum gre_result result;
 	struct route *route;
 	enum reason reason;
+	__u32 length, most;
 
-	if (!pkt || !network || !scratch || !tunnel || !path ||
-	    address_is_zero(&tunnel->ends.remote))
-		return verdict_drop(skb, REASON_UNKNOWN_TUNNEL);
+	if (!network || !scratch)
+		return ACTION_DROP;
+	if (!tunnel || !path || address_is_zero(&tunnel->ends.remote))
+		return decision_drop(scratch, REASON_UNKNOWN_TUNNEL);
 	route = &scratch->route;
 	reason = route_find(skb, &tunnel->ends.local, &tunnel->ends.remote, 0,
 			    route);
 	if (!reason && !route->ifindex)
 		reason = REASON_NO_ROUTE;
 	if (!reason)
-		reason = tunnel_packet_length(skb, pkt, &length);
+		reason = tunnel_packet_length(skb, &scratch->packet, &length);
 	if (reason)
-		return verdict_drop(skb, reason);
-	most = tunnel_most(pkt, path, route,
+		return decision_drop(scratch, reason);
+	most = tunnel_most(&scratch->packet, path, route,
 			   gre_overhead(tunnel, network) +
 				   sizeof(struct frame));
-	if (length > most) {
-		if (!device)
-			return verdict_drop(skb, REASON_TOO_BIG);
-		scratch->tunnel_mtu = most;
-		return TUNNEL_TOO_BIG;
+	scratch->decision.tunnel = id;
+	if (length > most)
+		return decision_refuse(scratch, REASON_TOO_BIG, most);
+	return tunnel->flags & (TUNNEL_CSUM | TUNNEL_SEQ) && !detoured ?
+		       ACTION_DETOUR :
+		       ACTION_ENCAPSULATE;
+}
+
+/* Puts the frame into the tunnel of its decision, and sends it. A superframe
+ * that the kernel does not wrap whole takes the detour first. */
+static __noinline int
+tunnel_encapsulate(struct __sk_buff *skb, struct scratch *scratch,
+		   const struct network *network, bool detoured)
+{
+	__u32 id = scratch->decision.tunnel, sequence = 0;
+	const struct tunnel *tunnel = bpf_map_lookup_elem(&tunnels, &id);
+	struct tunnel_path *path;
+	enum gre_result result;
+
+	if (!tunnel)
+		return verdict_drop(skb, REASON_UNKNOWN_TUNNEL);
+	if (tunnel->flags & TUNNEL_SEQ) {
+		path = bpf_map_lookup_elem(&tunnel_paths, &id);
+		if (path)
+			sequence = __sync_fetch_and_add(&path->sequence, 1);
 	}
-	if (tunnel->flags & (TUNNEL_CSUM | TUNNEL_SEQ) && device)
-		return tunnel_detour(skb, tunnel_mark(device->network, id));
-	if (tunnel->flags & TUNNEL_SEQ)
-		sequence = __sync_fetch_and_add(&path->sequence, 1);
-	result = gre_encap(skb, pkt, tunnel, network, sequence);
-	if (result == GRE_TO_BE_CUT && device)
-		return tunnel_detour(skb, tunnel_mark(device->network, id));
+	result = gre_encap(skb, scratch, tunnel, network, sequence);
+	if (result == GRE_TO_BE_CUT && !detoured)
+		return tunnel_detour(skb, tunnel_mark(scratch->decision.network,
+						      id));
 	if (result > GRE_WRAPPED_UNTOLD)
 		return verdict_drop(skb, REASON_KERNEL_ERROR);
 	count_tx(&tunnel_stats, id, skb);
 	if (result == GRE_WRAPPED_UNTOLD)
 		return tunnel_detour(skb, TUNNEL_MARK_PACKET);
-	return route_send(skb, route);
+	/* A frame with a checksum has taken the detour: it is whole. */
+	if (gre_put_checksum(skb, tunnel))
+		return verdict_drop(skb, REASON_KERNEL_ERROR);
+	return route_send(skb, &scratch->route);
 }
 
-/* Goes on with a frame or a packet after its detour. */
-static __noinline int tunnel_go_on(struct __sk_buff *skb, __u32 mark)
+/* Decides about a frame, or a packet of the tunnel, after its detour. */
+static __always_inline enum action
+tunnel_decide_detoured(struct __sk_buff *skb, struct scratch *scratch,
+		       __u32 mark, const struct network *network)
 {
 	__u32 mask = (1 << TUNNEL_MARK_NETWORK) - 1;
-	__u32 id = mark >> TUNNEL_MARK_NETWORK & mask;
-	__u32 tunnel_id = mark & mask;
-	const struct network *network;
-	const struct tunnel *tunnel;
-	struct packet *pkt = packet_new();
-	struct route route = {};
+	const struct packet *pkt = &scratch->packet;
+	__u32 tunnel = mark & mask;
 	enum reason reason;
-	int verdict;
 
-	if (!pkt)
-		return verdict_drop(skb, REASON_KERNEL_ERROR);
-	skb->mark = 0;
-	reason = parse_l3(skb, pkt, 0);
-	if (reason)
-		return verdict_drop(skb, reason);
 	if ((mark & TUNNEL_MARK_KIND) == TUNNEL_MARK_PACKET) {
-		reason = route_find(skb, &pkt->src, &pkt->dst, 0, &route);
-		if (!reason && !route.ifindex)
+		reason = route_find(skb, &pkt->src, &pkt->dst, 0,
+				    &scratch->route);
+		if (!reason && !scratch->route.ifindex)
 			reason = REASON_NO_ROUTE;
-		return reason ? verdict_drop(skb, reason) :
-				route_send(skb, &route);
+		return reason ? decision_drop(scratch, reason) : ACTION_SEND;
 	}
-	network = bpf_map_lookup_elem(&networks, &id);
-	tunnel = bpf_map_lookup_elem(&tunnels, &tunnel_id);
 	/* Either may have gone while the frame was on its way. */
-	if (!network || !tunnel || !gre_is_carried(tunnel_id, id, network))
-		return verdict_drop(skb, REASON_UNKNOWN_TUNNEL);
-	verdict = tunnel_send(skb, pkt, network, tunnel_id, NULL);
-	if (verdict != TC_ACT_REDIRECT)
-		return verdict;
-	/* It is on its way, but has not left. */
-	reason = gre_put_checksum(skb, tunnel);
-	return reason ? verdict_drop(skb, reason) : verdict;
+	if (!network ||
+	    !gre_is_carried(tunnel, scratch->decision.network, network))
+		return decision_drop(scratch, REASON_UNKNOWN_TUNNEL);
+	return tunnel_decide(skb, network, tunnel, true);
 }
 
 /* What an ICMP error quotes of a packet of ours. */

@@ -643,6 +643,71 @@ struct packet {
 };
 _Static_assert(sizeof(struct packet) == 84, "struct packet");
 
+/* What happens to a packet: the result of decide. */
+enum action {
+	ACTION_UNDECIDED, /* not decided, go on */
+	ACTION_PASS, /* leave it to the kernel */
+	ACTION_DROP, /* for decision.reason */
+	ACTION_REFUSE, /* the same, and tell its sender by ICMP */
+	ACTION_IGNORE, /* the receiver has it already */
+	ACTION_ANSWER, /* answer the ARP or ND request for decision.mac */
+	ACTION_BRIDGE, /* to scratch.station, which is on its network */
+	ACTION_FLOOD, /* copy it to the members of its network */
+	ACTION_DELIVER, /* into the namespace of the local endpoint */
+	ACTION_DELIVER_BY_VETH, /* the same, where the kernel reads it again */
+	ACTION_HOST, /* to the host itself */
+	ACTION_LOOPBACK, /* to a socket of the host that speaks to the host */
+	ACTION_HAIRPIN, /* change it, and decide again as if from outside */
+	ACTION_SEND, /* by an uplink: scratch.route */
+	ACTION_SEND_FRAGMENTS, /* the same, in fragments */
+	ACTION_ENCAPSULATE, /* into decision.tunnel */
+	ACTION_ENCAPSULATE_FRAGMENTS, /* the same, in fragments */
+	ACTION_DETOUR, /* the same, by way of to_tunnel() */
+};
+
+/* What is changed in a packet before its action. */
+enum change {
+	CHANGE_HOP = 1, /* one hop less to live */
+	CHANGE_ADDRESSES = 2, /* translate it to scratch.to */
+	CHANGE_ERROR = 4, /* the same for an ICMP error and its quote */
+	CHANGE_RECEIVER = 8, /* its destination MAC to decision.mac */
+	CHANGE_SENDER = 16, /* its source MAC to the gateway's */
+	CHANGE_ROUTE = 32, /* forget the route that the host gave it */
+	CHANGE_OUTER = 64, /* take off the outer headers: scratch.origin */
+};
+
+/* The details of an action. */
+struct decision {
+	enum reason reason; /* of DROP and REFUSE */
+	__u32 changes; /* enum change */
+	__u32 mtu; /* of REFUSE: what would fit */
+	__u32 endpoint; /* of DELIVER */
+	__u32 ifindex; /* of DELIVER and LOOPBACK */
+	__u32 tunnel; /* of ENCAPSULATE and DETOUR */
+	__u32 room; /* of ENCAPSULATE_FRAGMENTS: payload in each */
+	__u32 flood; /* enum flood */
+	__u32 payer; /* of FLOOD: whose budget pays */
+	__u32 network; /* of the sender */
+	__u32 sender; /* endpoint; 0 if it is not a local one */
+	__u32 quoted_l3; /* of CHANGE_ERROR: offsets in the quoted packet */
+	__u32 quoted_l4;
+	struct mac mac;
+	__u8 router; /* of CHANGE_ERROR, 1: a router on the way sent it */
+	__u8 pad;
+};
+_Static_assert(sizeof(struct decision) == 60, "struct decision");
+
+/* A frame that came out of a tunnel. */
+struct gre_origin {
+	__u32 tunnel; /* 0: not ours, leave it to the host */
+	__u32 network;
+	__u32 inner; /* offset of the inner Ethernet header */
+	__be16 outer; /* ethertype of the outer packet */
+	__u8 tos; /* of the outer packet */
+	__u8 pad;
+};
+_Static_assert(sizeof(struct gre_origin) == 16, "struct gre_origin");
+
 /* Records of `scratches`. */
 enum {
 	SCRATCH_PACKET,
@@ -652,6 +717,8 @@ enum {
 
 struct scratch {
 	struct packet packet;
+	struct decision decision;
+	struct gre_origin origin;
 	struct bpf_fib_lookup fib; /* what route_ask() asks */
 	struct route route; /* of the packet at hand */
 	struct port echo; /* stands for one where echoes are let in */
@@ -663,19 +730,19 @@ struct scratch {
 	__u32 copies; /* that bridge_flood() has tried to make */
 	struct learned_filter unused; /* only has Go told of the type */
 	struct flow_key to; /* of the flow at hand: see flow_find_to() */
-	__u32 tunnel_mtu; /* after TUNNEL_TOO_BIG: what would fit */
 	__u32 claimed; /* the slot of `flows` that was claimed last */
 	__u32 owner; /* of the flow that is being opened */
 	__u32 server; /* the endpoint that it is opened to, or 0 */
 	__u32 place_own; /* where its port is to be counted, or 0 */
 	__u32 place_all;
 	__u32 max_ports; /* of the owner towards one destination, or 0 */
-	__u32 pad;
 	struct station learned; /* the one that learn_find() has found */
+	struct station station; /* of ACTION_BRIDGE */
 	__u8 piece[PIECE_SIZE];
+	__u32 pad;
 	__u8 flooded[LOOP_PROBE]; /* what a probe has taken the place of */
 };
-_Static_assert(sizeof(struct scratch) == 744, "struct scratch");
+_Static_assert(sizeof(struct scratch) == 848, "struct scratch");
 
 /* Where a datagram in fragments is kept: in its owner's share. */
 struct fragment_place {

@@ -126,15 +126,17 @@ __verified_once int out_of_tunnel(ctx_t *ctx, struct packet *pkt,
 		return VERDICT_PASS;
 
 	count_rx(&tunnel_stats, origin->tunnel, ctx);
-	reason = ecn_decapsulate(ctx, pkt, origin->tos);
+	reason = ecn_check(pkt, origin->tos);
 	if (!reason)
 		reason = policy_check(ctx, pkt, origin->network, network,
 				      endpoint, station->endpoint);
+	if (!reason)
+		reason = ecn_decapsulate(ctx, pkt, origin->tos);
 	if (!reason && bpf_xdp_adjust_head(ctx, origin->inner))
 		reason = REASON_KERNEL_ERROR;
 	if (reason)
 		return verdict_drop(ctx, reason);
-	return bridge_deliver_anew(ctx, station);
+	return bridge_deliver_anew(ctx, station->endpoint, station->ifindex);
 }
 
 /* Handles a packet of GRE. */
@@ -206,11 +208,11 @@ __verified_once int into_flow(ctx_t *ctx, struct packet *pkt, struct flow *flow,
 	if (!reason)
 		reason = nat_translate(ctx, pkt, to);
 	if (!reason)
-		reason = bridge_readdress(ctx, pkt, station,
+		reason = bridge_readdress(ctx, pkt, station->mac,
 					  config_gateway_mac());
 	if (reason)
 		return verdict_drop(ctx, reason);
-	return bridge_deliver_anew(ctx, station);
+	return bridge_deliver_anew(ctx, station->endpoint, station->ifindex);
 }
 
 /* Handles a packet of TCP or UDP. Only TC opens flows with the outside. */
@@ -255,14 +257,16 @@ int xdp_uplink(struct xdp_md *ctx)
 {
 	__u32 ifindex = ctx_ifindex(ctx);
 	const struct uplink *uplink = bpf_map_lookup_elem(&uplinks, &ifindex);
+	struct scratch *scratch;
 	struct packet *pkt;
 	enum reason reason;
 
 	if (!uplink)
 		return VERDICT_PASS;
-	pkt = packet_new();
-	if (!pkt)
+	scratch = scratch_new();
+	if (!scratch)
 		return VERDICT_PASS;
+	pkt = &scratch->packet;
 	reason = parse_l3(ctx, pkt, 0);
 	if (!mac_equal(&pkt->dst_mac, &uplink->mac) ||
 	    (pkt->ethertype != bpf_htons(ETH_P_IP) &&
