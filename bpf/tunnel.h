@@ -156,11 +156,11 @@ tunnel_encapsulate(struct __sk_buff *skb, struct scratch *scratch,
 	if (result > GRE_WRAPPED_UNTOLD)
 		return verdict_drop(skb, REASON_KERNEL_ERROR);
 	count_tx(&tunnel_stats, id, skb);
-	if (result == GRE_WRAPPED_UNTOLD)
-		return tunnel_detour(skb, TUNNEL_MARK_PACKET);
-	/* A frame with a checksum has taken the detour: it is whole. */
+	/* A frame with a checksum has taken the detour: it is no superframe. */
 	if (gre_put_checksum(skb, tunnel))
 		return verdict_drop(skb, REASON_KERNEL_ERROR);
+	if (result == GRE_WRAPPED_UNTOLD)
+		return tunnel_detour(skb, TUNNEL_MARK_PACKET);
 	return route_send(skb, &scratch->route);
 }
 
