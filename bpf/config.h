@@ -37,8 +37,8 @@ const volatile __u32 decap_ipv6_flags = 0;
 #define SECONDS 1000000000ULL
 const volatile __u64 tcp_established_timeout = 7440 * SECONDS;
 const volatile __u64 tcp_transitory_timeout = 240 * SECONDS;
-const volatile __u64 udp_answered_timeout = 300 * SECONDS;
-const volatile __u64 udp_unanswered_timeout = 120 * SECONDS;
+const volatile __u64 udp_established_timeout = 300 * SECONDS;
+const volatile __u64 udp_new_timeout = 120 * SECONDS;
 const volatile __u64 icmp_timeout = 60 * SECONDS;
 
 /* How long a station that was learned is known without a packet from it: IEEE

@@ -41,7 +41,7 @@ static int ctx_sum_next(__u32 i, void *context)
 /* Gives the checksum of @length bytes of the frame from @offset on; false if
  * they are not there. */
 static __noinline bool
-ctx_checksum(ctx_t *ctx, __u32 offset, __u32 length, __sum16 *checksum)
+ctx_sum_checksum(ctx_t *ctx, __u32 offset, __u32 length, __sum16 *checksum)
 {
 	struct ctx_sum sum = { .ctx = ctx, .offset = offset, .left = length };
 

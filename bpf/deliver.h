@@ -5,14 +5,14 @@
 
 #include <linux/if_packet.h>
 
-#include "deliver_anew.h"
+#include "deliver_veth.h"
 #include "headers/uapi.h"
 #include "parse.h"
 #include "verdict.h"
 
 /* Hands the frame straight into the namespace of a local station. */
 static __always_inline int
-bridge_deliver(struct __sk_buff *skb, const struct station *station)
+deliver_peer(struct __sk_buff *skb, const struct station *station)
 {
 	/* The host's end of a veth takes a frame for the MAC of another
 	 * endpoint to be none of its business, and says so in pkt_type. */
@@ -31,7 +31,7 @@ bridge_deliver(struct __sk_buff *skb, const struct station *station)
  * one of these addresses, as it is another packet of the host's when a tunnel
  * device has wrapped it.
  */
-static __always_inline __u16 route_mark(const struct __sk_buff *skb)
+static __always_inline __u16 route_send_mark(const struct __sk_buff *skb)
 {
 	struct mac mac = config_gateway_mac(); /* random: see the agent */
 	void *end = ctx_end(skb);
@@ -55,7 +55,7 @@ static __always_inline __u16 route_mark(const struct __sk_buff *skb)
 static __always_inline int
 route_send(struct __sk_buff *skb, struct route *route)
 {
-	skb->tc_index = route_mark(skb);
+	skb->tc_index = route_send_mark(skb);
 	if (!route->next.nh_family)
 		return bpf_redirect_neigh(route->ifindex, NULL, 0, 0);
 	return bpf_redirect_neigh(route->ifindex, &route->next,

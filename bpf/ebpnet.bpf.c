@@ -43,7 +43,7 @@
 #include "forward.h"
 #include "gateway.h"
 #include "sweep.h"
-#include "upkeep.h"
+#include "flow_command.h"
 
 /* Sends the reply to an ARP or ND request back to its device. */
 static __always_inline int
@@ -91,7 +91,7 @@ to_unknown(struct __sk_buff *skb, struct packet *pkt,
 	   const struct device *device, const struct network *network)
 {
 	const struct station *station =
-		learn_find(device->network, &pkt->dst_mac);
+		fdb_lookup_learned(device->network, &pkt->dst_mac);
 
 	if (station && bridge_is_behind(skb, station))
 		return verdict_consume();
@@ -152,7 +152,7 @@ int from_endpoint(struct __sk_buff *skb)
 		return bridge_flood(skb, device->network, network,
 				    FLOOD_TUNNELS, device->endpoint);
 	if (!gateway_is_meant(network, pkt)) {
-		station = learn_find_told(device->network, &pkt->dst_mac);
+		station = fdb_lookup_static(device->network, &pkt->dst_mac);
 		if (!station)
 			return to_unknown(skb, pkt, device, network);
 		if (bridge_is_behind(skb, station))
@@ -214,16 +214,16 @@ int from_host(struct __sk_buff *skb)
 		return verdict_drop(skb, REASON_UNKNOWN_PROTOCOL);
 	}
 
-	station = learn_find_neighbor(&pkt->dst);
+	station = neighbor_lookup(&pkt->dst);
 	if (!station || station->kind != STATION_LOCAL)
 		return verdict_drop(skb, REASON_UNKNOWN_DESTINATION);
 	if (!mac_equal(&pkt->dst_mac, &station->mac)) {
-		reason = bridge_readdress(skb, pkt, station,
-					  config_gateway_mac());
+		reason = deliver_veth_readdress(skb, pkt, station,
+						config_gateway_mac());
 		if (reason)
 			return verdict_drop(skb, reason);
 	}
-	return bridge_deliver(skb, station);
+	return deliver_peer(skb, station);
 }
 
 /* Frames on the detour into a tunnel, see tunnel.h: TC ingress of the near end
@@ -281,7 +281,7 @@ int from_uplink(struct __sk_buff *skb)
 		return overlay_deliver(skb, pkt, &origin);
 	}
 	if (packet_is_icmp_error(pkt)) {
-		tunnel_hear(skb, pkt);
+		tunnel_note_mtu(skb, pkt);
 		return forward_error_in(skb, pkt, NETWORK_OUTSIDE);
 	}
 	if (!fragment_find_ports(pkt, NETWORK_OUTSIDE,
@@ -346,7 +346,7 @@ static __always_inline bool may_be_remembered(const struct packet *pkt)
 SEC("tc")
 int to_uplink(struct __sk_buff *skb)
 {
-	__u16 mark = route_mark(skb);
+	__u16 mark = route_send_mark(skb);
 	struct scratch *scratch;
 	struct packet *pkt;
 	enum reason reason;
@@ -417,7 +417,7 @@ int restore_flow(struct __sk_buff *skb)
 		return REASON_KERNEL_ERROR;
 	if (bpf_skb_load_bytes(skb, sizeof(struct ethhdr), &flow, sizeof(flow)))
 		return REASON_MALFORMED;
-	return upkeep_restore(scratch, &flow);
+	return flow_command_restore(scratch, &flow);
 }
 
 /* Forgets the learned stations that match the struct learned_filter after an
@@ -448,13 +448,13 @@ int end_flows(struct __sk_buff *skb)
 			       sizeof(scratch->filter)))
 		return REASON_MALFORMED;
 	if (!scratch->filter.endpoint) {
-		bpf_loop(scratch->filter.count, upkeep_end_slot, NULL, 0);
+		bpf_loop(scratch->filter.count, flow_command_end_slot, NULL, 0);
 		return REASON_NONE;
 	}
 	if (!scratch->filter.first)
 		scratch->filter.first =
 			flow_list_first(scratch->filter.endpoint);
-	bpf_loop(scratch->filter.count, upkeep_end_listed, NULL, 0);
+	bpf_loop(scratch->filter.count, flow_command_end_listed, NULL, 0);
 	return bpf_skb_store_bytes(skb, sizeof(struct ethhdr), &scratch->filter,
 				   sizeof(scratch->filter), 0) ?
 		       REASON_KERNEL_ERROR :

@@ -29,20 +29,20 @@
 
 static __always_inline __u64 flow_timeout(const struct flow *flow)
 {
-	const __u32 closed = FLOW_OPENER_FIN | FLOW_ANSWER_FIN;
-	bool answered = flow->state == FLOW_ANSWERED;
+	const __u32 closed = FLOW_ORIGINAL_FIN | FLOW_REPLY_FIN;
+	bool established = flow->state == FLOW_ESTABLISHED;
 	__u32 flags = flow->flags;
 
-	switch (flow->opener.protocol) {
+	switch (flow->original.protocol) {
 	case IPPROTO_TCP:
-		if (answered && flags & FLOW_HANDSHAKEN &&
+		if (established && flags & FLOW_HANDSHAKEN &&
 		    (flags & closed) != closed &&
-		    !(flags & (FLOW_OPENER_RST | FLOW_ANSWER_RST)))
+		    !(flags & (FLOW_ORIGINAL_RST | FLOW_REPLY_RST)))
 			return tcp_established_timeout;
 		return tcp_transitory_timeout;
 	case IPPROTO_UDP:
 	case IPPROTO_SCTP: /* has heartbeats every 30 seconds */
-		return answered ? udp_answered_timeout : udp_unanswered_timeout;
+		return established ? udp_established_timeout : udp_new_timeout;
 	}
 	return icmp_timeout;
 }
@@ -54,67 +54,68 @@ static __always_inline __u64 flow_timeout(const struct flow *flow)
 
 /* Whether the packet confirms a half-open flow. */
 static __always_inline bool
-flow_is_answered(const struct flow *flow, const struct packet *pkt,
-		 enum flow_side side)
+flow_is_confirmed(const struct flow *flow, const struct packet *pkt,
+		  enum flow_side side)
 {
 	if (pkt->protocol == IPPROTO_TCP)
 		return flow->flags & FLOW_HANDSHAKEN;
-	if (flow->opener.network == NETWORK_OUTSIDE)
-		return side == FLOW_OPENER && flow->flags & FLOW_REPLIED;
-	return side == FLOW_ANSWER;
+	if (flow->original.network == NETWORK_OUTSIDE)
+		return side == FLOW_ORIGINAL && flow->flags & FLOW_REPLIED;
+	return side == FLOW_REPLY;
 }
 
 /* Marks the half-open flow in @slot as established, and gives back its place in
  * `half_open`. If its owner's share is used up the flow stays half-open, unless
  * it is @restored: it was established in the old tables. */
-static __noinline void flow_settle(struct flow *flow, __u32 slot, bool restored)
+static __noinline void
+flow_establish(struct flow *flow, __u32 slot, bool restored)
 {
-	__u32 at = flow->turn, owner = flow->owner, *turn;
+	__u32 at = flow->half_open_at, owner = flow->owner, *place;
 
 	if (restored)
 		share_count(owner, 1);
-	else if (!share_take(owner))
+	else if (!share_reserve(owner))
 		return;
 	if (__sync_val_compare_and_swap(&flow->state, FLOW_HALF_OPEN,
-					FLOW_ANSWERED) != FLOW_HALF_OPEN) {
+					FLOW_ESTABLISHED) != FLOW_HALF_OPEN) {
 		share_count(owner, -1);
 		return;
 	}
 	share_count_half_open(owner, -1);
-	turn = bpf_map_lookup_elem(&half_open, &at);
-	if (turn)
-		__sync_val_compare_and_swap(turn, slot + 1, 0);
+	place = bpf_map_lookup_elem(&half_open, &at);
+	if (place)
+		__sync_val_compare_and_swap(place, slot + 1, 0);
 }
 
 /* Updates the flow in @slot for a packet of it. */
 static __always_inline void
-flow_touch(ctx_t *ctx, struct flow *flow, __u32 slot, const struct packet *pkt,
-	   enum flow_side side)
+flow_update(ctx_t *ctx, struct flow *flow, __u32 slot, const struct packet *pkt,
+	    enum flow_side side)
 {
 	__u64 now = bpf_ktime_get_coarse_ns();
 	__u32 set = 0, clear = 0;
 
-	counter_add(&flow->sent[side == FLOW_ANSWER], ctx);
+	count_add(&flow->sent[side == FLOW_REPLY], ctx);
 	if (now - flow->seen > SECONDS)
 		flow->seen = now;
-	if (side == FLOW_ANSWER && !(pkt->tcp_flags & TCP_RST))
+	if (side == FLOW_REPLY && !(pkt->tcp_flags & TCP_RST))
 		set |= FLOW_REPLIED;
 	if (pkt->protocol == IPPROTO_TCP && pkt->fragment != FRAGMENT_LATER) {
 		if (pkt->tcp_flags & TCP_FIN)
-			set |= FLOW_OPENER_FIN << side;
+			set |= FLOW_ORIGINAL_FIN << side;
 		if (pkt->tcp_flags & TCP_RST)
-			set |= FLOW_OPENER_RST << side;
+			set |= FLOW_ORIGINAL_RST << side;
 		else /* this side did not send an earlier reset */
-			clear |= FLOW_OPENER_RST << side;
+			clear |= FLOW_ORIGINAL_RST << side;
 		/* A new connection uses the same ports. */
 		if ((pkt->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN &&
-		    side == FLOW_OPENER)
+		    side == FLOW_ORIGINAL)
 			clear = ~set;
-		else if (side == FLOW_OPENER && pkt->tcp_flags & TCP_ACK &&
+		else if (side == FLOW_ORIGINAL && pkt->tcp_flags & TCP_ACK &&
 			 flow->flags & FLOW_REPLIED &&
 			 pkt->acknowledged - flow->sequence <= MAX_ACKNOWLEDGED)
 			set |= FLOW_HANDSHAKEN;
-		if (side == FLOW_ANSWER && !(flow->flags & FLOW_HANDSHAKEN))
+		if (side == FLOW_REPLY && !(flow->flags & FLOW_HANDSHAKEN))
 			flow->sequence =
 				pkt->sequence + !!(pkt->tcp_flags & TCP_SYN);
 	}
@@ -122,14 +123,14 @@ flow_touch(ctx_t *ctx, struct flow *flow, __u32 slot, const struct packet *pkt,
 		__sync_fetch_and_and(&flow->flags, ~clear);
 	if (set & ~flow->flags)
 		__sync_fetch_and_or(&flow->flags, set);
-	if (flow->state == FLOW_HALF_OPEN && flow_is_answered(flow, pkt, side))
-		flow_settle(flow, slot, false);
+	if (flow->state == FLOW_HALF_OPEN && flow_is_confirmed(flow, pkt, side))
+		flow_establish(flow, slot, false);
 }
 
 /* Whether a flow in @state can be ended: nobody has ended it yet. */
 static __always_inline bool flow_can_end(enum flow_state state)
 {
-	return state == FLOW_HALF_OPEN || state == FLOW_ANSWERED ||
+	return state == FLOW_HALF_OPEN || state == FLOW_ESTABLISHED ||
 	       state == FLOW_REVOKED;
 }
 
@@ -137,8 +138,8 @@ static __always_inline bool flow_can_end(enum flow_state state)
 static __always_inline void flow_unindex(const struct flow *flow, __u32 slot)
 {
 	barrier_var(flow); /* keeps the keys' addresses off the stack */
-	flow_index_remove(&flow->opener, slot);
-	flow_index_remove(&flow->answer, slot);
+	flow_index_remove(&flow->original, slot);
+	flow_index_remove(&flow->reply, slot);
 }
 
 /* Ends the flow in @slot if it is in @state: the index forgets its packets.
@@ -165,9 +166,9 @@ flow_end(struct flow *flow, __u32 slot, enum flow_state state)
 	if (!left_lists)
 		return true;
 	if (mapping != slot)
-		flow_bury(flow);
+		flow_retire(flow);
 	if (mapping != NO_MAPPING)
-		mapping_leave(mapping);
+		mapping_release(mapping);
 	return true;
 }
 
@@ -184,19 +185,19 @@ flow_revoke(struct flow *flow, __u32 slot, enum flow_state state)
 		share_count_half_open(flow->owner, -1);
 		share_count(flow->owner, 1);
 	}
-	flow_index_remove(&flow->opener, slot);
+	flow_index_remove(&flow->original, slot);
 }
 
 /* The work that is left to a tick of the sweep. */
-struct flow_tick {
-	__u32 hand; /* the first slot to look at */
+struct sweep_work {
+	__u32 cursor; /* the first slot to look at */
 	__u32 ends; /* how many flows it may end */
 };
 
-static int flow_sweep_slot(__u32 i, void *context)
+static int sweep_slot(__u32 i, void *context)
 {
-	struct flow_tick *tick = context;
-	__u32 slot = tick->hand + i;
+	struct sweep_work *tick = context;
+	__u32 slot = tick->cursor + i;
 	struct flow *flow;
 	__u64 seen, timeout;
 	__u32 state;
@@ -230,7 +231,7 @@ struct flow_claim {
 	__u32 found; /* bool */
 };
 
-static int flow_try_slot(__u32 i, void *context)
+static int flow_slot_try(__u32 i, void *context)
 {
 	struct flow_claim *claim = context;
 	__u32 start = i ? bpf_get_prandom_u32() : claim->slot + 1;
@@ -253,11 +254,11 @@ static int flow_try_slot(__u32 i, void *context)
 }
 
 /* Claims a free slot; false if there is none. */
-static __always_inline bool flow_find_slot(struct scratch *scratch, __u32 *slot)
+static __always_inline bool flow_slot_find(struct scratch *scratch, __u32 *slot)
 {
 	struct flow_claim claim = { .slot = scratch->claimed };
 
-	bpf_loop(SLOT_ATTEMPTS, flow_try_slot, &claim, 0);
+	bpf_loop(SLOT_ATTEMPTS, flow_slot_try, &claim, 0);
 	*slot = scratch->claimed = claim.slot;
 	return claim.found;
 }
@@ -266,7 +267,7 @@ static __always_inline bool flow_find_slot(struct scratch *scratch, __u32 *slot)
  * more. The flow's port is not counted, unless ports_check() notes later where
  * it is. */
 static __always_inline enum reason
-flow_claim_slot(struct scratch *scratch, __u32 *slot)
+flow_slot_claim(struct scratch *scratch, __u32 *slot)
 {
 	enum reason reason = share_may_open(scratch);
 	struct refused *refusals;
@@ -279,11 +280,11 @@ flow_claim_slot(struct scratch *scratch, __u32 *slot)
 	if (reason)
 		return reason;
 	scratch->place_own = scratch->place_all = 0;
-	return flow_find_slot(scratch, slot) ? REASON_NONE :
+	return flow_slot_find(scratch, slot) ? REASON_NONE :
 					       REASON_FLOW_TABLE_FULL;
 }
 
-static __always_inline void flow_release_slot(__u32 slot)
+static __always_inline void flow_slot_release(__u32 slot)
 {
 	struct flow *flow = flow_at(slot);
 
@@ -292,25 +293,25 @@ static __always_inline void flow_release_slot(__u32 slot)
 }
 
 /* How many random places of `half_open` are tried. */
-#define TURN_ATTEMPTS 16
+#define HALF_OPEN_ATTEMPTS 16
 
 /* After so many that are taken, few places are free. */
-#define TURN_LOOKS 8
+#define HALF_OPEN_LOOKS 8
 
 /* The weight of a free place. */
-#define TURN_FREE 0xffffffff
+#define HALF_OPEN_FREE 0xffffffff
 
 /* The weight of the flow at place @at of `half_open`: the heaviest flow makes
  * room for a new one. A flow weighs more the more half-open flows its owner
  * has. Among flows of one owner, those with an answer weigh more. */
-static __always_inline __u32 flow_weigh_turn(__u32 at)
+static __always_inline __u32 half_open_weigh(__u32 at)
 {
-	const __u32 *turn = bpf_map_lookup_elem(&half_open, &at);
-	const struct flow *flow = turn && *turn ? flow_at(*turn - 1) : NULL;
+	const __u32 *place = bpf_map_lookup_elem(&half_open, &at);
+	const struct flow *flow = place && *place ? flow_at(*place - 1) : NULL;
 	const struct flow_share *share;
 
-	if (!flow || flow->turn != at || flow->state != FLOW_HALF_OPEN)
-		return TURN_FREE;
+	if (!flow || flow->half_open_at != at || flow->state != FLOW_HALF_OPEN)
+		return HALF_OPEN_FREE;
 	share = share_of(flow->owner);
 	return share ? 2 * share->half_open + !!(flow->flags & FLOW_REPLIED) :
 		       0;
@@ -319,39 +320,39 @@ static __always_inline __u32 flow_weigh_turn(__u32 at)
 /* Gives the flow in @slot a place in `half_open`. If no tried place is free,
  * the heaviest flow found ends and leaves its place. Its owner has more
  * half-open flows than others, so a flood displaces its own flows. */
-static __noinline void flow_take_turn(struct flow *flow, __u32 slot)
+static __noinline void half_open_reserve(struct flow *flow, __u32 slot)
 {
 	const struct flow_share *share = share_of(flow->owner);
 	__u32 own = share ? 2 * share->half_open : 0;
-	__u32 at = 0, heaviest = 0, before, *turn;
+	__u32 at = 0, heaviest = 0, before, *place;
 	struct flow *oldest;
 
-	for (int i = 0; i < TURN_ATTEMPTS; i++) {
+	for (int i = 0; i < HALF_OPEN_ATTEMPTS; i++) {
 		__u32 candidate = bpf_get_prandom_u32() % half_open_slots;
-		__u32 weight = flow_weigh_turn(candidate);
+		__u32 weight = half_open_weigh(candidate);
 
 		if (weight >= heaviest) {
 			heaviest = weight;
 			at = candidate;
 		}
-		if (heaviest == TURN_FREE)
+		if (heaviest == HALF_OPEN_FREE)
 			break;
 		/* Where few places are free, stop at an owner that has far more
 		 * half-open flows than this one, or more than half of all. */
-		if (i >= TURN_LOOKS &&
+		if (i >= HALF_OPEN_LOOKS &&
 		    (heaviest > 4 * own + 256 || heaviest > half_open_slots))
 			break;
 	}
-	turn = bpf_map_lookup_elem(&half_open, &at);
-	if (!turn)
+	place = bpf_map_lookup_elem(&half_open, &at);
+	if (!place)
 		return;
-	flow->turn = at;
-	before = __sync_lock_test_and_set(turn, slot + 1);
+	flow->half_open_at = at;
+	before = __sync_lock_test_and_set(place, slot + 1);
 	if (!before || before == slot + 1)
 		return;
 	before--;
 	oldest = flow_at(before);
-	if (oldest && oldest->turn == at)
+	if (oldest && oldest->half_open_at == at)
 		flow_end(oldest, before, FLOW_HALF_OPEN);
 }
 
@@ -372,7 +373,7 @@ static __always_inline bool flow_is_open(struct flow *flow)
 {
 	__u32 state = __sync_fetch_and_or(&flow->state, 0);
 
-	return state == FLOW_HALF_OPEN || state == FLOW_ANSWERED;
+	return state == FLOW_HALF_OPEN || state == FLOW_ESTABLISHED;
 }
 
 /* Opens a flow of scratch's keys and owner in the claimed @slot. If the slot
@@ -382,19 +383,19 @@ static __always_inline bool flow_is_open(struct flow *flow)
 static __noinline enum reason flow_open(struct scratch *scratch, __u32 slot,
 					__u32 mapping, enum flow_side side)
 {
-	const struct flow_key *opener = &scratch->opener,
-			      *answer = &scratch->answer;
+	const struct flow_key *original = &scratch->original,
+			      *reply = &scratch->reply;
 	struct flow *flow = flow_at(slot);
 	int err;
 
 	if (!flow)
 		return REASON_KERNEL_ERROR;
-	flow->opener = *opener;
-	flow->answer = *answer;
+	flow->original = *original;
+	flow->reply = *reply;
 	flow->opened = flow->seen = bpf_ktime_get_coarse_ns();
 	__builtin_memset(flow->sent, 0, sizeof(flow->sent));
 	flow->mapping = mapping;
-	flow->turn = MAX_HALF_OPEN; /* none yet */
+	flow->half_open_at = MAX_HALF_OPEN; /* none yet */
 	flow->flags = 0;
 	flow->uplink = 0;
 	flow->revision = 0;
@@ -408,13 +409,14 @@ static __noinline enum reason flow_open(struct scratch *scratch, __u32 slot,
 	flow_list_add(slot);
 	/* An exchange, so that other CPUs see these fields before the state. */
 	__sync_lock_test_and_set(&flow->state, FLOW_HALF_OPEN);
-	err = flow_index_add(side == FLOW_OPENER ? opener : answer, slot, side);
+	err = flow_index_add(side == FLOW_ORIGINAL ? original : reply, slot,
+			     side);
 	if (err) {
 		flow_end(flow, slot, FLOW_HALF_OPEN);
 		return flow_index_reason(err);
 	}
 	if (flow_is_open(flow))
-		flow_take_turn(flow, slot);
+		half_open_reserve(flow, slot);
 	else /* another CPU ended it before its key was in the index */
 		flow_unindex(flow, slot);
 	return REASON_NONE;
@@ -424,24 +426,24 @@ static __noinline enum reason flow_open(struct scratch *scratch, __u32 slot,
  * share one entry in the index, under the key of the side that is first in
  * order. */
 static __always_inline bool
-flow_is_inside(const struct flow_key *opener, const struct flow_key *answer)
+flow_is_inside(const struct flow_key *original, const struct flow_key *reply)
 {
-	return opener->network == answer->network &&
-	       opener->network != NETWORK_OUTSIDE &&
-	       opener->dport == answer->sport &&
-	       address_equal(&opener->dst, &answer->src);
+	return original->network == reply->network &&
+	       original->network != NETWORK_OUTSIDE &&
+	       original->dport == reply->sport &&
+	       address_equal(&original->dst, &reply->src);
 }
 
 /* The side whose key is in the index, of a flow inside a network. */
 static __always_inline enum flow_side
-flow_first_side(const struct flow_key *opener)
+flow_first_side(const struct flow_key *original)
 {
-	return flow_key_is_first(opener) ? FLOW_OPENER : FLOW_ANSWER;
+	return flow_key_is_first(original) ? FLOW_ORIGINAL : FLOW_REPLY;
 }
 
 static __always_inline enum flow_side flow_other_side(enum flow_side side)
 {
-	return side == FLOW_OPENER ? FLOW_ANSWER : FLOW_OPENER;
+	return side == FLOW_ORIGINAL ? FLOW_REPLY : FLOW_ORIGINAL;
 }
 
 /* Finds the packet's flow inside network @id, and the packet's side. */
@@ -455,7 +457,7 @@ flow_find_inside(struct scratch *scratch, const struct packet *pkt, __u32 id,
 	flow_key_of(key, pkt, id);
 	if (flow_key_is_first(key))
 		return flow_find(key, side, slot);
-	flow_key_turn(key);
+	flow_key_reverse_in_place(key);
 	flow = flow_find(key, side, slot);
 	if (flow)
 		*side = flow_other_side(*side);
@@ -469,13 +471,13 @@ flow_open_inside(struct scratch *scratch, const struct packet *pkt, __u32 id)
 	enum reason reason;
 	__u32 slot;
 
-	reason = flow_claim_slot(scratch, &slot);
+	reason = flow_slot_claim(scratch, &slot);
 	if (reason)
 		return reason;
-	flow_key_of(&scratch->opener, pkt, id);
-	flow_key_reverse(&scratch->answer, &scratch->opener, id);
+	flow_key_of(&scratch->original, pkt, id);
+	flow_key_reverse(&scratch->reply, &scratch->original, id);
 	return flow_open(scratch, slot, NO_MAPPING,
-			 flow_first_side(&scratch->opener));
+			 flow_first_side(&scratch->original));
 }
 
 #endif

@@ -59,15 +59,16 @@ forward_to_endpoint(struct __sk_buff *skb, struct packet *pkt, __u32 network)
 	if (!pkt)
 		return verdict_drop(skb, REASON_KERNEL_ERROR);
 	dst = pkt->dst; /* before 6.2 no key may be of a caller's memory */
-	station = learn_find_neighbor(&dst);
+	station = neighbor_lookup(&dst);
 
 	if (!station || station->network != network ||
 	    station->kind != STATION_LOCAL)
 		return verdict_drop(skb, REASON_UNKNOWN_DESTINATION);
-	reason = bridge_readdress(skb, pkt, station, config_gateway_mac());
+	reason =
+		deliver_veth_readdress(skb, pkt, station, config_gateway_mac());
 	if (reason)
 		return verdict_drop(skb, reason);
-	return bridge_deliver(skb, station);
+	return deliver_peer(skb, station);
 }
 
 /*
@@ -127,7 +128,7 @@ forward_in(struct __sk_buff *skb, struct packet *pkt, __u32 from)
 		return verdict_drop(skb, reason);
 	if (pkt->fragment == FRAGMENT_FIRST)
 		fragment_remember(pkt, from, FRAGMENT_IN | skb->ifindex);
-	flow_touch(skb, flow, slot, pkt, side);
+	flow_update(skb, flow, slot, pkt, side);
 	reason = nat_translate(skb, pkt, to);
 	if (reason)
 		return verdict_drop(skb, reason);

@@ -35,7 +35,7 @@ static __always_inline struct fragment_place
 fragment_place_of(const struct packet *pkt, __u32 owner)
 {
 	__u32 hash = pkt->protocol, id = pkt->fragment_id;
-	__u32 places = FRAGMENTS_OF_ENDPOINT;
+	__u32 places = ENDPOINT_FRAGMENTS;
 	const struct owner_limits *limits;
 
 	if (!(owner & FRAGMENT_IN)) {
@@ -51,8 +51,7 @@ fragment_place_of(const struct packet *pkt, __u32 owner)
 	id ^= id >> 8;
 	id = (id + (hash >> 26)) % places;
 	if (owner & FRAGMENT_IN)
-		id += (hash >> 20) * FRAGMENTS_OF_ENDPOINT %
-		      FRAGMENTS_OF_DEVICE;
+		id += (hash >> 20) * ENDPOINT_FRAGMENTS % DEVICE_FRAGMENTS;
 	return (struct fragment_place){ .owner = owner, .index = id };
 }
 

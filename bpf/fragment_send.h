@@ -53,15 +53,15 @@ static __always_inline void detour_unmark(struct __sk_buff *skb)
 #define FRAGMENT_L4 (FRAGMENT_L3 + sizeof(struct iphdr))
 
 /* The way to go on by an uplink, in place of the MAC addresses. */
-struct fragment_way {
+struct fragment_route {
 	__u16 unicast; /* the start of an address that is no group's */
 	__be16 next[2]; /* IPv4 address of the next hop; 0: let the kernel find
 			 * it */
 	__u16 pad;
 	__u16 ifindex[2]; /* its lower half first */
 };
-_Static_assert(sizeof(struct fragment_way) == 2 * ETH_ALEN,
-	       "struct fragment_way");
+_Static_assert(sizeof(struct fragment_route) == 2 * ETH_ALEN,
+	       "struct fragment_route");
 
 #define FRAGMENT_UNICAST 2 /* locally administered, in little-endian order */
 
@@ -110,7 +110,7 @@ fragment_complete(struct __sk_buff *skb, const struct packet *pkt)
 	if (!offload.partial)
 		return REASON_NONE;
 	/* The field has the sum of the pseudo-header until then. */
-	if (!ctx_checksum(skb, pkt->l4, length, &check))
+	if (!ctx_sum_checksum(skb, pkt->l4, length, &check))
 		return REASON_MALFORMED;
 	if (!check)
 		check = (__sum16)~0; /* 0 would say that there is none */
@@ -144,7 +144,7 @@ fragment_send_by(struct __sk_buff *skb, const struct packet *pkt,
 		 const struct route *route)
 {
 	__u32 room = fragment_room(skb, pkt, route->mtu);
-	struct fragment_way way = {
+	struct fragment_route target = {
 		.unicast = FRAGMENT_UNICAST,
 		.ifindex = { route->ifindex, route->ifindex >> 16 },
 	};
@@ -152,10 +152,10 @@ fragment_send_by(struct __sk_buff *skb, const struct packet *pkt,
 	if (!room)
 		return verdict_drop(skb, REASON_TOO_BIG);
 	if (route->next.nh_family == AF_INET) {
-		way.next[0] = route->next.ipv4_nh;
-		way.next[1] = route->next.ipv4_nh >> 16;
+		target.next[0] = route->next.ipv4_nh;
+		target.next[1] = route->next.ipv4_nh >> 16;
 	}
-	if (bpf_skb_store_bytes(skb, 0, &way, sizeof(way), 0))
+	if (bpf_skb_store_bytes(skb, 0, &target, sizeof(target), 0))
 		return verdict_drop(skb, REASON_KERNEL_ERROR);
 	return fragment_send(skb, pkt, room, 0);
 }
@@ -278,7 +278,7 @@ fragment_trim(struct __sk_buff *skb, __u32 mark, __u32 *hidden)
 static __noinline int fragment_go_on(struct __sk_buff *skb)
 {
 	__u32 mark = skb->mark, hidden;
-	struct fragment_way way;
+	struct fragment_route target;
 	struct route route = {};
 	enum reason reason;
 
@@ -288,10 +288,10 @@ static __noinline int fragment_go_on(struct __sk_buff *skb)
 		return verdict_drop(skb, reason);
 	if (mark & FRAGMENT_MARK_TUNNEL)
 		return tunnel_detour(skb, TUNNEL_MARK_FRAME | hidden);
-	if (bpf_skb_load_bytes(skb, 0, &way, sizeof(way)))
+	if (bpf_skb_load_bytes(skb, 0, &target, sizeof(target)))
 		return verdict_drop(skb, REASON_KERNEL_ERROR);
-	route.ifindex = way.ifindex[0] | (__u32)way.ifindex[1] << 16;
-	route.next.ipv4_nh = way.next[0] | (__u32)way.next[1] << 16;
+	route.ifindex = target.ifindex[0] | (__u32)target.ifindex[1] << 16;
+	route.next.ipv4_nh = target.next[0] | (__u32)target.next[1] << 16;
 	if (route.next.ipv4_nh)
 		route.next.nh_family = AF_INET;
 	return route_send(skb, &route);

@@ -60,10 +60,10 @@ static __always_inline __u32 gre_overhead(const struct tunnel *tunnel,
 
 /* Whether the tunnel carries the network with the id. */
 static __always_inline bool
-gre_is_carried(__u32 tunnel, __u32 id, const struct network *network)
+gre_has_network(__u32 tunnel, __u32 id, const struct network *network)
 {
 	bool keyed = network->flags & NETWORK_KEYED;
-	struct carried_key key = {
+	struct tunnel_network_key key = {
 		.tunnel = tunnel,
 		.key = keyed ? network->key : 0,
 		.keyed = keyed,
@@ -87,7 +87,7 @@ static __always_inline enum reason
 gre_find_network(ctx_t *ctx, __u32 tunnel, __u32 offset,
 		 const struct gre_base *gre, __u32 *network)
 {
-	struct carried_key key = { .tunnel = tunnel };
+	struct tunnel_network_key key = { .tunnel = tunnel };
 	__u32 *found;
 
 	if (gre->flags & GRE_FLAG_KEY) {
@@ -140,8 +140,8 @@ gre_identify(ctx_t *ctx, const struct packet *pkt, struct gre_origin *origin)
 	/* That of a superframe was right when its packets came, and there is
 	 * none of the whole. */
 	if (gre.flags & GRE_FLAG_CSUM && !ctx_segment_size(ctx) &&
-	    (!ctx_checksum(ctx, offset, pkt->l3 + pkt->length - offset,
-			   &checksum) ||
+	    (!ctx_sum_checksum(ctx, offset, pkt->l3 + pkt->length - offset,
+			       &checksum) ||
 	     checksum))
 		return REASON_BAD_GRE_CHECKSUM;
 	origin->inner = offset + gre_length(gre.flags);

@@ -15,9 +15,9 @@
 /* The result of wrapping a frame. */
 enum gre_result {
 	GRE_WRAPPED,
-	GRE_WRAPPED_UNTOLD, /* the kernel does not know of it */
-	GRE_TO_BE_CUT, /* a superframe, which cannot be wrapped whole, or has
-			* more than 64 KB then */
+	GRE_WRAPPED_OPAQUE, /* the kernel does not know of it */
+	GRE_TO_BE_SEGMENTED, /* a superframe, which cannot be wrapped whole, or
+			      * has more than 64 KB then */
 	GRE_FAILED,
 };
 
@@ -45,11 +45,11 @@ gre_make_room(struct __sk_buff *skb, const struct packet *pkt, __u32 room,
 	if (!err)
 		return GRE_WRAPPED;
 	if (skb->gso_size)
-		return GRE_TO_BE_CUT;
+		return GRE_TO_BE_SEGMENTED;
 	if (err != -EALREADY)
 		return GRE_FAILED;
 	return bpf_skb_change_head(skb, room, 0) ? GRE_FAILED :
-						   GRE_WRAPPED_UNTOLD;
+						   GRE_WRAPPED_OPAQUE;
 }
 
 static __always_inline void
@@ -170,7 +170,7 @@ gre_encap(struct __sk_buff *skb, const struct packet *pkt,
 	if (!scratch)
 		return GRE_FAILED;
 	if (length > GRE_LONGEST - sizeof(struct iphdr))
-		return skb->gso_size ? GRE_TO_BE_CUT : GRE_FAILED;
+		return skb->gso_size ? GRE_TO_BE_SEGMENTED : GRE_FAILED;
 	if (tunnel->flags & TUNNEL_COPY_DSCP)
 		tos |= pkt->tos & ~ECN_MASK;
 	buffer = scratch->piece;
@@ -194,7 +194,7 @@ gre_encap(struct __sk_buff *skb, const struct packet *pkt,
 
 	result = gre_make_room(skb, pkt, end - sizeof(struct ethhdr),
 			       address_is_ipv4(&tunnel->ends.remote));
-	if (result <= GRE_WRAPPED_UNTOLD &&
+	if (result <= GRE_WRAPPED_OPAQUE &&
 	    bpf_skb_store_bytes(skb, 0, buffer + GRE_PAD, end,
 				BPF_F_INVALIDATE_HASH))
 		return GRE_FAILED;
@@ -213,7 +213,7 @@ gre_put_checksum(struct __sk_buff *skb, const struct tunnel *tunnel)
 
 	if (!(tunnel->flags & TUNNEL_CSUM))
 		return REASON_NONE;
-	if (!ctx_checksum(skb, at, skb->len - at, &checksum) ||
+	if (!ctx_sum_checksum(skb, at, skb->len - at, &checksum) ||
 	    bpf_skb_store_bytes(skb, at + sizeof(struct gre_base), &checksum,
 				sizeof(checksum), 0))
 		return REASON_KERNEL_ERROR;

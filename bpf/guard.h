@@ -72,7 +72,8 @@ guard_ipv4_is_summed(ctx_t *ctx, const struct packet *pkt)
 	__u64 sum = 0;
 
 	if (pkt->l3_length > sizeof(struct iphdr)) /* options */
-		return ctx_checksum(ctx, pkt->l3, pkt->l3_length, &checksum) &&
+		return ctx_sum_checksum(ctx, pkt->l3, pkt->l3_length,
+					&checksum) &&
 		       !checksum;
 	if ((void *)word + sizeof(struct iphdr) > ctx_end(ctx))
 		return false;
@@ -88,7 +89,7 @@ guard_ipv4(ctx_t *ctx, const struct device *device, struct packet *pkt)
 	enum reason reason;
 
 	if (address_equal(&pkt->src, &device->ipv4))
-		return role_check(ctx, pkt, device->allow);
+		return guard_role_check(ctx, pkt, device->allow);
 	if (pkt->src.word[3] ||
 	    pkt->dst.word[3] != bpf_htonl(INADDR_BROADCAST) ||
 	    pkt->protocol != IPPROTO_UDP)
@@ -99,7 +100,7 @@ guard_ipv4(ctx_t *ctx, const struct device *device, struct packet *pkt)
 	if (pkt->sport != bpf_htons(DHCP_CLIENT_PORT) ||
 	    pkt->dport != bpf_htons(DHCP_SERVER_PORT))
 		return REASON_SPOOFED_ADDRESS;
-	return role_check(ctx, pkt, device->allow);
+	return guard_role_check(ctx, pkt, device->allow);
 }
 
 static __always_inline bool
@@ -113,13 +114,13 @@ guard_is_own_ipv6(const struct device *device, const struct address *address)
 	return address_equal(address, &link_local);
 }
 
-/* After role_check(), of IPv6. */
+/* After guard_role_check(), of IPv6. */
 static __always_inline bool guard_is_advert(const struct packet *pkt)
 {
 	return pkt->protocol == IPPROTO_ICMPV6 && pkt->icmp_type == ND_ADVERT;
 }
 
-/* After role_check(), of IPv6. */
+/* After guard_role_check(), of IPv6. */
 static __always_inline bool guard_has_options(const struct packet *pkt)
 {
 	return pkt->protocol == IPPROTO_ICMPV6 &&
@@ -192,7 +193,7 @@ guard_ipv6(ctx_t *ctx, const struct device *device, struct packet *pkt)
 {
 	enum reason reason;
 
-	reason = role_check(ctx, pkt, device->allow);
+	reason = guard_role_check(ctx, pkt, device->allow);
 	if (!reason && guard_has_options(pkt))
 		reason = guard_nd_options(ctx, pkt);
 	if (!reason && guard_is_advert(pkt))

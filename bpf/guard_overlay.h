@@ -50,11 +50,11 @@ guard_overlay(ctx_t *ctx, struct packet *pkt, const struct gre_origin *origin,
 	enum reason reason;
 
 	if (guard_is_plain(pkt, origin, endpoint)) {
-		reason = role_check(ctx, pkt, 0);
+		reason = guard_role_check(ctx, pkt, 0);
 		return reason == REASON_ROGUE_ROUTER ? REASON_SPOOFED_OVERLAY :
 						       reason;
 	}
-	known = learn_find_told(origin->network, &pkt->src_mac);
+	known = fdb_lookup_static(origin->network, &pkt->src_mac);
 	if (known &&
 	    (known->kind != STATION_REMOTE || known->tunnel != origin->tunnel))
 		return REASON_SPOOFED_OVERLAY;

@@ -113,7 +113,7 @@ guard_shared(ctx_t *ctx, struct packet *pkt, const struct shared_source *source)
 		return REASON_UNKNOWN_PROTOCOL;
 	if (!guard_shared_address(source, &pkt->src_mac, &pkt->src))
 		return REASON_SPOOFED_ADDRESS;
-	reason = role_check(ctx, pkt, source->allow);
+	reason = guard_role_check(ctx, pkt, source->allow);
 	if (!reason && pkt->ethertype == bpf_htons(ETH_P_IPV6) &&
 	    guard_has_options(pkt))
 		reason = guard_nd_options(ctx, pkt);

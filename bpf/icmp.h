@@ -143,7 +143,7 @@ icmp_check_endpoint(struct __sk_buff *skb, struct packet *pkt)
 					    sizeof(struct ipv6hdr));
 	if (end > icmp_end(skb, pkt))
 		return REASON_UNKNOWN_FLOW;
-	quoted.back = &scratch->answer;
+	quoted.back = &scratch->reply;
 	icmp_read(skb, pkt, NETWORK_OUTSIDE, &quoted);
 	if (!address_equal(&quoted.back->src, &pkt->src) ||
 	    !address_equal(&quoted.back->dst, &pkt->dst))
@@ -291,7 +291,7 @@ icmp_translate(struct __sk_buff *skb, struct packet *pkt, __u32 network,
 
 	if (!pkt || !to_network || !scratch)
 		return REASON_KERNEL_ERROR;
-	quoted.back = &scratch->answer;
+	quoted.back = &scratch->reply;
 	reason = icmp_read(skb, pkt, network, &quoted);
 	if (reason)
 		return reason;

@@ -167,7 +167,7 @@ icmp_reply(struct __sk_buff *skb, const struct packet *pkt, __u32 endpoint,
 	macs[1] = config_gateway_mac();
 	if (bpf_skb_change_tail(skb, ICMP_AT + length, 0) ||
 	    bpf_skb_adjust_room(skb, room, BPF_ADJ_ROOM_MAC, 0) ||
-	    !ctx_checksum(skb, ICMP_AT + room, length, &checksum) ||
+	    !ctx_sum_checksum(skb, ICMP_AT + room, length, &checksum) ||
 	    bpf_skb_store_bytes(skb, 0, macs, sizeof(macs),
 				BPF_F_INVALIDATE_HASH))
 		return false;

@@ -42,7 +42,7 @@ flow_key_reverse(struct flow_key *back, const struct flow_key *key,
 }
 
 /* Makes the key that of packets that go the other way. */
-static __always_inline void flow_key_turn(struct flow_key *key)
+static __always_inline void flow_key_reverse_in_place(struct flow_key *key)
 {
 	struct address src = key->src;
 	__be16 sport = key->sport;
@@ -109,7 +109,7 @@ static __always_inline struct flow *flow_at(__u32 slot)
 static __always_inline const struct flow_key *
 flow_other(const struct flow *flow, enum flow_side side)
 {
-	return side == FLOW_OPENER ? &flow->answer : &flow->opener;
+	return side == FLOW_ORIGINAL ? &flow->reply : &flow->original;
 }
 
 /* Makes packets with @key known as those of the flow in @slot; -EEXIST if they
@@ -161,10 +161,10 @@ static __always_inline bool
 flow_has(const struct flow *flow, const struct flow_key *key,
 	 enum flow_side side)
 {
-	return (flow->state == FLOW_ANSWERED ||
+	return (flow->state == FLOW_ESTABLISHED ||
 		flow->state == FLOW_HALF_OPEN) &&
-	       flow_key_equal(key, side == FLOW_OPENER ? &flow->opener :
-							 &flow->answer);
+	       flow_key_equal(key, side == FLOW_ORIGINAL ? &flow->original :
+							   &flow->reply);
 }
 
 /* The flow of packets with @key, its slot and their side; NULL if there is

@@ -18,13 +18,13 @@
 
 /* How long an address is known without a packet from it to the gateway: as
  * long as a flow of it may be. */
-static __always_inline __u64 learn_neighbor_timeout(void)
+static __always_inline __u64 neighbor_learned_timeout(void)
 {
 	__u64 most = learned_timeout;
 
 	if (most < tcp_established_timeout)
 		most = tcp_established_timeout;
-	return most < udp_answered_timeout ? udp_answered_timeout : most;
+	return most < udp_established_timeout ? udp_established_timeout : most;
 }
 
 /*
@@ -33,8 +33,8 @@ static __always_inline __u64 learn_neighbor_timeout(void)
  * must check that the copy is of the key they looked up.
  */
 static __always_inline const struct station *
-learn_copy(struct scratch *scratch, const struct learned *learned,
-	   __u64 timeout)
+fdb_copy_learned(struct scratch *scratch, const struct learned *learned,
+		 __u64 timeout)
 {
 	if (!learned || !scratch ||
 	    learned->seen + timeout <= bpf_ktime_get_coarse_ns())
@@ -46,7 +46,7 @@ learn_copy(struct scratch *scratch, const struct learned *learned,
 
 /* The station with the MAC, if it is known. */
 static __always_inline const struct station *
-learn_find_told(__u32 network, const struct mac *mac)
+fdb_lookup_static(__u32 network, const struct mac *mac)
 {
 	struct fdb_key key = { .network = network, .mac = *mac };
 
@@ -56,37 +56,38 @@ learn_find_told(__u32 network, const struct mac *mac)
 /* The station with the MAC, of those that `fdb` does not know, unless it is
  * behind a trunk that is blocked: then it can be reached by another one. */
 static __noinline const struct station *
-learn_find(__u32 network, const struct mac *mac)
+fdb_lookup_learned(__u32 network, const struct mac *mac)
 {
 	struct fdb_key key = { .network = network, .mac = *mac };
 	const struct station *station =
-		learn_copy(scratch_get(),
-			   bpf_map_lookup_elem(&learned_fdb, &key),
-			   learned_timeout);
+		fdb_copy_learned(scratch_get(),
+				 bpf_map_lookup_elem(&learned_fdb, &key),
+				 learned_timeout);
 
 	if (!station || station->network != network ||
 	    !mac_equal(&station->mac, mac))
 		return NULL;
-	if (station->trunk && loop_cuts(station->endpoint))
+	if (station->trunk && loop_blocks(station->endpoint))
 		return NULL;
 	return station;
 }
 
 /* The station that @learned_neigh has for the address. */
 static __always_inline const struct station *
-learn_copy_neighbor(struct scratch *scratch, const struct address *address)
+neighbor_lookup_learned(struct scratch *scratch, const struct address *address)
 {
-	return learn_copy(scratch, bpf_map_lookup_elem(&learned_neigh, address),
-			  learn_neighbor_timeout());
+	return fdb_copy_learned(scratch,
+				bpf_map_lookup_elem(&learned_neigh, address),
+				neighbor_learned_timeout());
 }
 
 /* The station that has the address. */
 static __always_inline const struct station *
-learn_find_neighbor(const struct address *address)
+neighbor_lookup(const struct address *address)
 {
 	const struct station *known = bpf_map_lookup_elem(&neighbors, address);
 
-	return known ? known : learn_copy_neighbor(scratch_get(), address);
+	return known ? known : neighbor_lookup_learned(scratch_get(), address);
 }
 
 /* The counts of a place, which are made if there are none. Zero endpoint and
@@ -110,7 +111,7 @@ learn_count(__u32 network, __u32 endpoint, __u32 tunnel)
 }
 
 static __always_inline __u32 *
-learn_counted(struct learned_count *count, enum learn_what what)
+learn_count_of(struct learned_count *count, enum learn_what what)
 {
 	return what == LEARN_STATIONS ? &count->stations : &count->neighbors;
 }
@@ -122,9 +123,9 @@ learn_count_one(struct learned_count *count, enum learn_what what, bool add)
 	if (!count)
 		return;
 	if (add)
-		__sync_fetch_and_add(learn_counted(count, what), 1);
-	else if (*learn_counted(count, what))
-		__sync_fetch_and_sub(learn_counted(count, what), 1);
+		__sync_fetch_and_add(learn_count_of(count, what), 1);
+	else if (*learn_count_of(count, what))
+		__sync_fetch_and_sub(learn_count_of(count, what), 1);
 }
 
 /* Adds an entry of a place to the counts of the place and of its network, or
@@ -236,8 +237,8 @@ learn_has_room(const struct station *station, enum learn_what what)
 	struct learned_count *network = learn_count(station->network, 0, 0);
 
 	return place && network &&
-	       *learn_counted(place, what) < LEARNED_A_PLACE &&
-	       *learn_counted(network, what) < LEARNED_A_NETWORK;
+	       *learn_count_of(place, what) < LEARNED_PER_PLACE &&
+	       *learn_count_of(network, what) < LEARNED_PER_NETWORK;
 }
 
 /* Writes where a station is into `learned_fdb` or `learned_neigh`. */
@@ -403,7 +404,7 @@ learn_age_entry(void *map, const struct learned_record *record, __u64 timeout)
 
 /* The first record that a tick has put back: there the tick has been once
  * round. */
-struct learn_tick {
+struct learn_age_work {
 	__u32 first;
 	__u32 pad;
 };
@@ -417,12 +418,12 @@ learn_age_record(const struct learned_record *record, bool lost)
 		return learn_age_entry(&learned_fdb, record,
 				       lost ? 0 : learned_timeout);
 	return learn_age_entry(&learned_neigh, record,
-			       lost ? 0 : learn_neighbor_timeout());
+			       lost ? 0 : neighbor_learned_timeout());
 }
 
 static int learn_age_next(__u32 i, void *context)
 {
-	struct learn_tick *tick = context;
+	struct learn_age_work *tick = context;
 	struct learned_record record;
 
 	if ((int)bpf_map_pop_elem(&learned_queue, &record))
@@ -447,30 +448,30 @@ static int learn_age_next(__u32 i, void *context)
 /* Forgets some of those that have not been seen for too long. */
 static __always_inline void learn_age(void)
 {
-	struct learn_tick tick = {};
+	struct learn_age_work tick = {};
 
 	bpf_loop(LEARN_TICK, learn_age_next, &tick, 0);
 }
 
 /* Entries of a version that had no queue have no record, and their places were
  * counted by rounds. */
-static long learn_find_unrecorded(void *map, const void *key,
-				  const struct learned *learned, __u32 *found)
+static long learn_start_find(void *map, const void *key,
+			     const struct learned *learned, __u32 *found)
 {
 	*found += !learned->number;
 	return 0;
 }
 
-static long learn_uncount(void *map, struct learned_place *place,
-			  struct learned_count *count, void *context)
+static long learn_start_uncount(void *map, struct learned_place *place,
+				struct learned_count *count, void *context)
 {
 	__builtin_memset(count, 0, sizeof(*count));
 	return 0;
 }
 
 static __always_inline void
-learn_adopt(const void *key, __u32 size, struct learned *learned,
-	    enum learn_what what)
+learn_start_adopt(const void *key, __u32 size, struct learned *learned,
+		  enum learn_what what)
 {
 	const struct station *station = &learned->station;
 	__u32 number = learn_new_number();
@@ -480,17 +481,17 @@ learn_adopt(const void *key, __u32 size, struct learned *learned,
 		__sync_val_compare_and_swap(&learned->number, 0, number);
 }
 
-static long learn_adopt_station(void *map, struct fdb_key *key,
+static long learn_start_station(void *map, struct fdb_key *key,
 				struct learned *learned, void *context)
 {
-	learn_adopt(key, sizeof(*key), learned, LEARN_STATIONS);
+	learn_start_adopt(key, sizeof(*key), learned, LEARN_STATIONS);
 	return 0;
 }
 
-static long learn_adopt_neighbor(void *map, struct address *key,
+static long learn_start_neighbor(void *map, struct address *key,
 				 struct learned *learned, void *context)
 {
-	learn_adopt(key, sizeof(*key), learned, LEARN_NEIGHBORS);
+	learn_start_adopt(key, sizeof(*key), learned, LEARN_NEIGHBORS);
 	return 0;
 }
 
@@ -500,13 +501,13 @@ static __always_inline void learn_start(void)
 {
 	__u32 found = 0;
 
-	bpf_for_each_map_elem(&learned_fdb, learn_find_unrecorded, &found, 0);
-	bpf_for_each_map_elem(&learned_neigh, learn_find_unrecorded, &found, 0);
+	bpf_for_each_map_elem(&learned_fdb, learn_start_find, &found, 0);
+	bpf_for_each_map_elem(&learned_neigh, learn_start_find, &found, 0);
 	if (!found)
 		return;
-	bpf_for_each_map_elem(&learned_counts, learn_uncount, NULL, 0);
-	bpf_for_each_map_elem(&learned_fdb, learn_adopt_station, NULL, 0);
-	bpf_for_each_map_elem(&learned_neigh, learn_adopt_neighbor, NULL, 0);
+	bpf_for_each_map_elem(&learned_counts, learn_start_uncount, NULL, 0);
+	bpf_for_each_map_elem(&learned_fdb, learn_start_station, NULL, 0);
+	bpf_for_each_map_elem(&learned_neigh, learn_start_neighbor, NULL, 0);
 }
 
 #endif

@@ -40,7 +40,7 @@ static __always_inline struct trunk *loop_trunk(__u32 endpoint)
 }
 
 /* Whether the endpoint is a trunk that is blocked. */
-static __always_inline bool loop_cuts(__u32 endpoint)
+static __always_inline bool loop_blocks(__u32 endpoint)
 {
 	const struct trunk *trunk = loop_trunk(endpoint);
 
@@ -59,9 +59,9 @@ static __always_inline void loop_mark(__u32 ifindex, __u8 mark)
 /* Whether a trunk that is marked as blocked still is. Clears the mark if not.
  */
 static __always_inline bool
-loop_holds(const struct device *device, __u32 ifindex)
+loop_still_blocked(const struct device *device, __u32 ifindex)
 {
-	if (loop_cuts(device->endpoint))
+	if (loop_blocks(device->endpoint))
 		return true;
 	loop_mark(ifindex, 0);
 	return false;
@@ -70,7 +70,7 @@ loop_holds(const struct device *device, __u32 ifindex)
 /* Checks a frame of the probes' type that came in by a trunk. Blocks this trunk
  * if the frame is a probe of an earlier trunk. */
 static __noinline enum reason
-loop_hear(struct __sk_buff *skb, const struct device *device)
+loop_receive(struct __sk_buff *skb, const struct device *device)
 {
 	__u32 endpoint = device->endpoint, network = device->network;
 	struct trunk *out, *in = loop_trunk(endpoint);

@@ -60,7 +60,7 @@ struct {
  * endpoint, or as the tunnel carries the network. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, MAX_LOCAL_ENDPOINTS + MAX_CARRIED);
+	__uint(max_entries, MAX_LOCAL_ENDPOINTS + MAX_TUNNEL_NETWORKS);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, struct member_key);
 	__type(value, struct station);
@@ -91,9 +91,9 @@ struct {
  * tunnel or the network is refused. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, MAX_CARRIED);
+	__uint(max_entries, MAX_TUNNEL_NETWORKS);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, struct carried_key);
+	__type(key, struct tunnel_network_key);
 	__type(value, __u32);
 } carried SEC(".maps");
 
@@ -206,9 +206,9 @@ struct {
  * datapath; one takes the place of another. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, MAX_WAYS);
+	__uint(max_entries, MAX_CACHED_ROUTES);
 	__type(key, __u32);
-	__type(value, struct way);
+	__type(value, struct cached_route);
 } ways SEC(".maps");
 
 /* (host address, protocol, port) -> the endpoint's port that it is published
@@ -269,7 +269,7 @@ struct {
 
 /* The half-open flows: slots in `flows` plus one. Written and read by the
  * datapath when a flow opens. Full: another half-open flow ends; see
- * flow_take_turn(). */
+ * half_open_reserve(). */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, MAX_HALF_OPEN);
@@ -335,8 +335,8 @@ struct {
 } sweepers SEC(".maps");
 
 /* Place of a datagram in fragments -> its ports, from its first fragment. An
- * endpoint has FRAGMENTS_OF_ENDPOINT places, and a device of the host
- * FRAGMENTS_OF_DEVICE, so a flood displaces its own sender's datagrams. Written
+ * endpoint has ENDPOINT_FRAGMENTS places, and a device of the host
+ * DEVICE_FRAGMENTS, so a flood displaces its own sender's datagrams. Written
  * and read by the datapath. Full: the least recently used make room, which
  * takes more than a hundred endpoints that have used all their places. */
 struct {

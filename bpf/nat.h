@@ -173,7 +173,7 @@ nat_translate(ctx_t *ctx, struct packet *pkt, const struct flow_key *to)
 /* Ends the flow of packets with @key if it is in @state. False if the flow is
  * in another state and keeps @key. */
 static __always_inline bool
-nat_end(const struct flow_key *key, enum flow_state state)
+flow_end_by_key(const struct flow_key *key, enum flow_state state)
 {
 	const struct flow_ref *ref = bpf_map_lookup_elem(&flow_index, key);
 	struct flow *flow;

@@ -38,7 +38,7 @@ neigh_lookup(__u32 network, const struct mac *asker,
 {
 	const struct station *station =
 		network == NETWORK_OUTSIDE ?
-			learn_find_neighbor(address) :
+			neighbor_lookup(address) :
 			bpf_map_lookup_elem(&neighbors, address);
 
 	if (!station || mac_equal(&station->mac, asker))

@@ -58,9 +58,10 @@ static __noinline int overlay_deliver(struct __sk_buff *skb, struct packet *pkt,
 			return verdict_consume(); /* its own host answers */
 		station = asked;
 	} else {
-		station = learn_find_told(origin->network, &pkt->dst_mac);
+		station = fdb_lookup_static(origin->network, &pkt->dst_mac);
 		if (!station)
-			station = learn_find(origin->network, &pkt->dst_mac);
+			station = fdb_lookup_learned(origin->network,
+						     &pkt->dst_mac);
 		if (!station)
 			return overlay_flood(skb, pkt, origin, network,
 					     FLOOD_UNKNOWN);
@@ -73,9 +74,8 @@ static __noinline int overlay_deliver(struct __sk_buff *skb, struct packet *pkt,
 		reason = gre_decap(skb, pkt, origin);
 	if (reason)
 		return verdict_drop(skb, reason);
-	return gre_is_mistaken(pkt, origin) ?
-		       bridge_deliver_anew(skb, station) :
-		       bridge_deliver(skb, station);
+	return gre_is_mistaken(pkt, origin) ? deliver_veth(skb, station) :
+					      deliver_peer(skb, station);
 }
 
 #endif

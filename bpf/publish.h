@@ -164,15 +164,15 @@ __verified_once int publish_open_port(ctx_t *ctx, const struct flow_key *key,
 	else if (key->network == NETWORK_LOOPBACK)
 		scratch->owner = OWNER_HOST;
 	scratch->server = port->endpoint;
-	scratch->opener = *key;
-	flow_key_reverse(&scratch->answer, key, port->network);
-	scratch->answer.src = port->address;
-	scratch->answer.sport = port->port;
+	scratch->original = *key;
+	flow_key_reverse(&scratch->reply, key, port->network);
+	scratch->reply.src = port->address;
+	scratch->reply.sport = port->port;
 	if (publish_needs_gateway(port, key)) {
 		search.kind = SEARCH_GATEWAY;
-		scratch->answer.dst = address_is_ipv4(&key->dst) ?
-					      network->gateway4 :
-					      network->gateway6;
+		scratch->reply.dst = address_is_ipv4(&key->dst) ?
+					     network->gateway4 :
+					     network->gateway6;
 	}
 	return search_open(&search, scratch, NO_MAPPING);
 }
@@ -193,7 +193,7 @@ publish_open_mapping(ctx_t *ctx, const struct flow_key *key, bool may_open)
 	if (!key || !scratch)
 		return PUBLISH_NOT_OURS;
 	mapping_key(&scratch->mapping, key);
-	slot = mapping_join(&scratch->mapping);
+	slot = mapping_acquire(&scratch->mapping);
 	if (slot == NO_MAPPING)
 		return PUBLISH_NOT_OURS;
 	/* The host may use or listen on a port that was free when it was
@@ -205,17 +205,17 @@ publish_open_mapping(ctx_t *ctx, const struct flow_key *key, bool may_open)
 	reason = REASON_UNSOLICITED;
 	scratch->owner = holder->owner;
 	scratch->server = 0;
-	scratch->opener = *key;
-	mapping_inside(&scratch->answer, &holder->opener, &holder->answer);
-	scratch->answer.dst = key->src;
-	id = scratch->answer.network;
+	scratch->original = *key;
+	mapping_inside(&scratch->reply, &holder->original, &holder->reply);
+	scratch->reply.dst = key->src;
+	id = scratch->reply.network;
 	network = bpf_map_lookup_elem(&networks, &id);
 	if (!may_open || !network || !(network->flags & NETWORK_OPEN) ||
 	    publish_is_spoofed(ctx, &key->src))
 		goto refuse;
 	return search_open(&search, scratch, slot);
 refuse:
-	mapping_leave(slot);
+	mapping_release(slot);
 	return reason;
 }
 

@@ -145,7 +145,8 @@ static __always_inline __u32 route_place(const struct address *src,
 	__u64 from = src->word[0] ^ src->word[1] ^ src->word[2] ^ src->word[3];
 	__u64 to = dst->word[0] ^ dst->word[1] ^ dst->word[2] ^ dst->word[3];
 
-	return ((from << 32 | to) * ROUTE_MULTIPLIER) >> (64 - WAY_BITS);
+	return ((from << 32 | to) * ROUTE_MULTIPLIER) >>
+	       (64 - ROUTE_CACHE_BITS);
 }
 
 /*
@@ -159,22 +160,24 @@ route_find(ctx_t *ctx, const struct address *src, const struct address *dst,
 	   __u32 length, struct route *route)
 {
 	__u32 place = route_place(src, dst);
-	struct way *way = bpf_map_lookup_elem(&ways, &place);
+	struct cached_route *cached = bpf_map_lookup_elem(&ways, &place);
 	__u64 now = bpf_ktime_get_coarse_ns();
 
-	if (!way)
+	if (!cached)
 		return REASON_KERNEL_ERROR;
-	if (way->found != now || !address_equal(&way->dst, dst) ||
-	    !address_equal(&way->src, src)) {
-		way->src = *src;
-		way->dst = *dst;
-		way->reason = route_ask(ctx, &way->src, &way->dst, &way->route);
-		way->found = now;
+	if (cached->found != now || !address_equal(&cached->dst, dst) ||
+	    !address_equal(&cached->src, src)) {
+		cached->src = *src;
+		cached->dst = *dst;
+		cached->reason = route_ask(ctx, &cached->src, &cached->dst,
+					   &cached->route);
+		cached->found = now;
 	}
-	*route = way->route;
-	if (!way->reason && route->ifindex && route->mtu && length > route->mtu)
+	*route = cached->route;
+	if (!cached->reason && route->ifindex && route->mtu &&
+	    length > route->mtu)
 		return REASON_TOO_BIG;
-	return way->reason;
+	return cached->reason;
 }
 
 /* Whether the host itself has the address. */

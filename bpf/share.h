@@ -89,7 +89,7 @@ static __always_inline void share_count(__u32 owner, int change)
 }
 
 /* Counts one established flow more for @owner, if its share has room. */
-static __always_inline bool share_take(__u32 owner)
+static __always_inline bool share_reserve(__u32 owner)
 {
 	struct flow_share *own = share_of(owner), *all = share_of(OWNER_ALL);
 	const struct owner_limits *limits;
@@ -119,7 +119,7 @@ static __always_inline void share_count_half_open(__u32 owner, int change)
 }
 
 /* A flow that was in @state has ended. @holds: its slot is kept for the mapping
- * in it, until mapping_leave() finds no user. */
+ * in it, until mapping_release() finds no user. */
 static __always_inline void
 share_end(__u32 owner, enum flow_state state, bool holds)
 {

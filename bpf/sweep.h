@@ -36,13 +36,14 @@ static __always_inline __u64 sweep_period(void)
 static __always_inline __u64 sweep_tick(struct sweeper *sweeper)
 {
 	__u32 most = flow_slots < SWEEP_SLOTS ? flow_slots : SWEEP_SLOTS;
-	struct flow_tick tick = { .hand = sweeper->hand, .ends = SWEEP_ENDS };
+	struct sweep_work tick = { .cursor = sweeper->cursor,
+				   .ends = SWEEP_ENDS };
 
-	if (tick.hand >= flow_slots)
-		tick.hand = 0;
-	tick.hand += bpf_loop(most, flow_sweep_slot, &tick, 0);
-	sweeper->hand =
-		tick.hand >= flow_slots ? tick.hand - flow_slots : tick.hand;
+	if (tick.cursor >= flow_slots)
+		tick.cursor = 0;
+	tick.cursor += bpf_loop(most, sweep_slot, &tick, 0);
+	sweeper->cursor = tick.cursor >= flow_slots ? tick.cursor - flow_slots :
+						      tick.cursor;
 	learn_age();
 	return tick.ends ? sweep_period() : SWEEP_BACKLOG;
 }

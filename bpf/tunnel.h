@@ -123,12 +123,12 @@ __verified_once int tunnel_send(struct __sk_buff *skb, struct packet *pkt,
 	if (tunnel->flags & TUNNEL_SEQ)
 		sequence = __sync_fetch_and_add(&path->sequence, 1);
 	result = gre_encap(skb, pkt, tunnel, network, sequence);
-	if (result == GRE_TO_BE_CUT && device)
+	if (result == GRE_TO_BE_SEGMENTED && device)
 		return tunnel_detour(skb, tunnel_mark(device->network, id));
-	if (result > GRE_WRAPPED_UNTOLD)
+	if (result > GRE_WRAPPED_OPAQUE)
 		return verdict_drop(skb, REASON_KERNEL_ERROR);
 	count_tx(&tunnel_stats, id, skb);
-	if (result == GRE_WRAPPED_UNTOLD)
+	if (result == GRE_WRAPPED_OPAQUE)
 		return tunnel_detour(skb, TUNNEL_MARK_PACKET);
 	return route_send(skb, route);
 }
@@ -162,7 +162,7 @@ static __noinline int tunnel_go_on(struct __sk_buff *skb, __u32 mark)
 	network = bpf_map_lookup_elem(&networks, &id);
 	tunnel = bpf_map_lookup_elem(&tunnels, &tunnel_id);
 	/* Either may have gone while the frame was on its way. */
-	if (!network || !tunnel || !gre_is_carried(tunnel_id, id, network))
+	if (!network || !tunnel || !gre_has_network(tunnel_id, id, network))
 		return verdict_drop(skb, REASON_UNKNOWN_TUNNEL);
 	verdict = tunnel_send(skb, pkt, network, tunnel_id, NULL);
 	if (verdict != TC_ACT_REDIRECT)
@@ -206,7 +206,7 @@ tunnel_sends(__u32 id, __u32 network_id, __be16 flags)
  * and not to be fragmented. RFC 5927 recommends the like for TCP.
  */
 static __noinline void
-tunnel_hear(struct __sk_buff *skb, const struct packet *pkt)
+tunnel_note_mtu(struct __sk_buff *skb, const struct packet *pkt)
 {
 	__u32 at = pkt->l4 + sizeof(struct icmp), mtu, lowered, network;
 	struct tunnel_ends ends = {};

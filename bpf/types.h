@@ -27,19 +27,20 @@ enum {
 	MAX_TUNNELS = 1024,
 	TUNNEL_FLOODERS = 64, /* networks of a tunnel with a budget each */
 	MAX_FLOODERS = MAX_LOCAL_ENDPOINTS + MAX_TUNNELS * TUNNEL_FLOODERS,
-	MAX_CARRIED = 65536, /* a network of a tunnel each */
+	MAX_TUNNEL_NETWORKS = 65536, /* a network of a tunnel each */
 	MAX_LEARNED = 65536, /* stations, and as many neighbors */
-	LEARNED_A_NETWORK = 4096, /* MACs, and as many addresses */
-	LEARNED_A_PLACE = 1024, /* behind one trunk or tunnel */
-	MAX_LEARNED_PLACES = MAX_NETWORKS + MAX_LOCAL_ENDPOINTS + MAX_CARRIED,
+	LEARNED_PER_NETWORK = 4096, /* MACs, and as many addresses */
+	LEARNED_PER_PLACE = 1024, /* behind one trunk or tunnel */
+	MAX_LEARNED_PLACES =
+		MAX_NETWORKS + MAX_LOCAL_ENDPOINTS + MAX_TUNNEL_NETWORKS,
 	MAX_UPLINKS = 64,
 	MAX_PORTS = 262144,
 	MAX_PORT_SOURCES = 65536,
 	MAX_DATAGRAMS = 16384,
-	FRAGMENTS_OF_ENDPOINT = 64, /* a power of two, as the next one */
-	FRAGMENTS_OF_DEVICE = 4096,
-	WAY_BITS = 8,
-	MAX_WAYS = 1 << WAY_BITS, /* a CPU */
+	ENDPOINT_FRAGMENTS = 64, /* a power of two, as the next one */
+	DEVICE_FRAGMENTS = 4096,
+	ROUTE_CACHE_BITS = 8,
+	MAX_CACHED_ROUTES = 1 << ROUTE_CACHE_BITS, /* a CPU */
 	DEFAULT_FLOWS = 262144, /* answered ones; set at load */
 };
 
@@ -309,13 +310,14 @@ struct tunnel {
 _Static_assert(sizeof(struct tunnel) == 40, "struct tunnel");
 
 /* A network as a tunnel carries it. */
-struct carried_key {
+struct tunnel_network_key {
 	__u32 tunnel;
 	__be32 key; /* 0 if there is none */
 	__u8 keyed; /* 1: there is a key on the wire */
 	__u8 pad[3];
 };
-_Static_assert(sizeof(struct carried_key) == 12, "struct carried_key");
+_Static_assert(sizeof(struct tunnel_network_key) == 12,
+	       "struct tunnel_network_key");
 
 /* What the datapath knows of a tunnel. */
 struct tunnel_path {
@@ -414,17 +416,17 @@ struct flow_key {
 _Static_assert(sizeof(struct flow_key) == 44, "struct flow_key");
 
 enum flow_side {
-	FLOW_OPENER,
-	FLOW_ANSWER,
+	FLOW_ORIGINAL,
+	FLOW_REPLY,
 	FLOW_MAPPING, /* not a packet's key but a mapping's: see mapping.h */
 };
 
 /* The first ones stand at 1 << enum flow_side. */
 enum flow_flag {
-	FLOW_OPENER_FIN = 1,
-	FLOW_ANSWER_FIN = 2,
-	FLOW_OPENER_RST = 4,
-	FLOW_ANSWER_RST = 8,
+	FLOW_ORIGINAL_FIN = 1,
+	FLOW_REPLY_FIN = 2,
+	FLOW_ORIGINAL_RST = 4,
+	FLOW_REPLY_RST = 8,
 	FLOW_REPLIED = 16, /* the answering side has sent, and no reset */
 	FLOW_HANDSHAKEN = 32, /* TCP: the opener has acknowledged the answer */
 };
@@ -434,7 +436,7 @@ enum flow_state {
 	FLOW_FREE,
 	FLOW_CLAIMED, /* by a program that is about to fill it */
 	FLOW_HALF_OPEN, /* not confirmed by both sides: see flow.h */
-	FLOW_ANSWERED,
+	FLOW_ESTABLISHED,
 	FLOW_REVOKED, /* its port has gone; what answers is stopped here */
 	FLOW_ENDED, /* but other flows still use its mapping */
 	FLOW_DEAD, /* grace period: other CPUs may still hold this slot */
@@ -456,8 +458,8 @@ _Static_assert(sizeof(struct flow_link) == 8, "struct flow_link");
  * that opened it and from the side that answers. A packet with the key of one
  * side leaves with the reversed key of the other. */
 struct flow {
-	struct flow_key opener;
-	struct flow_key answer;
+	struct flow_key original;
+	struct flow_key reply;
 	__u64 opened; /* bpf_ktime_get_coarse_ns() */
 	__u64 seen; /* the same clock, a second's precision; of a dead one its
 		     * end */
@@ -465,7 +467,7 @@ struct flow {
 	__u32 mapping; /* slot of the flow that holds its mapping, or NO_MAPPING
 			*/
 	__u32 users; /* flows that use the mapping held here */
-	__u32 turn; /* half-open: its index in `half_open` */
+	__u32 half_open_at; /* half-open: its index in `half_open` */
 	enum flow_flag flags;
 	enum flow_state state;
 	__u32 uplink; /* ifindex; of a masqueraded flow, by which it went out;
@@ -517,7 +519,7 @@ struct owner_limits {
 	__u32 established; /* flows */
 	__u32 half_open; /* flows */
 	__u32 ports; /* towards one destination */
-	__u32 fragments; /* datagrams, up to FRAGMENTS_OF_ENDPOINT */
+	__u32 fragments; /* datagrams, up to ENDPOINT_FRAGMENTS */
 	__u32 flood; /* copies a second */
 };
 _Static_assert(sizeof(struct owner_limits) == 20, "struct owner_limits");
@@ -556,7 +558,7 @@ enum {
 /* Goes round `flows` and ends those that have been idle for too long. */
 struct sweeper {
 	struct bpf_timer timer;
-	__u32 hand; /* the next slot to look at */
+	__u32 cursor; /* the next slot to look at */
 	__u32 pad;
 };
 _Static_assert(sizeof(struct sweeper) == 24, "struct sweeper");
@@ -577,7 +579,7 @@ struct route {
 _Static_assert(sizeof(struct route) == 48, "struct route");
 
 /* The way between two addresses, as the routing table had it. */
-struct way {
+struct cached_route {
 	__u64 found; /* bpf_ktime_get_coarse_ns() */
 	struct address src;
 	struct address dst;
@@ -585,7 +587,7 @@ struct way {
 	enum reason reason; /* why there is none */
 	__u32 pad;
 };
-_Static_assert(sizeof(struct way) == 96, "struct way");
+_Static_assert(sizeof(struct cached_route) == 96, "struct cached_route");
 
 /* Which flows `end_flows` is to end, of those in some slots or, if `endpoint`
  * is not 0, of those in its list. */
@@ -656,8 +658,8 @@ struct scratch {
 	struct port echo; /* stands for one where echoes are let in */
 	struct flow_key key; /* of the packet at hand */
 	struct flow_key mapping;
-	struct flow_key opener; /* of the flow that is being opened */
-	struct flow_key answer;
+	struct flow_key original; /* of the flow that is being opened */
+	struct flow_key reply;
 	struct flow_filter filter; /* of end_flows */
 	__u32 copies; /* that bridge_flood() has tried to make */
 	struct learned_filter unused; /* only has Go told of the type */
@@ -670,7 +672,7 @@ struct scratch {
 	__u32 place_all;
 	__u32 max_ports; /* of the owner towards one destination, or 0 */
 	__u32 pad;
-	struct station learned; /* the one that learn_find() has found */
+	struct station learned; /* the one that fdb_lookup_learned() has found */
 	__u8 piece[PIECE_SIZE];
 	__u8 flooded[LOOP_PROBE]; /* what a probe has taken the place of */
 };

@@ -7,8 +7,7 @@
 #include "maps.h"
 
 /* A superframe counts as the packets it stands for. */
-static __always_inline void
-counter_add(struct counter *counter, const ctx_t *ctx)
+static __always_inline void count_add(struct counter *counter, const ctx_t *ctx)
 {
 	counter->packets += ctx_segments(ctx);
 	counter->bytes += ctx_length(ctx);
@@ -19,7 +18,7 @@ static __always_inline void count_tx(void *map, __u32 id, ctx_t *ctx)
 	struct traffic *traffic = bpf_map_lookup_elem(map, &id);
 
 	if (traffic)
-		counter_add(&traffic->tx, ctx);
+		count_add(&traffic->tx, ctx);
 }
 
 static __always_inline void count_rx(void *map, __u32 id, ctx_t *ctx)
@@ -27,7 +26,7 @@ static __always_inline void count_rx(void *map, __u32 id, ctx_t *ctx)
 	struct traffic *traffic = bpf_map_lookup_elem(map, &id);
 
 	if (traffic)
-		counter_add(&traffic->rx, ctx);
+		count_add(&traffic->rx, ctx);
 }
 
 static __always_inline void verdict_count(ctx_t *ctx, enum reason reason)
@@ -36,7 +35,7 @@ static __always_inline void verdict_count(ctx_t *ctx, enum reason reason)
 	struct counter *counter = bpf_map_lookup_elem(&drops, &key);
 
 	if (counter)
-		counter_add(counter, ctx);
+		count_add(counter, ctx);
 }
 
 static __always_inline int verdict_drop(ctx_t *ctx, enum reason reason)

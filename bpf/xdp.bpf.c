@@ -35,7 +35,7 @@
 #include "gre.h"
 #include "nat.h"
 #include "publish.h"
-#include "deliver_anew.h"
+#include "deliver_veth.h"
 
 /* The largest frame that XDP delivers to an endpoint. Larger frames are mostly
  * of streams. The kernel makes superframes of these before TC, so from_uplink()
@@ -87,7 +87,7 @@ __verified_once int is_summed(ctx_t *ctx, const struct packet *pkt)
 		   pkt->protocol != IPPROTO_UDP) {
 		return false;
 	}
-	if (!ctx_checksum(ctx, pkt->l4, length, &check))
+	if (!ctx_sum_checksum(ctx, pkt->l4, length, &check))
 		return false;
 	/* The ::ffff in front of an IPv4 address adds 0 to the sum. */
 	sum = bpf_csum_diff(NULL, 0, (__be32 *)&pkt->src, sizeof(pkt->src),
@@ -120,7 +120,7 @@ __verified_once int out_of_tunnel(ctx_t *ctx, struct packet *pkt,
 	if (reason || !take || pkt->ethertype == bpf_htons(ETH_P_ARP) ||
 	    mac_is_multicast(&pkt->dst_mac))
 		return VERDICT_PASS;
-	station = learn_find_told(origin->network, &pkt->dst_mac);
+	station = fdb_lookup_static(origin->network, &pkt->dst_mac);
 	if (!takes(station, origin->network) || parse_l4(ctx, pkt) ||
 	    !is_summed(ctx, pkt))
 		return VERDICT_PASS;
@@ -134,7 +134,7 @@ __verified_once int out_of_tunnel(ctx_t *ctx, struct packet *pkt,
 		reason = REASON_KERNEL_ERROR;
 	if (reason)
 		return verdict_drop(ctx, reason);
-	return bridge_deliver_anew(ctx, station);
+	return deliver_veth(ctx, station);
 }
 
 /* Handles a packet of GRE. */
@@ -201,16 +201,16 @@ __verified_once int into_flow(ctx_t *ctx, struct packet *pkt, struct flow *flow,
 	if (!takes(station, to->network) || !is_summed(ctx, pkt))
 		return VERDICT_PASS;
 
-	flow_touch(ctx, flow, slot, pkt, side);
+	flow_update(ctx, flow, slot, pkt, side);
 	reason = route_decrement_ttl(ctx, pkt);
 	if (!reason)
 		reason = nat_translate(ctx, pkt, to);
 	if (!reason)
-		reason = bridge_readdress(ctx, pkt, station,
-					  config_gateway_mac());
+		reason = deliver_veth_readdress(ctx, pkt, station,
+						config_gateway_mac());
 	if (reason)
 		return verdict_drop(ctx, reason);
-	return bridge_deliver_anew(ctx, station);
+	return deliver_veth(ctx, station);
 }
 
 /* Handles a packet of TCP or UDP. Only TC opens flows with the outside. */

@@ -214,13 +214,13 @@ func (t *Tables) mostPorts(endpoint uint32, masquerade PortRange) (most PortShar
 		if f.Owner != endpoint || f.PlaceOwn == 0 {
 			return nil
 		}
-		to := destination{f.Answer.Src, f.Answer.Dst, f.Answer.Sport, f.Answer.Protocol, f.PlaceOwn}
+		to := destination{f.Reply.Src, f.Reply.Dst, f.Reply.Sport, f.Reply.Protocol, f.PlaceOwn}
 		if counts[to]++; counts[to] > most.Most {
 			most.Most = counts[to]
 			most.Towards = ProtocolName(to.protocol) + " " + addrPort(to.at, to.port).String()
 			ports, all = userPorts, f.PlaceAll
-			if f.Answer.Network == NetworkOutside {
-				ports = masquerade.ofClass(networkOrder16(f.Opener.Sport))
+			if f.Reply.Network == NetworkOutside {
+				ports = masquerade.ofClass(networkOrder16(f.Original.Sport))
 			}
 		}
 		return nil

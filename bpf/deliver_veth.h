@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /* Delivery by way of a station's veth, which TC and XDP share. */
-#ifndef EBPNET_DELIVER_ANEW_H
-#define EBPNET_DELIVER_ANEW_H
+#ifndef EBPNET_DELIVER_VETH_H
+#define EBPNET_DELIVER_VETH_H
 
 #include "parse.h"
 #include "verdict.h"
 
 /* Addresses the frame to @station, as from @from. */
 static __always_inline enum reason
-bridge_readdress(ctx_t *ctx, struct packet *pkt, const struct station *station,
-		 struct mac from)
+deliver_veth_readdress(ctx_t *ctx, struct packet *pkt,
+		       const struct station *station, struct mac from)
 {
 	struct mac macs[2] = { station->mac, from };
 
@@ -24,7 +24,7 @@ bridge_readdress(ctx_t *ctx, struct packet *pkt, const struct station *station,
  * socket buffer slower, but it does not matter what the kernel took it for
  * before. */
 static __always_inline int
-bridge_deliver_anew(ctx_t *ctx, const struct station *station)
+deliver_veth(ctx_t *ctx, const struct station *station)
 {
 	count_rx(&endpoint_stats, station->endpoint, ctx);
 	return bpf_redirect(station->ifindex, 0);
