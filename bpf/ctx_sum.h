@@ -5,7 +5,7 @@
 
 #include "csum.h"
 #include "ctx.h"
-#include "index.h"
+#include "scratch.h"
 
 /* A part of a frame that is summed up. */
 struct ctx_sum {

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* Delivery by way of a station's veth, which TC and XDP share. */
+/* Delivery by the veth of a local station. TC and XDP share it. */
 #ifndef EBPNET_DELIVER_VETH_H
 #define EBPNET_DELIVER_VETH_H
 

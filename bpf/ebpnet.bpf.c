@@ -110,7 +110,7 @@ int from_endpoint(struct __sk_buff *skb)
 	const struct network *network;
 	const struct device *device;
 	enum neigh_result result;
-	struct packet *pkt = packet_new();
+	struct packet *pkt = scratch_new_packet();
 	enum reason reason;
 
 	if (!pkt)
@@ -192,7 +192,7 @@ int from_host(struct __sk_buff *skb)
 
 	if ((skb->mark & FRAGMENT_MARK_KIND) == FRAGMENT_MARK)
 		return fragment_go_on(skb);
-	pkt = packet_new();
+	pkt = scratch_new_packet();
 	if (!pkt)
 		return verdict_drop(skb, REASON_KERNEL_ERROR);
 	reason = parse_l3(skb, pkt, 0);
@@ -265,7 +265,7 @@ int from_uplink(struct __sk_buff *skb)
 		return VERDICT_PASS;
 	if (skb->vlan_present && bpf_skb_vlan_pop(skb))
 		return verdict_drop(skb, REASON_KERNEL_ERROR);
-	pkt = packet_new();
+	pkt = scratch_new_packet();
 	if (!pkt || parse_l3(skb, pkt, 0) ||
 	    (pkt->ethertype != bpf_htons(ETH_P_IP) &&
 	     pkt->ethertype != bpf_htons(ETH_P_IPV6)) ||
@@ -295,7 +295,7 @@ int from_uplink(struct __sk_buff *skb)
 SEC("tc")
 int from_loopback(struct __sk_buff *skb)
 {
-	struct packet *pkt = packet_new();
+	struct packet *pkt = scratch_new_packet();
 
 	if (!pkt || parse_l3(skb, pkt, 0) ||
 	    (pkt->ethertype != bpf_htons(ETH_P_IP) &&
@@ -355,7 +355,7 @@ int to_uplink(struct __sk_buff *skb)
 	if (skb->tc_index == mark || vlan_is_tagged(skb))
 		return VERDICT_PASS;
 	skb->tc_index = mark;
-	pkt = packet_new();
+	pkt = scratch_new_packet();
 	if (!pkt || parse_l3(skb, pkt, 0) ||
 	    (pkt->ethertype != bpf_htons(ETH_P_IP) &&
 	     pkt->ethertype != bpf_htons(ETH_P_IPV6)) ||

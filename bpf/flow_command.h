@@ -4,8 +4,8 @@
 #ifndef EBPNET_FLOW_COMMAND_H
 #define EBPNET_FLOW_COMMAND_H
 
-#include "learn.h"
 #include "masquerade.h"
+#include "neighbor.h"
 #include "publish.h"
 
 /* Whether the endpoint that sends with @key is there. The host and the outside

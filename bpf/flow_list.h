@@ -11,7 +11,7 @@
 #ifndef EBPNET_FLOW_LIST_H
 #define EBPNET_FLOW_LIST_H
 
-#include "index.h"
+#include "flow_find.h"
 #include "share.h"
 
 /* An attempt to add fails if another CPU adds a flow at the same moment. After

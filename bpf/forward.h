@@ -4,6 +4,7 @@
 #define EBPNET_FORWARD_H
 
 #include "bridge.h"
+#include "detour.h"
 #include "fragment.h"
 #include "icmp.h"
 #include "loopback.h"

@@ -13,6 +13,7 @@
 #include "ctx_sum.h"
 #include "deliver.h"
 #include "offload.h"
+#include "route_send.h"
 #include "tunnel.h"
 
 /* Offsets of fragments count in units of 8 bytes. */
@@ -35,19 +36,6 @@ enum fragment_mark {
 	FRAGMENT_MARK_KIND = 0xfff00000,
 };
 _Static_assert(MAX_FRAGMENTS == 1 << FRAGMENT_MARK_ROOM, "enum fragment_mark");
-
-/*
- * Clears a mark that only the datapath's packets on a detour may have:
- * firewalls of the host use any mark. Called for all other packets that get to
- * an end of the host's own veth, so a mark found there is the datapath's.
- */
-static __always_inline void detour_unmark(struct __sk_buff *skb)
-{
-	__u32 kind = skb->mark & FRAGMENT_MARK_KIND;
-
-	if (kind >= TUNNEL_MARK_FRAME && kind <= FRAGMENT_MARK)
-		skb->mark = 0;
-}
 
 #define FRAGMENT_L3 sizeof(struct ethhdr)
 #define FRAGMENT_L4 (FRAGMENT_L3 + sizeof(struct iphdr))

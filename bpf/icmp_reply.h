@@ -6,7 +6,7 @@
 #include "config.h"
 #include "csum.h"
 #include "ctx_sum.h"
-#include "index.h"
+#include "scratch.h"
 #include "verdict.h"
 
 /* An error that the datapath sends. */

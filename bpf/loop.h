@@ -12,8 +12,8 @@
 #define EBPNET_LOOP_H
 
 #include "config.h"
-#include "index.h"
 #include "maps.h"
+#include "scratch.h"
 
 /* IEEE 802 has this type for local use. */
 #define LOOP_ETHERTYPE 0x88b5

@@ -8,14 +8,7 @@
 #ifndef EBPNET_MAPPING_H
 #define EBPNET_MAPPING_H
 
-#include "index.h"
-#include "share.h"
-
-static __always_inline void flow_retire(struct flow *flow)
-{
-	flow->seen = bpf_ktime_get_coarse_ns();
-	flow->state = FLOW_DEAD;
-}
+#include "flow_slot.h"
 
 /* Builds the key of the mapping for a packet from outside with @key. */
 static __always_inline void
@@ -95,7 +88,7 @@ __verified_once int mapping_release(__u32 slot)
 	flow_index_remove(&key, slot);
 	if (flow->state == FLOW_ENDED) {
 		share_count(flow->owner, -1);
-		flow_retire(flow);
+		flow_slot_retire(flow);
 	}
 	return 0;
 }

@@ -7,6 +7,7 @@
 #ifndef EBPNET_NAT_H
 #define EBPNET_NAT_H
 
+#include "crc32c.h"
 #include "csum.h"
 #include "flow.h"
 
@@ -168,22 +169,6 @@ nat_translate(ctx_t *ctx, struct packet *pkt, const struct flow_key *to)
 		reason = nat_write(ctx, pkt, NAT_DESTINATION, &to->src,
 				   to->sport);
 	return reason;
-}
-
-/* Ends the flow of packets with @key if it is in @state. False if the flow is
- * in another state and keeps @key. */
-static __always_inline bool
-flow_end_by_key(const struct flow_key *key, enum flow_state state)
-{
-	const struct flow_ref *ref = bpf_map_lookup_elem(&flow_index, key);
-	struct flow *flow;
-	__u32 slot;
-
-	if (!ref)
-		return true;
-	slot = ref->slot;
-	flow = flow_at(slot);
-	return flow && flow_end(flow, slot, state);
 }
 
 #endif

@@ -9,8 +9,8 @@
 
 #include "csum.h"
 #include "guard.h"
-#include "learn.h"
 #include "maps.h"
+#include "neighbor.h"
 
 /* RFC 4861, section 4.4: solicited, override. */
 #define ND_FLAG_SOLICITED    0x40

@@ -9,7 +9,7 @@
 
 #include "config.h"
 #include "headers/uapi.h"
-#include "index.h"
+#include "scratch.h"
 #include "verdict.h"
 
 /* Spreads ways over their places: 2^64 divided by the golden ratio, as Knuth

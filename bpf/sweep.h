@@ -4,8 +4,11 @@
 #ifndef EBPNET_SWEEP_H
 #define EBPNET_SWEEP_H
 
+#include <linux/errno.h>
+
 #include "flow.h"
-#include "learn.h"
+#include "learn_age.h"
+#include "learn_start.h"
 
 /*
  * A tick of the sweep does a bounded amount of work, however large the tables
@@ -22,6 +25,40 @@
 #define SWEEP_LONGEST  (100 * MILLISECONDS)
 #define SWEEP_SHORTEST (4 * MILLISECONDS)
 #define SWEEP_BACKLOG  MILLISECONDS
+
+#define CLOCK_MONOTONIC 1
+
+/* The work that is left to a tick of the sweep. */
+struct sweep_work {
+	__u32 cursor; /* the first slot to look at */
+	__u32 ends; /* how many flows it may end */
+};
+
+static int sweep_slot(__u32 i, void *context)
+{
+	struct sweep_work *tick = context;
+	__u32 slot = tick->cursor + i;
+	struct flow *flow;
+	__u64 seen, timeout;
+	__u32 state;
+
+	if (slot >= flow_slots)
+		slot -= flow_slots;
+	flow = flow_at(slot);
+	if (!flow)
+		return 0;
+	state = flow->state;
+	if (!flow_can_end(state))
+		return 0;
+	seen = flow->seen;
+	timeout = flow_timeout(flow);
+	/* Read the clock after `seen`, so that the difference is never
+	 * negative. */
+	if (bpf_ktime_get_coarse_ns() - seen < timeout)
+		return 0;
+	flow_end(flow, slot, state);
+	return !--tick->ends;
+}
 
 static __always_inline __u64 sweep_period(void)
 {

@@ -7,6 +7,7 @@
 #include "gre_wrap.h"
 #include "icmp_reply.h"
 #include "route.h"
+#include "route_send.h"
 
 /*
  * Some frames take a detour: out of the far end of the host's own veth and in
@@ -141,7 +142,7 @@ static __noinline int tunnel_go_on(struct __sk_buff *skb, __u32 mark)
 	__u32 tunnel_id = mark & mask;
 	const struct network *network;
 	const struct tunnel *tunnel;
-	struct packet *pkt = packet_new();
+	struct packet *pkt = scratch_new_packet();
 	struct route route = {};
 	enum reason reason;
 	int verdict;

@@ -260,7 +260,7 @@ int xdp_uplink(struct xdp_md *ctx)
 
 	if (!uplink)
 		return VERDICT_PASS;
-	pkt = packet_new();
+	pkt = scratch_new_packet();
 	if (!pkt)
 		return VERDICT_PASS;
 	reason = parse_l3(ctx, pkt, 0);
