@@ -13,7 +13,7 @@ import (
 	"github.com/ebpnet/ebpnet/bpf"
 )
 
-// Networks that no network has for an id; see bpf/types.h.
+// Networks that no network has for an id; see bpf/types_flows.h.
 const (
 	NetworkOutside  = 0          // what comes in by an uplink
 	NetworkLoopback = 0xffffffff // what the host sends to its own addresses

@@ -11,14 +11,14 @@ import (
 	"github.com/ebpnet/ebpnet/bpf"
 )
 
-// Owners of flows and of limits besides endpoints, as bpf/types.h numbers them.
+// Owners of flows and of limits besides endpoints, as bpf/types_flows.h numbers them.
 const (
 	ownerPorts   = 131072 // plus a publication's id
 	ownerAll     = ownerPorts
 	ownerTunnels = ownerPorts + 65537 // plus a tunnel's id
 )
 
-// The defaults of bpf/types.h: copies of frames a second that are flooded for an
+// The defaults of bpf/types_flows.h: copies of frames a second that are flooded for an
 // endpoint, and for a trunk or a tunnel, which have many endpoints behind them;
 // datagrams that an endpoint may send in fragments at once.
 const (

@@ -231,7 +231,7 @@ const (
 )
 
 // Reasons names every reason for a drop, in the order of enum reason of
-// bpf/types.h, whose names these are in lower case. Not to be changed.
+// bpf/types_common.h, whose names these are in lower case. Not to be changed.
 func Reasons() ([]string, error) { return reasons() }
 
 // reasons reads the compiled programs once, as that takes longer than to read

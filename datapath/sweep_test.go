@@ -14,7 +14,7 @@ import (
 	"github.com/ebpnet/ebpnet/loader"
 )
 
-// The most that a tick of the sweep does: bpf/sweep.h and bpf/learn.h.
+// The most that a tick of the sweep does: bpf/sweep.h and bpf/learn_age.h.
 const (
 	sweepSlots = 1024
 	sweepEnds  = 32

@@ -130,11 +130,11 @@ func testFlow(t testing.TB, n uint32, state bpf.EbpnetFlowState, ago time.Durati
 	return flow
 }
 
-// noMapping is NO_MAPPING of bpf/types.h.
+// noMapping is NO_MAPPING of bpf/types_flows.h.
 const noMapping = 0xffffffff
 
 // indexed gives the side of a flow inside a network that the index has, which is
-// the first in order, and its key: flow_key_is_first() in bpf/index.h.
+// the first in order, and its key: flow_key_is_first() in bpf/flow_key.h.
 func indexed(f bpf.EbpnetFlow) (bpf.EbpnetFlowKey, bpf.EbpnetFlowSide) {
 	for i := len(f.Original.Src.Word) - 1; i >= 0; i-- {
 		if from, to := f.Original.Src.Word[i], f.Original.Dst.Word[i]; from < to {

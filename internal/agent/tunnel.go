@@ -15,7 +15,7 @@ import (
 )
 
 // maxTunnels leaves out id 0, which is no tunnel (MAX_TUNNELS in
-// bpf/types.h).
+// bpf/types_tables.h).
 const maxTunnels = 1023
 
 // AddTunnel makes a tunnel. Without a local address it is the host's tunnel
