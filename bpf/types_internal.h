@@ -99,7 +99,6 @@ struct scratch {
 	struct flow_key reply;
 	struct flow_filter filter; /* of end_flows */
 	__u32 copies; /* that bridge_flood() has tried to make */
-	struct learned_filter unused; /* only has Go told of the type */
 	struct flow_key to; /* of the flow at hand: see flow_find_to() */
 	__u32 tunnel_mtu; /* after TUNNEL_TOO_BIG: what would fit */
 	__u32 claimed; /* the slot of `flows` that was claimed last */
@@ -111,8 +110,8 @@ struct scratch {
 	__u32 pad;
 	struct station learned; /* the one that fdb_lookup_learned() has found */
 	__u8 piece[PIECE_SIZE];
-	__u8 flooded[LOOP_PROBE]; /* what a probe has taken the place of */
-};
-_Static_assert(sizeof(struct scratch) == 744, "struct scratch");
+	__u8 flooded[LOOP_PROBE]; /* the bytes that a probe overwrites */
+} __attribute__((aligned(8))); /* copied by 8 bytes at a time */
+_Static_assert(sizeof(struct scratch) == 720, "struct scratch");
 
 #endif
