@@ -41,7 +41,7 @@ static __always_inline bool address_is_unspecified(const struct address *a)
 	       (!a->word[2] || a->word[2] == bpf_htonl(0xffff));
 }
 
-/* RFC 1112, RFC 4291: a group, or (IPv4) what is reserved or a broadcast. */
+/* RFC 1112, RFC 4291: a multicast, reserved or broadcast address. */
 static __always_inline bool address_is_group(const struct address *a)
 {
 	if (address_is_ipv4(a))

@@ -10,7 +10,8 @@
 #define CRC32C_POLYNOMIAL 0x82f63b78 /* its lowest power is the highest bit */
 #define CRC32C_ONE	  0x80000000
 
-/* x to the power of 8 * 2^i, modulo the polynomial: what 2^i bytes more do. */
+/* x to the power of 8 * 2^i, modulo the polynomial: the factor for 2^i more
+ * bytes. */
 static const __u32 crc32c_powers[] = {
 	0x00800000, 0x00008000, 0x82f63b78, 0x6ea2d55c, 0x18b8ea18, 0x510ac59a,
 	0xb82be955, 0xb8fdb1e7, 0x88e56f72, 0x74c360a4, 0xe4172b16, 0x0d65762a,
@@ -56,9 +57,9 @@ static int crc32c_shift(__u32 i, void *context)
 }
 
 /*
- * What has to be added (by exclusive or) to the CRC32c of @length bytes when
- * @value, in their order, is added to the first four. The CRC is linear, so
- * the rest of the bytes need not be read.
+ * The change (by exclusive or) of the CRC32c of @length bytes if @value is
+ * added to the first four bytes. The CRC is linear, so the other bytes are not
+ * read.
  */
 static __always_inline __u32 crc32c_change(__u32 value, __u32 length)
 {

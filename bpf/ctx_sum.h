@@ -25,7 +25,7 @@ static int ctx_sum_next(__u32 i, void *context)
 		return 1;
 	if (length > PIECE_SIZE)
 		length = PIECE_SIZE;
-	/* As it is; but so the verifier sees that it is not 0. */
+	/* This changes nothing, but shows the verifier that it is not 0. */
 	barrier_var(length);
 	length = ((length - 1) & (PIECE_SIZE - 1)) + 1;
 	__builtin_memset(scratch->piece, 0, sizeof(scratch->piece));

@@ -9,12 +9,12 @@
 #include "parse.h"
 #include "verdict.h"
 
-/* Hands the frame straight into the namespace of a local station. */
+/* Redirects the frame into the namespace of a local station. */
 static __always_inline int
 deliver_peer(struct __sk_buff *skb, const struct station *station)
 {
-	/* The host's end of a veth takes a frame for the MAC of another
-	 * endpoint to be none of its business, and says so in pkt_type. */
+	/* The host's end of a veth sets pkt_type to PACKET_OTHERHOST if the
+	 * frame is for the MAC of another endpoint. */
 	if (skb->pkt_type != PACKET_HOST)
 		bpf_skb_change_type(skb, PACKET_HOST);
 	count_rx(&endpoint_stats, station->endpoint, skb);

@@ -6,7 +6,7 @@
 #include "parse.h"
 #include "verdict.h"
 
-/* Addresses the frame to @station, as from @from. */
+/* Writes the MACs of the frame: to @station, from @from. */
 static __always_inline enum reason
 deliver_veth_readdress(ctx_t *ctx, struct packet *pkt,
 		       const struct station *station, struct mac from)
@@ -20,9 +20,9 @@ deliver_veth_readdress(ctx_t *ctx, struct packet *pkt,
 	return REASON_NONE;
 }
 
-/* Delivers by way of the veth, whose other end looks at the frame anew: for a
- * socket buffer slower, but it does not matter what the kernel took it for
- * before. */
+/* Delivers by the veth. Its other end reads the frame again, so it does not
+ * matter how the kernel classified the frame before. For a socket buffer this
+ * is slower than deliver_peer(). */
 static __always_inline int
 deliver_veth(ctx_t *ctx, const struct station *station)
 {

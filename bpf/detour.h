@@ -7,8 +7,9 @@
 
 /*
  * Clears a mark that only the datapath's packets on a detour may have:
- * firewalls of the host use any mark. Called for all other packets that get to
- * an end of the host's own veth, so a mark found there is the datapath's.
+ * firewalls of the host use any mark. Called for all other packets that arrive
+ * at an end of the host's own veth. So such a mark there was set by the
+ * datapath.
  */
 static __always_inline void detour_unmark(struct __sk_buff *skb)
 {

@@ -168,9 +168,10 @@ int from_endpoint(struct __sk_buff *skb)
 	return gateway_forward(skb, pkt, device, network);
 }
 
-/* Packets from the host to containers, which still tell here whether they came
- * in by a device: TC egress of the near end of the host's veth. The host may
- * send from any of its addresses, but it forwards nothing to containers. */
+/* Packets from the host to containers. Here the program can still see whether
+ * they came in by a device: TC egress of the near end of the host's veth. The
+ * host may send from any of its addresses, but it forwards nothing to
+ * containers. */
 SEC("tc")
 int to_gateway(struct __sk_buff *skb)
 {
@@ -324,10 +325,10 @@ is_to_be_remembered(struct __sk_buff *skb, const struct packet *pkt)
 	       search_is_published(pkt->protocol, pkt->sport);
 }
 
-/* Whether the host may remember one flow more. An answer opens none, and what
- * is remembered, also if all of it is established, leaves others their share:
- * strangers with any source can have the host answer from such a number, and
- * acknowledge what they send. */
+/* Whether the host may open one more flow. A reply opens none. The host's flows
+ * leave others their share, also if all are established: a sender outside can
+ * use any source address, make the host reply from such a port, and acknowledge
+ * the reply. */
 static __always_inline bool may_be_remembered(const struct packet *pkt)
 {
 	const struct flow_share *own = share_of(OWNER_HOST),
@@ -374,7 +375,7 @@ int to_uplink(struct __sk_buff *skb)
 	    (!is_to_be_remembered(skb, pkt) || !may_be_remembered(pkt)))
 		return VERDICT_PASS;
 	reason = masquerade_host(skb, pkt, scratch);
-	/* If there is no room for its flow, it leaves as it is. */
+	/* Without room for its flow, the packet leaves unchanged. */
 	if (reason && needed)
 		return verdict_drop(skb, reason);
 	return VERDICT_PASS;

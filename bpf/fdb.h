@@ -10,7 +10,7 @@
 #include "scratch.h"
 
 /*
- * Copies the station of an entry of a hash that is less old than @timeout. The
+ * Copies the station of a learned entry that was seen within @timeout. The
  * kernel may use an entry for another key as soon as it is deleted, so callers
  * must check that the copy is of the key they looked up.
  */
@@ -26,7 +26,7 @@ fdb_copy_learned(struct scratch *scratch, const struct learned *learned,
 	return &scratch->learned;
 }
 
-/* The station with the MAC, if it is known. */
+/* The static station with the MAC. */
 static __always_inline const struct station *
 fdb_lookup_static(__u32 network, const struct mac *mac)
 {
@@ -35,8 +35,8 @@ fdb_lookup_static(__u32 network, const struct mac *mac)
 	return bpf_map_lookup_elem(&fdb, &key);
 }
 
-/* The station with the MAC, of those that `fdb` does not know, unless it is
- * behind a trunk that is blocked: then it can be reached by another one. */
+/* The learned station with the MAC. None if it is behind a blocked trunk,
+ * because then another trunk leads to it. */
 static __noinline const struct station *
 fdb_lookup_learned(__u32 network, const struct mac *mac)
 {

@@ -4,10 +4,10 @@
  * kernel sweeps the table, so flows end without any process.
  *
  * A flow stays half-open until both sides have confirmed it; sending alone does
- * not confirm it. A TCP flow is confirmed when the opener acknowledges the
- * sequence number of the answer. Another flow is confirmed by the answer. If
- * the opener is outside, its address may be forged; then its next packet after
- * the answer confirms the flow.
+ * not confirm it. A TCP flow is confirmed when the original side acknowledges
+ * the sequence number of the reply. Another flow is confirmed by the reply. If
+ * the original side is outside, its address may be forged; then its next packet
+ * after the reply confirms the flow.
  *
  * An established flow never ends to make room for another. Half-open flows have
  * places of their own and displace each other. Each owner has a share of both:
@@ -43,9 +43,9 @@ static __always_inline __u64 flow_timeout(const struct flow *flow)
 	return icmp_timeout;
 }
 
-/* How far the opener's acknowledgment may be beyond the sequence number of the
- * last answer: the largest window without scaling (RFC 9293). One guess in
- * 65,536 hits it. */
+/* How far the acknowledgment of the original side may be beyond the sequence
+ * number of the last reply: the largest window without scaling (RFC 9293). One
+ * guess in 65,536 hits it. */
 #define MAX_ACKNOWLEDGED 65535
 
 /* Whether the packet confirms a half-open flow. */
@@ -83,7 +83,7 @@ flow_establish(struct flow *flow, __u32 slot, bool restored)
 		__sync_val_compare_and_swap(place, slot + 1, 0);
 }
 
-/* Updates the flow in @slot for a packet of it. */
+/* Updates the flow in @slot for one of its packets. */
 static __always_inline void
 flow_update(ctx_t *ctx, struct flow *flow, __u32 slot, const struct packet *pkt,
 	    enum flow_side side)
@@ -143,10 +143,12 @@ static __always_inline bool flow_is_open(struct flow *flow)
 	return state == FLOW_HALF_OPEN || state == FLOW_ESTABLISHED;
 }
 
-/* Opens a flow of scratch's keys and owner in the claimed @slot. If the slot
+/*
+ * Opens a flow of scratch's keys and owner in the claimed @slot. If the slot
  * holds a mapping, the index has the mapping's keys already. Adds the key of
  * @side to the index; the other key is there already, or is not needed. If this
- * fails, or another CPU was faster, releases slot, keys and mapping. */
+ * fails, or another CPU opened the flow first, releases slot, keys and mapping.
+ */
 static __noinline enum reason flow_open(struct scratch *scratch, __u32 slot,
 					__u32 mapping, enum flow_side side)
 {

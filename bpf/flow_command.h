@@ -8,8 +8,8 @@
 #include "neighbor.h"
 #include "publish.h"
 
-/* Whether the endpoint that sends with @key is there. The host and the outside
- * always are. */
+/* Whether the sender of packets with @key exists. The host and the outside
+ * always do. */
 static __always_inline bool
 flow_command_has_sender(struct scratch *scratch, const struct flow_key *key)
 {
@@ -23,14 +23,13 @@ flow_command_has_sender(struct scratch *scratch, const struct flow_key *key)
 	return station && station->network == key->network;
 }
 
-/* Whether the published port is there by which the flow came to its endpoint.
- */
+/* Whether the published port of the flow still exists. */
 static __always_inline bool flow_command_has_port(const struct flow *flow)
 {
 	const struct flow_key *reply = &flow->reply;
 	const struct port *port;
 
-	/* It came by no published port. */
+	/* It has no published port. */
 	if (reply->network == NETWORK_OUTSIDE || flow->mapping != NO_MAPPING ||
 	    !protocol_has_ports(reply->protocol) ||
 	    (flow->original.network == reply->network &&
@@ -98,9 +97,9 @@ static int flow_command_end_slot(__u32 i, void *context)
 	return 0;
 }
 
-/* The same for the next flow in the list of scratch->filter.endpoint. A flow
- * that has just left the list still links to the next one. If its slot has been
- * reused meanwhile, the list is read again from its start. */
+/* Ends the next flow in the list of scratch->filter.endpoint, if the filter
+ * matches. A flow that has just left the list still links to the next one. If
+ * its slot has been reused meanwhile, the list is read again from its start. */
 static int flow_command_end_listed(__u32 i, void *context)
 {
 	struct scratch *scratch = scratch_of_command();
@@ -176,7 +175,8 @@ flow_command_restore(struct scratch *scratch, const struct flow *old)
 						     &old->original :
 						     &old->reply))
 		return REASON_NONE;
-	/* An established flow goes on, whatever its owner's share is now. */
+	/* An established flow continues, also if its owner is now over its
+	 * share. */
 	if (!flow_slot_find(scratch, &slot))
 		return REASON_FLOW_TABLE_FULL;
 	flow = flow_at(slot);

@@ -7,7 +7,7 @@
 #include "mapping.h"
 #include "ports.h"
 
-/* Whether a flow in @state can be ended: nobody has ended it yet. */
+/* Whether a flow in @state can be ended: no CPU has ended it yet. */
 static __always_inline bool flow_can_end(enum flow_state state)
 {
 	return state == FLOW_HALF_OPEN || state == FLOW_ESTABLISHED ||
@@ -52,9 +52,9 @@ flow_end(struct flow *flow, __u32 slot, enum flow_state state)
 	return true;
 }
 
-/* Ends the flow in @slot for its opener, because its published port has gone.
- * The key of the answering side stays in the index, so packets that the server
- * still sends open no new flow. */
+/* Ends the flow in @slot for its original side, because its published port is
+ * gone. The key of the reply side stays in the index, so packets that the
+ * server still sends open no new flow. */
 static __always_inline void
 flow_revoke(struct flow *flow, __u32 slot, enum flow_state state)
 {

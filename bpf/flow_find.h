@@ -13,15 +13,15 @@ static __always_inline struct flow *flow_at(__u32 slot)
 	return bpf_map_lookup_elem(&flows, &slot);
 }
 
-/* The key by which the packets that @side gets are sent by the other one. */
+/* The key of packets that the other side sends. */
 static __always_inline const struct flow_key *
 flow_other(const struct flow *flow, enum flow_side side)
 {
 	return side == FLOW_ORIGINAL ? &flow->reply : &flow->original;
 }
 
-/* The flow in the slot that `flow_index` has for @key. The slot may have been
- * given to another just now: see flow_has(). */
+/* The flow in the slot that `flow_index` has for @key. Another CPU may have
+ * just reused the slot: see flow_has(). */
 static __always_inline struct flow *
 flow_find_at(const struct flow_key *key, enum flow_side *side, __u32 *slot)
 {
@@ -56,7 +56,7 @@ flow_find(const struct flow_key *key, enum flow_side *side, __u32 *slot)
 }
 
 /* The same, and in scratch->to the key of the other side. It is copied before
- * the look at state and @key, so that it is of this flow: a CPU that reuses the
+ * state and @key are checked, so it belongs to this flow: a CPU that reuses the
  * slot changes state and key first. */
 static __always_inline struct flow *
 flow_find_to(struct scratch *scratch, const struct flow_key *key,

@@ -7,9 +7,9 @@
 
 #include "maps.h"
 
-/* Makes packets with @key known as those of the flow in @slot; -EEXIST if they
- * are another's. An int: before 6.4 the upper half of what an update returns
- * is not defined. */
+/* Adds @key for the flow in @slot; -EEXIST if another flow has the key. The
+ * result is an int, because before 6.4 the upper half of the value that an
+ * update returns is undefined. */
 static __always_inline int
 flow_index_add(const struct flow_key *key, __u32 slot, enum flow_side side)
 {
@@ -18,7 +18,7 @@ flow_index_add(const struct flow_key *key, __u32 slot, enum flow_side side)
 	return bpf_map_update_elem(&flow_index, key, &ref, BPF_NOEXIST);
 }
 
-/* Forgets that packets with @key are of the flow in @slot. */
+/* Removes @key if it belongs to the flow in @slot. */
 static __always_inline void
 flow_index_remove(const struct flow_key *key, __u32 slot)
 {
@@ -28,8 +28,8 @@ flow_index_remove(const struct flow_key *key, __u32 slot)
 		bpf_map_delete_elem(&flow_index, key);
 }
 
-/* What a failure of flow_index_add() means. Where another CPU was faster to
- * open the flow, its flow is as good. */
+/* The reason for a failure of flow_index_add(). If another CPU opened the flow
+ * first, that flow serves as well. */
 static __always_inline enum reason flow_index_reason(int err)
 {
 	if (!err || err == -EEXIST)

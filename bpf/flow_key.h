@@ -5,8 +5,9 @@
 
 #include "parse.h"
 
-/* Keys are written field by field, and into a struct scratch where a program is
- * deep down: one copied as a whole takes its room on the stack twice. */
+/* Builds the key of a packet. Keys are written field by field, and into a
+ * struct scratch if the stack is nearly full: a copy of a whole key takes its
+ * room on the stack twice. */
 static __always_inline void
 flow_key_of(struct flow_key *key, const struct packet *pkt, __u32 network)
 {
@@ -19,7 +20,7 @@ flow_key_of(struct flow_key *key, const struct packet *pkt, __u32 network)
 	__builtin_memset(key->pad, 0, sizeof(key->pad));
 }
 
-/* The key of packets that go the other way. */
+/* Builds the key of packets in the other direction. */
 static __always_inline void
 flow_key_reverse(struct flow_key *back, const struct flow_key *key,
 		 __u32 network)
@@ -33,7 +34,8 @@ flow_key_reverse(struct flow_key *back, const struct flow_key *key,
 	__builtin_memset(back->pad, 0, sizeof(back->pad));
 }
 
-/* Makes the key that of packets that go the other way. */
+/* Turns the key into that of packets in the other direction. The network stays.
+ * */
 static __always_inline void flow_key_reverse_in_place(struct flow_key *key)
 {
 	struct address src = key->src;
@@ -45,10 +47,10 @@ static __always_inline void flow_key_reverse_in_place(struct flow_key *key)
 	key->dport = sport;
 }
 
-/* Whether packets with @key come from the end that is first in order. */
+/* Whether packets with @key come from the side that is first in order. */
 static __always_inline bool flow_key_is_first(const struct flow_key *key)
 {
-	for (int i = 3; i >= 0; i--) { /* the last word tells most of them */
+	for (int i = 3; i >= 0; i--) { /* the last words differ most often */
 		if (key->src.word[i] != key->dst.word[i])
 			return key->src.word[i] < key->dst.word[i];
 	}

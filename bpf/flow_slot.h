@@ -45,7 +45,7 @@ static int flow_slot_try(__u32 i, void *context)
 	return 1;
 }
 
-/* Claims a free slot; false if there is none. */
+/* Claims a free slot; false if none was found. */
 static __always_inline bool flow_slot_find(struct scratch *scratch, __u32 *slot)
 {
 	struct flow_claim claim = { .slot = scratch->claimed };

@@ -31,7 +31,7 @@ static __always_inline __u32 gateway_length(const struct __sk_buff *skb,
  * now choose. @to is the key of the side that gets them. The flow may go on
  * while the host still has its address and, if an endpoint opened it, while the
  * route from that address leads by the same @uplink. Otherwise the answers
- * would not find the flow. For a packet of the answering side, the caller has
+ * would not find the flow. For a packet of the reply side, the caller has
  * looked up this route already: @uplink is 0.
  */
 static __noinline enum reason

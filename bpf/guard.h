@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * The source guard: an endpoint speaks with its own MAC and addresses only,
- * in Ethernet, IP, ARP and ND, and as a router or a DHCP server only if it has
- * that role.
+ * The source guard: an endpoint may use only its own MAC and addresses in
+ * Ethernet, IP, ARP and ND. It may act as a router or a DHCP server only if it
+ * has that role.
  */
 #ifndef EBPNET_GUARD_H
 #define EBPNET_GUARD_H
@@ -105,8 +105,8 @@ _Static_assert(sizeof(struct nd_option) == 8, "struct nd_option");
 
 #define ND_SOURCE_MAC 1
 #define ND_TARGET_MAC 2
-#define ND_OPTIONS_AT 24 /* of solicitations and advertisements */
-#define ND_OPTIONS    8 /* more than any sender has */
+#define ND_OPTIONS_AT 24 /* the code of solicitations and advertisements */
+#define ND_OPTIONS    8 /* more options than any sender has */
 
 /* The MAC in a solicitation or an advertisement must be its sender's. Otherwise
  * receivers would send the sender's packets to another MAC. */

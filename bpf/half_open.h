@@ -11,7 +11,7 @@
 /* How many random places of `half_open` are tried. */
 #define HALF_OPEN_ATTEMPTS 16
 
-/* After so many that are taken, few places are free. */
+/* After this many attempts on used places, few places are free. */
 #define HALF_OPEN_LOOKS 8
 
 /* The weight of a free place. */
@@ -19,7 +19,7 @@
 
 /* The weight of the flow at place @at of `half_open`: the heaviest flow makes
  * room for a new one. A flow weighs more the more half-open flows its owner
- * has. Among flows of one owner, those with an answer weigh more. */
+ * has. Among flows of one owner, those with a reply weigh more. */
 static __always_inline __u32 half_open_weigh(__u32 at)
 {
 	const __u32 *place = bpf_map_lookup_elem(&half_open, &at);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * ICMP errors that others send about packets of translated flows: they are
- * translated with the packet that they quote (RFC 5508, 4).
+ * ICMP errors about packets of translated flows: the error and the packet that
+ * it quotes are translated (RFC 5508, 4).
  */
 #ifndef EBPNET_ICMP_H
 #define EBPNET_ICMP_H

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * Learned stations: seen behind a trunk or a tunnel as the source of a frame.
- * Known ones (`fdb`, `neighbors`) always go first, so that nothing that is
- * learned can take their place.
+ * Static entries (`fdb`, `neighbors`) always win, so a learned entry cannot
+ * take their place.
  */
 #ifndef EBPNET_LEARN_H
 #define EBPNET_LEARN_H
@@ -16,11 +16,11 @@
 #define LEARN_PRECISION SECONDS
 
 /*
- * An entry has a record in `learned_queue`, by which the sweep comes to it.
- * Both hold the same number: so a record is not taken for that of a later entry
- * with the same key. Only the CPU that has claimed an entry may move or remove
- * it, so that its place is counted once. The upper bits of an entry's number
- * change when it moves, as the kernel may use its memory again.
+ * An entry has a record in `learned_queue`, by which the sweep finds it. Both
+ * hold the same number, so a record does not match a later entry with the same
+ * key. Only the CPU that has claimed an entry may move or remove it, so its
+ * place is counted once. The upper bits of an entry's number change when it
+ * moves, because the kernel may reuse its memory.
  */
 #define LEARN_CLAIMED  0xffffffff
 #define LEARN_NUMBER   0x00ffffff
@@ -49,8 +49,9 @@ static __always_inline __u32 learn_number(const struct learned *learned)
 	return number;
 }
 
-/* Removes an entry, or replaces it by @new at another place: a new value, so
- * that nobody reads half of each. False if another CPU is about to do that. */
+/* Removes an entry, or replaces it by @new at another place. The new value
+ * replaces the old one at once, so no CPU reads half of each. False if another
+ * CPU changes the entry at the same time. */
 static __always_inline bool
 learn_replace(void *map, const void *key, struct learned *old,
 	      struct learned *new, enum learn_what what)
@@ -111,7 +112,7 @@ learn_has_room(const struct station *station, enum learn_what what)
 	       *learn_count_of(network, what) < LEARNED_PER_NETWORK;
 }
 
-/* Writes where a station is into `learned_fdb` or `learned_neigh`. */
+/* Writes the place of a station into `learned_fdb` or `learned_neigh`. */
 static __always_inline void
 learn_write(void *map, const void *key, __u32 size,
 	    const struct station *station, enum learn_what what)
@@ -149,7 +150,7 @@ learn_write(void *map, const void *key, __u32 size,
 		learn_remove(map, key, old, what);
 }
 
-/* Remembers where the station with station->mac is. */
+/* Learns the place of the station with station->mac. */
 static __noinline void learn_station(const struct station *station)
 {
 	struct fdb_key key = { .network = station->network,
@@ -187,7 +188,7 @@ learn_is_inside(const struct network *network, const struct address *address)
 					 network->prefix6);
 }
 
-/* Remembers that @address is that of a station, unless it is known. */
+/* Learns that the station has @address, unless a static entry has it. */
 static __noinline void
 learn_neighbor(const struct station *station, const struct address *address)
 {
@@ -198,7 +199,7 @@ learn_neighbor(const struct station *station, const struct address *address)
 			    LEARN_NEIGHBORS);
 }
 
-/* The station that sends from behind a trunk. */
+/* Builds the station that sends from behind a trunk. */
 static __always_inline struct station
 learn_sender(const struct device *device, __u32 ifindex,
 	     const struct packet *pkt)
@@ -213,7 +214,7 @@ learn_sender(const struct device *device, __u32 ifindex,
 	};
 }
 
-/* Whether a learned station is one of those to forget. */
+/* Whether the filter matches a learned station. */
 static __always_inline bool learn_is_meant(const struct learned *learned,
 					   const struct learned_filter *filter)
 {
@@ -243,7 +244,7 @@ learn_forget_neighbor(void *map, struct address *key, struct learned *learned,
 	return 0;
 }
 
-/* Forgets the learned stations and neighbors that are meant. */
+/* Removes the learned stations and neighbors that the filter matches. */
 static __always_inline void learn_forget(struct learned_filter *filter)
 {
 	bpf_for_each_map_elem(&learned_fdb, learn_forget_station, filter, 0);

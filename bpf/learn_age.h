@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* Ages learned entries: the sweep removes those that are silent for too long. */
+/* Aging: the sweep removes learned entries of stations that are silent for too
+ * long. */
 #ifndef EBPNET_LEARN_AGE_H
 #define EBPNET_LEARN_AGE_H
 
 #include "learn.h"
 
 /* Looks at the entry of a record, and removes an entry that has not been seen
- * for @timeout. False if the record is of no use any more. */
+ * for @timeout. False if the record is not needed any more. */
 static __always_inline bool
 learn_age_entry(void *map, const struct learned_record *record, __u64 timeout)
 {
@@ -27,15 +28,15 @@ learn_age_entry(void *map, const struct learned_record *record, __u64 timeout)
 	return !learn_remove(map, record->key, learned, record->what);
 }
 
-/* The first record that a tick has put back: there the tick has been once
- * round. */
+/* The first record that a tick has put back. When it comes again, the tick has
+ * seen all records. */
 struct learn_age_work {
 	__u32 first;
 	__u32 pad;
 };
 
 /* learn_age_entry() for a record of either kind. @lost: the entry loses its
- * record, so it has to go. */
+ * record, so it is removed. */
 static __noinline bool
 learn_age_record(const struct learned_record *record, bool lost)
 {
@@ -70,7 +71,7 @@ static int learn_age_next(__u32 i, void *context)
 /* How many learned stations and neighbors a tick of the sweep looks at. */
 #define LEARN_TICK 64
 
-/* Forgets some of those that have not been seen for too long. */
+/* Removes some of the entries that are too old. */
 static __always_inline void learn_age(void)
 {
 	struct learn_age_work tick = {};

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* The counts of learned entries: of each place, and of each network. */
+/* Counts the learned entries of each place and of each network. */
 #ifndef EBPNET_LEARN_COUNT_H
 #define EBPNET_LEARN_COUNT_H
 
 #include "maps.h"
 
-/* The counts of a place, which are made if there are none. Zero endpoint and
- * tunnel: those of the whole network. */
+/* The counts of a place; makes them if there are none. If endpoint and tunnel
+ * are zero, the counts of the whole network. */
 static __noinline struct learned_count *
 learn_count(__u32 network, __u32 endpoint, __u32 tunnel)
 {
@@ -31,7 +31,7 @@ learn_count_of(struct learned_count *count, enum learn_what what)
 	return what == LEARN_STATIONS ? &count->stations : &count->neighbors;
 }
 
-/* Adds an entry to a count, or takes it off. */
+/* Adds an entry to a count, or subtracts it. */
 static __always_inline void
 learn_count_one(struct learned_count *count, enum learn_what what, bool add)
 {
@@ -44,7 +44,7 @@ learn_count_one(struct learned_count *count, enum learn_what what, bool add)
 }
 
 /* Adds an entry of a place to the counts of the place and of its network, or
- * takes it off both. */
+ * subtracts it from both. */
 static __always_inline void
 learn_count_entry(__u32 network, __u32 endpoint, __u32 tunnel,
 		  enum learn_what what, bool add)

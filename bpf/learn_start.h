@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* Takes over the learned entries of an older version, at load. */
+/* Adopts the learned entries of an older version at load. */
 #ifndef EBPNET_LEARN_START_H
 #define EBPNET_LEARN_START_H
 
 #include "learn.h"
 
-/* Entries of a version that had no queue have no record, and their places were
- * counted by rounds. */
+/* A version without a queue has written entries without records, and has
+ * counted places in rounds. */
 static long learn_start_find(void *map, const void *key,
 			     const struct learned *learned, __u32 *found)
 {
@@ -47,8 +47,8 @@ static long learn_start_neighbor(void *map, struct address *key,
 	return 0;
 }
 
-/* Gives every entry a record, and counts all of them again if one had none. At
- * load only: this looks at everything. */
+/* Gives every entry a record, and counts all of them again if one had none.
+ * Only at load, because it looks at all entries. */
 static __always_inline void learn_start(void)
 {
 	__u32 found = 0;

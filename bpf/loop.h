@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * Loops between trunks: two trunks that are joined elsewhere pass each other's
- * floods for ever. When a frame is flooded on a network with several trunks,
- * each of them sends a probe, once a second at most. If the probe of an earlier
- * trunk (of a lower id) comes in by a later one, the later one is blocked for a
- * while: its frames are dropped and nothing is flooded to it. A probe blocks
- * only the trunk that it comes in by. So a station that forges probes blocks
- * only its own trunk.
+ * Loops between trunks: two trunks that are joined elsewhere repeat each
+ * other's floods for ever. When a frame is flooded on a network with several
+ * trunks, each of them sends a probe, once a second at most. If the probe of an
+ * earlier trunk (of a lower id) comes in by a later one, the later one is
+ * blocked for a while: its frames are dropped and nothing is flooded to it. A
+ * probe blocks only the trunk that it comes in by. So a station that forges
+ * probes blocks only its own trunk.
  */
 #ifndef EBPNET_LOOP_H
 #define EBPNET_LOOP_H

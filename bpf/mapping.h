@@ -22,7 +22,7 @@ mapping_key(struct flow_key *mapping, const struct flow_key *key)
 }
 
 /* Builds the outside key of a flow's mapping. If the flow was opened from
- * outside, the endpoint is its answering side. */
+ * outside, the endpoint is its reply side. */
 static __always_inline void
 mapping_outside(struct flow_key *mapping, const struct flow_key *original,
 		const struct flow_key *reply)
@@ -65,7 +65,7 @@ static __always_inline bool mapping_publish(struct scratch *scratch, __u32 slot)
 }
 
 /* Withdraws the mapping that the flow being opened holds in its claimed @slot.
- * False if a packet from outside has joined it already. */
+ * False if a packet from outside has acquired it already. */
 static __always_inline bool mapping_withdraw(__u32 slot)
 {
 	struct flow *flow = flow_at(slot);
@@ -73,8 +73,8 @@ static __always_inline bool mapping_withdraw(__u32 slot)
 	return !flow || __sync_val_compare_and_swap(&flow->users, 1, 0) == 1;
 }
 
-/* Takes one user off the mapping in @slot. The mapping ends with its last user.
- */
+/* Releases the mapping in @slot for one user. The mapping ends with its last
+ * user. */
 __verified_once int mapping_release(__u32 slot)
 {
 	struct flow *flow = flow_at(slot);
@@ -114,8 +114,8 @@ mapping_has_key(const struct flow *flow, const struct flow_key *key)
 /* How often another CPU may change the number of users first. */
 #define ACQUIRE_ATTEMPTS 8
 
-/* Adds a user to the mapping under @key. Gives the mapping's slot, or
- * NO_MAPPING. A mapping without users has ended and cannot be joined. */
+/* Adds a user to the mapping under @key. Returns the mapping's slot, or
+ * NO_MAPPING. A mapping without users has ended and cannot be acquired. */
 static __always_inline __u32 mapping_acquire(const struct flow_key *key)
 {
 	const struct flow_ref *ref = bpf_map_lookup_elem(&flow_index, key);

@@ -2,7 +2,7 @@
 /*
  * Flows to the outside: RFC 4787, 5382, 5508. Every flow across an uplink is
  * opened here, also those of networks without masquerade: these are
- * "translated" to their own address, so that only answers come in.
+ * "translated" to their own address, so that only replies come in.
  */
 #ifndef EBPNET_MASQUERADE_H
 #define EBPNET_MASQUERADE_H
@@ -38,7 +38,7 @@ static __noinline __u32 masquerade_acquire(struct search *search,
 }
 
 /* Gives the flow being opened its port, and the mapping of that port:
- * NO_MAPPING if ports are so few that endpoints share them. */
+ * NO_MAPPING if endpoints share the ports, because there are few. */
 static __always_inline enum reason
 masquerade_find_port(struct search *search, struct scratch *scratch,
 		     __u32 *mapping)
@@ -58,9 +58,9 @@ masquerade_find_port(struct search *search, struct scratch *scratch,
 	return search_port(search);
 }
 
-/* Publishes the mapping that the flow being opened holds. If another CPU was
- * faster, the flow joins the other mapping, or has no mapping if it cannot
- * join: an endpoint's port has only one. */
+/* Publishes the mapping that the flow being opened holds. If another CPU
+ * published one first, the flow uses that mapping, or none if that has ended:
+ * an endpoint's port has only one mapping. */
 static __always_inline __u32 masquerade_publish(struct search *search,
 						struct scratch *scratch)
 {
@@ -82,8 +82,8 @@ static __always_inline __u32 masquerade_publish(struct search *search,
 	return mapping;
 }
 
-/* Opens the flow of packets with scratch->key towards the outside, as from
- * @source, for scratch->owner. */
+/* Opens the flow of packets with scratch->key to the outside with source
+ * address @source, for scratch->owner. */
 __verified_once enum reason
 masquerade_open(struct __sk_buff *skb, const struct address *source)
 {
@@ -147,8 +147,7 @@ masquerade_host(struct __sk_buff *skb, struct packet *pkt,
 }
 
 /* Whether a packet of the host itself with @key is of a translated flow, or
- * must open one because its answers would be taken for those of another flow.
- */
+ * must open one because its replies would match another flow. */
 static __always_inline bool
 masquerade_is_needed(const struct flow_key *key, struct flow_key *back)
 {

@@ -8,8 +8,8 @@
 
 #include "fdb.h"
 
-/* How long an address is known without a packet from it to the gateway: as
- * long as a flow of it may be. */
+/* How long a learned address stays without a packet from it to the gateway: as
+ * long as its flows may live. */
 static __always_inline __u64 neighbor_learned_timeout(void)
 {
 	__u64 most = learned_timeout;
@@ -19,7 +19,7 @@ static __always_inline __u64 neighbor_learned_timeout(void)
 	return most < udp_established_timeout ? udp_established_timeout : most;
 }
 
-/* The station that @learned_neigh has for the address. */
+/* The learned station that has the address. */
 static __always_inline const struct station *
 neighbor_lookup_learned(struct scratch *scratch, const struct address *address)
 {
@@ -28,7 +28,7 @@ neighbor_lookup_learned(struct scratch *scratch, const struct address *address)
 				neighbor_learned_timeout());
 }
 
-/* The station that has the address. */
+/* The station that has the address, static or learned. */
 static __always_inline const struct station *
 neighbor_lookup(const struct address *address)
 {

@@ -2,8 +2,8 @@
 /*
  * Policy inside a network. With ICC all endpoints may talk to each other.
  * Without ICC the client of a link may talk to the ports of its server, and the
- * server may answer in flows that the client opened. A flow notes the revision
- * of `links` at which its link was there. After the next revision the link is
+ * server may reply in flows that the client opened. A flow stores the revision
+ * of `links` at which its link existed. After the next revision the link is
  * looked up again, so removing a link ends its established flows too.
  */
 #ifndef EBPNET_POLICY_H
@@ -37,8 +37,8 @@ policy_has_link(__u32 client, __u32 server, __be16 port, __u8 protocol)
 }
 
 /* The number of changes to `links`, or 0. Read it before the link is looked up:
- * if the link goes meanwhile, the flow notes an old revision and looks the link
- * up again. */
+ * if the link goes meanwhile, the flow stores an old revision and looks the
+ * link up again. */
 static __always_inline __u32 policy_revision(void)
 {
 	__u32 key = 0;

@@ -77,9 +77,8 @@ ports_mix_address(struct ports_sip *sip, const struct address *address)
 	ports_mix(sip, (__u64)address->word[2] << 32 | address->word[3]);
 }
 
-/* Hashes where @owner's ports towards a destination are counted: SipHash-1-3.
- * @answer is the key of packets from there; its destination port is left out.
- */
+/* Chooses the cells of @owner's ports towards a destination by SipHash-1-3.
+ * @reply is the key of packets from there; its destination port is left out. */
 static __noinline __u32 ports_place(const struct flow_key *reply, __u32 owner,
 				    __u32 class)
 {
@@ -134,8 +133,8 @@ static __noinline void ports_count(__u32 own, __u32 all, int change)
 	}
 }
 
-/* Notes where the port of the flow being opened is counted. Narrows @first and
- * @last to the class of the opener's own port. */
+/* Chooses the cells that count the port of the flow being opened. Narrows
+ * @first and @last to the class of the original side's own port. */
 static __always_inline void
 ports_note(struct scratch *scratch, __u32 *first, __u32 *last)
 {
@@ -149,7 +148,7 @@ ports_note(struct scratch *scratch, __u32 *first, __u32 *last)
 }
 
 /* Whether scratch->owner may have one more port of @first to @last towards the
- * destination of scratch->answer. */
+ * destination of scratch->reply. */
 static __always_inline enum reason
 ports_check(struct scratch *scratch, __u32 first, __u32 last)
 {

@@ -33,7 +33,7 @@ static __noinline const struct port *publish_lookup(const struct flow_key *key)
 
 /* Whether a packet that comes in by an uplink for @dst may be for a published
  * port: @dst must be an address of the host, and no gateway. A loopback address
- * passes here: publish_check() gives it a reason of its own. */
+ * passes here: publish_check() drops it with its own reason. */
 static __noinline bool
 publish_is_reachable(ctx_t *ctx, const struct address *dst)
 {

@@ -9,13 +9,13 @@
 #include "parse.h"
 
 /*
- * The mark, in skb->tc_index, of what the datapath itself sends out of an
- * uplink, and of what to_uplink() has looked at. A packet still names the
- * socket of the container that it came from, which cannot be told there from
- * one of the host. The mark stays, as an uplink may stand on another one. It is
- * this host's alone, as the packet may come into the namespace of another; and
- * one of these addresses, as it is another packet of the host's when a tunnel
- * device has wrapped it.
+ * The mark, in skb->tc_index, of packets that the datapath sends by an uplink,
+ * and of packets that to_uplink() has checked. Such a packet still refers to
+ * the socket of its container, and to_uplink() cannot tell this socket from one
+ * of the host. The mark stays, because an uplink may be on top of another
+ * uplink. It differs between hosts, because the packet may come into the
+ * namespace of another host. It depends on the addresses, because a tunnel
+ * device of the host makes another packet of it.
  */
 static __always_inline __u16 route_send_mark(const struct __sk_buff *skb)
 {
@@ -33,11 +33,11 @@ static __always_inline __u16 route_send_mark(const struct __sk_buff *skb)
 	else if ((void *)(ip6 + 1) <= end)
 		mark ^= ip6->saddr.s6_addr32[3] ^ ip6->daddr.s6_addr32[3];
 	mark = (mark ^ mark >> 16) & 0xffff;
-	return mark ? mark : 1; /* nobody has put 0 there */
+	return mark ? mark : 1; /* 0: no mark */
 }
 
-/* Sends the packet out of the uplink; the kernel puts the Ethernet header on
- * and keeps its neighbor entry fresh. */
+/* Sends the packet out of the uplink; the kernel writes the Ethernet header and
+ * refreshes its neighbor entry. */
 static __always_inline int
 route_send(struct __sk_buff *skb, struct route *route)
 {

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* The records that hold what is too large for the stack. */
+/* Access to the scratch records, which hold data that is too large for the
+ * stack. */
 #ifndef EBPNET_SCRATCH_H
 #define EBPNET_SCRATCH_H
 
@@ -21,8 +22,8 @@ static __always_inline struct scratch *scratch_of_command(void)
 	return bpf_map_lookup_elem(&scratches, &key);
 }
 
-/* An empty record for the packet at hand. It is in the scratch, as the stack of
- * the deepest chain has no room for it. */
+/* An empty record for the packet at hand. It is not on the stack, because the
+ * deepest chain of calls has no room for it there. */
 static __always_inline struct packet *scratch_new_packet(void)
 {
 	struct scratch *scratch = scratch_get();

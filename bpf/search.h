@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * The search for a port: a new flow gets the first port that tells its answers
- * from those of all other flows.
+ * The search for a port: a new flow gets the first port that makes the key of
+ * its replies unique.
  */
 #ifndef EBPNET_SEARCH_H
 #define EBPNET_SEARCH_H
 
 #include "nat.h"
 
-/* How many ports are tried: the packet's own first, then others all over the
- * range, because ports in use stand in rows. */
+/* How many ports are tried: the packet's own first, then others across the
+ * whole range, because used ports often follow each other. */
 #define PORT_ATTEMPTS 128
 
 enum search_kind {
@@ -145,7 +145,7 @@ static __always_inline __u32 search_pick(const struct search *search,
 			    ((last - first) / 2 + 1));
 }
 
-/* Whether another flow has the port in scratch->answer. */
+/* Whether another flow has the port in scratch->reply. */
 static __always_inline bool
 search_is_taken(const struct search *search, struct scratch *scratch)
 {
@@ -155,7 +155,7 @@ search_is_taken(const struct search *search, struct scratch *scratch)
 	return bpf_map_lookup_elem(&flow_index, &scratch->mapping);
 }
 
-/* Reserves the port in scratch->answer for the flow. 0, or a negative error. */
+/* Reserves the port in scratch->reply for the flow. 0, or a negative error. */
 static __always_inline int
 search_take(const struct search *search, struct scratch *scratch)
 {
@@ -216,7 +216,7 @@ static int search_try(__u32 attempt, void *context)
 	return 1;
 }
 
-/* Finds a port for scratch->answer, and reserves it for the flow in
+/* Finds a port for scratch->reply, and reserves it for the flow in
  * search->slot. */
 static __always_inline enum reason search_port(struct search *search)
 {

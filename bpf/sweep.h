@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* The sweep: a timer of the kernel ends idle flows, and forgets stations that
- * have been silent for too long. */
+/* The sweep: a timer of the kernel ends idle flows, and removes learned
+ * stations that are silent for too long. */
 #ifndef EBPNET_SWEEP_H
 #define EBPNET_SWEEP_H
 
@@ -28,7 +28,7 @@
 
 #define CLOCK_MONOTONIC 1
 
-/* The work that is left to a tick of the sweep. */
+/* The work of a tick of the sweep. */
 struct sweep_work {
 	__u32 cursor; /* the first slot to look at */
 	__u32 ends; /* how many flows it may end */
@@ -69,7 +69,7 @@ static __always_inline __u64 sweep_period(void)
 	return period < SWEEP_SHORTEST ? SWEEP_SHORTEST : period;
 }
 
-/* One tick; gives the time until the next one. */
+/* One tick; returns the time until the next one. */
 static __always_inline __u64 sweep_tick(struct sweeper *sweeper)
 {
 	__u32 most = flow_slots < SWEEP_SLOTS ? flow_slots : SWEEP_SLOTS;

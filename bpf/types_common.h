@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* What the other types are made of: addresses, counters, reasons. */
+/* Common types: addresses, counters, and the reasons for drops. */
 #ifndef EBPNET_TYPES_COMMON_H
 #define EBPNET_TYPES_COMMON_H
 
@@ -61,7 +61,7 @@ enum reason {
 	REASON_COUNT,
 };
 
-/* Room for reasons to come, so that they do not change the shape of a map. */
+/* Room for new reasons, so that they do not change the size of a map. */
 enum {
 	MAX_REASONS = 64,
 };
@@ -83,7 +83,8 @@ struct counter {
 	__u64 bytes;
 };
 
-/* Seen from the endpoint, network or tunnel: tx is what it sent. */
+/* From the view of the endpoint, network or tunnel: tx counts the packets that
+ * it sent. */
 struct traffic {
 	struct counter tx;
 	struct counter rx;

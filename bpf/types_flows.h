@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* The flows, their index, their owners' shares and limits. */
+/* The keys and values of the flow tables: flows, their index, and the shares
+ * and limits of their owners. */
 #ifndef EBPNET_TYPES_FLOWS_H
 #define EBPNET_TYPES_FLOWS_H
 
@@ -13,9 +14,9 @@ enum {
 };
 
 /*
- * What a packet says of its flow, where it comes in. `network` is that of the
- * endpoint that sends it, or one of these two. For an ICMP echo the identifier
- * stands for the port of the one who asks.
+ * The key of a packet where it comes in. `network` is the network of the
+ * endpoint that sends it, or one of these two. The identifier of an ICMP echo
+ * stands for the port of the side that asks.
  */
 enum {
 	NETWORK_OUTSIDE = 0, /* by an uplink */
@@ -37,26 +38,27 @@ _Static_assert(sizeof(struct flow_key) == 44, "struct flow_key");
 enum flow_side {
 	FLOW_ORIGINAL,
 	FLOW_REPLY,
-	FLOW_MAPPING, /* not a packet's key but a mapping's: see mapping.h */
+	FLOW_MAPPING, /* the key of a mapping, not of packets: see mapping.h */
 };
 
-/* The first ones stand at 1 << enum flow_side. */
+/* The flags of a side are shifted by enum flow_side. */
 enum flow_flag {
 	FLOW_ORIGINAL_FIN = 1,
 	FLOW_REPLY_FIN = 2,
 	FLOW_ORIGINAL_RST = 4,
 	FLOW_REPLY_RST = 8,
-	FLOW_REPLIED = 16, /* the answering side has sent, and no reset */
-	FLOW_HANDSHAKEN = 32, /* TCP: the opener has acknowledged the answer */
+	FLOW_REPLIED = 16, /* the reply side has sent, and no reset */
+	FLOW_HANDSHAKEN =
+		32, /* TCP: the original side has acknowledged the reply */
 };
 
-/* How far a place in `flows` is. */
+/* The state of a slot of `flows`. */
 enum flow_state {
 	FLOW_FREE,
-	FLOW_CLAIMED, /* by a program that is about to fill it */
+	FLOW_CLAIMED, /* by a program that will fill it */
 	FLOW_HALF_OPEN, /* not confirmed by both sides: see flow.h */
 	FLOW_ESTABLISHED,
-	FLOW_REVOKED, /* its port has gone; what answers is stopped here */
+	FLOW_REVOKED, /* its port is gone; replies match it and are dropped */
 	FLOW_ENDED, /* but other flows still use its mapping */
 	FLOW_DEAD, /* grace period: other CPUs may still hold this slot */
 };
@@ -65,23 +67,23 @@ enum {
 	NO_MAPPING = 0xffffffff,
 };
 
-/* A flow's place in a list of an endpoint's: the places before and after it,
- * which are slot * 2 + side + 1; 0: none. */
+/* A flow's link in the list of an endpoint: the places before and after it. A
+ * place is slot * 2 + side + 1; 0: none. */
 struct flow_link {
 	__u32 before;
 	__u32 after;
 };
 _Static_assert(sizeof(struct flow_link) == 8, "struct flow_link");
 
-/* A connection: its packets as they look where they come in, from the side
- * that opened it and from the side that answers. A packet with the key of one
- * side leaves with the reversed key of the other. */
+/* A connection. Its keys are those of the packets of the original side and of
+ * the reply side, where they come in. A packet with the key of one side leaves
+ * with the reversed key of the other. */
 struct flow {
 	struct flow_key original;
 	struct flow_key reply;
 	__u64 opened; /* bpf_ktime_get_coarse_ns() */
-	__u64 seen; /* the same clock, a second's precision; of a dead one its
-		     * end */
+	__u64 seen; /* the same clock, a second's precision; the end of a dead
+		     * flow */
 	struct counter sent[2]; /* by side */
 	__u32 mapping; /* slot of the flow that holds its mapping, or NO_MAPPING
 			*/
@@ -89,22 +91,23 @@ struct flow {
 	__u32 half_open_at; /* half-open: its index in `half_open` */
 	enum flow_flag flags;
 	enum flow_state state;
-	__u32 uplink; /* ifindex; of a masqueraded flow, by which it went out;
-		       * of a flow to the host's own link-local address: the
+	__u32 uplink; /* ifindex; of a masqueraded flow: the uplink that it left
+		       * by; of a flow to the host's own link-local address: the
 		       * device that has the address */
-	__u32 sequence; /* TCP, half-open: of what the opener has to acknowledge
-			 */
-	__u32 revision; /* of links, at which the flow's own was there; or 0 */
-	__u32 owner; /* for whom it counts; of a link, its client */
+	__u32 sequence; /* TCP, half-open: that the original side has to
+			 * acknowledge */
+	__u32 revision; /* of `links`, at which the flow's link existed; or 0 */
+	__u32 owner; /* the owner that it counts for; of a link, its client */
 	__u32 server; /* the endpoint that it was opened to, or 0 */
-	__u32 place_own; /* where its port is counted, or 0: see ports.h */
+	__u32 place_own; /* the cells that count its port, or 0: see ports.h */
 	__u32 place_all;
-	struct flow_link links[2]; /* among its owner's, and its server's */
+	struct flow_link
+		links[2]; /* in the list of its owner, and of its server */
 };
 _Static_assert(sizeof(struct flow) == 200, "struct flow");
 
-/* `port_counts` has two rows of cells for what endpoints have, and two for what
- * all have. */
+/* `port_counts` has two rows of cells for the ports of endpoints, and two for
+ * the ports of all. */
 enum {
 	PORT_CELLS = 65536,
 	PORT_ROWS_ALL = 2,
@@ -119,9 +122,9 @@ struct port_secret {
 _Static_assert(sizeof(struct port_secret) == 16, "struct port_secret");
 
 /*
- * For whom flows count: for the endpoint that opened them, by its id; for the
- * published port by which they came from outside, by OWNER_PORTS and its id;
- * for OWNER_PINGS, if a ping from outside opened them; or for the host.
+ * The owners that flows count for: the endpoint that opened the flow, by its
+ * id; the published port by which it came from outside, by OWNER_PORTS and its
+ * id; OWNER_PINGS, if a ping from outside opened it; or the host.
  */
 enum {
 	OWNER_HOST = 0,
@@ -133,7 +136,7 @@ enum {
 	MAX_LIMITED = OWNER_TUNNELS + MAX_TUNNELS,
 };
 
-/* How much an owner may have, as the user has set it. 0: the default. */
+/* The limits of an owner that the user has set. 0: the default. */
 struct owner_limits {
 	__u32 established; /* flows */
 	__u32 half_open; /* flows */
@@ -143,8 +146,8 @@ struct owner_limits {
 };
 _Static_assert(sizeof(struct owner_limits) == 20, "struct owner_limits");
 
-/* What an owner has of the table of flows: see share.h. An endpoint has a list
- * of all flows from it and to it: see flow_list.h. */
+/* The share of an owner in the table of flows: see share.h. An endpoint has a
+ * list of all flows from it and to it: see flow_list.h. */
 struct flow_share {
 	__u32 established;
 	__u32 half_open;
@@ -154,14 +157,14 @@ struct flow_share {
 };
 _Static_assert(sizeof(struct flow_share) == 20, "struct flow_share");
 
-/* Which flow a packet is of, and of which side. */
+/* The flow of a packet, and its side. */
 struct flow_ref {
 	__u32 slot; /* index into `flows` */
 	enum flow_side side;
 };
 _Static_assert(sizeof(struct flow_ref) == 8, "struct flow_ref");
 
-/* Goes round `flows` and ends those that have been idle for too long. */
+/* The sweeper goes round `flows` and ends idle flows. */
 struct sweeper {
 	struct bpf_timer timer;
 	__u32 cursor; /* the next slot to look at */
@@ -169,12 +172,12 @@ struct sweeper {
 };
 _Static_assert(sizeof(struct sweeper) == 24, "struct sweeper");
 
-/* Which flows `end_flows` is to end, of those in some slots or, if `endpoint`
- * is not 0, of those in its list. */
+/* The flows that `end_flows` ends. It looks at a range of slots or, if
+ * `endpoint` is not 0, at the list of the endpoint. */
 enum flow_choice {
 	FLOWS_ALL,
 	FLOWS_OF_ADDRESSES, /* of an endpoint */
-	FLOWS_UNBACKED, /* whose endpoint or published port is not there */
+	FLOWS_UNBACKED, /* whose endpoint or published port is gone */
 };
 
 struct flow_filter {
@@ -182,7 +185,7 @@ struct flow_filter {
 	__u32 network;
 	__u32 endpoint;
 	__u32 first; /* slot, or place in the list; 0: the first one */
-	__u32 count; /* how many are looked at from there on */
+	__u32 count; /* how many to look at from there */
 	struct address ipv4;
 	struct address ipv6;
 };

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * What the datapath remembers besides flows: learned stations, budgets of
+ * The keys and values of state other than flows: learned stations, budgets of
  * floods, loops, datagrams in fragments.
  */
 #ifndef EBPNET_TYPES_STATE_H
@@ -23,28 +23,29 @@ enum {
 	DEVICE_FRAGMENTS = 4096,
 };
 
-/* How many copies a second are flooded by default. A trunk has as many as a
- * tunnel, as both have many endpoints behind them. */
+/* How many copies a second are flooded by default. A trunk may flood as many as
+ * a tunnel, because both have many endpoints behind them. */
 enum flood_limit {
 	FLOODS_OF_ENDPOINT = 50000,
 	FLOODS_OF_TUNNEL = 200000,
 };
 
-/* What has been flooded for an endpoint or a tunnel. */
+/* The budget of copies for floods of an endpoint or a tunnel. */
 struct flood_budget {
-	__u64 due; /* bpf_ktime_get_coarse_ns(), when its copies are paid for */
-	__u64 limited; /* frames that were not flooded */
+	__u64 due; /* bpf_ktime_get_coarse_ns() at which its copies are paid for
+		    */
+	__u64 limited; /* frames that were dropped for the limit */
 };
 _Static_assert(sizeof(struct flood_budget) == 16, "struct flood_budget");
 
-/* What is known of a loop through a trunk: see loop.h. Times are those of
+/* Probes of a trunk, and whether it is blocked: see loop.h. Times are those of
  * bpf_ktime_get_coarse_ns(). */
 struct trunk {
-	__u64 probed; /* when its last probe went out */
-	__u64 blocked; /* until then; 0: it never was */
+	__u64 probed; /* the time of its last probe */
+	__u64 blocked; /* the time until which it is blocked; 0: it never was */
 	__u32 network;
 	__u32 nonce; /* of its last probe; 0: none */
-	__u32 other; /* the trunk whose probe came in by this one */
+	__u32 other; /* the trunk whose probe came in by this trunk */
 	__u32 loops; /* how often it was blocked */
 };
 _Static_assert(sizeof(struct trunk) == 32, "struct trunk");
@@ -62,16 +63,16 @@ enum learn_what {
 	LEARN_NEIGHBORS,
 };
 
-/* By which the sweep finds an entry of `learned_fdb` or `learned_neigh`. */
+/* Points the sweep to an entry of `learned_fdb` or `learned_neigh`. */
 struct learned_record {
-	__u32 key[4]; /* as long as the entry's, and zeros */
-	__u32 number; /* as the entry's */
+	__u32 key[4]; /* the entry's key, then zeros */
+	__u32 number; /* the entry's number */
 	enum learn_what what;
 };
 _Static_assert(sizeof(struct learned_record) == 24, "struct learned_record");
 
-/* Where stations are learned: behind a trunk or a tunnel, or, where both are
- * zero, on a network as a whole. */
+/* A place where stations are learned: a trunk or a tunnel; or a whole network,
+ * if both are zero. */
 struct learned_place {
 	__u32 network;
 	__u32 endpoint;
@@ -87,21 +88,22 @@ struct learned_count {
 };
 _Static_assert(sizeof(struct learned_count) == 16, "struct learned_count");
 
-/* Which learned stations `forget_learned` is to forget; zero: all. */
+/* The learned stations that `forget_learned` removes. Zero fields match all. */
 struct learned_filter {
 	__u32 network;
 	__u32 endpoint;
 	__u32 tunnel;
 	__u32 pad;
-	__u64 before; /* those not seen since then */
+	__u64 before; /* stations not seen since this time */
 };
 _Static_assert(sizeof(struct learned_filter) == 24, "struct learned_filter");
 
-/* What the datapath knows of a tunnel. */
+/* The path of a tunnel, as the datapath has learned it. */
 struct tunnel_path {
-	__u64 lowered; /* bpf_ktime_get_coarse_ns(), when the MTU was told */
-	__u32 mtu; /* of the way to the remote, as far as it is lower; or 0 */
-	__u32 sequence; /* packets sent with a number */
+	__u64 lowered; /* bpf_ktime_get_coarse_ns() at which the MTU was lowered
+			*/
+	__u32 mtu; /* of the path to the remote, if it was lowered; or 0 */
+	__u32 sequence; /* of the last packet, if the tunnel sends numbers */
 };
 _Static_assert(sizeof(struct tunnel_path) == 16, "struct tunnel_path");
 
@@ -113,14 +115,14 @@ struct refused {
 };
 _Static_assert(sizeof(struct refused) == 24, "struct refused");
 
-/* Where a datagram in fragments is kept: in its owner's share. */
+/* The place of a datagram in fragments, in its owner's share. */
 struct fragment_place {
 	__u32 owner; /* endpoint id, or a device: see fragment.h */
 	__u32 index;
 };
 _Static_assert(sizeof(struct fragment_place) == 8, "struct fragment_place");
 
-/* A datagram in fragments, of which only the first says the ports. */
+/* A datagram in fragments. Only the first fragment has the ports. */
 struct datagram {
 	__u64 seen; /* bpf_ktime_get_coarse_ns() */
 	struct address src;

@@ -15,7 +15,7 @@ enum {
 	MAX_NEIGHBORS = 2 * MAX_STATIONS,
 	MAX_LINKS = 131072,
 	MAX_TUNNELS = 1024,
-	MAX_TUNNEL_NETWORKS = 65536, /* a network of a tunnel each */
+	MAX_TUNNEL_NETWORKS = 65536, /* one for each network of each tunnel */
 	MAX_UPLINKS = 64,
 	MAX_PORTS = 262144,
 	MAX_PORT_SOURCES = 65536,
@@ -32,14 +32,14 @@ enum allow {
 	ALLOW_ROUTER = 2,
 };
 
-/* Who may send from a device: the value of `devices`, keyed by ifindex. */
+/* The endpoint that may send from a device. */
 struct device {
 	__u32 network;
 	__u32 endpoint;
 	struct address ipv4; /* zero: none */
 	struct address ipv6; /* zero: none */
 	struct mac mac;
-	__u8 trunk; /* enum trunk_flag; 0: nobody else is behind it */
+	__u8 trunk; /* enum trunk_flag; 0: no other station is behind it */
 	__u8 allow; /* enum allow */
 };
 _Static_assert(sizeof(struct device) == 48, "struct device");
@@ -75,16 +75,17 @@ enum network_flag {
 	NETWORK_MASQUERADE = 2,
 	NETWORK_INTERNAL = 4,
 	NETWORK_OPEN =
-		8, /* anybody may send to a mapped port: RFC 4787 REQ-8 */
+		8, /* any host may send to a mapped port: RFC 4787 REQ-8 */
 	NETWORK_KEYED = 16, /* `key` is on the wire */
-	NETWORK_ROUTED = 32, /* anybody may ping its endpoints' own addresses */
+	NETWORK_ROUTED =
+		32, /* any host may ping its endpoints' own addresses */
 };
 
 struct network {
 	enum network_flag flags;
 	__be32 key; /* GRE key */
 	__u32 members; /* how many entries `members` holds for it */
-	__u32 shared; /* trunks and tunnels of these */
+	__u32 shared; /* how many of these are trunks or tunnels */
 	struct address gateway4; /* zero: none */
 	struct address gateway6; /* zero: none */
 	__u8 prefix4; /* length of the gateway's subnet */
@@ -131,10 +132,10 @@ struct tunnel {
 };
 _Static_assert(sizeof(struct tunnel) == 40, "struct tunnel");
 
-/* A network as a tunnel carries it. */
+/* The GRE key of a network in a tunnel. */
 struct tunnel_network_key {
 	__u32 tunnel;
-	__be32 key; /* 0 if there is none */
+	__be32 key; /* GRE key; 0 if there is none */
 	__u8 keyed; /* 1: there is a key on the wire */
 	__u8 pad[3];
 };
@@ -145,15 +146,16 @@ struct uplink {
 	__u32 ifindex;
 	__u32 mtu;
 	struct mac mac;
-	__u8 native; /* 1: XDP runs in its driver, before there is an skb */
+	__u8 native; /* 1: XDP runs in its driver, before the kernel makes an
+		      * skb */
 	__u8 pad;
 	struct address ipv4; /* zero: none */
 	struct address ipv6; /* zero: none */
 };
 _Static_assert(sizeof(struct uplink) == 48, "struct uplink");
 
-/* A port of the host that is published, or all of an address family if
- * `address` is unspecified (::, ::ffff:0.0.0.0). */
+/* A published port at an address of the host, or at all its addresses of a
+ * family if `address` is unspecified (::, ::ffff:0.0.0.0). */
 struct port_key {
 	struct address address;
 	__be16 port;
@@ -169,20 +171,20 @@ enum port_flag {
 	PORT_ROUTES = 4, /* its endpoint's routes are in `port_sources` */
 };
 
-/* Where what is sent to a published port goes. */
+/* The endpoint's port that a published port leads to. */
 struct port {
 	struct address address; /* of a local endpoint */
 	__u32 network;
 	__u32 id; /* of the publication */
 	enum port_flag flags;
-	__u32 endpoint; /* whose address it is */
+	__u32 endpoint; /* the endpoint that has the address */
 	__be16 port;
 	__u8 pad[2];
 };
 _Static_assert(sizeof(struct port) == 36, "struct port");
 
-/* In the id of a struct port_source_key: the prefix is a route of the namespace
- * of the port's endpoint. Ids of publications are smaller. */
+/* A bit in the id of a struct port_source_key: the prefix is a route of the
+ * namespace of the port's endpoint. Ids of publications are smaller. */
 enum {
 	PORT_ROUTES_ID = 1 << 30,
 };
@@ -190,14 +192,15 @@ enum {
 /* A prefix from which a restricted port may be reached, or a route of the
  * namespace of its endpoint. */
 struct port_source_key {
-	__u32 length; /* in bits, of what follows: 32 + the prefix's own of 128 */
-	__u32 id; /* of the publication; of a route with PORT_ROUTES_ID */
+	__u32 length; /* in bits: 32 for the id, and the length of the prefix
+		       * (up to 128) */
+	__u32 id; /* of the publication; plus PORT_ROUTES_ID for a route */
 	struct address prefix;
 };
 _Static_assert(sizeof(struct port_source_key) == 24, "struct port_source_key");
 
-/* `published_ports` has a bit for each port of these, so that most packets
- * need no look into `ports`. */
+/* `published_ports` has a bit for each port of these, so that most packets need
+ * no lookup in `ports`. */
 enum {
 	PUBLISHED_TCP,
 	PUBLISHED_UDP,

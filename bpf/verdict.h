@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* The only code that counts, and the only code that drops. */
+/* Verdicts: the only code that drops, and counts drops. */
 #ifndef EBPNET_VERDICT_H
 #define EBPNET_VERDICT_H
 
@@ -22,7 +22,7 @@ static __always_inline int verdict_drop(ctx_t *ctx, enum reason reason)
 	return VERDICT_DROP;
 }
 
-/* The packet has been answered or copied, and its original is done with. */
+/* The packet was answered or copied, and is not needed any more. */
 static __always_inline int verdict_consume(void)
 {
 	return VERDICT_DROP;

@@ -4,7 +4,7 @@
 
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /*
- * The way in by an uplink before there is a socket buffer: the stages of
+ * Packets from an uplink before there is a socket buffer: the stages of
  * from_uplink() that drop, and those that take small frames to endpoints. All
  * other frames pass unchanged and uncounted to from_uplink().
  */
@@ -108,7 +108,8 @@ __verified_once int out_of_tunnel(ctx_t *ctx, struct packet *pkt,
 
 	if (!pkt || !origin)
 		return VERDICT_PASS;
-	id = origin->network; /* before 6.2 no key may be of a caller's memory */
+	id = origin->network; /* before 6.2 a key may not be in the memory of a
+			       * caller */
 	network = bpf_map_lookup_elem(&networks, &id);
 	if (!network || parse_l3(ctx, pkt, origin->inner))
 		return VERDICT_PASS;
@@ -196,7 +197,8 @@ __verified_once int into_flow(ctx_t *ctx, struct packet *pkt, struct flow *flow,
 	if (to->network == NETWORK_OUTSIDE ||
 	    policy_check_outside(to->network) || pkt->ttl <= 1)
 		return VERDICT_PASS;
-	endpoint = to->src; /* before 6.2, again */
+	endpoint = to->src; /* before 6.2 a key may not be in the memory of a
+			     * caller */
 	station = bpf_map_lookup_elem(&neighbors, &endpoint);
 	if (!takes(station, to->network) || !is_summed(ctx, pkt))
 		return VERDICT_PASS;
