@@ -7,11 +7,22 @@
 
 #include <bpf/bpf_helpers.h>
 
+#include "types.h"
+
 static __always_inline __sum16 csum_fold(__u32 sum)
 {
 	sum = (sum & 0xffff) + (sum >> 16);
 	sum = (sum & 0xffff) + (sum >> 16);
 	return (__sum16)~sum;
+}
+
+/* Adds the addresses of a pseudo-header to @sum. Callers add its length and its
+ * protocol. The ::ffff in front of an IPv4 address adds 0. */
+static __always_inline __s64 csum_pseudo(const struct address *src,
+					 const struct address *dst, __s64 sum)
+{
+	sum = bpf_csum_diff(NULL, 0, (__be32 *)src, sizeof(*src), sum);
+	return bpf_csum_diff(NULL, 0, (__be32 *)dst, sizeof(*dst), sum);
 }
 
 #endif

@@ -114,9 +114,7 @@ icmp_write_ipv6(struct __sk_buff *skb, const struct packet *pkt,
 
 	__builtin_memcpy(&headers.ip.saddr, from, sizeof(*from));
 	__builtin_memcpy(&headers.ip.daddr, &pkt->src, sizeof(pkt->src));
-	sum = bpf_csum_diff(NULL, 0, (__be32 *)from, sizeof(*from), sum);
-	sum = bpf_csum_diff(NULL, 0, (__be32 *)&pkt->src, sizeof(pkt->src),
-			    sum);
+	sum = csum_pseudo(from, &pkt->src, sum);
 	sum = bpf_csum_diff(NULL, 0, pseudo, sizeof(pseudo), sum);
 	headers.icmp.checksum = csum_fold(bpf_csum_diff(
 		NULL, 0, (__be32 *)&headers.icmp, sizeof(headers.icmp), sum));

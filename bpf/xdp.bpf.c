@@ -89,11 +89,8 @@ __verified_once int is_summed(ctx_t *ctx, const struct packet *pkt)
 	}
 	if (!ctx_sum_checksum(ctx, pkt->l4, length, &check))
 		return false;
-	/* The ::ffff in front of an IPv4 address adds 0 to the sum. */
-	sum = bpf_csum_diff(NULL, 0, (__be32 *)&pkt->src, sizeof(pkt->src),
-			    bpf_htonl(length + pkt->protocol));
-	sum = bpf_csum_diff(NULL, 0, (__be32 *)&pkt->dst, sizeof(pkt->dst),
-			    sum);
+	sum = csum_pseudo(&pkt->src, &pkt->dst,
+			  bpf_htonl(length + pkt->protocol));
 	return !csum_fold((__u16)~csum_fold(sum) + (__u16)~check);
 }
 

@@ -199,7 +199,7 @@ func TestForgetLearned(t *testing.T) {
 		}
 	}
 	if got, err := tables.Stations(); err != nil || len(got) != 13 {
-		t.Errorf("known stations went with the learned: %v, %v", got, err)
+		t.Errorf("static stations were removed with the learned ones: %v, %v", got, err)
 	}
 }
 

@@ -27,7 +27,7 @@ func trunkBy(h host, n uint32) host {
 	return h
 }
 
-// stranger is a station of openNet that nobody has told of, behind the device
+// stranger is a station of openNet without a static entry, behind the device
 // of a trunk or, if that is the zero host, elsewhere.
 func stranger(at host, n uint32) host {
 	return host{
