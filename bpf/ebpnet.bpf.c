@@ -22,6 +22,7 @@
 #include "verdict.h"
 #include "address.h"
 #include "parse.h"
+#include "packet.h"
 #include "guard.h"
 #include "guard_shared.h"
 #include "learn.h"

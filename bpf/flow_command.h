@@ -6,6 +6,7 @@
 
 #include "masquerade.h"
 #include "neighbor.h"
+#include "packet.h"
 #include "publish.h"
 
 /* Whether the sender of packets with @key exists. The host and the outside
@@ -31,7 +32,7 @@ static __always_inline bool flow_command_has_port(const struct flow *flow)
 
 	/* It has no published port. */
 	if (reply->network == NETWORK_OUTSIDE || flow->mapping != NO_MAPPING ||
-	    !protocol_has_ports(reply->protocol) ||
+	    !packet_has_ports(reply->protocol) ||
 	    (flow->original.network == reply->network &&
 	     address_equal(&flow->original.dst, &reply->src)))
 		return true;

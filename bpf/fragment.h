@@ -10,6 +10,7 @@
 #include "address.h"
 #include "config.h"
 #include "limits.h"
+#include "packet.h"
 #include "parse.h"
 
 /* How long the ports of a datagram are stored: RFC 8200, 4.5 has 60 seconds,
@@ -118,7 +119,7 @@ fragment_find_ports(struct packet *pkt, __u32 network, __u32 owner)
 {
 	if (pkt->fragment == FRAGMENT_LATER)
 		return fragment_recall(pkt, network, owner);
-	return protocol_has_ports(pkt->protocol) || pkt->echo;
+	return packet_has_ports(pkt->protocol) || pkt->echo;
 }
 
 #endif

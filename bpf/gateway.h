@@ -6,6 +6,7 @@
 
 #include "forward.h"
 #include "icmp_reply.h"
+#include "packet.h"
 
 /* Whether the frame is for the gateway, which has one MAC on every network. */
 static __always_inline bool

@@ -94,7 +94,7 @@ guard_role_check_udp(ctx_t *ctx, const struct packet *pkt, bool ipv4)
 }
 
 static __always_inline enum reason
-role_check_icmpv6(const struct packet *pkt, enum allow allow)
+guard_role_check_icmpv6(const struct packet *pkt, enum allow allow)
 {
 	bool of_link = false, of_router = false;
 
@@ -126,7 +126,7 @@ role_check_icmpv6(const struct packet *pkt, enum allow allow)
 /* Reads the type itself: parse_l4() does not know IGMP, and most ICMP is only
  * bridged and needs no more of it. */
 static __always_inline enum reason
-role_check_router4(ctx_t *ctx, const struct packet *pkt, enum allow allow)
+guard_role_check_router4(ctx_t *ctx, const struct packet *pkt, enum allow allow)
 {
 	bool of_router;
 	__u8 type;
@@ -161,7 +161,7 @@ guard_role_check_message(ctx_t *ctx, struct packet *pkt, enum allow allow)
 		return REASON_NONE;
 	if (ipv4 &&
 	    (pkt->protocol == IPPROTO_ICMP || pkt->protocol == IPPROTO_IGMP))
-		return role_check_router4(ctx, pkt, allow);
+		return guard_role_check_router4(ctx, pkt, allow);
 	if (ipv4 && pkt->protocol != IPPROTO_UDP)
 		return REASON_NONE;
 	reason = parse_l4(ctx, pkt);
@@ -173,7 +173,7 @@ guard_role_check_message(ctx_t *ctx, struct packet *pkt, enum allow allow)
 	    pkt->length < pkt->l4 - pkt->l3 + ROLE_HEADER_LENGTH)
 		return REASON_MALFORMED;
 	if (pkt->protocol == IPPROTO_ICMPV6 && !ipv4)
-		return role_check_icmpv6(pkt, allow);
+		return guard_role_check_icmpv6(pkt, allow);
 	if (pkt->protocol == IPPROTO_UDP && !(allow & ALLOW_DHCP_SERVER))
 		return guard_role_check_udp(ctx, pkt, ipv4);
 	return REASON_NONE;

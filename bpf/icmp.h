@@ -6,6 +6,7 @@
 #ifndef EBPNET_ICMP_H
 #define EBPNET_ICMP_H
 
+#include "packet.h"
 #include "search.h"
 
 /* The part of a transport header that every error quotes: RFC 792. */
@@ -32,7 +33,7 @@ icmp_read_ports(struct __sk_buff *skb, const struct packet *pkt,
 
 	if (bpf_skb_load_bytes(skb, quoted->l4, &ports, sizeof(ports)))
 		return REASON_MALFORMED;
-	if (protocol_has_ports(quoted->back->protocol)) {
+	if (packet_has_ports(quoted->back->protocol)) {
 		quoted->back->dport = ports.word[0];
 		quoted->back->sport = ports.word[1];
 		return REASON_NONE;
@@ -216,7 +217,7 @@ icmp_translate_quoted(struct __sk_buff *skb, const struct packet *pkt,
 {
 	const struct flow_key *back = quoted->back;
 	bool ipv4 = address_is_ipv4(&pkt->dst);
-	bool has_ports = protocol_has_ports(back->protocol);
+	bool has_ports = packet_has_ports(back->protocol);
 	__u32 at = quoted->l3 + (ipv4 ? offsetof(struct iphdr, saddr) :
 					offsetof(struct ipv6hdr, saddr));
 	__u32 size = ipv4 ? sizeof(__be32) : sizeof(struct address);

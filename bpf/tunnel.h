@@ -6,6 +6,7 @@
 #include "deliver.h"
 #include "gre_wrap.h"
 #include "icmp_reply.h"
+#include "packet.h"
 #include "route.h"
 #include "route_send.h"
 
