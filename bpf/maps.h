@@ -219,6 +219,18 @@ struct {
 	__type(value, struct uplink);
 } uplinks SEC(".maps");
 
+/* Configuration. An address that leads to the host but is not an address of the
+ * host: the broadcast address of a subnet, or an anycast address. The agent
+ * writes it. Read when a flow to a published port opens. An entry lives as long
+ * as the route. Full: the agent leaves out the rest. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_BROADCASTS);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct address);
+	__type(value, __u32);
+} broadcasts SEC(".maps");
+
 /* Scratch. The route cache: routes that the routing table gave at this tick of
  * the clock. The addresses choose the place: see route_find(). The datapath
  * writes and reads it. A new route overwrites an old one. */

@@ -17,6 +17,7 @@ enum {
 	MAX_TUNNELS = 1024,
 	MAX_TUNNEL_NETWORKS = 65536, /* one for each network of each tunnel */
 	MAX_UPLINKS = 64,
+	MAX_BROADCASTS = 4096,
 	MAX_PORTS = 262144,
 	MAX_PORT_SOURCES = 65536,
 };

@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 
 	"github.com/cilium/ebpf"
@@ -58,6 +59,8 @@ type Wanted struct {
 	TunnelNetworks []TunnelNetwork
 	Uplinks        []Uplink
 	Ports          []Port
+
+	Broadcasts []netip.Addr // that lead to the host, but are no addresses of it
 }
 
 // contents are what the tables hold of Wanted.
@@ -73,6 +76,7 @@ type contents struct {
 	tunnelIDs      map[bpf.EbpnetTunnelEnds]uint32
 	tunnelNetworks map[bpf.EbpnetTunnelNetworkKey]uint32
 	uplinks        map[uint32]bpf.EbpnetUplink
+	broadcasts     map[bpf.EbpnetAddress]uint32
 	ports          published
 	places         map[place]bool // where stations can be learned
 	limits         limitEntries
@@ -91,6 +95,7 @@ func contentsOf(w Wanted) contents {
 		tunnelIDs:      map[bpf.EbpnetTunnelEnds]uint32{},
 		tunnelNetworks: map[bpf.EbpnetTunnelNetworkKey]uint32{},
 		uplinks:        uplinkEntries(w.Uplinks),
+		broadcasts:     broadcastEntries(w.Broadcasts),
 		ports:          publish(w.Ports),
 		places:         map[place]bool{},
 	}
@@ -177,6 +182,7 @@ func (t *Tables) Replace(w Wanted) error {
 		putAll(t.Maps.TunnelIds, missingIDs),
 		putAll(t.Maps.Carried, missingTunnelNetworks),
 		replace(t.Maps.Uplinks, c.uplinks),
+		replace(t.Maps.Broadcasts, c.broadcasts),
 		t.putPublished(missing),
 		replaceArray(t.Maps.PublishedPorts, c.ports.words),
 		t.endUnbackedFlows(),
