@@ -6,8 +6,11 @@
 #ifndef EBPNET_ACT_H
 #define EBPNET_ACT_H
 
+#include <linux/if_packet.h>
+
 #include "bridge.h"
-#include "deliver.h"
+#include "deliver_veth.h"
+#include "detour.h"
 #include "ecn.h"
 #include "forward.h"
 #include "fragment_send.h"
@@ -16,6 +19,7 @@
 #include "icmp_reply.h"
 #include "loopback.h"
 #include "neigh.h"
+#include "route_send.h"
 #include "tunnel.h"
 
 /* lo has this number in every network namespace. */
@@ -95,10 +99,11 @@ act_readdress(struct __sk_buff *skb, struct scratch *scratch)
 {
 	struct packet *pkt = &scratch->packet;
 
-	return bridge_readdress(skb, pkt, scratch->decision.mac,
-				scratch->decision.changes & CHANGE_SENDER ?
-					config_gateway_mac() :
-					pkt->src_mac);
+	return deliver_veth_readdress(skb, pkt, scratch->decision.mac,
+				      scratch->decision.changes &
+						      CHANGE_SENDER ?
+					      config_gateway_mac() :
+					      pkt->src_mac);
 }
 
 /* Makes the changes of the decision. */
@@ -157,8 +162,7 @@ act(struct __sk_buff *skb, struct scratch *scratch,
 	case ACTION_DELIVER:
 		return act_deliver(skb, scratch);
 	case ACTION_DELIVER_BY_VETH:
-		return bridge_deliver_anew(skb, decision->endpoint,
-					   decision->ifindex);
+		return deliver_veth(skb, decision->endpoint, decision->ifindex);
 	case ACTION_HOST:
 		return act_host(skb);
 	case ACTION_LOOPBACK:

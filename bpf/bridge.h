@@ -50,7 +50,8 @@ bridge_decide(struct __sk_buff *skb, struct scratch *scratch,
 
 /* Where copies of a frame go. */
 enum flood {
-	FLOOD_TUNNELS = 1, /* not set for frames out of one: prevents loops */
+	FLOOD_TUNNELS =
+		1, /* not set for frames out of a tunnel: prevents loops */
 	FLOOD_UNKNOWN = 2, /* unknown MAC: only to trunks and tunnels */
 };
 

@@ -7,7 +7,7 @@
 #ifndef EBPNET_DECISION_H
 #define EBPNET_DECISION_H
 
-#include "index.h"
+#include "scratch.h"
 
 static __always_inline enum action
 decision_drop(struct scratch *scratch, enum reason reason)

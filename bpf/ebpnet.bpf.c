@@ -20,12 +20,13 @@
 #include "types.h"
 #include "maps.h"
 #include "act.h"
+#include "detour.h"
 #include "endpoint.h"
 #include "host.h"
 #include "overlay.h"
 #include "sweep.h"
 #include "uplink.h"
-#include "upkeep.h"
+#include "flow_command.h"
 
 /* Goes on with a packet that an endpoint sends to a mapped port of another
  * endpoint: it is changed as if it left the host, and comes in again. RFC 4787
@@ -78,9 +79,10 @@ int from_endpoint(struct __sk_buff *skb)
 	return act(skb, scratch, network, action);
 }
 
-/* Packets from the host to containers, which still tell here whether they came
- * in by a device: TC egress of the near end of the host's veth. The host may
- * send from any of its addresses, but it forwards nothing to containers. */
+/* Packets from the host to containers. Here the program can still see whether
+ * they came in by a device: TC egress of the near end of the host's veth. The
+ * host may send from any of its addresses, but it forwards nothing to
+ * containers. */
 SEC("tc")
 int to_gateway(struct __sk_buff *skb)
 {
@@ -199,7 +201,7 @@ int from_loopback(struct __sk_buff *skb)
 SEC("tc")
 int to_uplink(struct __sk_buff *skb)
 {
-	__u16 mark = route_mark(skb);
+	__u16 mark = route_send_mark(skb);
 	struct scratch *scratch;
 
 	if (skb->tc_index == mark || uplink_is_tagged(skb))
@@ -248,7 +250,7 @@ int restore_flow(struct __sk_buff *skb)
 		return REASON_KERNEL_ERROR;
 	if (bpf_skb_load_bytes(skb, sizeof(struct ethhdr), &flow, sizeof(flow)))
 		return REASON_MALFORMED;
-	return upkeep_restore(scratch, &flow);
+	return flow_command_restore(scratch, &flow);
 }
 
 /* Forgets the learned stations that match the struct learned_filter after an
@@ -279,13 +281,13 @@ int end_flows(struct __sk_buff *skb)
 			       sizeof(scratch->filter)))
 		return REASON_MALFORMED;
 	if (!scratch->filter.endpoint) {
-		bpf_loop(scratch->filter.count, upkeep_end_slot, NULL, 0);
+		bpf_loop(scratch->filter.count, flow_command_end_slot, NULL, 0);
 		return REASON_NONE;
 	}
 	if (!scratch->filter.first)
 		scratch->filter.first =
 			flow_list_first(scratch->filter.endpoint);
-	bpf_loop(scratch->filter.count, upkeep_end_listed, NULL, 0);
+	bpf_loop(scratch->filter.count, flow_command_end_listed, NULL, 0);
 	return bpf_skb_store_bytes(skb, sizeof(struct ethhdr), &scratch->filter,
 				   sizeof(scratch->filter), 0) ?
 		       REASON_KERNEL_ERROR :

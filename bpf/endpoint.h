@@ -68,7 +68,7 @@ endpoint_decide_unknown(struct __sk_buff *skb, struct scratch *scratch,
 			const struct network *network)
 {
 	const struct station *station =
-		learn_find(device->network, &scratch->packet.dst_mac);
+		fdb_lookup_learned(device->network, &scratch->packet.dst_mac);
 
 	if (station && bridge_is_behind(skb, station))
 		return ACTION_IGNORE;
@@ -129,7 +129,7 @@ endpoint_decide(struct __sk_buff *skb, struct scratch *scratch,
 					   device->endpoint);
 	if (gateway_is_meant(network, pkt))
 		return endpoint_decide_gateway(skb, scratch, device, network);
-	station = learn_find_told(device->network, &pkt->dst_mac);
+	station = fdb_lookup_static(device->network, &pkt->dst_mac);
 	if (!station)
 		return endpoint_decide_unknown(skb, scratch, device, network);
 	if (bridge_is_behind(skb, station))

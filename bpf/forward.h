@@ -30,7 +30,7 @@ static __noinline enum reason forward_forget_route(struct __sk_buff *skb)
  * translated, as from the gateway. */
 static __always_inline enum action forward_to_station(struct scratch *scratch)
 {
-	const struct station *station = learn_find_neighbor(&scratch->to.src);
+	const struct station *station = neighbor_lookup(&scratch->to.src);
 
 	if (!station || station->network != scratch->to.network ||
 	    station->kind != STATION_LOCAL)
@@ -135,7 +135,7 @@ __verified_once int forward_decide(struct __sk_buff *skb, __u32 from)
 		return decision_drop(scratch, reason);
 	if (pkt->fragment == FRAGMENT_FIRST)
 		fragment_remember(pkt, from, FRAGMENT_IN | skb->ifindex);
-	flow_touch(skb, flow, slot, pkt, side);
+	flow_update(skb, flow, slot, pkt, side);
 	scratch->decision.changes |= CHANGE_ADDRESSES;
 	return forward_exit(scratch, from);
 }

@@ -32,7 +32,7 @@ static __always_inline __u32 gateway_length(const struct __sk_buff *skb,
  * now choose. @to is the key of the side that gets them. The flow may go on
  * while the host still has its address and, if an endpoint opened it, while the
  * route from that address leads by the same @uplink. Otherwise the answers
- * would not find the flow. For a packet of the answering side, the caller has
+ * would not find the flow. For a packet of the reply side, the caller has
  * looked up this route already: @uplink is 0.
  */
 static __noinline enum reason
@@ -220,9 +220,10 @@ gateway_check_route(struct __sk_buff *skb, const struct network *network,
 	enum reason reason = REASON_NONE;
 
 	if (!route->ifindex)
-		reason = route_find(skb,
-				    side == FLOW_OPENER ? &pkt->src : &to->dst,
-				    &to->src, gateway_length(skb, pkt), route);
+		reason =
+			route_find(skb,
+				   side == FLOW_ORIGINAL ? &pkt->src : &to->dst,
+				   &to->src, gateway_length(skb, pkt), route);
 	if (reason)
 		return reason;
 	if (!route->ifindex) /* only a hairpin leads to the host */
@@ -233,7 +234,7 @@ gateway_check_route(struct __sk_buff *skb, const struct network *network,
 	     address_equal(&to->dst, &pkt->src)))
 		return REASON_NONE;
 	return gateway_check_source(
-		skb, pkt, to, side == FLOW_OPENER ? flow->uplink : 0, route);
+		skb, pkt, to, side == FLOW_ORIGINAL ? flow->uplink : 0, route);
 }
 
 /* Where a translated packet goes. */
@@ -299,7 +300,7 @@ gateway_decide_packet(struct __sk_buff *skb, const struct device *device,
 		reason = gateway_check_route(skb, network, scratch, flow, side);
 	if (!reason && scratch->to.network != NETWORK_LOOPBACK && pkt->ttl <= 1)
 		reason = REASON_TTL_EXCEEDED;
-	if (!reason && !flow->uplink && side == FLOW_OPENER)
+	if (!reason && !flow->uplink && side == FLOW_ORIGINAL)
 		flow->uplink = route->ifindex;
 	if (reason == REASON_ADDRESS_LOST)
 		flow_end(flow, slot, flow->state);
@@ -308,7 +309,7 @@ gateway_decide_packet(struct __sk_buff *skb, const struct device *device,
 
 	if (pkt->fragment == FRAGMENT_FIRST)
 		fragment_remember(pkt, device->network, device->endpoint);
-	flow_touch(skb, flow, slot, pkt, side);
+	flow_update(skb, flow, slot, pkt, side);
 	return gateway_exit(skb, scratch, flow);
 }
 

@@ -38,7 +38,7 @@ host_decide(struct __sk_buff *skb, struct scratch *scratch)
 	default:
 		return decision_drop(scratch, REASON_UNKNOWN_PROTOCOL);
 	}
-	station = learn_find_neighbor(&pkt->dst);
+	station = neighbor_lookup(&pkt->dst);
 	if (!station || station->kind != STATION_LOCAL)
 		return decision_drop(scratch, REASON_UNKNOWN_DESTINATION);
 	if (!mac_equal(&pkt->dst_mac, &station->mac)) {

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * ARP and ND for addresses that the tables know are answered here, so that
- * they need no flooding and cannot be forged. An answer goes back out of the
- * device the question came in by.
+ * Answers ARP and ND for addresses in the tables, so that they are not flooded
+ * and cannot be forged. An answer leaves by the device that the question came
+ * in by.
  */
 #ifndef EBPNET_NEIGH_H
 #define EBPNET_NEIGH_H
@@ -10,8 +10,8 @@
 #include "csum.h"
 #include "decision.h"
 #include "guard.h"
-#include "learn.h"
 #include "maps.h"
+#include "neighbor.h"
 
 /* RFC 4861, section 4.4: solicited, override. */
 #define ND_FLAG_SOLICITED    0x40
@@ -33,15 +33,16 @@ struct nd_advert {
 };
 _Static_assert(sizeof(struct nd_advert) == 32, "struct nd_advert");
 
-/* The station that answers for @address on @network, if a question by @asker
- * is to be answered from the tables: nobody is told about themselves. */
+/* The station with @address on @network; NULL if the tables do not answer a
+ * question of @asker about it. A question about the asker's own address gets no
+ * answer. */
 static __always_inline const struct station *
 neigh_lookup(__u32 network, const struct mac *asker,
 	     const struct address *address)
 {
 	const struct station *station =
 		network == NETWORK_OUTSIDE ?
-			learn_find_neighbor(address) :
+			neighbor_lookup(address) :
 			bpf_map_lookup_elem(&neighbors, address);
 
 	if (!station || mac_equal(&station->mac, asker))
@@ -202,8 +203,9 @@ neigh_decide(struct __sk_buff *skb, struct scratch *scratch, __u32 network)
 	return ACTION_UNDECIDED;
 }
 
-/* The known station whose address is asked for in ARP or ND; NULL if it is no
- * question, or one for somebody else. After parse_l4() if it is IPv6. */
+/* The static station that a question in ARP or ND asks for; NULL if the packet
+ * is no question, or asks for another address. After parse_l4() if it is IPv6.
+ * */
 static __noinline const struct station *
 neigh_find_asked(struct __sk_buff *skb, const struct packet *pkt)
 {

@@ -67,9 +67,9 @@ overlay_decide(struct __sk_buff *skb, struct scratch *scratch,
 		if (station->kind != STATION_LOCAL)
 			return ACTION_IGNORE; /* its own host answers */
 	} else {
-		station = learn_find_told(id, &pkt->dst_mac);
+		station = fdb_lookup_static(id, &pkt->dst_mac);
 		if (!station)
-			station = learn_find(id, &pkt->dst_mac);
+			station = fdb_lookup_learned(id, &pkt->dst_mac);
 		if (!station)
 			return overlay_flood(scratch, network, FLOOD_UNKNOWN);
 		if (station->kind != STATION_LOCAL)

@@ -45,7 +45,7 @@ static __noinline const struct port *publish_lookup(const struct flow_key *key)
 
 /* Whether a packet that comes in by an uplink for @dst may be for a published
  * port: @dst must be an address of the host, and no gateway. A loopback address
- * passes here: publish_check() gives it a reason of its own. */
+ * passes here: publish_check() drops it with its own reason. */
 static __noinline bool
 publish_is_reachable(ctx_t *ctx, const struct address *dst)
 {
@@ -185,15 +185,15 @@ __verified_once int publish_open_port(ctx_t *ctx, const struct port *port)
 	else if (key->network == NETWORK_LOOPBACK)
 		scratch->owner = OWNER_HOST;
 	scratch->server = port->endpoint;
-	scratch->opener = *key;
-	flow_key_reverse(&scratch->answer, key, port->network);
-	scratch->answer.src = port->address;
-	scratch->answer.sport = port->port;
+	scratch->original = *key;
+	flow_key_reverse(&scratch->reply, key, port->network);
+	scratch->reply.src = port->address;
+	scratch->reply.sport = port->port;
 	if (publish_needs_gateway(port, key)) {
 		search.kind = SEARCH_GATEWAY;
-		scratch->answer.dst = address_is_ipv4(&key->dst) ?
-					      network->gateway4 :
-					      network->gateway6;
+		scratch->reply.dst = address_is_ipv4(&key->dst) ?
+					     network->gateway4 :
+					     network->gateway6;
 	}
 	return publish_result(scratch,
 			      search_open(&search, scratch, NO_MAPPING));
@@ -216,7 +216,7 @@ __verified_once int publish_open_mapping(ctx_t *ctx, bool may_open)
 		return PUBLISH_NOT_OURS;
 	key = &scratch->key;
 	mapping_key(&scratch->mapping, key);
-	slot = mapping_join(&scratch->mapping);
+	slot = mapping_acquire(&scratch->mapping);
 	if (slot == NO_MAPPING)
 		return PUBLISH_NOT_OURS;
 	/* The host may use or listen on a port that was free when it was
@@ -228,17 +228,17 @@ __verified_once int publish_open_mapping(ctx_t *ctx, bool may_open)
 	result = publish_result(scratch, REASON_UNSOLICITED);
 	scratch->owner = holder->owner;
 	scratch->server = 0;
-	scratch->opener = *key;
-	mapping_inside(&scratch->answer, &holder->opener, &holder->answer);
-	scratch->answer.dst = key->src;
-	id = scratch->answer.network;
+	scratch->original = *key;
+	mapping_inside(&scratch->reply, &holder->original, &holder->reply);
+	scratch->reply.dst = key->src;
+	id = scratch->reply.network;
 	network = bpf_map_lookup_elem(&networks, &id);
 	if (!may_open || !network || !(network->flags & NETWORK_OPEN) ||
 	    publish_is_spoofed(ctx, &key->src))
 		goto refuse;
 	return publish_result(scratch, search_open(&search, scratch, slot));
 refuse:
-	mapping_leave(slot);
+	mapping_release(slot);
 	return result;
 }
 

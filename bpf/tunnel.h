@@ -1,24 +1,25 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* Into a tunnel: what fits, which way, and what the underlay says of it. */
+/* Sends frames into tunnels, and keeps the path MTU of each tunnel. */
 #ifndef EBPNET_TUNNEL_H
 #define EBPNET_TUNNEL_H
 
 #include "decision.h"
-#include "deliver.h"
 #include "gre_wrap.h"
+#include "packet.h"
 #include "route.h"
+#include "route_send.h"
 
 /*
  * Some frames take a detour: out of the far end of the host's own veth and in
- * at the near end, where to_tunnel() goes on with them. A copy that is flooded
- * into a tunnel does, as each tunnel wants other headers; what goes into a
- * tunnel with checksums or sequence numbers does, as superframes are cut and
- * checksums completed on that way; and so does what the kernel has yet to learn
- * of that it is in outer headers now. skb->mark says which one it is.
+ * at the near end, where to_tunnel() goes on with them. These are: copies
+ * flooded into a tunnel, because each tunnel needs other headers; packets into
+ * a tunnel with checksums or sequence numbers, because the detour segments
+ * superframes and completes checksums; and packets whose outer headers the
+ * kernel does not know yet. skb->mark has the network and the tunnel.
  */
 enum tunnel_mark {
-	TUNNEL_MARK_FRAME = 0xeb100000, /* to be wrapped */
-	TUNNEL_MARK_PACKET = 0xeb200000, /* to be sent */
+	TUNNEL_MARK_FRAME = 0xeb100000, /* a frame, to wrap */
+	TUNNEL_MARK_PACKET = 0xeb200000, /* a wrapped packet, to send */
 	TUNNEL_MARK_KIND = 0xfff00000,
 	TUNNEL_MARK_NETWORK = 10, /* bits to shift by */
 };
@@ -48,12 +49,12 @@ static __always_inline int tunnel_detour(struct __sk_buff *skb, __u32 mark)
 	return bpf_redirect(datapath_ifindex, 0);
 }
 
-/* How long a tunnel keeps to a smaller MTU that the underlay has told of: RFC
+/* How long a tunnel uses a smaller path MTU that a router has reported: RFC
  * 1191, 6.3. */
 #define TUNNEL_MTU_AGE (600 * SECONDS)
 
-/* The smallest path MTU that we accept from the underlay, as its sender would
- * not go below: Linux's min_pmtu, and RFC 8200, 5. */
+/* The smallest path MTU that we accept from the underlay: Linux's min_pmtu, and
+ * RFC 8200, 5. */
 #define TUNNEL_LEAST4 552
 #define TUNNEL_LEAST6 1280
 
@@ -64,8 +65,7 @@ static __always_inline __u32 tunnel_lowered_mtu(const struct tunnel_path *path)
 	return path->mtu;
 }
 
-/* The longest packet that goes into a tunnel where @room is for what it is
- * wrapped in. */
+/* The longest packet that fits a tunnel with outer headers of @room bytes. */
 static __always_inline __u32 tunnel_most(const struct packet *pkt,
 					 const struct tunnel_path *path,
 					 const struct route *route, __u32 room)
@@ -150,16 +150,16 @@ tunnel_encapsulate(struct __sk_buff *skb, struct scratch *scratch,
 			sequence = __sync_fetch_and_add(&path->sequence, 1);
 	}
 	result = gre_encap(skb, scratch, tunnel, network, sequence);
-	if (result == GRE_TO_BE_CUT && !detoured)
+	if (result == GRE_TO_BE_SEGMENTED && !detoured)
 		return tunnel_detour(skb, tunnel_mark(scratch->decision.network,
 						      id));
-	if (result > GRE_WRAPPED_UNTOLD)
+	if (result > GRE_WRAPPED_OPAQUE)
 		return verdict_drop(skb, REASON_KERNEL_ERROR);
 	count_tx(&tunnel_stats, id, skb);
 	/* A frame with a checksum has taken the detour: it is no superframe. */
 	if (gre_put_checksum(skb, tunnel))
 		return verdict_drop(skb, REASON_KERNEL_ERROR);
-	if (result == GRE_WRAPPED_UNTOLD)
+	if (result == GRE_WRAPPED_OPAQUE)
 		return tunnel_detour(skb, TUNNEL_MARK_PACKET);
 	return route_send(skb, &scratch->route);
 }
@@ -183,12 +183,12 @@ tunnel_decide_detoured(struct __sk_buff *skb, struct scratch *scratch,
 	}
 	/* Either may have gone while the frame was on its way. */
 	if (!network ||
-	    !gre_is_carried(tunnel, scratch->decision.network, network))
+	    !gre_has_network(tunnel, scratch->decision.network, network))
 		return decision_drop(scratch, REASON_UNKNOWN_TUNNEL);
 	return tunnel_decide(skb, network, tunnel, true);
 }
 
-/* What an ICMP error quotes of a packet of ours. */
+/* The part of our packet that an ICMP error quotes. */
 struct tunnel_quote4 {
 	struct iphdr ip;
 	struct gre_base gre;
@@ -216,13 +216,13 @@ tunnel_sends(__u32 id, __u32 network_id, __be16 flags)
 }
 
 /*
- * Looks at an ICMP error from outside: one that says that a packet in a tunnel
- * was too big lowers the tunnel's MTU for a while. It has to quote a packet
- * that the tunnel sends: with its ends, a key and the fields of its GRE header,
- * and not to be fragmented. RFC 5927 recommends the like for TCP.
+ * Reads an ICMP error from outside. If it reports that a packet in a tunnel was
+ * too big, lowers the tunnel's MTU for a while. The error must quote a packet
+ * that the tunnel sends: with its ends, a key, the fields of its GRE header,
+ * and DF if it is IPv4. RFC 5927 recommends such checks for TCP.
  */
 static __noinline void
-tunnel_hear(struct __sk_buff *skb, const struct packet *pkt)
+tunnel_note_mtu(struct __sk_buff *skb, const struct packet *pkt)
 {
 	__u32 at = pkt->l4 + sizeof(struct icmp), mtu, lowered, network;
 	struct tunnel_ends ends = {};

@@ -35,7 +35,7 @@ uplink_decide(struct __sk_buff *skb, struct scratch *scratch, __u32 from)
 
 	if (packet_is_icmp_error(pkt)) {
 		if (from == NETWORK_OUTSIDE)
-			tunnel_hear(skb, pkt);
+			tunnel_note_mtu(skb, pkt);
 		return forward_decide_error(skb, from);
 	}
 	if (!fragment_find_ports(pkt, from, FRAGMENT_IN | skb->ifindex))

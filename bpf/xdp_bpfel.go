@@ -71,8 +71,8 @@ const (
 	XdpVarLearnedTimeout        = "learned_timeout"
 	XdpVarTcpEstablishedTimeout = "tcp_established_timeout"
 	XdpVarTcpTransitoryTimeout  = "tcp_transitory_timeout"
-	XdpVarUdpAnsweredTimeout    = "udp_answered_timeout"
-	XdpVarUdpUnansweredTimeout  = "udp_unanswered_timeout"
+	XdpVarUdpEstablishedTimeout = "udp_established_timeout"
+	XdpVarUdpNewTimeout         = "udp_new_timeout"
 )
 
 // LoadXdp returns the embedded CollectionSpec for Xdp.
@@ -184,8 +184,8 @@ type XdpVariableSpecs struct {
 	LearnedTimeout        *ebpf.VariableSpec `ebpf:"learned_timeout"`
 	TcpEstablishedTimeout *ebpf.VariableSpec `ebpf:"tcp_established_timeout"`
 	TcpTransitoryTimeout  *ebpf.VariableSpec `ebpf:"tcp_transitory_timeout"`
-	UdpAnsweredTimeout    *ebpf.VariableSpec `ebpf:"udp_answered_timeout"`
-	UdpUnansweredTimeout  *ebpf.VariableSpec `ebpf:"udp_unanswered_timeout"`
+	UdpEstablishedTimeout *ebpf.VariableSpec `ebpf:"udp_established_timeout"`
+	UdpNewTimeout         *ebpf.VariableSpec `ebpf:"udp_new_timeout"`
 }
 
 // XdpObjects contains all objects after they have been loaded into the kernel.
@@ -312,8 +312,8 @@ type XdpVariables struct {
 	LearnedTimeout        *ebpf.Variable `ebpf:"learned_timeout"`
 	TcpEstablishedTimeout *ebpf.Variable `ebpf:"tcp_established_timeout"`
 	TcpTransitoryTimeout  *ebpf.Variable `ebpf:"tcp_transitory_timeout"`
-	UdpAnsweredTimeout    *ebpf.Variable `ebpf:"udp_answered_timeout"`
-	UdpUnansweredTimeout  *ebpf.Variable `ebpf:"udp_unanswered_timeout"`
+	UdpEstablishedTimeout *ebpf.Variable `ebpf:"udp_established_timeout"`
+	UdpNewTimeout         *ebpf.Variable `ebpf:"udp_new_timeout"`
 }
 
 // XdpPrograms contains all programs after they have been loaded into the kernel.

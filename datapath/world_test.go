@@ -214,7 +214,7 @@ func (w *world) population() Wanted {
 			{Client: remoteClient.id, Server: server.id, Protocol: protocolTCP, First: 6379, Last: 6379},
 		},
 		Tunnels: []Tunnel{{ID: theTunnel, Local: uplink.ip4, Remote: peer.ip4, TTL: tunnelTTL}},
-		Carried: []Carried{
+		TunnelNetworks: []TunnelNetwork{
 			{Tunnel: theTunnel, Network: openNet, Key: key(openKey)},
 			{Tunnel: theTunnel, Network: closedNet, Key: key(closedKey)},
 		},

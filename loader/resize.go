@@ -37,12 +37,12 @@ func flowTables() []string {
 // `flows`: see bpf/maps.h.
 const indexEntries = 4
 
-// sizeFlows gives the tables of flows room for so many answered ones, and
+// sizeFlows gives the tables of flows room for so many established ones, and
 // returns the entries of `flows`. Zero leaves them as compiled.
-func sizeFlows(spec *ebpf.CollectionSpec, answered uint32) (slots uint32) {
+func sizeFlows(spec *ebpf.CollectionSpec, established uint32) (slots uint32) {
 	flows := spec.Maps[bpf.EbpnetMapFlows]
-	if answered != 0 {
-		flows.MaxEntries = answered + spec.Maps[bpf.EbpnetMapHalfOpen].MaxEntries
+	if established != 0 {
+		flows.MaxEntries = established + spec.Maps[bpf.EbpnetMapHalfOpen].MaxEntries
 		spec.Maps[bpf.EbpnetMapFlowIndex].MaxEntries = indexEntries * flows.MaxEntries
 	}
 	return flows.MaxEntries
@@ -266,14 +266,14 @@ func (o *Objects) carry(finish bool) (lost int, err error) {
 
 // candidate is a flow that may be carried over.
 type candidate struct {
-	flows    *ebpf.Map // the table it is in
-	slot     uint32
-	answered bool
-	seen     uint64
+	flows       *ebpf.Map // the table it is in
+	slot        uint32
+	established bool
+	seen        uint64
 }
 
 // unknownFlows finds the flows that o does not know, the worthiest first:
-// answered before half-open ones, and those that were used last.
+// established before half-open ones, and those that were used last.
 func (o *Objects) unknownFlows(formers []former) ([]candidate, error) {
 	var found []candidate
 	for _, f := range formers {
@@ -282,10 +282,10 @@ func (o *Objects) unknownFlows(formers []former) ([]candidate, error) {
 		}
 		err := eachFlow(f.flows, func(slot uint32, flow *bpf.EbpnetFlow) error {
 			var ref bpf.EbpnetFlowRef
-			err := o.Maps.FlowIndex.Lookup(&flow.Opener, &ref)
+			err := o.Maps.FlowIndex.Lookup(&flow.Original, &ref)
 			if errors.Is(err, ebpf.ErrKeyNotExist) {
-				answered := flow.State == bpf.EbpnetFlowStateFLOW_ANSWERED
-				found = append(found, candidate{f.flows, slot, answered, flow.Seen})
+				established := flow.State == bpf.EbpnetFlowStateFLOW_ESTABLISHED
+				found = append(found, candidate{f.flows, slot, established, flow.Seen})
 				return nil
 			}
 			return err
@@ -295,8 +295,8 @@ func (o *Objects) unknownFlows(formers []former) ([]candidate, error) {
 		}
 	}
 	slices.SortFunc(found, func(a, b candidate) int {
-		if a.answered != b.answered {
-			if a.answered {
+		if a.established != b.established {
+			if a.established {
 				return -1
 			}
 			return 1
@@ -312,9 +312,9 @@ func (o *Objects) restore(candidates []candidate) (lost int, err error) {
 	lost = len(candidates) - fit
 	candidates = candidates[:fit]
 	// Of half-open flows the one that was opened first will make room first.
-	answered := slices.IndexFunc(candidates, func(c candidate) bool { return !c.answered })
-	if answered >= 0 {
-		slices.Reverse(candidates[answered:])
+	established := slices.IndexFunc(candidates, func(c candidate) bool { return !c.established })
+	if established >= 0 {
+		slices.Reverse(candidates[established:])
 	}
 	frame := make([]byte, shortestFrame)
 	for _, c := range candidates {
@@ -333,7 +333,7 @@ func (o *Objects) restore(candidates []candidate) (lost int, err error) {
 	return lost, nil
 }
 
-// EachFlow gives f every flow that is answered or half-open, with its slot,
+// EachFlow gives f every flow that is established or half-open, with its slot,
 // until f fails. What f is given may change with the next call.
 func (o *Objects) EachFlow(f func(slot uint32, flow *bpf.EbpnetFlow) error) error {
 	return eachFlow(o.Maps.Flows, f)
@@ -352,7 +352,7 @@ func eachFlow(table *ebpf.Map, f func(slot uint32, flow *bpf.EbpnetFlow) error) 
 		n, err := table.BatchLookup(&cursor, slots, flows, nil)
 		for i := range n {
 			switch flows[i].State {
-			case bpf.EbpnetFlowStateFLOW_HALF_OPEN, bpf.EbpnetFlowStateFLOW_ANSWERED:
+			case bpf.EbpnetFlowStateFLOW_HALF_OPEN, bpf.EbpnetFlowStateFLOW_ESTABLISHED:
 			default:
 				continue
 			}
