@@ -58,7 +58,7 @@ static __always_inline bool flow_slot_find(struct scratch *scratch, __u32 *slot)
 /* Claims a free slot for a flow of scratch->owner, if the owner may have one
  * more. The flow's port is not counted, unless ports_check() notes later where
  * it is. */
-static __always_inline enum reason
+static __noinline enum reason
 flow_slot_claim(struct scratch *scratch, __u32 *slot)
 {
 	enum reason reason = share_may_open(scratch);

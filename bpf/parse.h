@@ -1,7 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * The header cursor: one look at a packet, kept in struct packet. Packets are
- * hostile: every length is checked before it is used.
+ * The parsers: one for each header. Packets are hostile, so all parsers keep
+ * one contract. A parser checks that its header lies inside the IP packet
+ * (Ethernet and IP: inside the frame), and that the header does not contradict
+ * itself. It then fills its own fields of struct packet, and returns
+ * REASON_NONE. Otherwise it returns a reason, and only the fields of the
+ * headers before are valid.
  */
 #ifndef EBPNET_PARSE_H
 #define EBPNET_PARSE_H
@@ -114,16 +118,68 @@ parse_ipv4_length(const ctx_t *ctx, const struct iphdr *ip, __u32 l3)
  * when it segments the superframe. */
 #define JUMBO_LENGTH 8
 
-/*
- * Reads Ethernet and the fixed IP header at offset @start. Of another
- * ethertype, only the type is stored; l3 is then the start of its header.
- */
+static __always_inline enum reason
+parse_ipv4(ctx_t *ctx, struct packet *pkt, const struct iphdr *ip, void *end)
+{
+	if ((void *)(ip + 1) > end || ip->version != 4 || ip->ihl < 5 ||
+	    !parse_ipv4_length(ctx, ip, pkt->l3))
+		return REASON_MALFORMED;
+	pkt->l3_length = ip->ihl * 4;
+	pkt->length = bpf_ntohs(ip->tot_len);
+	if (ctx_segment_size(ctx) && !ip->tot_len)
+		pkt->length = ctx_length(ctx) - pkt->l3;
+	pkt->src = address_from_ipv4(ip->saddr);
+	pkt->dst = address_from_ipv4(ip->daddr);
+	pkt->protocol = ip->protocol;
+	pkt->ttl = ip->ttl;
+	pkt->tos = ip->tos;
+	pkt->fragment = FRAGMENT_NONE;
+	if (!(ip->frag_off & bpf_htons(IP_DF)) && ip->ihl == 5 &&
+	    !ctx_segment_size(ctx))
+		pkt->flags |= PACKET_FRAGMENTABLE;
+	if (ip->frag_off & bpf_htons(IP_MF | IP_OFFSET_MASK)) {
+		pkt->fragment = ip->frag_off & bpf_htons(IP_OFFSET_MASK) ?
+					FRAGMENT_LATER :
+					FRAGMENT_FIRST;
+		pkt->fragment_id = ip->id;
+	}
+	return REASON_NONE;
+}
+
+static __always_inline enum reason
+parse_ipv6(ctx_t *ctx, struct packet *pkt, const struct ipv6hdr *ip6, void *end)
+{
+	if ((void *)(ip6 + 1) > end || ip6->version != 6 ||
+	    (!ctx_segment_size(ctx) &&
+	     !ctx_has(ctx,
+		      pkt->l3 + sizeof(*ip6) + bpf_ntohs(ip6->payload_len))))
+		return REASON_MALFORMED;
+	pkt->l3_length = sizeof(*ip6);
+	pkt->length = sizeof(*ip6) + bpf_ntohs(ip6->payload_len);
+	if (ctx_segment_size(ctx) && !ip6->payload_len)
+		pkt->length = ctx_length(ctx) - pkt->l3;
+	__builtin_memcpy(&pkt->src, &ip6->saddr, sizeof(pkt->src));
+	__builtin_memcpy(&pkt->dst, &ip6->daddr, sizeof(pkt->dst));
+	/* A mapped address would match the IPv4 address. */
+	if (address_is_ipv4(&pkt->src) || address_is_ipv4(&pkt->dst))
+		return REASON_MALFORMED;
+	if (ctx_segment_size(ctx) && !ip6->payload_len &&
+	    ip6->nexthdr == IPPROTO_HOPOPTS)
+		pkt->flags |= PACKET_JUMBO;
+	pkt->protocol = ip6->nexthdr;
+	pkt->ttl = ip6->hop_limit;
+	pkt->tos = ip6->priority << 4 | ip6->flow_lbl[0] >> 4;
+	pkt->fragment = FRAGMENT_NONE;
+	return REASON_NONE;
+}
+
+/* Reads Ethernet at offset @start, and the fixed IP header. Of another
+ * ethertype, only the type is stored; l3 is then the start of its header. */
 static __always_inline enum reason
 parse_l3(ctx_t *ctx, struct packet *pkt, __u32 start)
 {
-	void *data, *end;
+	void *data, *end, *l3;
 	struct ethhdr *eth;
-	void *l3;
 
 	/* The compiler knows that this holds; the verifier has lost it. */
 	barrier_var(start);
@@ -149,57 +205,11 @@ parse_l3(ctx_t *ctx, struct packet *pkt, __u32 start)
 	pkt->l4 = 0;
 	pkt->tos = 0;
 	pkt->flags = 0;
-
-	if (pkt->ethertype == bpf_htons(ETH_P_IP)) {
-		struct iphdr *ip = l3;
-
-		if ((void *)(ip + 1) > end || ip->version != 4 || ip->ihl < 5 ||
-		    !parse_ipv4_length(ctx, ip, pkt->l3))
-			return REASON_MALFORMED;
-		pkt->l3_length = ip->ihl * 4;
-		pkt->length = bpf_ntohs(ip->tot_len);
-		if (ctx_segment_size(ctx) && !ip->tot_len)
-			pkt->length = ctx_length(ctx) - pkt->l3;
-		pkt->src = address_from_ipv4(ip->saddr);
-		pkt->dst = address_from_ipv4(ip->daddr);
-		pkt->protocol = ip->protocol;
-		pkt->ttl = ip->ttl;
-		pkt->tos = ip->tos;
-		pkt->fragment = FRAGMENT_NONE;
-		if (!(ip->frag_off & bpf_htons(IP_DF)) && ip->ihl == 5 &&
-		    !ctx_segment_size(ctx))
-			pkt->flags |= PACKET_FRAGMENTABLE;
-		if (ip->frag_off & bpf_htons(IP_MF | IP_OFFSET_MASK)) {
-			pkt->fragment =
-				ip->frag_off & bpf_htons(IP_OFFSET_MASK) ?
-					FRAGMENT_LATER :
-					FRAGMENT_FIRST;
-			pkt->fragment_id = ip->id;
-		}
-	} else if (pkt->ethertype == bpf_htons(ETH_P_IPV6)) {
-		struct ipv6hdr *ip6 = l3;
-
-		if ((void *)(ip6 + 1) > end || ip6->version != 6 ||
-		    (!ctx_segment_size(ctx) &&
-		     !ctx_has(ctx, pkt->l3 + sizeof(*ip6) +
-					   bpf_ntohs(ip6->payload_len))))
-			return REASON_MALFORMED;
-		pkt->l3_length = sizeof(*ip6);
-		pkt->length = sizeof(*ip6) + bpf_ntohs(ip6->payload_len);
-		if (ctx_segment_size(ctx) && !ip6->payload_len)
-			pkt->length = ctx_length(ctx) - pkt->l3;
-		__builtin_memcpy(&pkt->src, &ip6->saddr, sizeof(pkt->src));
-		__builtin_memcpy(&pkt->dst, &ip6->daddr, sizeof(pkt->dst));
-		/* A mapped address would match the IPv4 address. */
-		if (address_is_ipv4(&pkt->src) || address_is_ipv4(&pkt->dst))
-			return REASON_MALFORMED;
-		if (ctx_segment_size(ctx) && !ip6->payload_len &&
-		    ip6->nexthdr == IPPROTO_HOPOPTS)
-			pkt->flags |= PACKET_JUMBO;
-		pkt->protocol = ip6->nexthdr;
-		pkt->ttl = ip6->hop_limit;
-		pkt->tos = ip6->priority << 4 | ip6->flow_lbl[0] >> 4;
-		pkt->fragment = FRAGMENT_NONE;
+	switch (pkt->ethertype) {
+	case bpf_htons(ETH_P_IP):
+		return parse_ipv4(ctx, pkt, l3, end);
+	case bpf_htons(ETH_P_IPV6):
+		return parse_ipv6(ctx, pkt, l3, end);
 	}
 	return REASON_NONE;
 }
@@ -275,27 +285,88 @@ parse_has(const struct packet *pkt, __u32 offset, __u32 length)
 	return offset + length <= pkt->l3 + pkt->length;
 }
 
-/* Reads the fields of the transport header that flows need. For a protocol
- * without ports, and for a later fragment, they stay zero. */
-static __always_inline enum reason parse_l4(ctx_t *ctx, struct packet *pkt)
+static __always_inline enum reason parse_tcp(ctx_t *ctx, struct packet *pkt)
 {
-	__u32 offset = pkt->l3 + pkt->l3_length;
-	union { /* one at a time: the stack is small */
-		struct tcphdr tcp;
-		struct udphdr udp;
-		struct sctp sctp;
-		struct icmp icmp;
-	} header;
+	struct tcphdr tcp;
 
+	if (!parse_has(pkt, pkt->l4, sizeof(tcp)) ||
+	    ctx_load(ctx, pkt->l4, &tcp, sizeof(tcp)))
+		return REASON_MALFORMED;
+	pkt->sport = tcp.source;
+	pkt->dport = tcp.dest;
+	pkt->tcp_flags = ((__u8 *)&tcp)[13];
+	pkt->l4_length = tcp.doff * 4;
+	/* The next fragment may have the rest of the options. */
+	if (pkt->l4_length < sizeof(tcp) ||
+	    (!pkt->fragment && !parse_has(pkt, pkt->l4, pkt->l4_length)))
+		return REASON_MALFORMED;
+	pkt->sequence = bpf_ntohl(tcp.seq);
+	pkt->acknowledged = bpf_ntohl(tcp.ack_seq);
+	return REASON_NONE;
+}
+
+static __always_inline enum reason parse_udp(ctx_t *ctx, struct packet *pkt)
+{
+	struct udphdr udp;
+
+	if (!parse_has(pkt, pkt->l4, sizeof(udp)) ||
+	    ctx_load(ctx, pkt->l4, &udp, sizeof(udp)))
+		return REASON_MALFORMED;
+	pkt->sport = udp.source;
+	pkt->dport = udp.dest;
+	if (!udp.check)
+		pkt->flags |= PACKET_UNSUMMED;
+	return REASON_NONE;
+}
+
+static __always_inline enum reason parse_sctp(ctx_t *ctx, struct packet *pkt)
+{
+	struct sctp sctp;
+
+	if (!parse_has(pkt, pkt->l4, sizeof(sctp)) ||
+	    ctx_load(ctx, pkt->l4, &sctp, sizeof(sctp)))
+		return REASON_MALFORMED;
+	pkt->sport = sctp.source;
+	pkt->dport = sctp.dest;
+	return REASON_NONE;
+}
+
+/* The identifier of an echo is the port of the side that asks. */
+static __always_inline enum reason parse_icmp(ctx_t *ctx, struct packet *pkt)
+{
+	struct icmp icmp;
+
+	if (!parse_has(pkt, pkt->l4, sizeof(icmp)) ||
+	    ctx_load(ctx, pkt->l4, &icmp, sizeof(icmp)))
+		return REASON_MALFORMED;
+	pkt->icmp_type = icmp.type;
+	pkt->echo = parse_echo(pkt, icmp.type);
+	if (pkt->echo == ECHO_REQUEST)
+		pkt->sport = icmp.id;
+	else if (pkt->echo == ECHO_REPLY)
+		pkt->dport = icmp.id;
+	return REASON_NONE;
+}
+
+/* Reads the extension headers of IPv6 and the fields of the transport header
+ * that flows need. For a protocol without ports, and for a later fragment, they
+ * stay zero. */
+__verified_once enum reason parse_l4(ctx_t *ctx, struct packet *pkt)
+{
+	enum reason reason;
+	__u32 offset;
+
+	if (!pkt)
+		return REASON_KERNEL_ERROR;
 	if (pkt->l4)
 		return REASON_NONE;
 	pkt->sport = pkt->dport = 0;
 	pkt->tcp_flags = pkt->icmp_type = pkt->l4_length = 0;
 	pkt->echo = ECHO_NONE;
 
+	offset = pkt->l3 + pkt->l3_length;
 	if (pkt->ethertype != bpf_htons(ETH_P_IP)) {
-		enum reason reason = parse_extensions(ctx, pkt, &offset);
-
+		reason = parse_extensions(ctx, pkt, &offset);
 		if (reason)
 			return reason;
 		if (!parse_has(pkt, offset, 0))
@@ -304,51 +375,16 @@ static __always_inline enum reason parse_l4(ctx_t *ctx, struct packet *pkt)
 	pkt->l4 = offset;
 	if (pkt->fragment == FRAGMENT_LATER)
 		return REASON_NONE;
-
 	switch (pkt->protocol) {
 	case IPPROTO_TCP:
-		if (!parse_has(pkt, offset, sizeof(header.tcp)) ||
-		    ctx_load(ctx, offset, &header.tcp, sizeof(header.tcp)))
-			return REASON_MALFORMED;
-		pkt->sport = header.tcp.source;
-		pkt->dport = header.tcp.dest;
-		pkt->tcp_flags = ((__u8 *)&header.tcp)[13];
-		pkt->l4_length = header.tcp.doff * 4;
-		/* The next fragment may have the rest of the options. */
-		if (pkt->l4_length < sizeof(header.tcp) ||
-		    (!pkt->fragment && !parse_has(pkt, offset, pkt->l4_length)))
-			return REASON_MALFORMED;
-		pkt->sequence = bpf_ntohl(header.tcp.seq);
-		pkt->acknowledged = bpf_ntohl(header.tcp.ack_seq);
-		break;
+		return parse_tcp(ctx, pkt);
 	case IPPROTO_UDP:
-		if (!parse_has(pkt, offset, sizeof(header.udp)) ||
-		    ctx_load(ctx, offset, &header.udp, sizeof(header.udp)))
-			return REASON_MALFORMED;
-		pkt->sport = header.udp.source;
-		pkt->dport = header.udp.dest;
-		if (!header.udp.check)
-			pkt->flags |= PACKET_UNSUMMED;
-		break;
+		return parse_udp(ctx, pkt);
 	case IPPROTO_SCTP:
-		if (!parse_has(pkt, offset, sizeof(header.sctp)) ||
-		    ctx_load(ctx, offset, &header.sctp, sizeof(header.sctp)))
-			return REASON_MALFORMED;
-		pkt->sport = header.sctp.source;
-		pkt->dport = header.sctp.dest;
-		break;
+		return parse_sctp(ctx, pkt);
 	case IPPROTO_ICMP:
 	case IPPROTO_ICMPV6:
-		if (!parse_has(pkt, offset, sizeof(header.icmp)) ||
-		    ctx_load(ctx, offset, &header.icmp, sizeof(header.icmp)))
-			return REASON_MALFORMED;
-		pkt->icmp_type = header.icmp.type;
-		pkt->echo = parse_echo(pkt, header.icmp.type);
-		if (pkt->echo == ECHO_REQUEST)
-			pkt->sport = header.icmp.id;
-		else if (pkt->echo == ECHO_REPLY)
-			pkt->dport = header.icmp.id;
-		break;
+		return parse_icmp(ctx, pkt);
 	}
 	return REASON_NONE;
 }

@@ -23,7 +23,7 @@ static __always_inline enum reason policy_check_outside(__u32 id)
 							       REASON_NONE;
 }
 
-static __always_inline bool
+static __noinline bool
 policy_has_link(__u32 client, __u32 server, __be16 port, __u8 protocol)
 {
 	struct link_key key = {

@@ -4,9 +4,9 @@
 
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /*
- * Packets from an uplink before there is a socket buffer: the stages of
- * from_uplink() that drop, and those that take small frames to endpoints. All
- * other frames pass unchanged and uncounted to from_uplink().
+ * Packets from an uplink before there is a socket buffer. The stages are those
+ * of from_uplink(), but decide leaves most packets to it: XDP drops, and takes
+ * small frames to endpoints. All other frames pass unchanged and uncounted.
  */
 #include <stdbool.h>
 #include <stddef.h>
@@ -22,20 +22,19 @@
 #include "types.h"
 #include "maps.h"
 #include "ctx.h"
-#include "verdict.h"
-#include "address.h"
-#include "parse.h"
-#include "guard.h"
-#include "guard_overlay.h"
-#include "learn.h"
-#include "policy.h"
-#include "route.h"
-#include "ecn.h"
 #include "ctx_sum.h"
-#include "gre.h"
-#include "nat.h"
-#include "publish.h"
+#include "decision.h"
 #include "deliver_veth.h"
+#include "ecn.h"
+#include "fdb.h"
+#include "gre.h"
+#include "guard_overlay.h"
+#include "nat.h"
+#include "parse.h"
+#include "policy.h"
+#include "publish.h"
+#include "route.h"
+#include "verdict.h"
 
 /* The largest frame that XDP delivers to an endpoint. Larger frames are mostly
  * of streams. The kernel makes superframes of these before TC, so from_uplink()
@@ -55,7 +54,9 @@ may_take(const ctx_t *ctx, const struct uplink *uplink)
 	       ctx_data(ctx) + length <= ctx_end(ctx);
 }
 
-static __always_inline bool takes(const struct station *station, __u32 network)
+/* Whether XDP can deliver frames of the network to @station. */
+static __always_inline bool
+station_takes(const struct station *station, __u32 network)
 {
 	return station && station->network == network &&
 	       station->kind == STATION_LOCAL && station->napi;
@@ -94,67 +95,6 @@ __verified_once int is_summed(ctx_t *ctx, const struct packet *pkt)
 	return !csum_fold((__u16)~csum_fold(sum) + (__u16)~check);
 }
 
-/* Handles a frame out of a tunnel. @take: may_take(). */
-__verified_once int out_of_tunnel(ctx_t *ctx, struct packet *pkt,
-				  const struct gre_origin *origin, bool take)
-{
-	const struct station *station;
-	const struct network *network;
-	__u32 endpoint = 0, id;
-	enum reason reason;
-
-	if (!pkt || !origin)
-		return VERDICT_PASS;
-	id = origin->network; /* before 6.2 a key may not be in the memory of a
-			       * caller */
-	network = bpf_map_lookup_elem(&networks, &id);
-	if (!network || parse_l3(ctx, pkt, origin->inner))
-		return VERDICT_PASS;
-	reason = guard_overlay(ctx, pkt, origin, network, &endpoint);
-	if (reason == REASON_SPOOFED_OVERLAY) {
-		count_rx(&tunnel_stats, origin->tunnel, ctx);
-		return verdict_drop(ctx, reason);
-	}
-	if (reason || !take || pkt->ethertype == bpf_htons(ETH_P_ARP) ||
-	    mac_is_multicast(&pkt->dst_mac))
-		return VERDICT_PASS;
-	station = fdb_lookup_static(origin->network, &pkt->dst_mac);
-	if (!takes(station, origin->network) || parse_l4(ctx, pkt) ||
-	    !is_summed(ctx, pkt))
-		return VERDICT_PASS;
-
-	count_rx(&tunnel_stats, origin->tunnel, ctx);
-	reason = ecn_check(pkt, origin->tos);
-	if (!reason)
-		reason = policy_check(ctx, pkt, origin->network, network,
-				      endpoint, station->endpoint);
-	if (!reason)
-		reason = ecn_decapsulate(ctx, pkt, origin->tos);
-	if (!reason && bpf_xdp_adjust_head(ctx, origin->inner))
-		reason = REASON_KERNEL_ERROR;
-	if (reason)
-		return verdict_drop(ctx, reason);
-	return deliver_veth(ctx, station->endpoint, station->ifindex);
-}
-
-/* Handles a packet of GRE. */
-static __always_inline int
-from_gre(ctx_t *ctx, struct packet *pkt, const struct uplink *uplink)
-{
-	struct gre_origin origin = {};
-	enum reason reason = gre_identify(ctx, pkt, &origin);
-
-	/* Generic XDP may see a superframe, which has no checksum of the whole.
-	 */
-	if (reason == REASON_BAD_GRE_CHECKSUM && !uplink->native)
-		return VERDICT_PASS;
-	if (reason)
-		return verdict_drop(ctx, reason);
-	if (!origin.tunnel)
-		return VERDICT_PASS;
-	return out_of_tunnel(ctx, pkt, &origin, may_take(ctx, uplink));
-}
-
 /* Whether the first packet of a flow, with scratch->key, is for a published
  * port that its source may not reach. The cheap checks come first. */
 __verified_once int is_refused(ctx_t *ctx, const struct packet *pkt)
@@ -180,75 +120,189 @@ __verified_once int is_refused(ctx_t *ctx, const struct packet *pkt)
 				  REASON_SOURCE_NOT_ALLOWED;
 }
 
-/* Delivers a packet of @flow to the endpoint on its other side. */
-__verified_once int into_flow(ctx_t *ctx, struct packet *pkt, struct flow *flow,
-			      __u32 slot, enum flow_side side)
+/* Decides about a frame out of a tunnel. @take: may_take(). A frame that passes
+ * is counted by from_uplink(). */
+__verified_once int decide_tunnel(ctx_t *ctx, bool take)
+{
+	struct scratch *scratch = scratch_get();
+	const struct station *station;
+	const struct network *network;
+	struct gre_origin *origin;
+	__u32 endpoint = 0, id;
+	struct packet *pkt;
+	enum reason reason;
+
+	if (!scratch)
+		return ACTION_PASS;
+	pkt = &scratch->packet;
+	origin = &scratch->origin;
+	id = origin->network;
+	network = bpf_map_lookup_elem(&networks, &id);
+	if (!network || parse_l3(ctx, pkt, origin->inner))
+		return ACTION_PASS;
+	reason = guard_overlay(ctx, pkt, origin, network, &endpoint);
+	if (reason == REASON_SPOOFED_OVERLAY)
+		return decision_drop(scratch, reason);
+	if (reason || !take || pkt->ethertype == bpf_htons(ETH_P_ARP) ||
+	    mac_is_multicast(&pkt->dst_mac))
+		return ACTION_PASS;
+	station = fdb_lookup_static(id, &pkt->dst_mac);
+	if (!station_takes(station, id) || parse_l4(ctx, pkt) ||
+	    !is_summed(ctx, pkt))
+		return ACTION_PASS;
+	reason = ecn_check(pkt, origin->tos);
+	if (!reason)
+		reason = policy_check(ctx, pkt, id, network, endpoint,
+				      station->endpoint);
+	if (reason)
+		return decision_drop(scratch, reason);
+	scratch->decision.changes = CHANGE_OUTER;
+	return decision_deliver(scratch, station);
+}
+
+/* Decides about a packet of GRE. */
+static __always_inline enum action
+decide_gre(ctx_t *ctx, struct scratch *scratch, const struct uplink *uplink)
+{
+	struct gre_origin *origin = &scratch->origin;
+	enum reason reason = gre_identify(ctx, &scratch->packet, origin);
+
+	if (reason)
+		origin->tunnel = 0; /* not counted: its sender is not known */
+	/* Generic XDP may see a superframe, which has no checksum of the whole.
+	 */
+	if (reason == REASON_BAD_GRE_CHECKSUM && !uplink->native)
+		return ACTION_PASS;
+	if (reason)
+		return decision_drop(scratch, reason);
+	if (!origin->tunnel)
+		return ACTION_PASS;
+	return decide_tunnel(ctx, may_take(ctx, uplink));
+}
+
+/* Decides about a packet of @flow, for the endpoint on its other side. */
+__verified_once int
+decide_flow(ctx_t *ctx, struct flow *flow, __u32 slot, enum flow_side side)
 {
 	struct scratch *scratch = scratch_get();
 	const struct station *station;
 	const struct flow_key *to;
-	struct address endpoint;
-	enum reason reason;
+	struct packet *pkt;
 
-	if (!pkt || !flow || !scratch)
-		return VERDICT_PASS;
+	if (!flow || !scratch)
+		return ACTION_PASS;
+	pkt = &scratch->packet;
 	to = &scratch->to;
 	if (to->network == NETWORK_OUTSIDE ||
 	    policy_check_outside(to->network) || pkt->ttl <= 1)
-		return VERDICT_PASS;
-	endpoint = to->src; /* before 6.2 a key may not be in the memory of a
-			     * caller */
-	station = bpf_map_lookup_elem(&neighbors, &endpoint);
-	if (!takes(station, to->network) || !is_summed(ctx, pkt))
-		return VERDICT_PASS;
-
+		return ACTION_PASS;
+	station = bpf_map_lookup_elem(&neighbors, &to->src);
+	if (!station_takes(station, to->network) || !is_summed(ctx, pkt))
+		return ACTION_PASS;
 	flow_update(ctx, flow, slot, pkt, side);
-	reason = route_decrement_ttl(ctx, pkt);
-	if (!reason)
-		reason = nat_translate(ctx, pkt, to);
-	if (!reason)
-		reason = deliver_veth_readdress(ctx, pkt, station->mac,
-						config_gateway_mac());
-	if (reason)
-		return verdict_drop(ctx, reason);
-	return deliver_veth(ctx, station->endpoint, station->ifindex);
+	decision_readdress(scratch, station);
+	scratch->decision.changes |= CHANGE_HOP | CHANGE_ADDRESSES;
+	return decision_deliver(scratch, station);
 }
 
-/* Handles a packet of TCP or UDP. Only TC opens flows with the outside. */
-static __always_inline int
-from_outside(ctx_t *ctx, struct packet *pkt, const struct uplink *uplink)
+/* Decides about a packet of TCP or UDP. Only TC opens flows with the outside. */
+static __always_inline enum action
+decide_packet(ctx_t *ctx, struct scratch *scratch, const struct uplink *uplink)
 {
+	struct packet *pkt = &scratch->packet;
 	bool published = search_is_published(pkt->protocol, pkt->dport);
-	struct scratch *scratch = scratch_get();
 	enum flow_side side;
 	struct flow *flow;
 	__u32 slot;
 
-	if (pkt->fragment || !scratch ||
-	    (!published && pkt->protocol == IPPROTO_TCP))
-		return VERDICT_PASS;
+	if (pkt->fragment || (!published && pkt->protocol == IPPROTO_TCP))
+		return ACTION_PASS;
 	flow_key_of(&scratch->key, pkt, NETWORK_OUTSIDE);
 	flow = flow_find_to(scratch, &scratch->key, &side, &slot);
 	if (flow)
 		return pkt->protocol == IPPROTO_UDP && may_take(ctx, uplink) ?
-			       into_flow(ctx, pkt, flow, slot, side) :
-			       VERDICT_PASS;
+			       decide_flow(ctx, flow, slot, side) :
+			       ACTION_PASS;
 	if (published && is_refused(ctx, pkt))
-		return verdict_drop(ctx, REASON_SOURCE_NOT_ALLOWED);
-	return VERDICT_PASS;
+		return decision_drop(scratch, REASON_SOURCE_NOT_ALLOWED);
+	return ACTION_PASS;
 }
 
-/* Drops a frame that parse_l3() finds malformed, as the kernel would. Two kinds
- * of frames pass: IPv6 with a mapped IPv4 address, which the host may
- * translate, and superframes, which generic XDP may see and which may tell no
- * length. */
-static __always_inline int
-malformed(ctx_t *ctx, const struct packet *pkt, const struct uplink *uplink)
+/* Reads the packet, and drops it if parse_l3() finds it malformed, as the
+ * kernel would. Two kinds of malformed frames pass: IPv6 with a mapped IPv4
+ * address, which the host may translate, and superframes, which generic XDP may
+ * see and which may have no length. */
+static __always_inline enum action
+classify(ctx_t *ctx, struct scratch *scratch, const struct uplink *uplink)
 {
-	if (!uplink->native || (pkt->ethertype == bpf_htons(ETH_P_IPV6) &&
-				address_is_ipv4(&pkt->dst)))
+	struct packet *pkt = &scratch->packet;
+	enum reason reason = parse_l3(ctx, pkt, 0);
+	bool ipv6 = pkt->ethertype == bpf_htons(ETH_P_IPV6);
+
+	if (!mac_equal(&pkt->dst_mac, &uplink->mac) ||
+	    (pkt->ethertype != bpf_htons(ETH_P_IP) && !ipv6))
+		return ACTION_PASS;
+	if (reason)
+		return !uplink->native || (ipv6 && address_is_ipv4(&pkt->dst)) ?
+			       ACTION_PASS :
+			       decision_drop(scratch, REASON_MALFORMED);
+	/* from_uplink() and the host check the headers after the IP header. */
+	return parse_l4(ctx, pkt) ? ACTION_PASS : ACTION_UNDECIDED;
+}
+
+static __always_inline enum action
+decide(ctx_t *ctx, struct scratch *scratch, const struct uplink *uplink)
+{
+	switch (scratch->packet.protocol) {
+	case IPPROTO_GRE:
+		return decide_gre(ctx, scratch, uplink);
+	case IPPROTO_TCP:
+	case IPPROTO_UDP:
+		return decide_packet(ctx, scratch, uplink);
+	}
+	return ACTION_PASS;
+}
+
+/* Makes the changes of the decision. */
+static __always_inline enum reason
+act_change(ctx_t *ctx, struct scratch *scratch)
+{
+	struct packet *pkt = &scratch->packet;
+	__u32 changes = scratch->decision.changes;
+	enum reason reason = REASON_NONE;
+
+	if (changes & CHANGE_OUTER) {
+		reason = ecn_decapsulate(ctx, pkt, scratch->origin.tos);
+		if (!reason && bpf_xdp_adjust_head(ctx, scratch->origin.inner))
+			reason = REASON_KERNEL_ERROR;
+	}
+	if (!reason && changes & CHANGE_HOP)
+		reason = route_decrement_ttl(ctx, pkt);
+	if (!reason && changes & CHANGE_ADDRESSES)
+		reason = nat_translate(ctx, pkt, &scratch->to);
+	if (!reason && changes & CHANGE_RECEIVER)
+		reason = deliver_veth_readdress(ctx, pkt, scratch->decision.mac,
+						config_gateway_mac());
+	return reason;
+}
+
+/* Applies the decision: the act.h of XDP. */
+static __always_inline int
+act(ctx_t *ctx, struct scratch *scratch, enum action action)
+{
+	enum reason reason;
+
+	if (action == ACTION_PASS)
 		return VERDICT_PASS;
-	return verdict_drop(ctx, REASON_MALFORMED);
+	if (scratch->origin.tunnel)
+		count_rx(&tunnel_stats, scratch->origin.tunnel, ctx);
+	if (action != ACTION_DELIVER)
+		return verdict_drop(ctx, scratch->decision.reason);
+	reason = act_change(ctx, scratch);
+	if (reason)
+		return verdict_drop(ctx, reason);
+	return deliver_veth(ctx, scratch->decision.endpoint,
+			    scratch->decision.ifindex);
 }
 
 SEC("xdp.frags")
@@ -257,33 +311,17 @@ int xdp_uplink(struct xdp_md *ctx)
 	__u32 ifindex = ctx_ifindex(ctx);
 	const struct uplink *uplink = bpf_map_lookup_elem(&uplinks, &ifindex);
 	struct scratch *scratch;
-	struct packet *pkt;
-	enum reason reason;
+	enum action action;
 
 	if (!uplink)
 		return VERDICT_PASS;
 	scratch = scratch_new();
 	if (!scratch)
 		return VERDICT_PASS;
-	pkt = &scratch->packet;
-	reason = parse_l3(ctx, pkt, 0);
-	if (!mac_equal(&pkt->dst_mac, &uplink->mac) ||
-	    (pkt->ethertype != bpf_htons(ETH_P_IP) &&
-	     pkt->ethertype != bpf_htons(ETH_P_IPV6)))
-		return VERDICT_PASS;
-	if (reason)
-		return malformed(ctx, pkt, uplink);
-	/* from_uplink() and the host check the headers after the IP header. */
-	if (parse_l4(ctx, pkt))
-		return VERDICT_PASS;
-	switch (pkt->protocol) {
-	case IPPROTO_GRE:
-		return from_gre(ctx, pkt, uplink);
-	case IPPROTO_TCP:
-	case IPPROTO_UDP:
-		return from_outside(ctx, pkt, uplink);
-	}
-	return VERDICT_PASS;
+	action = classify(ctx, scratch, uplink);
+	if (!action)
+		action = decide(ctx, scratch, uplink);
+	return act(ctx, scratch, action);
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
