@@ -490,6 +490,7 @@ type EbpnetWay struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	EbpnetMapBroadcasts            = "broadcasts"
 	EbpnetMapCarried               = "carried"
 	EbpnetMapDatagrams             = "datagrams"
 	EbpnetMapDevices               = "devices"
@@ -619,6 +620,7 @@ type EbpnetProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type EbpnetMapSpecs struct {
+	Broadcasts     *ebpf.MapSpec `ebpf:"broadcasts"`
 	Carried        *ebpf.MapSpec `ebpf:"carried"`
 	Datagrams      *ebpf.MapSpec `ebpf:"datagrams"`
 	Devices        *ebpf.MapSpec `ebpf:"devices"`
@@ -702,6 +704,7 @@ func (o *EbpnetObjects) Close() error {
 //
 // It can be passed to LoadEbpnetObjects or ebpf.CollectionSpec.LoadAndAssign.
 type EbpnetMaps struct {
+	Broadcasts     *ebpf.Map `ebpf:"broadcasts"`
 	Carried        *ebpf.Map `ebpf:"carried"`
 	Datagrams      *ebpf.Map `ebpf:"datagrams"`
 	Devices        *ebpf.Map `ebpf:"devices"`
@@ -744,6 +747,7 @@ type EbpnetMaps struct {
 
 func (m *EbpnetMaps) Close() error {
 	return _EbpnetClose(
+		m.Broadcasts,
 		m.Carried,
 		m.Datagrams,
 		m.Devices,

@@ -201,6 +201,18 @@ struct {
 	__type(value, struct uplink);
 } uplinks SEC(".maps");
 
+/* Address that leads to the host but is not an address of the host: the
+ * broadcast address of a subnet, or an anycast address. Written by the agent,
+ * read when a flow to a published port opens; lives as long as the route.
+ * Full: the agent leaves out the rest. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_BROADCASTS);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct address);
+	__type(value, __u32);
+} broadcasts SEC(".maps");
+
 /* Ways that the routing table gave at this tick of the clock, at places that
  * follow from their addresses: see route_find(). Written and read by the
  * datapath; one takes the place of another. */

@@ -44,6 +44,13 @@ publish_is_reachable(ctx_t *ctx, const struct address *dst)
 	       route_is_local(ctx, dst);
 }
 
+/* Whether @dst leads to the host but is not an address of the host. A route
+ * lookup does not tell. No flow may have it: answers would come from it. */
+static __always_inline bool publish_is_broadcast(const struct address *dst)
+{
+	return bpf_map_lookup_elem(&broadcasts, dst);
+}
+
 /* The published port that packets with @key are for. A connection of the host
  * itself with the same key wins. */
 static __always_inline const struct port *
@@ -54,6 +61,7 @@ publish_find(ctx_t *ctx, const struct flow_key *key)
 	if (!port ||
 	    (key->network == NETWORK_OUTSIDE && !(port->flags & PORT_ROUTED) &&
 	     !publish_is_reachable(ctx, &key->dst)) ||
+	    publish_is_broadcast(&key->dst) ||
 	    search_socket(ctx, key) == SOCKET_CONNECTED)
 		return NULL;
 	return port;

@@ -16,6 +16,7 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	XdpMapBroadcasts            = "broadcasts"
 	XdpMapCarried               = "carried"
 	XdpMapDatagrams             = "datagrams"
 	XdpMapDevices               = "devices"
@@ -123,6 +124,7 @@ type XdpProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type XdpMapSpecs struct {
+	Broadcasts     *ebpf.MapSpec `ebpf:"broadcasts"`
 	Carried        *ebpf.MapSpec `ebpf:"carried"`
 	Datagrams      *ebpf.MapSpec `ebpf:"datagrams"`
 	Devices        *ebpf.MapSpec `ebpf:"devices"`
@@ -206,6 +208,7 @@ func (o *XdpObjects) Close() error {
 //
 // It can be passed to LoadXdpObjects or ebpf.CollectionSpec.LoadAndAssign.
 type XdpMaps struct {
+	Broadcasts     *ebpf.Map `ebpf:"broadcasts"`
 	Carried        *ebpf.Map `ebpf:"carried"`
 	Datagrams      *ebpf.Map `ebpf:"datagrams"`
 	Devices        *ebpf.Map `ebpf:"devices"`
@@ -248,6 +251,7 @@ type XdpMaps struct {
 
 func (m *XdpMaps) Close() error {
 	return _XdpClose(
+		m.Broadcasts,
 		m.Carried,
 		m.Datagrams,
 		m.Devices,

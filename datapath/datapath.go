@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 
 	"github.com/cilium/ebpf"
@@ -58,41 +59,45 @@ type Wanted struct {
 	Carried   []Carried
 	Uplinks   []Uplink
 	Ports     []Port
+
+	Broadcasts []netip.Addr // that lead to the host, but are no addresses of it
 }
 
 // contents are what the tables hold of Wanted.
 type contents struct {
-	networks  map[uint32]bpf.EbpnetNetwork
-	devices   map[uint32]bpf.EbpnetDevice
-	locals    map[uint32]bool // ids of endpoints that have a device
-	fdb       map[bpf.EbpnetFdbKey]bpf.EbpnetStation
-	neighbors map[bpf.EbpnetAddress]bpf.EbpnetStation
-	members   map[bpf.EbpnetMemberKey]bpf.EbpnetStation
-	links     map[bpf.EbpnetLinkKey]uint32
-	tunnels   map[uint32]bpf.EbpnetTunnel
-	tunnelIDs map[bpf.EbpnetTunnelEnds]uint32
-	carried   map[bpf.EbpnetCarriedKey]uint32
-	uplinks   map[uint32]bpf.EbpnetUplink
-	ports     published
-	places    map[place]bool // where stations can be learned
-	limits    limitEntries
+	networks   map[uint32]bpf.EbpnetNetwork
+	devices    map[uint32]bpf.EbpnetDevice
+	locals     map[uint32]bool // ids of endpoints that have a device
+	fdb        map[bpf.EbpnetFdbKey]bpf.EbpnetStation
+	neighbors  map[bpf.EbpnetAddress]bpf.EbpnetStation
+	members    map[bpf.EbpnetMemberKey]bpf.EbpnetStation
+	links      map[bpf.EbpnetLinkKey]uint32
+	tunnels    map[uint32]bpf.EbpnetTunnel
+	tunnelIDs  map[bpf.EbpnetTunnelEnds]uint32
+	carried    map[bpf.EbpnetCarriedKey]uint32
+	uplinks    map[uint32]bpf.EbpnetUplink
+	broadcasts map[bpf.EbpnetAddress]uint32
+	ports      published
+	places     map[place]bool // where stations can be learned
+	limits     limitEntries
 }
 
 func contentsOf(w Wanted) contents {
 	c := contents{
-		networks:  map[uint32]bpf.EbpnetNetwork{},
-		devices:   map[uint32]bpf.EbpnetDevice{},
-		locals:    map[uint32]bool{},
-		fdb:       map[bpf.EbpnetFdbKey]bpf.EbpnetStation{},
-		neighbors: map[bpf.EbpnetAddress]bpf.EbpnetStation{},
-		members:   map[bpf.EbpnetMemberKey]bpf.EbpnetStation{},
-		links:     map[bpf.EbpnetLinkKey]uint32{},
-		tunnels:   map[uint32]bpf.EbpnetTunnel{},
-		tunnelIDs: map[bpf.EbpnetTunnelEnds]uint32{},
-		carried:   map[bpf.EbpnetCarriedKey]uint32{},
-		uplinks:   uplinkEntries(w.Uplinks),
-		ports:     publish(w.Ports),
-		places:    map[place]bool{},
+		networks:   map[uint32]bpf.EbpnetNetwork{},
+		devices:    map[uint32]bpf.EbpnetDevice{},
+		locals:     map[uint32]bool{},
+		fdb:        map[bpf.EbpnetFdbKey]bpf.EbpnetStation{},
+		neighbors:  map[bpf.EbpnetAddress]bpf.EbpnetStation{},
+		members:    map[bpf.EbpnetMemberKey]bpf.EbpnetStation{},
+		links:      map[bpf.EbpnetLinkKey]uint32{},
+		tunnels:    map[uint32]bpf.EbpnetTunnel{},
+		tunnelIDs:  map[bpf.EbpnetTunnelEnds]uint32{},
+		carried:    map[bpf.EbpnetCarriedKey]uint32{},
+		uplinks:    uplinkEntries(w.Uplinks),
+		broadcasts: broadcastEntries(w.Broadcasts),
+		ports:      publish(w.Ports),
+		places:     map[place]bool{},
 	}
 	c.limits = maps.Clone(c.ports.limits)
 	for _, l := range w.Links {
@@ -177,6 +182,7 @@ func (t *Tables) Replace(w Wanted) error {
 		putAll(t.Maps.TunnelIds, missingIDs),
 		putAll(t.Maps.Carried, missingCarried),
 		replace(t.Maps.Uplinks, c.uplinks),
+		replace(t.Maps.Broadcasts, c.broadcasts),
 		t.putPublished(missing),
 		replaceArray(t.Maps.PublishedPorts, c.ports.words),
 		t.endUnbackedFlows(),

@@ -274,6 +274,7 @@ func (t *Tables) Usage() ([]MapUsage, error) {
 		m     *ebpf.Map
 		count func(*ebpf.Map) (int, error)
 	}{
+		{"broadcasts", t.Maps.Broadcasts, countEntries[bpf.EbpnetAddress, uint32]},
 		{"carried", t.Maps.Carried, countEntries[bpf.EbpnetCarriedKey, uint32]},
 		{"datagrams", t.Maps.Datagrams, countEntries[bpf.EbpnetFragmentPlace, bpf.EbpnetDatagram]},
 		{"devices", t.Maps.Devices, countEntries[uint32, bpf.EbpnetDevice]},
