@@ -1,5 +1,5 @@
 // Kernel runs tests of this tree on other kernels, each in a virtual machine
-// that QEMU emulates. `make test-kernel` calls it with directories into which
+// that QEMU emulates. `make test-kernels` calls it with directories into which
 // a kernel and its modules are unpacked.
 //
 // The machine has no disk. It gets an initramfs with this program as its first
@@ -10,58 +10,47 @@ package main
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"os/signal"
 	"path/filepath"
+	"regexp"
 	"syscall"
-	"time"
+
+	"golang.org/x/sync/errgroup"
 )
 
-// job is some tests of one package.
-type job struct {
-	pkg  string // as go test takes it
-	tags string // as go test -tags takes it
-	run  string // as go test -run takes it
-}
-
-// jobs gives the tests that run on each kernel. Containers ping each other
-// through a GRE tunnel between two hosts. They reach the outside by a VLAN's
-// device on top of an uplink, and by an uplink on which frames have a priority
-// tag.
-func jobs() []job {
-	return []job{{
-		pkg: "./test", tags: "vlan",
-		run: "^(TestEndpointMTUFitsTheTunnel|TestVLANOfAnUplink|TestPriorityTags)$",
-	}}
-}
-
-// programs gives the programs that the jobs run.
-func programs() []string { return []string{"ip", "ping"} }
-
-// modules gives the parts of the kernel that the jobs need and that may be
-// modules.
-func modules() []string { return []string{"8021q", "bridge", "cls_bpf", "sch_ingress", "veth"} }
-
 const exitUsage = 2
+
+// machinesAtOnce is for a machine with two CPUs.
+const machinesAtOnce = 2
 
 func main() {
 	if os.Getpid() == 1 {
 		guest()
 		return
 	}
-	if len(os.Args) < 2 {
-		fmt.Fprintln(os.Stderr, "usage: kernel DIRECTORY...   with an unpacked kernel and its modules in each")
+	flag.Usage = func() {
+		fmt.Fprintln(os.Stderr, "usage: kernel [-all] [-only REGEXP] DIRECTORY...   with an unpacked kernel and its modules in each")
+		flag.PrintDefaults()
+	}
+	all := flag.Bool("all", false, "run the long jobs too")
+	only := flag.String("only", "", "run the jobs whose names match `REGEXP`")
+	flag.Parse()
+	names, err := regexp.Compile(*only)
+	if err != nil || flag.NArg() == 0 {
+		flag.Usage()
 		os.Exit(exitUsage)
 	}
-	if err := run(os.Args[1:]); err != nil {
+	if err := run(chosen(jobs(), *all, names), flag.Args()); err != nil {
 		fmt.Fprintln(os.Stderr, "kernel:", err)
 		os.Exit(1)
 	}
 }
 
-// run tests each kernel, also after one that failed.
-func run(directories []string) (err error) {
+// run tests all kernels, also after one that failed.
+func run(list []job, directories []string) (err error) {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	work, err := os.MkdirTemp("", "ebpnet-kernel-")
@@ -70,22 +59,27 @@ func run(directories []string) (err error) {
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(work)) }()
 	base := &archive{there: map[string]bool{}}
-	if err := addJobs(ctx, base, work); err != nil {
+	if err := addTests(ctx, base, list, work); err != nil {
 		return err
 	}
-	var failed []error
-	for _, directory := range directories {
-		k, err := findKernel(directory)
-		if err != nil {
+	kernels := make([]*kernel, len(directories))
+	for i, directory := range directories {
+		if kernels[i], err = findKernel(directory); err != nil {
 			return err
 		}
-		fmt.Printf("== Linux %s\n", k.release)
-		start := time.Now()
-		if err := k.test(ctx, base, filepath.Join(work, "initramfs")); err != nil {
-			failed = append(failed, fmt.Errorf("kernel %s: %w", k.release, err))
-			continue
-		}
-		fmt.Printf("== Linux %s: passed in %d s\n", k.release, int(time.Since(start).Seconds()))
 	}
+	failed := make([]error, len(kernels))
+	var machines errgroup.Group
+	machines.SetLimit(machinesAtOnce)
+	for i, k := range kernels {
+		machines.Go(func() error {
+			if err := k.test(ctx, base, list, filepath.Join(work, k.release)); err != nil {
+				failed[i] = fmt.Errorf("kernel %s: %w", k.release, err)
+			}
+			return nil
+		})
+	}
+	_ = machines.Wait() // the errors are in failed
+	printResults(os.Stdout, list, kernels)
 	return errors.Join(failed...)
 }

@@ -1,0 +1,101 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"regexp"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+)
+
+// job is what is run on a kernel: tests of one package, or ebpnet.
+type job struct {
+	name  string
+	pkg   string   // as go test takes it
+	run   string   // as go test -run takes it
+	args  []string // of ebpnet, if there is no pkg
+	since version  // the oldest kernel that runs it
+	long  bool     // only -all runs it
+}
+
+// version is the first two numbers of a kernel's release.
+type version struct{ major, minor int }
+
+func (v version) before(o version) bool {
+	return v.major < o.major || v.major == o.major && v.minor < o.minor
+}
+
+// jobs lists all jobs in their order.
+func jobs() []job {
+	// Of Debian 13. What these tests need, older kernels have too: two kernels
+	// are enough for them.
+	linux612 := version{6, 12}
+	return []job{
+		{name: "check", args: []string{"check"}},
+		{name: "load, budgets", pkg: "./loader", run: "^TestBudgets$"},
+		{name: "topology", pkg: "./test", run: "^TestTopology$"},
+		{name: "lookups", pkg: "./datapath", run: "^TestLookups$"},
+		{name: "golden packets", pkg: "./datapath", run: "^(TestGolden|TestXDPGolden)$/^unchanged$"},
+		{name: "all golden packets", pkg: "./datapath", run: "^(TestGolden|TestXDPGolden|TestXDPAgreesWithTC)$", long: true},
+		{name: "MTU of a tunnel", pkg: "./test", run: "^TestEndpointMTUFitsTheTunnel$", since: linux612, long: true},
+		{name: "VLAN as uplink", pkg: "./test", run: "^TestVLANOfAnUplink$", since: linux612},
+		{name: "priority tags", pkg: "./test", run: "^TestPriorityTags$", since: linux612, long: true},
+	}
+}
+
+// programs lists the programs that the jobs run.
+func programs() []string { return []string{"ip", "ping", "redis-cli", "redis-server"} }
+
+// modules lists the parts of the kernel that the jobs need and that may be
+// modules.
+func modules() []string { return []string{"8021q", "bridge", "cls_bpf", "sch_ingress", "veth"} }
+
+// chosen gives the jobs whose names match, the long ones only if all are wanted.
+func chosen(list []job, all bool, names *regexp.Regexp) []job {
+	return slices.DeleteFunc(list, func(j job) bool { return j.long && !all || !names.MatchString(j.name) })
+}
+
+// result is how a job ended. The guest prints it as JSON.
+type result struct {
+	Job    string
+	Took   time.Duration
+	Failed bool
+}
+
+func (r result) String() string {
+	took := fmt.Sprintf("%d s", int(r.Took.Round(time.Second).Seconds()))
+	if r.Failed {
+		return "FAILED in " + took
+	}
+	return took
+}
+
+// printResults prints which job ran on which kernel, and how long it took.
+func printResults(out io.Writer, list []job, kernels []*kernel) {
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	line := func(first string, cell func(*kernel) string) {
+		cells := []string{first}
+		for _, k := range kernels {
+			cells = append(cells, cell(k))
+		}
+		fmt.Fprintln(w, strings.Join(cells, "\t"))
+	}
+	line("ran on Linux", func(k *kernel) string { return k.release })
+	for _, j := range list {
+		line(j.name, func(k *kernel) string {
+			i := slices.IndexFunc(k.results, func(r result) bool { return r.Job == j.name })
+			switch {
+			case i >= 0:
+				return k.results[i].String()
+			case k.runs(j):
+				return "NOT RUN"
+			}
+			return "-"
+		})
+	}
+	line("all, with the boot", func(k *kernel) string { return result{Took: k.took}.String() })
+	line("processor time", func(k *kernel) string { return result{Took: k.processor}.String() })
+	w.Flush()
+}
