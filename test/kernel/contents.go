@@ -49,7 +49,7 @@ func (j job) command() command {
 }
 
 // addTests adds what does not depend on the kernel: this program, ebpnet, the
-// tests, and the programs that they run.
+// tests, the programs that they run, and what those read.
 func addTests(ctx context.Context, a *archive, list []job, work string) error {
 	self, err := os.Executable()
 	if err != nil {
@@ -70,6 +70,13 @@ func addTests(ctx context.Context, a *archive, list []job, work string) error {
 		if err := addProgram(ctx, a, filepath.Join(guestPrograms, name), file); err != nil {
 			return err
 		}
+	}
+	for _, name := range files() {
+		data, err := os.ReadFile(name)
+		if err != nil {
+			return err
+		}
+		a.add(name, data)
 	}
 	for _, j := range list {
 		if j.pkg == "" || a.has(testFile(j.pkg)) {

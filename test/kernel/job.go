@@ -39,18 +39,36 @@ func jobs() []job {
 		{name: "lookups", pkg: "./datapath", run: "^TestLookups$"},
 		{name: "golden packets", pkg: "./datapath", run: "^(TestGolden|TestXDPGolden)$/^unchanged$"},
 		{name: "all golden packets", pkg: "./datapath", run: "^(TestGolden|TestXDPGolden|TestXDPAgreesWithTC)$", long: true},
-		{name: "MTU of a tunnel", pkg: "./test", run: "^TestEndpointMTUFitsTheTunnel$", since: linux612, long: true},
+		{name: "SCTP", pkg: "./test", run: "^TestSCTP$", since: linux612},
 		{name: "VLAN as uplink", pkg: "./test", run: "^TestVLANOfAnUplink$", since: linux612},
-		{name: "priority tags", pkg: "./test", run: "^TestPriorityTags$", since: linux612, long: true},
+		{name: "bond as uplink", pkg: "./test", run: "^TestBondAsUplink$", since: linux612},
+		{name: "GRE device", pkg: "./test", run: "^TestGREDeviceOfTheKernel$", since: linux612},
+		{name: "Open vSwitch", pkg: "./test", run: "^TestOVSKernelDatapath$", since: linux612},
+		{name: "XDP on virtio", pkg: "./test", run: "^TestXDPOnVirtio$", since: linux612},
+		{name: "MTU of a tunnel", pkg: "./test", run: "^TestEndpointMTUFitsTheTunnel$", long: true},
+		{name: "priority tags", pkg: "./test", run: "^TestPriorityTags$", long: true},
 	}
 }
 
 // programs lists the programs that the jobs run.
-func programs() []string { return []string{"ip", "ping", "redis-cli", "redis-server"} }
+func programs() []string {
+	return []string{
+		"env", "ethtool", "ip", "ping", "redis-cli", "redis-server",
+		"ovs-appctl", "ovs-vsctl", "ovs-vswitchd", "ovsdb-server", "ovsdb-tool",
+	}
+}
+
+// files lists what the programs read.
+func files() []string { return []string{"/usr/share/openvswitch/vswitch.ovsschema"} }
 
 // modules lists the parts of the kernel that the jobs need and that may be
 // modules.
-func modules() []string { return []string{"8021q", "bridge", "cls_bpf", "sch_ingress", "veth"} }
+func modules() []string {
+	return []string{
+		"8021q", "bonding", "bridge", "cls_bpf", "ip6_gre", "ip_gre", "openvswitch", "sch_ingress",
+		"sctp", "veth", "virtio_net", "virtio_pci", "vport_gre",
+	}
+}
 
 // chosen gives the jobs whose names match, the long ones only if all are wanted.
 func chosen(list []job, all bool, names *regexp.Regexp) []job {

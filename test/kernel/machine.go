@@ -76,7 +76,8 @@ const parameters = "console=ttyS0 quiet panic=-1 no_timer_check mitigations=off"
 const processor = "Westmere"
 
 // test boots the kernel with what base and its modules hold, runs the jobs, and
-// shows what the machine prints.
+// shows what the machine prints. The machine has two network cards, and a cable
+// between them that leads nowhere else.
 func (k *kernel) test(ctx context.Context, base *archive, list []job, initramfs string) error {
 	ctx, cancel := context.WithTimeout(ctx, bootLimit)
 	defer cancel()
@@ -87,6 +88,8 @@ func (k *kernel) test(ctx context.Context, base *archive, list []job, initramfs 
 	qemu := exec.CommandContext(ctx, "qemu-system-x86_64",
 		"-nodefaults", "-no-reboot", "-display", "none", "-serial", "stdio",
 		"-M", "q35", "-accel", "tcg", "-cpu", processor, "-smp", "1", "-m", "2048",
+		"-netdev", "hubport,id=left,hubid=0", "-device", "virtio-net-pci,netdev=left,romfile=",
+		"-netdev", "hubport,id=right,hubid=0", "-device", "virtio-net-pci,netdev=right,romfile=",
 		"-kernel", k.image, "-initrd", initramfs, "-append", parameters)
 	qemu.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	out, err := qemu.StdoutPipe()
