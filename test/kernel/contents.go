@@ -50,7 +50,7 @@ func (j job) command() command {
 
 // addTests adds what does not depend on the kernel: this program, ebpnet, the
 // tests, the programs that they run, and what those read.
-func addTests(ctx context.Context, a *archive, list []job, work string) error {
+func addTests(ctx context.Context, a *archive, kernels []*kernel, work string) error {
 	self, err := os.Executable()
 	if err != nil {
 		return err
@@ -78,28 +78,28 @@ func addTests(ctx context.Context, a *archive, list []job, work string) error {
 		}
 		a.add(name, data)
 	}
-	for _, j := range list {
-		if j.pkg == "" || a.has(testFile(j.pkg)) {
-			continue
-		}
-		file := filepath.Join(work, "test")
-		if out, err := exec.CommandContext(ctx, "go", "test", "-c", "-tags", testTag, "-trimpath", "-ldflags", "-s -w", "-o", file, j.pkg).CombinedOutput(); err != nil {
-			return fmt.Errorf("compile the tests of %s: %w\n%s", j.pkg, err, out)
-		}
-		if err := addProgram(ctx, a, testFile(j.pkg), file); err != nil {
-			return err
+	for _, k := range kernels {
+		for _, j := range k.jobs {
+			if j.pkg == "" || a.has(testFile(j.pkg)) {
+				continue
+			}
+			file := filepath.Join(work, "test")
+			if out, err := exec.CommandContext(ctx, "go", "test", "-c", "-tags", testTag, "-trimpath", "-ldflags", "-s -w", "-o", file, j.pkg).CombinedOutput(); err != nil {
+				return fmt.Errorf("compile the tests of %s: %w\n%s", j.pkg, err, out)
+			}
+			if err := addProgram(ctx, a, testFile(j.pkg), file); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
 }
 
 // addCommands adds what this kernel runs.
-func (k *kernel) addCommands(a *archive, list []job) error {
+func (k *kernel) addCommands(a *archive) error {
 	var commands []command
-	for _, j := range list {
-		if k.runs(j) {
-			commands = append(commands, j.command())
-		}
+	for _, j := range k.jobs {
+		commands = append(commands, j.command())
 	}
 	text, err := json.Marshal(commands)
 	if err != nil {
@@ -148,10 +148,11 @@ func (k *kernel) addModules(ctx context.Context, a *archive) error {
 	a.addDirectory(guestModules)
 	added := map[string]bool{}
 	for lines := bufio.NewScanner(strings.NewReader(string(out))); lines.Scan(); {
-		verb, file, _ := strings.Cut(strings.TrimSpace(lines.Text()), " ")
-		if verb != "insmod" || added[file] { // the rest is part of the kernel
+		words := strings.Fields(lines.Text())        // insmod FILE OPTION...
+		if words[0] != "insmod" || added[words[1]] { // the rest is part of the kernel
 			continue
 		}
+		file := words[1]
 		data, err := readModule(ctx, file)
 		if err != nil {
 			return err

@@ -16,15 +16,11 @@ import (
 	"os/signal"
 	"path/filepath"
 	"regexp"
+	"sync"
 	"syscall"
-
-	"golang.org/x/sync/errgroup"
 )
 
 const exitUsage = 2
-
-// machinesAtOnce is for a machine with two CPUs.
-const machinesAtOnce = 2
 
 func main() {
 	if os.Getpid() == 1 {
@@ -35,22 +31,22 @@ func main() {
 		fmt.Fprintln(os.Stderr, "usage: kernel [-all] [-only REGEXP] DIRECTORY...   with an unpacked kernel and its modules in each")
 		flag.PrintDefaults()
 	}
-	all := flag.Bool("all", false, "run the long jobs too")
-	only := flag.String("only", "", "run the jobs whose names match `REGEXP`")
+	all := flag.Bool("all", false, "run all jobs, also those that take long")
+	only := flag.String("only", "", "run the jobs whose names match `REGEXP`, also those that take long")
 	flag.Parse()
 	names, err := regexp.Compile(*only)
 	if err != nil || flag.NArg() == 0 {
 		flag.Usage()
 		os.Exit(exitUsage)
 	}
-	if err := run(chosen(jobs(), *all, names), flag.Args()); err != nil {
+	if err := run(choice{*all || *only != "", names}, flag.Args()); err != nil {
 		fmt.Fprintln(os.Stderr, "kernel:", err)
 		os.Exit(1)
 	}
 }
 
-// run tests all kernels, also after one that failed.
-func run(list []job, directories []string) (err error) {
+// run tests all kernels at once, each on a processor of its own.
+func run(wanted choice, directories []string) (err error) {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	work, err := os.MkdirTemp("", "ebpnet-kernel-")
@@ -58,28 +54,27 @@ func run(list []job, directories []string) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(work)) }()
-	base := &archive{there: map[string]bool{}}
-	if err := addTests(ctx, base, list, work); err != nil {
-		return err
-	}
 	kernels := make([]*kernel, len(directories))
 	for i, directory := range directories {
 		if kernels[i], err = findKernel(directory); err != nil {
 			return err
 		}
+		kernels[i].jobs = wanted.jobs(kernels[i].version)
+	}
+	base := &archive{there: map[string]bool{}}
+	if err := addTests(ctx, base, kernels, work); err != nil {
+		return err
 	}
 	failed := make([]error, len(kernels))
-	var machines errgroup.Group
-	machines.SetLimit(machinesAtOnce)
+	var machines sync.WaitGroup
 	for i, k := range kernels {
-		machines.Go(func() error {
-			if err := k.test(ctx, base, list, filepath.Join(work, k.release)); err != nil {
+		machines.Go(func() {
+			if err := k.test(ctx, base, filepath.Join(work, k.release)); err != nil {
 				failed[i] = fmt.Errorf("kernel %s: %w", k.release, err)
 			}
-			return nil
 		})
 	}
-	_ = machines.Wait() // the errors are in failed
-	printResults(os.Stdout, list, kernels)
+	machines.Wait()
+	printResults(os.Stdout, kernels)
 	return errors.Join(failed...)
 }
