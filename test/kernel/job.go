@@ -66,7 +66,7 @@ func files() []string { return []string{"/usr/share/openvswitch/vswitch.ovsschem
 func modules() []string {
 	return []string{
 		"8021q", "bonding", "bridge", "cls_bpf", "ip6_gre", "ip_gre", "openvswitch", "sch_ingress",
-		"sctp", "veth", "virtio_net", "virtio_pci", "vport_gre",
+		"sctp", "veth", "virtio_net", "vport_gre",
 	}
 }
 
