@@ -122,8 +122,12 @@ func (k *kernel) test(ctx context.Context, base *archive, initramfs string) erro
 // whether the machine came to its last line.
 func (k *kernel) follow(out io.Reader) (ended bool, err error) {
 	lines := bufio.NewScanner(out)
+	passed := 0 // tests of the job
 	for lines.Scan() {
 		line := strings.TrimRight(lines.Text(), "\r")
+		if isPass(line) {
+			passed++
+		}
 		text, isResult := strings.CutPrefix(line, guestResult)
 		switch {
 		case line == guestEnd:
@@ -134,7 +138,11 @@ func (k *kernel) follow(out io.Reader) (ended bool, err error) {
 			if err := json.Unmarshal([]byte(text), &r); err != nil {
 				return false, fmt.Errorf("%q: %w", line, err)
 			}
-			k.results = append(k.results, r)
+			if least := k.jobs[len(k.results)].leastTests(); passed < least {
+				k.print(fmt.Sprintf("%s: %d tests passed, want at least %d", r.Job, passed, least))
+				r.Failed = true
+			}
+			k.results, passed = append(k.results, r), 0
 			k.print(r.Job + ": " + r.String())
 		case !isNoise(line):
 			k.print(line)
@@ -150,8 +158,12 @@ func (k *kernel) print(line string) {
 // isNoise tells whether a line of go test -v says only that a test runs, or that
 // a part of it passed.
 func isNoise(line string) bool {
-	return line == "" || line == "PASS" || strings.HasPrefix(line, "=== ") || strings.HasPrefix(line, " ") && strings.HasPrefix(strings.TrimSpace(line), "--- PASS")
+	return line == "" || line == "PASS" || strings.HasPrefix(line, "=== ") || strings.HasPrefix(line, " ") && isPass(line)
 }
+
+// isPass tells whether a line of go test -v says that a test passed, or a part
+// of one.
+func isPass(line string) bool { return strings.HasPrefix(strings.TrimSpace(line), "--- PASS: ") }
 
 // failures tells which jobs failed, and which did not run.
 func (k *kernel) failures() error {
