@@ -14,7 +14,7 @@ import (
 // The kernel's own GRE device is at the other end of the tunnel. Its host is
 // itself the station behind the tunnel.
 func TestGREDeviceOfTheKernel(t *testing.T) {
-	const device = "gre1"
+	const device, mac = "gre1", "02:00:00:00:00:20" // each device has the MAC: it is one station
 	t.Parallel()
 	h, peer := testutil.NewHost(t, "a"), testutil.NewHost(t, "peer")
 	u := testutil.NewUnderlay(t, h, peer)
@@ -39,7 +39,7 @@ func TestGREDeviceOfTheKernel(t *testing.T) {
 		}
 		t.Log(f.name)
 		h.Ebpnet(t, append([]string{"tunnel", "add", "peer", "--local", local.String(), "--remote", remote.String()}, f.tunnel...)...)
-		add := []string{"link", "add", device, "type", kind, "local", remote.String(), "remote", local.String(), "key", keyed.key}
+		add := []string{"link", "add", device, "address", mac, "type", kind, "local", remote.String(), "remote", local.String(), "key", keyed.key}
 		if f.v6 {
 			add = append(add, "encaplimit", "none")
 		}
