@@ -63,10 +63,12 @@ PODMAN5_PACKAGES := podman netavark conmon runc \
 	libsqlite3-0 libsubid5 libsystemd0
 
 # Kernels that the kernel tier boots: the cloud images of these Debian suites,
-# unpacked. forky has Linux 7.2.
-KERNEL_SUITES := forky
+# unpacked. They have Linux 6.1, 6.12 and 7.2. The one that takes longest is
+# first.
+KERNEL_SUITES := forky trixie bookworm
 KERNELS := $(KERNEL_SUITES:%=$(CURDIR)/bin/kernel-%)
-KERNEL_PACKAGES := iproute2 iputils-ping kmod qemu-system-x86 seabios xz-utils
+KERNEL_PACKAGES := ethtool iproute2 iputils-ping kmod openvswitch-switch \
+	qemu-system-x86 redis-server redis-tools seabios xz-utils
 
 # What compiles, and what formats.
 CLANG_PACKAGES := clang-19 llvm-19 libbpf-dev linux-libc-dev
@@ -120,7 +122,7 @@ define need_clang
 	}
 endef
 
-.PHONY: build demo test fuzz-long attack-floods test-kernel bench bench-ci generate verify lint fmt install clean help
+.PHONY: build demo test fuzz-long attack-floods test-kernels test-kernels-long bench bench-ci generate verify lint fmt install clean help
 
 build: ## bin/ebpnet (this is the default)
 	$(GO_BUILD) -ldflags '-s -w -X main.version=$(VERSION)' -o bin/ebpnet ./cmd/ebpnet
@@ -183,11 +185,13 @@ attack-floods: build ## flood from a container in every way for FLOODTIME=5s eac
 	$(need_root)
 	EBPNET_FLOODS=$(FLOODTIME) go test -count=1 -timeout 0 -run '^TestFloods$$' -v ./test/attack
 
-test-kernel: build $(if $(filter 0,$(shell id -u)),$(KERNELS)) ## boot other kernels in QEMU and test there that ebpnet loads and passes packets (root)
+test-kernels: build $(if $(filter 0,$(shell id -u)),$(KERNELS)) ## boot Linux 6.1, 6.12 and 7.2 in QEMU, and test there that ebpnet loads and passes packets (root)
+test-kernels-long: build $(if $(filter 0,$(shell id -u)),$(KERNELS)) ## test-kernels with all golden packets and more (root)
+test-kernels test-kernels-long:
 	$(need_root)
 	$(call need,$(KERNEL_PACKAGES))
 	$(GO_BUILD) -o bin/kernel ./test/kernel
-	@exec bin/kernel $(KERNELS)
+	@exec bin/kernel $(if $(filter %-long,$@),-all) $(KERNELS)
 
 # The tests of package datapath tell what each of its paths costs.
 define build_bench
@@ -262,4 +266,4 @@ clean: ## remove bin/
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | \
-		while IFS=$$'\t' read -r target what; do printf '%-12s%s\n' "$$target" "$$what"; done
+		while IFS=$$'\t' read -r target what; do printf '%-18s%s\n' "$$target" "$$what"; done

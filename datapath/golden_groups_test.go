@@ -15,9 +15,52 @@ import (
 // group is rows that share a world.
 type group struct {
 	name   string
-	load   func(testing.TB, loader.Config) *Tables
+	load   func(testing.TB, loader.Config) *Tables // nil: loadPinned
 	rows   func(testing.TB) []row
 	change func(*Wanted) // what is wanted of the world; nil: as it is
+}
+
+// world makes the world of the group.
+func (g group) world(t testing.TB, more ...func(*Wanted)) *world {
+	t.Helper()
+	load := g.load
+	if load == nil {
+		load = loadPinned
+	}
+	w := newWorld(t, load)
+	if g.change != nil {
+		more = append(more, g.change)
+	}
+	for _, change := range more {
+		change(&w.wanted)
+	}
+	if len(more) > 0 {
+		remember(t, w)
+	}
+	return w
+}
+
+// unchanged names the group of all rows for which the world is as newWorld
+// makes it.
+const unchanged = "unchanged"
+
+// shareWorld puts the groups together that change nothing in their world:
+// loading the programs takes longer than all of their rows.
+func shareWorld(t testing.TB, all []group) []group {
+	t.Helper()
+	var rows []row
+	var shared []group
+	for _, g := range all {
+		if g.load != nil || g.change != nil {
+			shared = append(shared, g)
+			continue
+		}
+		for _, r := range g.rows(t) {
+			r.name = g.name + "/" + r.name
+			rows = append(rows, r)
+		}
+	}
+	return append(shared, group{name: unchanged, rows: func(testing.TB) []row { return rows }})
 }
 
 func groups() []group {
@@ -26,61 +69,57 @@ func groups() []group {
 		return nil
 	})
 	return []group{
-		{name: "parse", load: loadPinned, rows: parseRows},
-		{name: "length", load: loadPinned, rows: lengthRows},
-		{name: "bridge", load: loadPinned, rows: bridgeRows},
-		{name: "neighbors", load: loadPinned, rows: neighborRows},
-		{name: "guard", load: loadPinned, rows: guardRows},
-		{name: "policy", load: loadPinned, rows: policyRows},
-		{name: "gateway", load: loadPinned, rows: gatewayRows},
-		{name: "masquerade", load: loadPinned, rows: masqueradeRows},
-		{name: "host", load: loadPinned, rows: hostRows},
-		{name: "tunnel", load: loadPinned, rows: tunnelRows},
-		{name: "tunnel forms", load: loadPinned, rows: greRows, change: withForms},
+		{name: "parse", rows: parseRows},
+		{name: "length", rows: lengthRows},
+		{name: "bridge", rows: bridgeRows},
+		{name: "neighbors", rows: neighborRows},
+		{name: "guard", rows: guardRows},
+		{name: "policy", rows: policyRows},
+		{name: "gateway", rows: gatewayRows},
+		{name: "masquerade", rows: masqueradeRows},
+		{name: "host", rows: hostRows},
+		{name: "tunnel", rows: tunnelRows},
+		{name: "tunnel forms", rows: greRows, change: withForms},
 		{name: "tunnel forms, short", load: loadDecap(decapIPv4, decapIPv6), rows: greShortRows, change: withForms},
 		{name: "tunnel forms, before Linux 6.3", load: loadDecap(0, 0), rows: greBeforeRows, change: withForms},
-		{name: "tunnel marks", load: loadPinned, rows: ecnRows, change: withForms},
-		{name: "tunnel sizes", load: loadPinned, rows: sizeRows, change: withForms},
-		{name: "flood", load: loadPinned, rows: floodRows, change: withShared},
-		{name: "storm", load: loadPinned, rows: stormRows, change: withShared},
-		{name: "learning", load: loadPinned, rows: learnRows, change: withShared},
-		{name: "trunk", load: loadPinned, rows: trunkRows, change: withShared},
-		{name: "roles", load: loadPinned, rows: roleRows, change: withShared},
-		{name: "uplink", load: loadPinned, rows: uplinkRows},
-		{name: "rerouted", load: loadPinned, rows: rerouteRows},
-		{name: "fragments", load: loadPinned, rows: fragmentRows},
-		{name: "fragmented", load: loadPinned, rows: fragmentedRows},
-		{name: "published", load: loadPinned, rows: publicationRows},
-		{name: "several networks", load: loadPinned, rows: severalRows, change: withSeveral},
-		{name: "superframes", load: loadPinned, rows: superRows},
-		{name: "routed", load: loadPinned, rows: routedRows, change: withRouted},
-		{name: "loopback", load: loadPinned, rows: localRows},
-		{name: "hairpin", load: loadPinned, rows: hairpinRows},
-		{name: "mappings", load: loadPinned, rows: mappingRows},
-		{name: "established", load: loadPinned, rows: establishedRows},
+		{name: "tunnel marks", rows: ecnRows, change: withForms},
+		{name: "tunnel sizes", rows: sizeRows, change: withForms},
+		{name: "flood", rows: floodRows, change: withShared},
+		{name: "storm", rows: stormRows, change: withShared},
+		{name: "learning", rows: learnRows, change: withShared},
+		{name: "trunk", rows: trunkRows, change: withShared},
+		{name: "roles", rows: roleRows, change: withShared},
+		{name: "uplink", rows: uplinkRows},
+		{name: "rerouted", rows: rerouteRows},
+		{name: "fragments", rows: fragmentRows},
+		{name: "fragmented", rows: fragmentedRows},
+		{name: "published", rows: publicationRows},
+		{name: "several networks", rows: severalRows, change: withSeveral},
+		{name: "superframes", rows: superRows},
+		{name: "routed", rows: routedRows, change: withRouted},
+		{name: "loopback", rows: localRows},
+		{name: "hairpin", rows: hairpinRows},
+		{name: "mappings", rows: mappingRows},
+		{name: "established", rows: establishedRows},
 		{name: "one port", load: loadRange(40000, 40000), rows: onePortRows},
-		{name: "errors", load: loadPinned, rows: errorRows},
-		{name: "stray errors", load: loadPinned, rows: strayErrorRows},
-		{name: "forged errors", load: loadPinned, rows: forgedErrorRows},
-		{name: "misled host", load: loadPinned, rows: misledRows},
-		{name: "refusals", load: loadPinned, rows: refusalRows},
+		{name: "errors", rows: errorRows},
+		{name: "stray errors", rows: strayErrorRows},
+		{name: "forged errors", rows: forgedErrorRows},
+		{name: "misled host", rows: misledRows},
+		{name: "refusals", rows: refusalRows},
 		{name: "full", load: small, rows: fullRows},
-		{name: "no slots", load: loadPinned, rows: noSlotRows},
-		{name: "limits", load: loadPinned, rows: limitRows},
+		{name: "no slots", rows: noSlotRows},
+		{name: "limits", rows: limitRows},
 	}
 }
 
 func TestGolden(t *testing.T) {
 	t.Parallel()
 	testutil.RequireRoot(t)
-	for _, g := range groups() {
+	for _, g := range shareWorld(t, groups()) {
 		t.Run(g.name, func(t *testing.T) {
 			t.Parallel()
-			w := newWorld(t, g.load)
-			if g.change != nil {
-				g.change(&w.wanted)
-				remember(t, w)
-			}
+			w := g.world(t)
 			ends := w.newEnds(t)
 			taps := w.newTaps(t)
 			for _, r := range g.rows(t) {

@@ -18,7 +18,7 @@ import (
 func TestXDPAgreesWithTC(t *testing.T) {
 	t.Parallel()
 	testutil.RequireRoot(t)
-	for _, g := range append(groups(), xdpGroups()...) {
+	for _, g := range shareWorld(t, append(groups(), xdpGroups()...)) {
 		var rows []row
 		for _, r := range g.rows(t) {
 			if r.hook == loader.FromUplink && r.skb == (skbContext{}) {
@@ -30,12 +30,7 @@ func TestXDPAgreesWithTC(t *testing.T) {
 		}
 		t.Run(g.name, func(t *testing.T) {
 			t.Parallel()
-			w := newWorld(t, loadPinned)
-			if g.change != nil {
-				g.change(&w.wanted)
-			}
-			withXDP(&w.wanted)
-			remember(t, w)
+			w := group{change: g.change}.world(t, withXDP)
 			for _, r := range rows {
 				t.Run(r.name, func(t *testing.T) {
 					r.prepare(t, w)

@@ -110,24 +110,21 @@ func withoutNAPI(t testing.TB, w *world) {
 
 func xdpGroups() []group {
 	return []group{
-		{name: "frames", rows: xdpFrameRows, change: func(*Wanted) {}},
-		{name: "tunnel", rows: xdpTunnelRows, change: func(*Wanted) {}},
+		{name: "frames", rows: xdpFrameRows},
+		{name: "tunnel", rows: xdpTunnelRows},
 		{name: "tunnel forms", rows: xdpFormRows, change: withForms},
-		{name: "flows", rows: xdpFlowRows, change: func(*Wanted) {}},
-		{name: "published", rows: xdpPublishedRows, change: func(*Wanted) {}},
+		{name: "flows", rows: xdpFlowRows},
+		{name: "published", rows: xdpPublishedRows},
 	}
 }
 
 func TestXDPGolden(t *testing.T) {
 	t.Parallel()
 	testutil.RequireRoot(t)
-	for _, g := range xdpGroups() {
+	for _, g := range shareWorld(t, xdpGroups()) {
 		t.Run(g.name, func(t *testing.T) {
 			t.Parallel()
-			w := newWorld(t, loadPinned)
-			g.change(&w.wanted)
-			withXDP(&w.wanted)
-			remember(t, w)
+			w := g.world(t, withXDP)
 			for _, r := range g.rows(t) {
 				t.Run(r.name, func(t *testing.T) { r.checkXDP(t, w) })
 			}

@@ -63,7 +63,7 @@ func (u *upgrade) loadXDP() error {
 }
 
 func (u *upgrade) newXDP() (*ebpf.Program, error) {
-	spec, err := bpf.LoadXdp()
+	spec, err := specXDP(u.spec, u.config)
 	if err != nil {
 		return nil, err
 	}
@@ -78,23 +78,32 @@ func (u *upgrade) newXDP() (*ebpf.Program, error) {
 		}
 		m.MaxEntries = shared[name].MaxEntries()
 	}
-	for name, constant := range spec.Variables {
-		if same := u.spec.Variables[name]; same != nil {
-			constant.Value = slices.Clone(same.Value)
-		}
-	}
-	if u.config.GenericXDP {
-		// A program that takes frames in parts is given a copy that has lost the
-		// length of its Ethernet header (Linux 6.9 on), so that TC, which comes
-		// next, would take what is behind that for the beginning of the frame.
-		spec.Programs[bpf.XdpProgXdpUplink].Flags &^= unix.BPF_F_XDP_HAS_FRAGS
-	}
 	collection, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: shared})
 	if err != nil {
 		return nil, err
 	}
 	defer collection.Close()
 	return collection.DetachProgram(bpf.XdpProgXdpUplink), nil
+}
+
+// specXDP gives the program of XDP with the constants of the other programs.
+func specXDP(others *ebpf.CollectionSpec, c Config) (*ebpf.CollectionSpec, error) {
+	spec, err := bpf.LoadXdp()
+	if err != nil {
+		return nil, err
+	}
+	for name, constant := range spec.Variables {
+		if same := others.Variables[name]; same != nil {
+			constant.Value = slices.Clone(same.Value)
+		}
+	}
+	if c.GenericXDP {
+		// A program that takes frames in parts is given a copy that has lost the
+		// length of its Ethernet header (Linux 6.9 on), so that TC, which comes
+		// next, would take what is behind that for the beginning of the frame.
+		spec.Programs[bpf.XdpProgXdpUplink].Flags &^= unix.BPF_F_XDP_HAS_FRAGS
+	}
+	return spec, nil
 }
 
 // openXDP opens the pinned program of XDP, if there is one.

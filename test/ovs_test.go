@@ -50,10 +50,16 @@ type ovsPair struct {
 func newOVSPair(t *testing.T, f form) *ovsPair {
 	t.Helper()
 	t.Parallel()
+	return joinOVS(t, f, testutil.NewOVS)
+}
+
+// joinOVS makes the pair with the Open vSwitch that start starts.
+func joinOVS(t *testing.T, f form, start func(testing.TB, *testutil.Host, *testutil.Underlay) *testutil.OVS) *ovsPair {
+	t.Helper()
 	p := &ovsPair{host: testutil.NewHost(t, "a")}
 	peer := testutil.NewHost(t, "ovs")
 	p.underlay = testutil.NewUnderlay(t, p.host, peer)
-	p.ovs = testutil.NewOVS(t, peer, p.underlay)
+	p.ovs = start(t, peer, p.underlay)
 	local, remote := p.host.IP4, p.ovs.IP4
 	if f.v6 {
 		local, remote = p.host.IP6, p.ovs.IP6

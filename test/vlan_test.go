@@ -1,4 +1,4 @@
-//go:build vlan
+//go:build kernels
 
 package test
 

@@ -72,6 +72,36 @@ func fillChecksums(t *testing.T, n *testutil.Netns, device string) {
 	n.Run(t, "ethtool", "-K", device, "tx", "off")
 }
 
+// expectTaken sends datagrams of flows in both directions, and expects them to
+// arrive at the container a, past the uplink or by TC. Streams arrive always.
+func expectTaken(t *testing.T, h *testutil.Host, u *testutil.Underlay, a *testutil.Container, taken bool) {
+	t.Helper()
+	for _, path := range paths(h, u) {
+		tap := h.NewTap(t, testutil.Uplink)
+		for _, conn := range []*testutil.Conn{
+			connects(t, u.Outside, "udp", at(path.host, published)),
+			connects(t, a.Netns, "udp", at(path.outside, service)),
+		} {
+			takeTurns(t, conn)
+			for _, turn := range []string{"first", "second"} {
+				mark := fmt.Sprintf("%s turn of %s", turn, conn.LocalAddr())
+				if _, err := fmt.Fprintln(conn, mark); err != nil {
+					t.Fatal(err)
+				}
+				conn.MustAsk(t) // the answer comes after that to the mark
+				in := func(p gopacket.Packet) bool {
+					return strings.Contains(string(p.Data()), mark) && !fromHost(p, path.host)
+				}
+				if got := tap.Receive(t, 0, in) == nil; got != taken {
+					t.Errorf("%s is taken past the uplink: %t, want %t", mark, got, taken)
+				}
+			}
+		}
+		connects(t, u.Outside, "tcp", at(path.host, published))
+		connects(t, a.Netns, "tcp", at(path.outside, service))
+	}
+}
+
 // Datagrams of a flow go straight to the endpoint, past the uplink, by native XDP
 // and with their checksums filled in; else they go by TC. They arrive always.
 func TestXDPTakesDatagramsToEndpoints(t *testing.T) {
@@ -90,30 +120,7 @@ func TestXDPTakesDatagramsToEndpoints(t *testing.T) {
 			if c.wired {
 				fillChecksums(t, u.Outside, "bridge")
 			}
-			for _, path := range paths(h, u) {
-				tap := h.NewTap(t, testutil.Uplink)
-				for _, conn := range []*testutil.Conn{
-					connects(t, u.Outside, "udp", at(path.host, published)),
-					connects(t, a.Netns, "udp", at(path.outside, service)),
-				} {
-					takeTurns(t, conn)
-					for _, turn := range []string{"first", "second"} {
-						mark := fmt.Sprintf("%s turn of %s", turn, conn.LocalAddr())
-						if _, err := fmt.Fprintln(conn, mark); err != nil {
-							t.Fatal(err)
-						}
-						conn.MustAsk(t) // the answer comes after that to the mark
-						in := func(p gopacket.Packet) bool {
-							return strings.Contains(string(p.Data()), mark) && !fromHost(p, path.host)
-						}
-						if got := tap.Receive(t, 0, in) == nil; got != c.taken {
-							t.Errorf("%s is taken past the uplink: %t, want %t", mark, got, c.taken)
-						}
-					}
-				}
-				connects(t, u.Outside, "tcp", at(path.host, published))
-				connects(t, a.Netns, "tcp", at(path.outside, service))
-			}
+			expectTaken(t, h, u, a, c.taken)
 		})
 	}
 }

@@ -25,15 +25,19 @@ const dialLimit = 1500 * time.Millisecond
 const maxDatagram = 2048
 
 // Serve starts an echo server inside the namespace, until the test ends. It
-// answers each line (tcp) or datagram (udp) with the address it came from and
-// the message.
+// answers each line (tcp, sctp) or datagram (udp) with the address it came from
+// and the message.
 func (n *Netns) Serve(t testing.TB, network, address string) {
 	t.Helper()
 	var closer io.Closer
 	var err error
-	if strings.HasPrefix(network, "tcp") {
+	if !strings.HasPrefix(network, "udp") {
 		var l net.Listener
-		n.Do(func() { l, err = net.Listen(network, address) })
+		listen := func() (net.Listener, error) { return net.Listen(network, address) }
+		if network == "sctp" {
+			listen = func() (net.Listener, error) { return listenSCTP(address) }
+		}
+		n.Do(func() { l, err = listen() })
 		if closer = l; err == nil {
 			go serveStreams(l)
 		}
@@ -103,12 +107,12 @@ func (n *Netns) Dial(t testing.TB, network, address string) (*Conn, error) {
 }
 
 // DialFrom is Dial from a given local ADDRESS:PORT; "" leaves it to the kernel,
-// an empty ADDRESS leaves that to the kernel.
+// an empty ADDRESS leaves that to the kernel. For sctp, ADDRESS is needed.
 func (n *Netns) DialFrom(t testing.TB, network, local, address string) (*Conn, error) {
 	t.Helper()
 	// A second attempt at once would run in another thread, outside n.
 	d := net.Dialer{Timeout: dialLimit, FallbackDelay: -1, Control: reuseAddress}
-	if local != "" {
+	if local != "" && network != "sctp" {
 		from, err := localAddress(network, local)
 		if err != nil {
 			return nil, err
@@ -117,7 +121,13 @@ func (n *Netns) DialFrom(t testing.TB, network, local, address string) (*Conn, e
 	}
 	var c net.Conn
 	var err error
-	n.Do(func() { c, err = d.DialContext(context.Background(), network, address) })
+	n.Do(func() {
+		if network == "sctp" {
+			c, err = dialSCTP(local, address)
+			return
+		}
+		c, err = d.DialContext(context.Background(), network, address)
+	})
 	if err != nil {
 		return nil, err
 	}

@@ -18,22 +18,52 @@ const (
 	ovsUnderlay = "br-phy"
 )
 
-// OVS is a host whose containers are joined by Open vSwitch instead of ebpnet,
-// with Open vSwitch's userspace datapath: another implementation of GRE.
+// The datapaths of Open vSwitch, as it calls them.
+const (
+	ovsUserspace = "netdev"
+	ovsKernel    = "system"
+)
+
+// OVS is a host whose containers are joined by Open vSwitch instead of ebpnet:
+// another implementation of GRE.
 type OVS struct {
 	*Netns
 	IP4, IP6 netip.Addr // on the underlay
 
+	datapath  string
 	directory string                // of the database and all sockets
 	ports     map[*Container]string // their devices on the host
 }
 
-// NewOVS starts Open vSwitch on a host of the underlay on which ebpnet is not
-// loaded, until the test ends. The host's addresses move from its uplink to
-// Open vSwitch's bridge.
+// NewOVS starts Open vSwitch with its userspace datapath on a host of the
+// underlay on which ebpnet is not loaded, until the test ends. The host's
+// addresses move from its uplink to Open vSwitch's bridge.
 func NewOVS(t testing.TB, h *Host, u *Underlay) *OVS {
 	t.Helper()
-	o := &OVS{Netns: h.Netns, IP4: h.IP4, IP6: h.IP6, directory: t.TempDir(), ports: make(map[*Container]string)}
+	o := startOVS(t, h, ovsUserspace)
+	o.Vsctl(t, "add-br", ovsUnderlay, "--", "set", "bridge", ovsUnderlay, "datapath_type="+o.datapath)
+	o.takeOver(t, Uplink)
+	o.Vsctl(t, "add-port", ovsUnderlay, Uplink)
+	o.Run(t, "ip", "addr", "flush", "dev", Uplink)
+	o.Run(t, "ip", "link", "set", ovsUnderlay, "up")
+	o.Run(t, "ip", "addr", "add", withBits(o.IP4), "dev", ovsUnderlay)
+	o.Run(t, "ip", "addr", "add", withBits(o.IP6), "dev", ovsUnderlay, "nodad")
+	o.wholePackets(t, Uplink)
+	u.Outside.wholePackets(t, peerOf(t, o.Netns, Uplink, u.Outside))
+	return o
+}
+
+// NewKernelOVS is NewOVS with the datapath in the kernel, which sends GRE by the
+// host's own routes: the host's addresses stay on its uplink.
+func NewKernelOVS(t testing.TB, h *Host) *OVS {
+	t.Helper()
+	return startOVS(t, h, ovsKernel)
+}
+
+// startOVS starts the daemons.
+func startOVS(t testing.TB, h *Host, datapath string) *OVS {
+	t.Helper()
+	o := &OVS{Netns: h.Netns, IP4: h.IP4, IP6: h.IP6, datapath: datapath, directory: t.TempDir(), ports: make(map[*Container]string)}
 	database := filepath.Join(o.directory, "conf.db")
 	o.Run(t, "ovsdb-tool", "create", database, ovsSchema)
 	o.start(t, "ovsdb-server", "--remote=p"+o.database(), database)
@@ -43,16 +73,6 @@ func NewOVS(t testing.TB, h *Host, u *Underlay) *OVS {
 	})
 	o.Vsctl(t, "--no-wait", "--retry", "init")
 	o.start(t, "ovs-vswitchd", o.database())
-
-	o.Vsctl(t, "add-br", ovsUnderlay, "--", "set", "bridge", ovsUnderlay, "datapath_type=netdev")
-	o.takeOver(t, Uplink)
-	o.Vsctl(t, "add-port", ovsUnderlay, Uplink)
-	o.Run(t, "ip", "addr", "flush", "dev", Uplink)
-	o.Run(t, "ip", "link", "set", ovsUnderlay, "up")
-	o.Run(t, "ip", "addr", "add", withBits(o.IP4), "dev", ovsUnderlay)
-	o.Run(t, "ip", "addr", "add", withBits(o.IP6), "dev", ovsUnderlay, "nodad")
-	o.wholePackets(t, Uplink)
-	u.Outside.wholePackets(t, peerOf(t, o.Netns, Uplink, u.Outside))
 	return o
 }
 
@@ -140,13 +160,13 @@ type OVSBridge struct {
 // NewBridge makes a bridge without ports.
 func (o *OVS) NewBridge(t testing.TB, name string) *OVSBridge {
 	t.Helper()
-	o.Vsctl(t, "add-br", name, "--", "set", "bridge", name, "datapath_type=netdev")
+	o.Vsctl(t, "add-br", name, "--", "set", "bridge", name, "datapath_type="+o.datapath)
 	return &OVSBridge{Name: name, ovs: o}
 }
 
 // AddGRE gives the bridge a GRE port with a name to another host, with options
 // as in `ovs-vsctl set interface NAME options:KEY=VALUE`: key=42, csum=true. It
-// waits until Open vSwitch knows the way there.
+// waits until Open vSwitch's userspace datapath knows the way there.
 func (b *OVSBridge) AddGRE(t testing.TB, name string, remote netip.Addr, options ...string) {
 	t.Helper()
 	add := []string{"add-port", b.Name, name, "--", "set", "interface", name, "type=gre", fmt.Sprintf("options:remote_ip=%q", remote)}
@@ -154,6 +174,9 @@ func (b *OVSBridge) AddGRE(t testing.TB, name string, remote netip.Addr, options
 		add = append(add, "options:"+option)
 	}
 	b.ovs.Vsctl(t, add...)
+	if b.ovs.datapath == ovsKernel {
+		return
+	}
 	Eventually(t, "Open vSwitch knows "+remote.String(), func() bool {
 		// It learns from the answers to what the host asks.
 		b.ovs.Run(t, "ip", "neigh", "flush", "dev", ovsUnderlay)
@@ -180,8 +203,10 @@ func (b *OVSBridge) NewContainer(t testing.TB, name string, mtu int, addresses .
 		}
 	}
 	Wire(t, b.ovs.Netns, port, nil, c.Netns, Device, texts)
-	b.ovs.takeOver(t, port)
-	c.wholePackets(t, Device)
+	if b.ovs.datapath == ovsUserspace {
+		b.ovs.takeOver(t, port)
+		c.wholePackets(t, Device)
+	}
 	c.Run(t, "ip", "link", "set", Device, "mtu", strconv.Itoa(mtu))
 	b.ovs.Vsctl(t, "add-port", b.Name, port)
 	c.Do(func() {

@@ -31,6 +31,9 @@ func (a *archive) clone() *archive {
 	return b
 }
 
+// has tells whether the archive has a file or directory of this name.
+func (a *archive) has(name string) bool { return a.there[path.Clean(name)[1:]] }
+
 // add adds a file that may be executed, and the directories above it. A file
 // that is there already stays.
 func (a *archive) add(name string, data []byte) {

@@ -18,25 +18,39 @@ import (
 const (
 	guestInit     = "/init"
 	guestBinary   = "/ebpnet"
-	guestJobs     = "/jobs.json"
+	guestCommands = "/commands.json"
 	guestTests    = "/tests"
 	guestPrograms = "/usr/bin"
 	guestModules  = "/modules"
 )
 
+// testTag is the build tag of tests that only these machines run: they need
+// devices that not every kernel has.
+const testTag = "kernels"
+
 // jobLimit ends a job that hangs. It is far more than a job takes on a slow
 // and busy machine.
-const jobLimit = 20 * time.Minute
+const jobLimit = 30 * time.Minute
 
-// guestJob is a job as the guest runs it.
-type guestJob struct {
-	Name    string
-	Command []string
+// command is a job as the guest runs it.
+type command struct {
+	Job  string
+	Argv []string
 }
 
-// addJobs adds what does not depend on the kernel: this program, ebpnet, the
-// tests, and the programs that they run.
-func addJobs(ctx context.Context, a *archive, work string) error {
+// testFile is where the guest has the tests of a package.
+func testFile(pkg string) string { return filepath.Join(guestTests, filepath.Base(pkg)) }
+
+func (j job) command() command {
+	if j.pkg == "" {
+		return command{j.name, append([]string{guestBinary}, j.args...)}
+	}
+	return command{j.name, []string{testFile(j.pkg), "-test.v", "-test.run=" + j.run, "-test.timeout=" + jobLimit.String()}}
+}
+
+// addTests adds what does not depend on the kernel: this program, ebpnet, the
+// tests, the programs that they run, and what those read.
+func addTests(ctx context.Context, a *archive, kernels []*kernel, work string) error {
 	self, err := os.Executable()
 	if err != nil {
 		return err
@@ -57,26 +71,41 @@ func addJobs(ctx context.Context, a *archive, work string) error {
 			return err
 		}
 	}
-	var list []guestJob
-	for i, j := range jobs() {
-		file := filepath.Join(work, "test")
-		if out, err := exec.CommandContext(ctx, "go", "test", "-c", "-tags", j.tags, "-trimpath", "-ldflags", "-s -w", "-o", file, j.pkg).CombinedOutput(); err != nil {
-			return fmt.Errorf("compile the tests of %s: %w\n%s", j.pkg, err, out)
-		}
-		inside := fmt.Sprintf("%s/%d", guestTests, i)
-		if err := addProgram(ctx, a, inside, file); err != nil {
+	for _, name := range files() {
+		data, err := os.ReadFile(name)
+		if err != nil {
 			return err
 		}
-		list = append(list, guestJob{
-			Name:    j.pkg + " " + j.run,
-			Command: []string{inside, "-test.v", "-test.run=" + j.run, "-test.timeout=" + jobLimit.String()},
-		})
+		a.add(name, data)
 	}
-	text, err := json.Marshal(list)
+	for _, k := range kernels {
+		for _, j := range k.jobs {
+			if j.pkg == "" || a.has(testFile(j.pkg)) {
+				continue
+			}
+			file := filepath.Join(work, "test")
+			if out, err := exec.CommandContext(ctx, "go", "test", "-c", "-tags", testTag, "-trimpath", "-ldflags", "-s -w", "-o", file, j.pkg).CombinedOutput(); err != nil {
+				return fmt.Errorf("compile the tests of %s: %w\n%s", j.pkg, err, out)
+			}
+			if err := addProgram(ctx, a, testFile(j.pkg), file); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// addCommands adds what this kernel runs.
+func (k *kernel) addCommands(a *archive) error {
+	var commands []command
+	for _, j := range k.jobs {
+		commands = append(commands, j.command())
+	}
+	text, err := json.Marshal(commands)
 	if err != nil {
 		return err
 	}
-	a.add(guestJobs, text)
+	a.add(guestCommands, text)
 	return nil
 }
 
@@ -119,10 +148,11 @@ func (k *kernel) addModules(ctx context.Context, a *archive) error {
 	a.addDirectory(guestModules)
 	added := map[string]bool{}
 	for lines := bufio.NewScanner(strings.NewReader(string(out))); lines.Scan(); {
-		verb, file, _ := strings.Cut(strings.TrimSpace(lines.Text()), " ")
-		if verb != "insmod" || added[file] { // the rest is part of the kernel
+		words := strings.Fields(lines.Text())        // insmod FILE OPTION...
+		if words[0] != "insmod" || added[words[1]] { // the rest is part of the kernel
 			continue
 		}
+		file := words[1]
 		data, err := readModule(ctx, file)
 		if err != nil {
 			return err

@@ -12,21 +12,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The last line that a machine prints.
+// What a machine prints for the program that started it: a line with the result
+// of each job, and its last line.
 const (
-	guestPassed = "guest: passed"
-	guestFailed = "guest: failed"
+	guestResult = "guest: result "
+	guestEnd    = "guest: end"
 )
 
 // guest is the first process of a machine. It runs the jobs and ends the
 // machine.
 func guest() {
-	result := guestPassed
 	if err := errors.Join(prepare(), runJobs()); err != nil {
 		fmt.Println("guest:", err)
-		result = guestFailed
 	}
-	fmt.Println(result)
+	fmt.Println(guestEnd)
 	if err := unix.Reboot(unix.LINUX_REBOOT_CMD_RESTART); err != nil {
 		fmt.Println("guest: reboot:", err)
 	}
@@ -75,24 +74,27 @@ func loadModules() error {
 
 // runJobs runs all jobs, also after one that failed.
 func runJobs() error {
-	text, err := os.ReadFile(guestJobs)
+	text, err := os.ReadFile(guestCommands)
 	if err != nil {
 		return err
 	}
-	var list []guestJob
-	if err := json.Unmarshal(text, &list); err != nil {
+	var commands []command
+	if err := json.Unmarshal(text, &commands); err != nil {
 		return err
 	}
-	var failed []error
-	for _, j := range list {
+	for _, c := range commands {
 		start := time.Now()
-		if err := execute(j.Command...); err != nil {
-			failed = append(failed, fmt.Errorf("%s: %w", j.Name, err))
-			continue
+		failed := execute(c.Argv...)
+		if failed != nil {
+			fmt.Printf("guest: %s: %v\n", c.Job, failed)
 		}
-		fmt.Printf("guest: %s: passed in %d s\n", j.Name, int(time.Since(start).Seconds()))
+		text, err := json.Marshal(result{Job: c.Job, Took: time.Since(start), Failed: failed != nil})
+		if err != nil {
+			return err
+		}
+		fmt.Printf("%s%s\n", guestResult, text)
 	}
-	return errors.Join(failed...)
+	return nil
 }
 
 func execute(command ...string) error {

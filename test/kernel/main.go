@@ -1,5 +1,5 @@
 // Kernel runs tests of this tree on other kernels, each in a virtual machine
-// that QEMU emulates. `make test-kernel` calls it with directories into which
+// that QEMU emulates. `make test-kernels` calls it with directories into which
 // a kernel and its modules are unpacked.
 //
 // The machine has no disk. It gets an initramfs with this program as its first
@@ -10,38 +10,15 @@ package main
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"os/signal"
 	"path/filepath"
+	"regexp"
+	"sync"
 	"syscall"
-	"time"
 )
-
-// job is some tests of one package.
-type job struct {
-	pkg  string // as go test takes it
-	tags string // as go test -tags takes it
-	run  string // as go test -run takes it
-}
-
-// jobs gives the tests that run on each kernel. Containers ping each other
-// through a GRE tunnel between two hosts. They reach the outside by a VLAN's
-// device on top of an uplink, and by an uplink on which frames have a priority
-// tag.
-func jobs() []job {
-	return []job{{
-		pkg: "./test", tags: "vlan",
-		run: "^(TestEndpointMTUFitsTheTunnel|TestVLANOfAnUplink|TestPriorityTags)$",
-	}}
-}
-
-// programs gives the programs that the jobs run.
-func programs() []string { return []string{"ip", "ping"} }
-
-// modules gives the parts of the kernel that the jobs need and that may be
-// modules.
-func modules() []string { return []string{"8021q", "bridge", "cls_bpf", "sch_ingress", "veth"} }
 
 const exitUsage = 2
 
@@ -50,18 +27,26 @@ func main() {
 		guest()
 		return
 	}
-	if len(os.Args) < 2 {
-		fmt.Fprintln(os.Stderr, "usage: kernel DIRECTORY...   with an unpacked kernel and its modules in each")
+	flag.Usage = func() {
+		fmt.Fprintln(os.Stderr, "usage: kernel [-all] [-only REGEXP] DIRECTORY...   with an unpacked kernel and its modules in each")
+		flag.PrintDefaults()
+	}
+	all := flag.Bool("all", false, "run all jobs, also those that take long")
+	only := flag.String("only", "", "run the jobs whose names match `REGEXP`, also those that take long")
+	flag.Parse()
+	names, err := regexp.Compile(*only)
+	if err != nil || flag.NArg() == 0 {
+		flag.Usage()
 		os.Exit(exitUsage)
 	}
-	if err := run(os.Args[1:]); err != nil {
+	if err := run(choice{*all || *only != "", names}, flag.Args()); err != nil {
 		fmt.Fprintln(os.Stderr, "kernel:", err)
 		os.Exit(1)
 	}
 }
 
-// run tests each kernel, also after one that failed.
-func run(directories []string) (err error) {
+// run tests all kernels at once, each on a processor of its own.
+func run(wanted choice, directories []string) (err error) {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	work, err := os.MkdirTemp("", "ebpnet-kernel-")
@@ -69,23 +54,27 @@ func run(directories []string) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(work)) }()
-	base := &archive{there: map[string]bool{}}
-	if err := addJobs(ctx, base, work); err != nil {
-		return err
-	}
-	var failed []error
-	for _, directory := range directories {
-		k, err := findKernel(directory)
-		if err != nil {
+	kernels := make([]*kernel, len(directories))
+	for i, directory := range directories {
+		if kernels[i], err = findKernel(directory); err != nil {
 			return err
 		}
-		fmt.Printf("== Linux %s\n", k.release)
-		start := time.Now()
-		if err := k.test(ctx, base, filepath.Join(work, "initramfs")); err != nil {
-			failed = append(failed, fmt.Errorf("kernel %s: %w", k.release, err))
-			continue
-		}
-		fmt.Printf("== Linux %s: passed in %d s\n", k.release, int(time.Since(start).Seconds()))
+		kernels[i].jobs = wanted.jobs(kernels[i].version)
 	}
+	base := &archive{there: map[string]bool{}}
+	if err := addTests(ctx, base, kernels, work); err != nil {
+		return err
+	}
+	failed := make([]error, len(kernels))
+	var machines sync.WaitGroup
+	for i, k := range kernels {
+		machines.Go(func() {
+			if err := k.test(ctx, base, filepath.Join(work, k.release)); err != nil {
+				failed[i] = fmt.Errorf("kernel %s: %w", k.release, err)
+			}
+		})
+	}
+	machines.Wait()
+	printResults(os.Stdout, kernels)
 	return errors.Join(failed...)
 }
