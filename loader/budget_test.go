@@ -21,7 +21,7 @@ import (
 // The limits of each program, on each kernel.
 const (
 	maxInstructions = 250_000 // that the verifier walks, of its 1,000,000
-	maxStack        = 480     // bytes of a chain of calls, of 512
+	maxStack        = 416     // bytes of a chain of calls, of 512
 	maxFrames       = 7       // functions of a chain of calls, of 8
 )
 
