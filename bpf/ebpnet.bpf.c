@@ -24,6 +24,7 @@
 #include "parse.h"
 #include "guard.h"
 #include "guard_shared.h"
+#include "count_command.h"
 #include "learn.h"
 #include "neigh.h"
 #include "offload.h"
@@ -418,6 +419,19 @@ int restore_flow(struct __sk_buff *skb)
 	if (bpf_skb_load_bytes(skb, sizeof(struct ethhdr), &flow, sizeof(flow)))
 		return REASON_MALFORMED;
 	return upkeep_restore(scratch, &flow);
+}
+
+/* Adds the counts of a struct count_command after an Ethernet header. Returns
+ * 0, or a reason. */
+SEC("tc")
+int add_counts(struct __sk_buff *skb)
+{
+	struct count_command command;
+
+	if (bpf_skb_load_bytes(skb, sizeof(struct ethhdr), &command,
+			       sizeof(command)))
+		return REASON_MALFORMED;
+	return count_command_run(&command);
 }
 
 /* Forgets the learned stations that match the struct learned_filter after an

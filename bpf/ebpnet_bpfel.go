@@ -528,6 +528,7 @@ const (
 	EbpnetMapTunnels               = "tunnels"
 	EbpnetMapUplinks               = "uplinks"
 	EbpnetMapWays                  = "ways"
+	EbpnetProgAddCounts            = "add_counts"
 	EbpnetProgEndFlows             = "end_flows"
 	EbpnetProgForgetLearned        = "forget_learned"
 	EbpnetProgFromEndpoint         = "from_endpoint"
@@ -601,6 +602,7 @@ type EbpnetSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type EbpnetProgramSpecs struct {
+	AddCounts     *ebpf.ProgramSpec `ebpf:"add_counts"`
 	EndFlows      *ebpf.ProgramSpec `ebpf:"end_flows"`
 	ForgetLearned *ebpf.ProgramSpec `ebpf:"forget_learned"`
 	FromEndpoint  *ebpf.ProgramSpec `ebpf:"from_endpoint"`
@@ -812,6 +814,7 @@ type EbpnetVariables struct {
 //
 // It can be passed to LoadEbpnetObjects or ebpf.CollectionSpec.LoadAndAssign.
 type EbpnetPrograms struct {
+	AddCounts     *ebpf.Program `ebpf:"add_counts"`
 	EndFlows      *ebpf.Program `ebpf:"end_flows"`
 	ForgetLearned *ebpf.Program `ebpf:"forget_learned"`
 	FromEndpoint  *ebpf.Program `ebpf:"from_endpoint"`
@@ -828,6 +831,7 @@ type EbpnetPrograms struct {
 
 func (p *EbpnetPrograms) Close() error {
 	return _EbpnetClose(
+		p.AddCounts,
 		p.EndFlows,
 		p.ForgetLearned,
 		p.FromEndpoint,

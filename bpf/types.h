@@ -510,6 +510,8 @@ enum {
 	MAX_OWNERS,
 	OWNER_TUNNELS = MAX_OWNERS, /* of limits: plus a tunnel's id */
 	MAX_LIMITED = OWNER_TUNNELS + MAX_TUNNELS,
+	OWNER_UNKNOWN =
+		0xffffffff, /* of an old flow; see upkeep_find_owner() */
 };
 
 /* How much an owner may have, as the user has set it. 0: the default. */

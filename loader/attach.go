@@ -266,7 +266,7 @@ func unloadSteps(dir string) []func() error {
 		func() error { return detachAllXDP(dir) },
 	}
 	for _, sub := range []string{
-		linksDirectory, programsDirectory + freshSuffix, mapsDirectory, mapsDirectory + freshSuffix, formerDirectory,
+		linksDirectory, programsDirectory + freshSuffix, mapsDirectory, mapsDirectory + freshSuffix, oldDirectory, formerDirectory, formatDirectory,
 	} {
 		steps = append(steps, func() error { return removePins(dir, sub) })
 	}

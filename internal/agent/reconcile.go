@@ -99,7 +99,7 @@ func (a *Agent) Reconcile() error {
 	if err := a.attachXDP(w.host, planned); err != nil {
 		return err
 	}
-	if err := a.finishResize(); err != nil {
+	if err := a.finishMigration(); err != nil {
 		return err
 	}
 	var announcing errgroup.Group
