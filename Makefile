@@ -208,10 +208,11 @@ bench-ci: build ## measure what bench/floors.go holds ebpnet to, and fail below 
 	$(build_bench)
 	@exec bin/bench --ci --json bin/bench-results/ci.json --svg bin/bench-results/ci
 
-generate: ## compile bpf/ and write its Go types
+generate: ## compile bpf/, write its Go types, and make the objects of the upgrade tests
 	$(call need,$(CLANG_PACKAGES))
 	$(need_clang)
 	go generate ./bpf
+	loader/testdata/other_layout.sh
 
 verify: ## regenerate, and fail if what is committed differs; check modules
 	$(call need,$(CLANG_PACKAGES))

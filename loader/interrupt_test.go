@@ -7,6 +7,8 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/cilium/ebpf"
+
 	"github.com/ebpnet/ebpnet/bpf"
 )
 
@@ -83,6 +85,11 @@ func killAfter(t testing.TB, dir string, c Config, steps int) {
 	t.Helper()
 	spec, err := bpf.LoadEbpnet()
 	must(t, err)
+	killSpecAfter(t, dir, spec, c, steps)
+}
+
+func killSpecAfter(t testing.TB, dir string, spec *ebpf.CollectionSpec, c Config, steps int) {
+	t.Helper()
 	u, err := prepare(dir, spec, c)
 	must(t, err)
 	for _, step := range u.steps()[:steps] {

@@ -231,6 +231,7 @@ func openOld(directory string) (_ *oldTable, err error) {
 		return nil, err
 	}
 	t.layout, err = tableLayout(described, &ebpf.MapSpec{}, "")
+	t.layout.kind = t.table.Type()
 	return t, err
 }
 

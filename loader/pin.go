@@ -152,6 +152,25 @@ func closeMaps(maps map[string]*ebpf.Map) {
 	}
 }
 
+// CountDevices counts the endpoints' devices of the datapath that is loaded,
+// also of one of another version: zero if none is.
+func CountDevices(dir string) (n int, err error) {
+	if err := checkFormat(dir); err != nil {
+		return 0, err
+	}
+	devices, err := openFormer(dir, bpf.EbpnetMapDevices)
+	if errors.Is(err, os.ErrNotExist) {
+		return 0, nil
+	}
+	if err == nil {
+		err = errors.Join(eachEntry(devices, func(_, _ []byte) error { n++; return nil }), devices.Close())
+	}
+	if err != nil {
+		return 0, fmt.Errorf("count the devices of %s: %w", dir, err)
+	}
+	return n, nil
+}
+
 // isSection tells whether a map is a section of constants, which belongs to
 // the programs that it was loaded with.
 func isSection(name string) bool { return strings.HasPrefix(name, ".") }

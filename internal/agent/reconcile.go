@@ -72,10 +72,8 @@ func (a *Agent) Reconcile() error {
 		return err
 	}
 	detour := detourOf(gateway, len(w.tunnels) > 0)
-	if len(w.tunnels) > 0 {
-		if err := a.attach([]attachment{detour}); err != nil {
-			return err
-		}
+	if err := a.addDetour(detour); err != nil {
+		return err
 	}
 	if err := a.tables.Replace(w.tablesFor(veths, napi, planned)); err != nil {
 		return err
@@ -300,6 +298,25 @@ func deleteEndpoint(tx *store.Tx, name string) error {
 func (a *Agent) isNew(gateway host.Gateway) (bool, error) {
 	linked, err := a.tables.Linked(loader.FromHost)
 	return len(linked) > 0 && !slices.Contains(linked, gateway.Far), err
+}
+
+// addDetour attaches the detour where it is missing: the tables must not lead
+// packets to it before. One that is there still has the tables of its own
+// program, which may be of another version.
+func (a *Agent) addDetour(detour attachment) error {
+	linked, err := a.tables.Linked(detour.hook)
+	if err != nil {
+		return err
+	}
+	for _, ifindex := range detour.devices {
+		if slices.Contains(linked, ifindex) {
+			continue
+		}
+		if err := a.tables.Attach(detour.hook, ifindex); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // attachment says which devices, by ifindex, are to have a hook's program.
