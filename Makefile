@@ -16,6 +16,8 @@ FRAMES ?= 10000000
 SEED ?= 13
 # How long each flood of attack-floods lasts.
 FLOODTIME ?= 5s
+# How often test-upgrades upgrades.
+UPGRADES ?= 10
 # More arguments for go test; `make test CGO_ENABLED=1 GOTESTFLAGS=-race`
 GOTESTFLAGS ?=
 # Without cgo by default: a static binary, and no need of a C compiler.
@@ -120,7 +122,7 @@ define need_clang
 	}
 endef
 
-.PHONY: build demo test fuzz-long attack-floods test-kernel bench bench-ci generate verify lint fmt install clean help
+.PHONY: build demo test fuzz-long attack-floods test-upgrades test-kernel bench bench-ci generate verify lint fmt install clean help
 
 build: ## bin/ebpnet (this is the default)
 	$(GO_BUILD) -ldflags '-s -w -X main.version=$(VERSION)' -o bin/ebpnet ./cmd/ebpnet
@@ -182,6 +184,11 @@ fuzz-long: ## send FRAMES=10000000 frames to every program, and check what leave
 attack-floods: build ## flood from a container in every way for FLOODTIME=5s each, and count what others lose (root)
 	$(need_root)
 	EBPNET_FLOODS=$(FLOODTIME) go test -count=1 -timeout 0 -run '^TestFloods$$' -v ./test/attack
+
+test-upgrades: build ## upgrade from the first release under load, UPGRADES=10 times (root)
+	$(need_root)
+	$(call need,$(TEST_PACKAGES))
+	EBPNET_UPGRADES=$(UPGRADES) go test -count=1 -timeout 0 -run '^TestUpgradeFromRelease$$' -v ./test
 
 test-kernel: build $(if $(filter 0,$(shell id -u)),$(KERNELS)) ## boot other kernels in QEMU and test there that ebpnet loads and passes packets (root)
 	$(need_root)
