@@ -63,6 +63,55 @@ func loadRelease(t testing.TB) *release {
 	return &release{c, dir}
 }
 
+// loadXDP loads and pins the release's program of XDP, with the maps of the
+// others.
+func (r *release) loadXDP(t testing.TB) *ebpf.Program {
+	t.Helper()
+	spec := compiled(t, "e41502a/xdp.o.gz")
+	shared := map[string]*ebpf.Map{}
+	for name, m := range spec.Maps {
+		if !isSection(name) {
+			shared[name] = r.Maps[name]
+			m.MaxEntries = r.Maps[name].MaxEntries()
+		}
+	}
+	c, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: shared})
+	must(t, err)
+	t.Cleanup(c.Close)
+	program := c.Programs[bpf.XdpProgXdpUplink]
+	must(t, program.Pin(filepath.Join(r.dir, programsDirectory, bpf.XdpProgXdpUplink)))
+	return program
+}
+
+// TestUpgradeOfTheReleaseWhereAttached replaces attached programs of version
+// e41502a, in the links that it made.
+func TestUpgradeOfTheReleaseWhereAttached(t *testing.T) {
+	t.Parallel()
+	old := loadRelease(t)
+	w := newWire(t)
+	before := &Objects{dir: old.dir, XDP: old.loadXDP(t)}
+	before.Programs.FromUplink = old.Programs[FromUplink.name]
+	w.Do(func() {
+		must(t, before.Attach(FromUplink, w.ifindex))
+		must(t, before.AttachXDP(w.ifindex, XDPNative))
+	})
+	o, err := Load(old.dir, Config{GatewayIfindex: 1, Flows: fewFlows, NeedXDP: true})
+	must(t, err)
+	t.Cleanup(func() { must(t, o.Close()) })
+	w.Do(func() {
+		must(t, o.Attach(FromUplink, w.ifindex))
+		must(t, o.AttachXDP(w.ifindex, XDPNative))
+	})
+	w.expectXDP(t, o, map[int]XDPMode{w.ifindex: XDPNative})
+	if got, want := w.xdp(t), programID(t, o.XDP); got != want {
+		t.Errorf("XDP program %d is attached, want %d", got, want)
+	}
+	if got, want := w.attached(t), []ebpf.ProgramID{programID(t, o.Programs.FromUplink)}; !slices.Equal(got, want) {
+		t.Errorf("programs %v are attached, want %v", got, want)
+	}
+	must(t, o.DetachXDP(w.ifindex))
+}
+
 // releaseFlow is the struct flow of version e41502a.
 type releaseFlow struct {
 	Opener, Answer bpf.EbpnetFlowKey
