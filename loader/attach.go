@@ -113,6 +113,46 @@ func (o *Objects) attachTCX(h Hook, ifindex int) error {
 	return detachClsact(h, ifindex)
 }
 
+// AttachInFront has the hook's program run before the older one that is on the
+// device: packets that it does not know go on to that. So the flows of both
+// programs' tables are known until Attach replaces the older one. False if the
+// kernel has no TCX, or if no program is there. The program in front goes with
+// RemoveFronts, or with this process.
+func (o *Objects) AttachInFront(h Hook, ifindex int) (bool, error) {
+	older, err := link.LoadPinnedLink(o.linkPath(h, ifindex), nil)
+	if errors.Is(err, os.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("open the link of %s to device %d: %w", h, ifindex, err)
+	}
+	defer older.Close()
+	if !linkedTo(older, ifindex) {
+		return false, nil
+	}
+	front, err := link.AttachTCX(link.TCXOptions{
+		Interface: ifindex, Program: o.program(h), Attach: ebpf.AttachTCXIngress, Anchor: link.BeforeLink(older),
+	})
+	if err != nil {
+		return false, fmt.Errorf("attach %s to device %d before the older one: %w", h, ifindex, err)
+	}
+	o.fronts = append(o.fronts, front)
+	return true, nil
+}
+
+// RemoveFronts removes the programs that AttachInFront has attached.
+func (o *Objects) RemoveFronts() error {
+	var err error
+	for _, front := range o.fronts {
+		err = errors.Join(err, front.Detach(), front.Close())
+	}
+	o.fronts = nil
+	if err != nil {
+		return fmt.Errorf("detach a program from the front: %w", err)
+	}
+	return nil
+}
+
 // linkedTo tells whether a link still holds the device.
 func linkedTo(l link.Link, ifindex int) bool {
 	info, err := l.Info()

@@ -152,7 +152,7 @@ func (o *Objects) oldFlowsOf(t *oldTable, updates bool) (found []candidate, err 
 			owner.write(record, ownerUnknown)
 		}
 		known, open, err := o.knows(record[key:key+keySize], state)
-		if err != nil || known && !(updates && established && open) {
+		if update := updates && established && open; err != nil || known && !update {
 			return err
 		}
 		found = append(found, candidate{record, established, oldSeen.read(value), known})

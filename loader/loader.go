@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 
 	"github.com/ebpnet/ebpnet/bpf"
@@ -69,13 +70,14 @@ type Objects struct {
 	XDP      *ebpf.Program // nil: see NoXDP
 	NoXDP    error         // why there is no XDP: ErrNoXDP, and the kernel's reason if this is from Load
 
-	dir  string
-	spec *ebpf.CollectionSpec
+	dir    string
+	spec   *ebpf.CollectionSpec
+	fronts []link.Link // see AttachInFront
 }
 
 // Close lets go of the file descriptors.
 func (o *Objects) Close() error {
-	return errors.Join(o.Maps.Close(), o.Programs.Close(), o.XDP.Close()) // nil closes too
+	return errors.Join(o.RemoveFronts(), o.Maps.Close(), o.Programs.Close(), o.XDP.Close()) // nil closes too
 }
 
 // Load loads the programs and pins them under dir in place of those that are

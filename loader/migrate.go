@@ -197,8 +197,8 @@ func learnedTables() []string {
 	}
 }
 
-// count says how the counts of a table are added: by which number of enum
-// count_table, see bpf/count_command.h.
+// countTables numbers the tables of counts, as enum count_table of
+// bpf/count_command.h does.
 func countTables() map[string]uint32 {
 	return map[string]uint32{
 		bpf.EbpnetMapDrops:         0,
@@ -209,7 +209,8 @@ func countTables() map[string]uint32 {
 	}
 }
 
-// notCounts are the numbers in tables of counts that count nothing.
+// isCount tells whether a number in a table of counts is a count: not the time
+// of a flood budget.
 func isCount(l leaf) bool { return l.name != "due" }
 
 // retireTables sees to it that tables that belong together are made again

@@ -73,8 +73,13 @@ func upgradeFromRelease(t *testing.T, program string) {
 		from *testutil.Netns
 		to   netip.Addr
 	}{
-		{p.web.Netns, p.underlay.IP4}, {p.web.Netns, p.underlay.IP6}, {p.web.Netns, gateway4},
-		{p.a.Netns, p.other.IP4}, {p.web.Netns, p.other.IP4}, {p.web.Netns, p.redis1.IP4}, {p.redis1.Netns, p.other.IP6},
+		{p.web.Netns, p.underlay.IP4},
+		{p.web.Netns, p.underlay.IP6},
+		{p.web.Netns, gateway4},
+		{p.a.Netns, p.other.IP4},
+		{p.web.Netns, p.other.IP4},
+		{p.web.Netns, p.redis1.IP4},
+		{p.redis1.Netns, p.other.IP6},
 	} {
 		pings = append(pings, ping.from.Start(t, "ping", "-n", "-q", "-i", "0.005", ping.to.String()))
 	}

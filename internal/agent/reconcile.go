@@ -91,13 +91,28 @@ func (a *Agent) Reconcile() error {
 		{loader.FromEndpoint, slices.Collect(maps.Values(veths))},
 		detour,
 	}
-	if err := a.attach(append(hooks, uplinkHooks(uplinks)...)); err != nil {
+	toUplink, fromUplink := uplinkHooks(uplinks)
+	inFront, err := a.attachInFront(fromUplink)
+	if err != nil {
+		return err
+	}
+	hooks = append(hooks, toUplink)
+	if !inFront {
+		hooks = append(hooks, fromUplink)
+	}
+	if err := a.attach(hooks); err != nil {
 		return err
 	}
 	if err := a.attachXDP(w.host, planned); err != nil {
 		return err
 	}
 	if err := a.finishMigration(); err != nil {
+		return err
+	}
+	if err := a.attach([]attachment{fromUplink}); err != nil {
+		return err
+	}
+	if err := a.tables.RemoveFronts(); err != nil {
 		return err
 	}
 	var announcing errgroup.Group
@@ -325,12 +340,28 @@ type attachment struct {
 	devices []int
 }
 
-func uplinkHooks(uplinks []host.Uplink) []attachment {
+func uplinkHooks(uplinks []host.Uplink) (to, from attachment) {
 	devices := make([]int, len(uplinks))
 	for i, u := range uplinks {
 		devices[i] = u.Ifindex
 	}
-	return []attachment{{loader.ToUplink, devices}, {loader.FromUplink, devices}}
+	return attachment{loader.ToUplink, devices}, attachment{loader.FromUplink, devices}
+}
+
+// attachInFront attaches a hook's program in front of the one of another
+// version, if all its devices have one: then answers find the flows of both
+// versions, whichever program opened them, until the tables are migrated.
+func (a *Agent) attachInFront(hook attachment) (bool, error) {
+	pending, err := a.tables.MigrationPending()
+	if err != nil || !pending {
+		return false, err
+	}
+	for _, ifindex := range hook.devices {
+		if attached, err := a.tables.AttachInFront(hook.hook, ifindex); err != nil || !attached {
+			return false, err
+		}
+	}
+	return true, nil
 }
 
 // attach attaches the current programs to the devices that are to have them,
