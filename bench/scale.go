@@ -81,7 +81,7 @@ func (l *lab) fill(here side, n size) {
 			if err := tables.PutTunnel(tunnel); err != nil {
 				return err
 			}
-			if err := tables.PutCarried(datapath.Carried{Tunnel: tunnel.ID, Network: firstID, Key: &key}); err != nil {
+			if err := tables.PutTunnelNetwork(datapath.TunnelNetwork{Tunnel: tunnel.ID, Network: firstID, Key: &key}); err != nil {
 				return err
 			}
 		}

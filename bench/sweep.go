@@ -90,9 +90,9 @@ func loadSweep() (_ *sweepTables, err error) {
 
 // flowAt is the established flow of a slot.
 func flowAt(slot uint32, seen uint64) (f bpf.EbpnetFlow) {
-	f.State, f.Seen, f.Mapping = bpf.EbpnetFlowStateFLOW_ANSWERED, seen, math.MaxUint32
-	f.Opener.Protocol, f.Opener.Network, f.Opener.Src.Word[3] = unix.IPPROTO_UDP, 1, slot
-	f.Answer.Protocol, f.Answer.Dst.Word[3] = unix.IPPROTO_UDP, slot
+	f.State, f.Seen, f.Mapping = bpf.EbpnetFlowStateFLOW_ESTABLISHED, seen, math.MaxUint32
+	f.Original.Protocol, f.Original.Network, f.Original.Src.Word[3] = unix.IPPROTO_UDP, 1, slot
+	f.Reply.Protocol, f.Reply.Dst.Word[3] = unix.IPPROTO_UDP, slot
 	return f
 }
 
@@ -123,7 +123,7 @@ func (t *sweepTables) indexIdle(n uint32) error {
 	if err := t.maps.Sweepers.Lookup(uint32(0), &sweeper); err != nil {
 		return err
 	}
-	first := sweeper.Hand
+	first := sweeper.Cursor
 	if first+n > t.maps.Flows.MaxEntries() {
 		first = 0
 		if err := t.maps.Sweepers.Put(uint32(0), bpf.EbpnetSweeper{}); err != nil {
@@ -132,10 +132,10 @@ func (t *sweepTables) indexIdle(n uint32) error {
 	}
 	return errors.Join(t.fillFlows(first, n, 1),
 		putBatches(t.maps.FlowIndex, first, n, func(slot uint32) (bpf.EbpnetFlowKey, bpf.EbpnetFlowRef) {
-			return flowAt(slot, 0).Opener, bpf.EbpnetFlowRef{Slot: slot, Side: bpf.EbpnetFlowSideFLOW_OPENER}
+			return flowAt(slot, 0).Original, bpf.EbpnetFlowRef{Slot: slot, Side: bpf.EbpnetFlowSideFLOW_ORIGINAL}
 		}),
 		putBatches(t.maps.FlowIndex, first, n, func(slot uint32) (bpf.EbpnetFlowKey, bpf.EbpnetFlowRef) {
-			return flowAt(slot, 0).Answer, bpf.EbpnetFlowRef{Slot: slot, Side: bpf.EbpnetFlowSideFLOW_ANSWER}
+			return flowAt(slot, 0).Reply, bpf.EbpnetFlowRef{Slot: slot, Side: bpf.EbpnetFlowSideFLOW_REPLY}
 		}))
 }
 

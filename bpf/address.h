@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* MAC and IP addresses. */
+/* IP addresses. */
 #ifndef EBPNET_ADDRESS_H
 #define EBPNET_ADDRESS_H
 
@@ -7,20 +7,10 @@
 
 #include <bpf/bpf_endian.h>
 
+#include "mac.h"
 #include "types.h"
 
 #define LINK_LOCAL_PREFIX 0xfe80
-#define MULTICAST_MAC	  0x01
-
-static __always_inline bool mac_equal(const struct mac *a, const struct mac *b)
-{
-	return !__builtin_memcmp(a, b, sizeof(*a));
-}
-
-static __always_inline bool mac_is_multicast(const struct mac *mac)
-{
-	return mac->byte[0] & MULTICAST_MAC;
-}
 
 static __always_inline bool
 address_equal(const struct address *a, const struct address *b)
@@ -51,7 +41,7 @@ static __always_inline bool address_is_unspecified(const struct address *a)
 	       (!a->word[2] || a->word[2] == bpf_htonl(0xffff));
 }
 
-/* RFC 1112, RFC 4291: a group, or (IPv4) what is reserved or a broadcast. */
+/* RFC 1112, RFC 4291: a multicast, reserved or broadcast address. */
 static __always_inline bool address_is_group(const struct address *a)
 {
 	if (address_is_ipv4(a))

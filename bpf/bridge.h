@@ -36,7 +36,7 @@ bridge_forward(struct __sk_buff *skb, struct packet *pkt,
 	if (reason)
 		return verdict_drop(skb, reason);
 	if (station->kind == STATION_LOCAL)
-		return bridge_deliver(skb, station);
+		return deliver_peer(skb, station);
 	verdict = tunnel_send(skb, pkt, network, station->tunnel, device);
 	if (verdict != TUNNEL_TOO_BIG)
 		return verdict;
@@ -58,7 +58,8 @@ bridge_forward(struct __sk_buff *skb, struct packet *pkt,
 
 /* Where copies of a frame go. */
 enum flood {
-	FLOOD_TUNNELS = 1, /* not set for frames out of one: prevents loops */
+	FLOOD_TUNNELS =
+		1, /* not set for frames out of a tunnel: prevents loops */
 	FLOOD_UNKNOWN = 2, /* unknown MAC: only to trunks and tunnels */
 };
 

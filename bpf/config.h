@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* Every knob. The loader sets them before load; they never change after. */
+/* The settings of the programs. The loader sets them before load. They do not
+ * change afterwards. */
 #ifndef EBPNET_CONFIG_H
 #define EBPNET_CONFIG_H
 
@@ -7,14 +8,14 @@
 
 #include "types.h"
 
-/* The near end of the host's own veth: where packets for the host go in. */
+/* The near end of the host's own veth. Packets for the host go in here. */
 const volatile __u32 gateway_ifindex = 0;
 /* Its far end. */
 const volatile __u32 datapath_ifindex = 0;
 const volatile struct mac gateway_mac = {};
 
-/* Byte by byte, as copying the whole lets the compiler forget that it is
- * volatile, and take it for the zeros that it is compiled with. */
+/* Copies byte by byte. A copy of the whole struct would not be volatile, and
+ * the compiler would use the zeros it knows. */
 static __always_inline struct mac config_gateway_mac(void)
 {
 	struct mac mac;
@@ -27,8 +28,8 @@ static __always_inline struct mac config_gateway_mac(void)
 /* Flags of bpf_fib_lookup() that this kernel knows. */
 const volatile __u32 fib_flags = 0;
 
-/* Flags for bpf_skb_adjust_room() after whose use an inner packet of either
- * family has the right skb->protocol; zero before kernel 6.3. */
+/* Flags for bpf_skb_adjust_room(): with them skb->protocol is right for an
+ * inner packet of either family. Zero before kernel 6.3. */
 const volatile __u32 decap_ipv4_flags = 0;
 const volatile __u32 decap_ipv6_flags = 0;
 
@@ -37,24 +38,24 @@ const volatile __u32 decap_ipv6_flags = 0;
 #define SECONDS 1000000000ULL
 const volatile __u64 tcp_established_timeout = 7440 * SECONDS;
 const volatile __u64 tcp_transitory_timeout = 240 * SECONDS;
-const volatile __u64 udp_answered_timeout = 300 * SECONDS;
-const volatile __u64 udp_unanswered_timeout = 120 * SECONDS;
+const volatile __u64 udp_established_timeout = 300 * SECONDS;
+const volatile __u64 udp_new_timeout = 120 * SECONDS;
 const volatile __u64 icmp_timeout = 60 * SECONDS;
 
-/* How long a station that was learned is known without a packet from it: IEEE
- * 802.1Q-2018, table 8-6. */
+/* How long a learned station stays without a packet from it: IEEE 802.1Q-2018,
+ * table 8-6. */
 const volatile __u64 learned_timeout = 300 * SECONDS;
 
 /* How many entries `flows` has, and how many of them may be half-open. */
 const volatile __u32 flow_slots = DEFAULT_FLOWS + MAX_HALF_OPEN;
 const volatile __u32 half_open_slots = MAX_HALF_OPEN;
 
-/* How long an ended flow's slot is left alone: longer than any program runs
- * that may have found it. Two ticks of a clock of 100 a second, as of the first
- * the end may be all that is left. */
+/* The grace period of an ended flow's slot: longer than any program runs that
+ * may have found it. It is two ticks of a clock with 100 ticks a second,
+ * because the first tick may be almost over. */
 const volatile __u64 flow_grace = 2 * SECONDS / 100;
 
-/* The host's ports that endpoints are masqueraded by, in host order. */
+/* The host's ports for masqueraded endpoints, in host order. */
 const volatile __u16 first_port = 1;
 const volatile __u16 last_port = 65535;
 

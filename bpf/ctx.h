@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * What a program is handed a packet as: a socket buffer in TC, a frame as the
- * device received it in XDP. The stages that run in both know it as ctx_t and
- * by the functions here; what includes them in XDP defines CTX_XDP first.
+ * The packet as a program gets it: a socket buffer in TC, the frame of the
+ * device in XDP. Stages that run in both use ctx_t and the functions here. An
+ * XDP program defines CTX_XDP before it includes them.
  */
 #ifndef EBPNET_CTX_H
 #define EBPNET_CTX_H

@@ -5,7 +5,7 @@
 
 #include "csum.h"
 #include "ctx.h"
-#include "index.h"
+#include "scratch.h"
 
 /* A part of a frame that is summed up. */
 struct ctx_sum {
@@ -25,7 +25,7 @@ static int ctx_sum_next(__u32 i, void *context)
 		return 1;
 	if (length > PIECE_SIZE)
 		length = PIECE_SIZE;
-	/* As it is; but so the verifier sees that it is not 0. */
+	/* This changes nothing, but shows the verifier that it is not 0. */
 	barrier_var(length);
 	length = ((length - 1) & (PIECE_SIZE - 1)) + 1;
 	__builtin_memset(scratch->piece, 0, sizeof(scratch->piece));
@@ -41,7 +41,7 @@ static int ctx_sum_next(__u32 i, void *context)
 /* Gives the checksum of @length bytes of the frame from @offset on; false if
  * they are not there. */
 static __noinline bool
-ctx_checksum(ctx_t *ctx, __u32 offset, __u32 length, __sum16 *checksum)
+ctx_sum_checksum(ctx_t *ctx, __u32 offset, __u32 length, __sum16 *checksum)
 {
 	struct ctx_sum sum = { .ctx = ctx, .offset = offset, .left = length };
 

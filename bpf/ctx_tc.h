@@ -17,8 +17,8 @@ typedef struct __sk_buff ctx_t;
 /* The VLAN's number in a tag. */
 #define VLAN_ID_MASK 0x0fff
 
-/* Not ours: to whatever comes after us on this hook. On TCX as on clsact the
- * value -1 hands a packet on. */
+/* Not ours: the next program on this hook gets the packet. The value is -1 on
+ * TCX and on clsact. */
 #define VERDICT_PASS TC_ACT_UNSPEC
 #define VERDICT_DROP TC_ACT_SHOT
 
@@ -38,14 +38,14 @@ static __always_inline __u32 ctx_ifindex(const ctx_t *ctx)
 	return ctx->ifindex;
 }
 
-/* The payload of a superframe's segments; 0 if it is none. */
+/* The payload of a superframe's segments; 0 for any other packet. */
 static __always_inline __u32 ctx_segment_size(const ctx_t *ctx)
 {
 	return ctx->gso_size;
 }
 
-/* How many packets a superframe stands for: the kernel forgets it when its
- * headers change in number. */
+/* How many packets a superframe stands for. The kernel clears this when headers
+ * are added or removed. */
 static __always_inline __u32 ctx_segments(const ctx_t *ctx)
 {
 	__u32 segments = ctx->gso_segs, size = ctx->gso_size;
@@ -72,7 +72,8 @@ static __always_inline void *ctx_end(const ctx_t *ctx)
 }
 
 /* Makes the first @length bytes of the packet, or all if it has less, readable
- * in place. They mostly are: to move them there may mean to copy the packet. */
+ * in place. Usually they are; otherwise the kernel may have to copy the packet.
+ * */
 static __always_inline bool ctx_reach(ctx_t *ctx, __u32 length)
 {
 	if (length > ctx->len)
@@ -87,30 +88,31 @@ ctx_load(const ctx_t *ctx, __u32 offset, void *to, __u32 length)
 	return bpf_skb_load_bytes(ctx, offset, to, length);
 }
 
-/* @flags: BPF_F_RECOMPUTE_CSUM where the device's checksum of the whole packet,
- * if there is one, has to follow. */
+/* @flags: BPF_F_RECOMPUTE_CSUM to update the device's checksum of the whole
+ * packet too. */
 static __always_inline long
 ctx_store(ctx_t *ctx, __u32 offset, const void *from, __u32 length, __u64 flags)
 {
 	return bpf_skb_store_bytes(ctx, offset, from, length, flags);
 }
 
-/* Mends the checksum of an IP header at @offset after a change of @size bytes.
- */
+/* Updates the checksum of an IP header at @offset after a change of @size
+ * bytes. */
 static __always_inline long
 ctx_mend_l3(ctx_t *ctx, __u32 offset, __u64 from, __u64 to, __u64 size)
 {
 	return bpf_l3_csum_replace(ctx, offset, from, to, size);
 }
 
-/* The same for a transport's; @flags are those of bpf_l4_csum_replace(). */
+/* The same for a transport checksum. @flags are those of bpf_l4_csum_replace().
+ * */
 static __always_inline long
 ctx_mend_l4(ctx_t *ctx, __u32 offset, __u64 from, __u64 to, __u64 flags)
 {
 	return bpf_l4_csum_replace(ctx, offset, from, to, flags);
 }
 
-/* Adds to the device's checksum of the whole packet, if there is one. */
+/* Adds to the device's checksum of the whole packet, if the packet has one. */
 static __always_inline void ctx_add_csum(ctx_t *ctx, __wsum diff)
 {
 	bpf_csum_update(ctx, diff);

@@ -15,7 +15,7 @@
 
 typedef struct xdp_md ctx_t;
 
-/* Not ours: to the kernel, and there to the programs in TC. */
+/* Not ours: the kernel gets the packet, and then the programs in TC. */
 #define VERDICT_PASS XDP_PASS
 #define VERDICT_DROP XDP_DROP
 
@@ -29,8 +29,8 @@ static __always_inline __u32 ctx_ifindex(const ctx_t *ctx)
 	return ctx->ingress_ifindex;
 }
 
-/* A driver hands on what was on the wire. Superframes come by generic XDP,
- * which does not tell them. */
+/* A driver passes frames as they were on the wire. Generic XDP also passes
+ * superframes, and does not mark them. */
 static __always_inline __u32 ctx_segment_size(const ctx_t *ctx)
 {
 	return 0;
@@ -59,14 +59,14 @@ static __always_inline void *ctx_end(const ctx_t *ctx)
 }
 
 /* Whether the frame has @length bytes; most have them in the first piece, which
- * tells without a call. */
+ * needs no call. */
 static __always_inline bool ctx_has(const ctx_t *ctx, __u32 length)
 {
 	return (__u64)(ctx_end(ctx) - ctx_data(ctx)) >= length ||
 	       length <= ctx_length(ctx);
 }
 
-/* More is never asked for; so that the verifier sees it. */
+/* Callers never ask for more. This shows it to the verifier. */
 #define MAX_IN_PLACE 256
 
 /* Whether the first @length bytes of the frame, or all if it has less, are
@@ -82,7 +82,7 @@ static __always_inline bool ctx_reach(ctx_t *ctx, __u32 length)
 	return all < length && all <= MAX_IN_PLACE && data + all <= end;
 }
 
-/* Where the @length bytes from @offset on are in place; NULL if they are not. */
+/* The @length bytes from @offset on in place; NULL if they are not in place. */
 static __always_inline void *
 ctx_at(const ctx_t *ctx, __u32 offset, __u32 length)
 {
@@ -110,8 +110,8 @@ ctx_load(const ctx_t *ctx, __u32 offset, void *to, __u32 length)
 	return bpf_xdp_load_bytes((ctx_t *)ctx, offset, to, length);
 }
 
-/* Only small frames are written to, which are in one piece. The flags are about
- * what only a socket buffer has. */
+/* Only small frames are written to, and they are in one piece. The flags matter
+ * only for a socket buffer. */
 static __always_inline long
 ctx_store(ctx_t *ctx, __u32 offset, const void *from, __u32 length, __u64 flags)
 {
@@ -123,8 +123,8 @@ ctx_store(ctx_t *ctx, __u32 offset, const void *from, __u32 length, __u64 flags)
 	return 0;
 }
 
-/* Mends the checksum at @offset: RFC 1624, equation 3. @size is that of @from
- * and @to; 0 if @to is their difference already. */
+/* Updates the checksum at @offset: RFC 1624, equation 3. @size is that of @from
+ * and @to; 0 if @to is the difference already. */
 static __always_inline long ctx_mend(ctx_t *ctx, __u32 offset, __u64 from,
 				     __u64 to, __u64 size, bool optional)
 {
@@ -142,7 +142,7 @@ static __always_inline long ctx_mend(ctx_t *ctx, __u32 offset, __u64 from,
 	sum += (__u16) ~*check;
 	*check = csum_fold((sum & 0xffff) + (sum >> 16 & 0xffff) + (sum >> 32));
 	if (optional && !*check)
-		*check = (__sum16)~0; /* zero would say that there is none */
+		*check = (__sum16)~0; /* zero means: no checksum */
 	return 0;
 }
 

@@ -1,65 +1,24 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* How a packet leaves: into an endpoint's namespace, or out of an uplink. */
+/* Delivery into the namespace of a local station. */
 #ifndef EBPNET_DELIVER_H
 #define EBPNET_DELIVER_H
 
 #include <linux/if_packet.h>
 
-#include "deliver_anew.h"
-#include "headers/uapi.h"
+#include "deliver_veth.h"
 #include "parse.h"
 #include "verdict.h"
 
-/* Hands the frame straight into the namespace of a local station. */
+/* Redirects the frame into the namespace of a local station. */
 static __always_inline int
-bridge_deliver(struct __sk_buff *skb, const struct station *station)
+deliver_peer(struct __sk_buff *skb, const struct station *station)
 {
-	/* The host's end of a veth takes a frame for the MAC of another
-	 * endpoint to be none of its business, and says so in pkt_type. */
+	/* The host's end of a veth sets pkt_type to PACKET_OTHERHOST if the
+	 * frame is for the MAC of another endpoint. */
 	if (skb->pkt_type != PACKET_HOST)
 		bpf_skb_change_type(skb, PACKET_HOST);
 	count_rx(&endpoint_stats, station->endpoint, skb);
 	return bpf_redirect_peer(station->ifindex, 0);
-}
-
-/*
- * The mark, in skb->tc_index, of what the datapath itself sends out of an
- * uplink, and of what to_uplink() has looked at. A packet still names the
- * socket of the container that it came from, which cannot be told there from
- * one of the host. The mark stays, as an uplink may stand on another one. It is
- * this host's alone, as the packet may come into the namespace of another; and
- * one of these addresses, as it is another packet of the host's when a tunnel
- * device has wrapped it.
- */
-static __always_inline __u16 route_mark(const struct __sk_buff *skb)
-{
-	struct mac mac = config_gateway_mac(); /* random: see the agent */
-	void *end = ctx_end(skb);
-	struct frame *frame = ctx_data(skb);
-	struct ipv6hdr *ip6 = (void *)(frame + 1);
-	struct iphdr *ip = (void *)(frame + 1);
-	__u32 mark = mac.byte[4] << 8 | mac.byte[5];
-
-	if ((void *)(ip + 1) > end)
-		return 1;
-	if (frame->ethertype == bpf_htons(ETH_P_IP))
-		mark ^= ip->saddr ^ ip->daddr;
-	else if ((void *)(ip6 + 1) <= end)
-		mark ^= ip6->saddr.s6_addr32[3] ^ ip6->daddr.s6_addr32[3];
-	mark = (mark ^ mark >> 16) & 0xffff;
-	return mark ? mark : 1; /* nobody has put 0 there */
-}
-
-/* Sends the packet out of the uplink; the kernel puts the Ethernet header on
- * and keeps its neighbor entry fresh. */
-static __always_inline int
-route_send(struct __sk_buff *skb, struct route *route)
-{
-	skb->tc_index = route_mark(skb);
-	if (!route->next.nh_family)
-		return bpf_redirect_neigh(route->ifindex, NULL, 0, 0);
-	return bpf_redirect_neigh(route->ifindex, &route->next,
-				  sizeof(route->next), 0);
 }
 
 #endif

@@ -22,6 +22,7 @@
 #include "verdict.h"
 #include "address.h"
 #include "parse.h"
+#include "packet.h"
 #include "guard.h"
 #include "guard_shared.h"
 #include "count_command.h"
@@ -44,7 +45,7 @@
 #include "forward.h"
 #include "gateway.h"
 #include "sweep.h"
-#include "upkeep.h"
+#include "flow_command.h"
 
 /* Sends the reply to an ARP or ND request back to its device. */
 static __always_inline int
@@ -92,7 +93,7 @@ to_unknown(struct __sk_buff *skb, struct packet *pkt,
 	   const struct device *device, const struct network *network)
 {
 	const struct station *station =
-		learn_find(device->network, &pkt->dst_mac);
+		fdb_lookup_learned(device->network, &pkt->dst_mac);
 
 	if (station && bridge_is_behind(skb, station))
 		return verdict_consume();
@@ -111,7 +112,7 @@ int from_endpoint(struct __sk_buff *skb)
 	const struct network *network;
 	const struct device *device;
 	enum neigh_result result;
-	struct packet *pkt = packet_new();
+	struct packet *pkt = scratch_new_packet();
 	enum reason reason;
 
 	if (!pkt)
@@ -153,7 +154,7 @@ int from_endpoint(struct __sk_buff *skb)
 		return bridge_flood(skb, device->network, network,
 				    FLOOD_TUNNELS, device->endpoint);
 	if (!gateway_is_meant(network, pkt)) {
-		station = learn_find_told(device->network, &pkt->dst_mac);
+		station = fdb_lookup_static(device->network, &pkt->dst_mac);
 		if (!station)
 			return to_unknown(skb, pkt, device, network);
 		if (bridge_is_behind(skb, station))
@@ -169,9 +170,10 @@ int from_endpoint(struct __sk_buff *skb)
 	return gateway_forward(skb, pkt, device, network);
 }
 
-/* Packets from the host to containers, which still tell here whether they came
- * in by a device: TC egress of the near end of the host's veth. The host may
- * send from any of its addresses, but it forwards nothing to containers. */
+/* Packets from the host to containers. Here the program can still see whether
+ * they came in by a device: TC egress of the near end of the host's veth. The
+ * host may send from any of its addresses, but it forwards nothing to
+ * containers. */
 SEC("tc")
 int to_gateway(struct __sk_buff *skb)
 {
@@ -193,7 +195,7 @@ int from_host(struct __sk_buff *skb)
 
 	if ((skb->mark & FRAGMENT_MARK_KIND) == FRAGMENT_MARK)
 		return fragment_go_on(skb);
-	pkt = packet_new();
+	pkt = scratch_new_packet();
 	if (!pkt)
 		return verdict_drop(skb, REASON_KERNEL_ERROR);
 	reason = parse_l3(skb, pkt, 0);
@@ -215,16 +217,16 @@ int from_host(struct __sk_buff *skb)
 		return verdict_drop(skb, REASON_UNKNOWN_PROTOCOL);
 	}
 
-	station = learn_find_neighbor(&pkt->dst);
+	station = neighbor_lookup(&pkt->dst);
 	if (!station || station->kind != STATION_LOCAL)
 		return verdict_drop(skb, REASON_UNKNOWN_DESTINATION);
 	if (!mac_equal(&pkt->dst_mac, &station->mac)) {
-		reason = bridge_readdress(skb, pkt, station,
-					  config_gateway_mac());
+		reason = deliver_veth_readdress(skb, pkt, station,
+						config_gateway_mac());
 		if (reason)
 			return verdict_drop(skb, reason);
 	}
-	return bridge_deliver(skb, station);
+	return deliver_peer(skb, station);
 }
 
 /* Frames on the detour into a tunnel, see tunnel.h: TC ingress of the near end
@@ -266,7 +268,7 @@ int from_uplink(struct __sk_buff *skb)
 		return VERDICT_PASS;
 	if (skb->vlan_present && bpf_skb_vlan_pop(skb))
 		return verdict_drop(skb, REASON_KERNEL_ERROR);
-	pkt = packet_new();
+	pkt = scratch_new_packet();
 	if (!pkt || parse_l3(skb, pkt, 0) ||
 	    (pkt->ethertype != bpf_htons(ETH_P_IP) &&
 	     pkt->ethertype != bpf_htons(ETH_P_IPV6)) ||
@@ -282,7 +284,7 @@ int from_uplink(struct __sk_buff *skb)
 		return overlay_deliver(skb, pkt, &origin);
 	}
 	if (packet_is_icmp_error(pkt)) {
-		tunnel_hear(skb, pkt);
+		tunnel_note_mtu(skb, pkt);
 		return forward_error_in(skb, pkt, NETWORK_OUTSIDE);
 	}
 	if (!fragment_find_ports(pkt, NETWORK_OUTSIDE,
@@ -296,7 +298,7 @@ int from_uplink(struct __sk_buff *skb)
 SEC("tc")
 int from_loopback(struct __sk_buff *skb)
 {
-	struct packet *pkt = packet_new();
+	struct packet *pkt = scratch_new_packet();
 
 	if (!pkt || parse_l3(skb, pkt, 0) ||
 	    (pkt->ethertype != bpf_htons(ETH_P_IP) &&
@@ -325,10 +327,10 @@ is_to_be_remembered(struct __sk_buff *skb, const struct packet *pkt)
 	       search_is_published(pkt->protocol, pkt->sport);
 }
 
-/* Whether the host may remember one flow more. An answer opens none, and what
- * is remembered, also if all of it is established, leaves others their share:
- * strangers with any source can have the host answer from such a number, and
- * acknowledge what they send. */
+/* Whether the host may open one more flow. A reply opens none. The host's flows
+ * leave others their share, also if all are established: a sender outside can
+ * use any source address, make the host reply from such a port, and acknowledge
+ * the reply. */
 static __always_inline bool may_be_remembered(const struct packet *pkt)
 {
 	const struct flow_share *own = share_of(OWNER_HOST),
@@ -347,7 +349,7 @@ static __always_inline bool may_be_remembered(const struct packet *pkt)
 SEC("tc")
 int to_uplink(struct __sk_buff *skb)
 {
-	__u16 mark = route_mark(skb);
+	__u16 mark = route_send_mark(skb);
 	struct scratch *scratch;
 	struct packet *pkt;
 	enum reason reason;
@@ -356,7 +358,7 @@ int to_uplink(struct __sk_buff *skb)
 	if (skb->tc_index == mark || vlan_is_tagged(skb))
 		return VERDICT_PASS;
 	skb->tc_index = mark;
-	pkt = packet_new();
+	pkt = scratch_new_packet();
 	if (!pkt || parse_l3(skb, pkt, 0) ||
 	    (pkt->ethertype != bpf_htons(ETH_P_IP) &&
 	     pkt->ethertype != bpf_htons(ETH_P_IPV6)) ||
@@ -375,7 +377,7 @@ int to_uplink(struct __sk_buff *skb)
 	    (!is_to_be_remembered(skb, pkt) || !may_be_remembered(pkt)))
 		return VERDICT_PASS;
 	reason = masquerade_host(skb, pkt, scratch);
-	/* If there is no room for its flow, it leaves as it is. */
+	/* Without room for its flow, the packet leaves unchanged. */
 	if (reason && needed)
 		return verdict_drop(skb, reason);
 	return VERDICT_PASS;
@@ -419,7 +421,7 @@ int restore_flow(struct __sk_buff *skb)
 		return REASON_KERNEL_ERROR;
 	if ((void *)(flow + 1) > (void *)(long)skb->data_end)
 		return REASON_MALFORMED;
-	return upkeep_restore(scratch, flow);
+	return flow_command_restore(scratch, flow);
 }
 
 /* Adds the counts of a struct count_command after an Ethernet header. Returns
@@ -463,13 +465,13 @@ int end_flows(struct __sk_buff *skb)
 			       sizeof(scratch->filter)))
 		return REASON_MALFORMED;
 	if (!scratch->filter.endpoint) {
-		bpf_loop(scratch->filter.count, upkeep_end_slot, NULL, 0);
+		bpf_loop(scratch->filter.count, flow_command_end_slot, NULL, 0);
 		return REASON_NONE;
 	}
 	if (!scratch->filter.first)
 		scratch->filter.first =
 			flow_list_first(scratch->filter.endpoint);
-	bpf_loop(scratch->filter.count, upkeep_end_listed, NULL, 0);
+	bpf_loop(scratch->filter.count, flow_command_end_listed, NULL, 0);
 	return bpf_skb_store_bytes(skb, sizeof(struct ethhdr), &scratch->filter,
 				   sizeof(scratch->filter), 0) ?
 		       REASON_KERNEL_ERROR :

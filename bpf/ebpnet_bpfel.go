@@ -25,12 +25,26 @@ const (
 	EbpnetAllowALLOW_ROUTER      EbpnetAllow = 2
 )
 
-type EbpnetCarriedKey struct {
-	_      structs.HostLayout
-	Tunnel uint32
-	Key    uint32
-	Keyed  uint8
-	Pad    [3]uint8
+type EbpnetCachedRoute struct {
+	_     structs.HostLayout
+	Found uint64
+	Src   EbpnetAddress
+	Dst   EbpnetAddress
+	Route struct {
+		_       structs.HostLayout
+		Ifindex uint32
+		Mtu     uint32
+		Source  EbpnetAddress
+		Next    struct {
+			_        structs.HostLayout
+			NhFamily uint32
+			Ipv4Nh   uint32
+			_        [12]byte
+		}
+		Pad uint32
+	}
+	Reason EbpnetReason
+	Pad    uint32
 }
 
 type EbpnetCounter struct {
@@ -77,25 +91,25 @@ type EbpnetFloodBudget struct {
 }
 
 type EbpnetFlow struct {
-	_        structs.HostLayout
-	Opener   EbpnetFlowKey
-	Answer   EbpnetFlowKey
-	Opened   uint64
-	Seen     uint64
-	Sent     [2]EbpnetCounter
-	Mapping  uint32
-	Users    uint32
-	Turn     uint32
-	Flags    EbpnetFlowFlag
-	State    EbpnetFlowState
-	Uplink   uint32
-	Sequence uint32
-	Revision uint32
-	Owner    uint32
-	Server   uint32
-	PlaceOwn uint32
-	PlaceAll uint32
-	Links    [2]struct {
+	_          structs.HostLayout
+	Original   EbpnetFlowKey
+	Reply      EbpnetFlowKey
+	Opened     uint64
+	Seen       uint64
+	Sent       [2]EbpnetCounter
+	Mapping    uint32
+	Users      uint32
+	HalfOpenAt uint32
+	Flags      EbpnetFlowFlag
+	State      EbpnetFlowState
+	Uplink     uint32
+	Sequence   uint32
+	Revision   uint32
+	Owner      uint32
+	Server     uint32
+	PlaceOwn   uint32
+	PlaceAll   uint32
+	Links      [2]struct {
 		_      structs.HostLayout
 		Before uint32
 		After  uint32
@@ -124,12 +138,12 @@ type EbpnetFlowFilter struct {
 type EbpnetFlowFlag uint32
 
 const (
-	EbpnetFlowFlagFLOW_OPENER_FIN EbpnetFlowFlag = 1
-	EbpnetFlowFlagFLOW_ANSWER_FIN EbpnetFlowFlag = 2
-	EbpnetFlowFlagFLOW_OPENER_RST EbpnetFlowFlag = 4
-	EbpnetFlowFlagFLOW_ANSWER_RST EbpnetFlowFlag = 8
-	EbpnetFlowFlagFLOW_REPLIED    EbpnetFlowFlag = 16
-	EbpnetFlowFlagFLOW_HANDSHAKEN EbpnetFlowFlag = 32
+	EbpnetFlowFlagFLOW_ORIGINAL_FIN EbpnetFlowFlag = 1
+	EbpnetFlowFlagFLOW_REPLY_FIN    EbpnetFlowFlag = 2
+	EbpnetFlowFlagFLOW_ORIGINAL_RST EbpnetFlowFlag = 4
+	EbpnetFlowFlagFLOW_REPLY_RST    EbpnetFlowFlag = 8
+	EbpnetFlowFlagFLOW_REPLIED      EbpnetFlowFlag = 16
+	EbpnetFlowFlagFLOW_HANDSHAKEN   EbpnetFlowFlag = 32
 )
 
 type EbpnetFlowKey struct {
@@ -164,21 +178,21 @@ type EbpnetFlowShare struct {
 type EbpnetFlowSide uint32
 
 const (
-	EbpnetFlowSideFLOW_OPENER  EbpnetFlowSide = 0
-	EbpnetFlowSideFLOW_ANSWER  EbpnetFlowSide = 1
-	EbpnetFlowSideFLOW_MAPPING EbpnetFlowSide = 2
+	EbpnetFlowSideFLOW_ORIGINAL EbpnetFlowSide = 0
+	EbpnetFlowSideFLOW_REPLY    EbpnetFlowSide = 1
+	EbpnetFlowSideFLOW_MAPPING  EbpnetFlowSide = 2
 )
 
 type EbpnetFlowState uint32
 
 const (
-	EbpnetFlowStateFLOW_FREE      EbpnetFlowState = 0
-	EbpnetFlowStateFLOW_CLAIMED   EbpnetFlowState = 1
-	EbpnetFlowStateFLOW_HALF_OPEN EbpnetFlowState = 2
-	EbpnetFlowStateFLOW_ANSWERED  EbpnetFlowState = 3
-	EbpnetFlowStateFLOW_REVOKED   EbpnetFlowState = 4
-	EbpnetFlowStateFLOW_ENDED     EbpnetFlowState = 5
-	EbpnetFlowStateFLOW_DEAD      EbpnetFlowState = 6
+	EbpnetFlowStateFLOW_FREE        EbpnetFlowState = 0
+	EbpnetFlowStateFLOW_CLAIMED     EbpnetFlowState = 1
+	EbpnetFlowStateFLOW_HALF_OPEN   EbpnetFlowState = 2
+	EbpnetFlowStateFLOW_ESTABLISHED EbpnetFlowState = 3
+	EbpnetFlowStateFLOW_REVOKED     EbpnetFlowState = 4
+	EbpnetFlowStateFLOW_ENDED       EbpnetFlowState = 5
+	EbpnetFlowStateFLOW_DEAD        EbpnetFlowState = 6
 )
 
 type EbpnetFragmentPlace struct {
@@ -403,8 +417,8 @@ type EbpnetSweeper struct {
 		_ structs.HostLayout
 		_ [16]byte
 	}
-	Hand uint32
-	Pad  uint32
+	Cursor uint32
+	Pad    uint32
 }
 
 type EbpnetTraffic struct {
@@ -446,6 +460,14 @@ const (
 	EbpnetTunnelFlagTUNNEL_COPY_DSCP    EbpnetTunnelFlag = 8
 )
 
+type EbpnetTunnelNetworkKey struct {
+	_      structs.HostLayout
+	Tunnel uint32
+	Key    uint32
+	Keyed  uint8
+	Pad    [3]uint8
+}
+
 type EbpnetTunnelPath struct {
 	_        structs.HostLayout
 	Lowered  uint64
@@ -464,32 +486,11 @@ type EbpnetUplink struct {
 	Ipv6    EbpnetAddress
 }
 
-type EbpnetWay struct {
-	_     structs.HostLayout
-	Found uint64
-	Src   EbpnetAddress
-	Dst   EbpnetAddress
-	Route struct {
-		_       structs.HostLayout
-		Ifindex uint32
-		Mtu     uint32
-		Source  EbpnetAddress
-		Next    struct {
-			_        structs.HostLayout
-			NhFamily uint32
-			Ipv4Nh   uint32
-			_        [12]byte
-		}
-		Pad uint32
-	}
-	Reason EbpnetReason
-	Pad    uint32
-}
-
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	EbpnetMapBroadcasts            = "broadcasts"
 	EbpnetMapCarried               = "carried"
 	EbpnetMapDatagrams             = "datagrams"
 	EbpnetMapDevices               = "devices"
@@ -556,8 +557,8 @@ const (
 	EbpnetVarLearnedTimeout        = "learned_timeout"
 	EbpnetVarTcpEstablishedTimeout = "tcp_established_timeout"
 	EbpnetVarTcpTransitoryTimeout  = "tcp_transitory_timeout"
-	EbpnetVarUdpAnsweredTimeout    = "udp_answered_timeout"
-	EbpnetVarUdpUnansweredTimeout  = "udp_unanswered_timeout"
+	EbpnetVarUdpEstablishedTimeout = "udp_established_timeout"
+	EbpnetVarUdpNewTimeout         = "udp_new_timeout"
 )
 
 // LoadEbpnet returns the embedded CollectionSpec for Ebpnet.
@@ -621,6 +622,7 @@ type EbpnetProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type EbpnetMapSpecs struct {
+	Broadcasts     *ebpf.MapSpec `ebpf:"broadcasts"`
 	Carried        *ebpf.MapSpec `ebpf:"carried"`
 	Datagrams      *ebpf.MapSpec `ebpf:"datagrams"`
 	Devices        *ebpf.MapSpec `ebpf:"devices"`
@@ -680,8 +682,8 @@ type EbpnetVariableSpecs struct {
 	LearnedTimeout        *ebpf.VariableSpec `ebpf:"learned_timeout"`
 	TcpEstablishedTimeout *ebpf.VariableSpec `ebpf:"tcp_established_timeout"`
 	TcpTransitoryTimeout  *ebpf.VariableSpec `ebpf:"tcp_transitory_timeout"`
-	UdpAnsweredTimeout    *ebpf.VariableSpec `ebpf:"udp_answered_timeout"`
-	UdpUnansweredTimeout  *ebpf.VariableSpec `ebpf:"udp_unanswered_timeout"`
+	UdpEstablishedTimeout *ebpf.VariableSpec `ebpf:"udp_established_timeout"`
+	UdpNewTimeout         *ebpf.VariableSpec `ebpf:"udp_new_timeout"`
 }
 
 // EbpnetObjects contains all objects after they have been loaded into the kernel.
@@ -704,6 +706,7 @@ func (o *EbpnetObjects) Close() error {
 //
 // It can be passed to LoadEbpnetObjects or ebpf.CollectionSpec.LoadAndAssign.
 type EbpnetMaps struct {
+	Broadcasts     *ebpf.Map `ebpf:"broadcasts"`
 	Carried        *ebpf.Map `ebpf:"carried"`
 	Datagrams      *ebpf.Map `ebpf:"datagrams"`
 	Devices        *ebpf.Map `ebpf:"devices"`
@@ -746,6 +749,7 @@ type EbpnetMaps struct {
 
 func (m *EbpnetMaps) Close() error {
 	return _EbpnetClose(
+		m.Broadcasts,
 		m.Carried,
 		m.Datagrams,
 		m.Devices,
@@ -806,8 +810,8 @@ type EbpnetVariables struct {
 	LearnedTimeout        *ebpf.Variable `ebpf:"learned_timeout"`
 	TcpEstablishedTimeout *ebpf.Variable `ebpf:"tcp_established_timeout"`
 	TcpTransitoryTimeout  *ebpf.Variable `ebpf:"tcp_transitory_timeout"`
-	UdpAnsweredTimeout    *ebpf.Variable `ebpf:"udp_answered_timeout"`
-	UdpUnansweredTimeout  *ebpf.Variable `ebpf:"udp_unanswered_timeout"`
+	UdpEstablishedTimeout *ebpf.Variable `ebpf:"udp_established_timeout"`
+	UdpNewTimeout         *ebpf.Variable `ebpf:"udp_new_timeout"`
 }
 
 // EbpnetPrograms contains all programs after they have been loaded into the kernel.

@@ -47,8 +47,8 @@ ecn_set(ctx_t *ctx, struct packet *pkt, enum ecn ecn)
 	return REASON_NONE;
 }
 
-/* Brings the mark of an outer packet with type of service @outer over to the
- * inner one: RFC 6040, 4.2, figure 4. */
+/* Copies the mark of an outer packet with type of service @outer to the inner
+ * packet: RFC 6040, 4.2, figure 4. */
 static __always_inline enum reason
 ecn_decapsulate(ctx_t *ctx, struct packet *pkt, __u8 outer)
 {

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * Storm control: how many copies of frames are flooded for an endpoint, or for
- * what comes out of a tunnel. Copies are counted and not frames, as each takes
- * its time. RFC-conformant ARP, ND, mDNS and DHCP of an endpoint is a few
- * frames a second, and a few dozen when it starts; to a network of 1,000
- * members the default lets pass 50 frames a second, and 100 at once.
+ * Storm control: limits the copies of flooded frames from an endpoint or out of
+ * a tunnel. It counts copies, not frames, because each copy costs time. ARP,
+ * ND, mDNS and DHCP of an endpoint send a few frames a second, and a few dozen
+ * at its start. On a network of 1,000 members the default passes 50 frames a
+ * second, and 100 at once.
  */
 #ifndef EBPNET_FLOOD_H
 #define EBPNET_FLOOD_H
@@ -12,12 +12,12 @@
 #include "config.h"
 #include "limits.h"
 
-/* A payer may have the copies of this time made at once. */
+/* A payer may send the copies of this time at once. */
 #define FLOOD_BURST (2 * SECONDS)
 
-/* Who pays for what comes out of a tunnel: each network there has a budget, so
- * that a flood in one keeps nothing from others. With more than TUNNEL_FLOODERS
- * networks some share one. */
+/* The payer for frames out of a tunnel. Each network there has its own budget,
+ * so a flood in one does not stop others. With more than TUNNEL_FLOODERS
+ * networks, some share a budget. */
 static __always_inline __u32 flood_payer_tunnel(__u32 tunnel, __u32 network)
 {
 	return MAX_LOCAL_ENDPOINTS + tunnel * TUNNEL_FLOODERS +
@@ -38,7 +38,7 @@ static __always_inline __u64 flood_interval(__u32 payer)
 	return SECONDS / (local ? FLOODS_OF_ENDPOINT : FLOODS_OF_TUNNEL);
 }
 
-/* Whether the payer may have a frame flooded now. */
+/* Whether the payer may flood a frame now. */
 static __always_inline bool flood_is_due(struct flood_budget *budget)
 {
 	if (budget->due <= bpf_ktime_get_coarse_ns() + FLOOD_BURST)
@@ -47,7 +47,7 @@ static __always_inline bool flood_is_due(struct flood_budget *budget)
 	return false;
 }
 
-/* Charges the payer for copies that were made. */
+/* Charges the payer for copies. */
 static __always_inline void
 flood_pay(struct flood_budget *budget, __u32 payer, __u32 copies)
 {

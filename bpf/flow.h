@@ -4,10 +4,10 @@
  * kernel sweeps the table, so flows end without any process.
  *
  * A flow stays half-open until both sides have confirmed it; sending alone does
- * not confirm it. A TCP flow is confirmed when the opener acknowledges the
- * sequence number of the answer. Another flow is confirmed by the answer. If
- * the opener is outside, its address may be forged; then its next packet after
- * the answer confirms the flow.
+ * not confirm it. A TCP flow is confirmed when the original side acknowledges
+ * the sequence number of the reply. Another flow is confirmed by the reply. If
+ * the original side is outside, its address may be forged; then its next packet
+ * after the reply confirms the flow.
  *
  * An established flow never ends to make room for another. Half-open flows have
  * places of their own and displace each other. Each owner has a share of both:
@@ -20,101 +20,98 @@
 #ifndef EBPNET_FLOW_H
 #define EBPNET_FLOW_H
 
-#include "flow_list.h"
-#include "mapping.h"
-#include "ports.h"
+#include "half_open.h"
 #include "verdict.h"
-
-#define CLOCK_MONOTONIC 1
 
 static __always_inline __u64 flow_timeout(const struct flow *flow)
 {
-	const __u32 closed = FLOW_OPENER_FIN | FLOW_ANSWER_FIN;
-	bool answered = flow->state == FLOW_ANSWERED;
+	const __u32 closed = FLOW_ORIGINAL_FIN | FLOW_REPLY_FIN;
+	bool established = flow->state == FLOW_ESTABLISHED;
 	__u32 flags = flow->flags;
 
-	switch (flow->opener.protocol) {
+	switch (flow->original.protocol) {
 	case IPPROTO_TCP:
-		if (answered && flags & FLOW_HANDSHAKEN &&
+		if (established && flags & FLOW_HANDSHAKEN &&
 		    (flags & closed) != closed &&
-		    !(flags & (FLOW_OPENER_RST | FLOW_ANSWER_RST)))
+		    !(flags & (FLOW_ORIGINAL_RST | FLOW_REPLY_RST)))
 			return tcp_established_timeout;
 		return tcp_transitory_timeout;
 	case IPPROTO_UDP:
 	case IPPROTO_SCTP: /* has heartbeats every 30 seconds */
-		return answered ? udp_answered_timeout : udp_unanswered_timeout;
+		return established ? udp_established_timeout : udp_new_timeout;
 	}
 	return icmp_timeout;
 }
 
-/* How far the opener's acknowledgment may be beyond the sequence number of the
- * last answer: the largest window without scaling (RFC 9293). One guess in
- * 65,536 hits it. */
+/* How far the acknowledgment of the original side may be beyond the sequence
+ * number of the last reply: the largest window without scaling (RFC 9293). One
+ * guess in 65,536 hits it. */
 #define MAX_ACKNOWLEDGED 65535
 
 /* Whether the packet confirms a half-open flow. */
 static __always_inline bool
-flow_is_answered(const struct flow *flow, const struct packet *pkt,
-		 enum flow_side side)
+flow_is_confirmed(const struct flow *flow, const struct packet *pkt,
+		  enum flow_side side)
 {
 	if (pkt->protocol == IPPROTO_TCP)
 		return flow->flags & FLOW_HANDSHAKEN;
-	if (flow->opener.network == NETWORK_OUTSIDE)
-		return side == FLOW_OPENER && flow->flags & FLOW_REPLIED;
-	return side == FLOW_ANSWER;
+	if (flow->original.network == NETWORK_OUTSIDE)
+		return side == FLOW_ORIGINAL && flow->flags & FLOW_REPLIED;
+	return side == FLOW_REPLY;
 }
 
 /* Marks the half-open flow in @slot as established, and gives back its place in
  * `half_open`. If its owner's share is used up the flow stays half-open, unless
  * it is @restored: it was established in the old tables. */
-static __noinline void flow_settle(struct flow *flow, __u32 slot, bool restored)
+static __noinline void
+flow_establish(struct flow *flow, __u32 slot, bool restored)
 {
-	__u32 at = flow->turn, owner = flow->owner, *turn;
+	__u32 at = flow->half_open_at, owner = flow->owner, *place;
 
 	if (restored)
 		share_count(owner, 1);
-	else if (!share_take(owner))
+	else if (!share_reserve(owner))
 		return;
 	if (__sync_val_compare_and_swap(&flow->state, FLOW_HALF_OPEN,
-					FLOW_ANSWERED) != FLOW_HALF_OPEN) {
+					FLOW_ESTABLISHED) != FLOW_HALF_OPEN) {
 		share_count(owner, -1);
 		return;
 	}
 	share_count_half_open(owner, -1);
-	turn = bpf_map_lookup_elem(&half_open, &at);
-	if (turn)
-		__sync_val_compare_and_swap(turn, slot + 1, 0);
+	place = bpf_map_lookup_elem(&half_open, &at);
+	if (place)
+		__sync_val_compare_and_swap(place, slot + 1, 0);
 }
 
-/* Updates the flow in @slot for a packet of it. */
+/* Updates the flow in @slot for one of its packets. */
 static __always_inline void
-flow_touch(ctx_t *ctx, struct flow *flow, __u32 slot, const struct packet *pkt,
-	   enum flow_side side)
+flow_update(ctx_t *ctx, struct flow *flow, __u32 slot, const struct packet *pkt,
+	    enum flow_side side)
 {
 	__u64 now = bpf_ktime_get_coarse_ns();
 	__u32 set = 0, clear = 0;
 
-	counter_add(&flow->sent[side == FLOW_ANSWER], ctx);
+	count_add(&flow->sent[side == FLOW_REPLY], ctx);
 	if (now - flow->seen > SECONDS)
 		flow->seen = now;
-	if (side == FLOW_ANSWER && !(pkt->tcp_flags & TCP_RST))
+	if (side == FLOW_REPLY && !(pkt->tcp_flags & TCP_RST))
 		set |= FLOW_REPLIED;
 	if (pkt->protocol == IPPROTO_TCP && pkt->fragment != FRAGMENT_LATER) {
 		if (pkt->tcp_flags & TCP_FIN)
-			set |= FLOW_OPENER_FIN << side;
+			set |= FLOW_ORIGINAL_FIN << side;
 		if (pkt->tcp_flags & TCP_RST)
-			set |= FLOW_OPENER_RST << side;
+			set |= FLOW_ORIGINAL_RST << side;
 		else /* this side did not send an earlier reset */
-			clear |= FLOW_OPENER_RST << side;
+			clear |= FLOW_ORIGINAL_RST << side;
 		/* A new connection uses the same ports. */
 		if ((pkt->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN &&
-		    side == FLOW_OPENER)
+		    side == FLOW_ORIGINAL)
 			clear = ~set;
-		else if (side == FLOW_OPENER && pkt->tcp_flags & TCP_ACK &&
+		else if (side == FLOW_ORIGINAL && pkt->tcp_flags & TCP_ACK &&
 			 flow->flags & FLOW_REPLIED &&
 			 pkt->acknowledged - flow->sequence <= MAX_ACKNOWLEDGED)
 			set |= FLOW_HANDSHAKEN;
-		if (side == FLOW_ANSWER && !(flow->flags & FLOW_HANDSHAKEN))
+		if (side == FLOW_REPLY && !(flow->flags & FLOW_HANDSHAKEN))
 			flow->sequence =
 				pkt->sequence + !!(pkt->tcp_flags & TCP_SYN);
 	}
@@ -122,237 +119,8 @@ flow_touch(ctx_t *ctx, struct flow *flow, __u32 slot, const struct packet *pkt,
 		__sync_fetch_and_and(&flow->flags, ~clear);
 	if (set & ~flow->flags)
 		__sync_fetch_and_or(&flow->flags, set);
-	if (flow->state == FLOW_HALF_OPEN && flow_is_answered(flow, pkt, side))
-		flow_settle(flow, slot, false);
-}
-
-/* Whether a flow in @state can be ended: nobody has ended it yet. */
-static __always_inline bool flow_can_end(enum flow_state state)
-{
-	return state == FLOW_HALF_OPEN || state == FLOW_ANSWERED ||
-	       state == FLOW_REVOKED;
-}
-
-/* Takes the keys of the flow in @slot out of the index. */
-static __always_inline void flow_unindex(const struct flow *flow, __u32 slot)
-{
-	barrier_var(flow); /* keeps the keys' addresses off the stack */
-	flow_index_remove(&flow->opener, slot);
-	flow_index_remove(&flow->answer, slot);
-}
-
-/* Ends the flow in @slot if it is in @state: the index forgets its packets.
- * False if the flow is in another state, or if @state is that of a flow that
- * another CPU has just ended. */
-static __always_inline bool
-flow_end(struct flow *flow, __u32 slot, enum flow_state state)
-{
-	__u32 mapping;
-	bool left_lists;
-
-	if (!flow_can_end(state))
-		return false;
-	if (__sync_val_compare_and_swap(&flow->state, state, FLOW_ENDED) !=
-	    state)
-		return false;
-	flow_unindex(flow, slot);
-	left_lists = flow_list_remove(slot);
-	mapping = flow->mapping;
-	share_end(flow->owner, state, mapping == slot);
-	if (flow->place_own)
-		ports_count(flow->place_own, flow->place_all, -1);
-	/* Other flows still link to this slot: it must not be used again. */
-	if (!left_lists)
-		return true;
-	if (mapping != slot)
-		flow_bury(flow);
-	if (mapping != NO_MAPPING)
-		mapping_leave(mapping);
-	return true;
-}
-
-/* Ends the flow in @slot for its opener, because its published port has gone.
- * The key of the answering side stays in the index, so packets that the server
- * still sends open no new flow. */
-static __always_inline void
-flow_revoke(struct flow *flow, __u32 slot, enum flow_state state)
-{
-	if (__sync_val_compare_and_swap(&flow->state, state, FLOW_REVOKED) !=
-	    state)
-		return;
-	if (state == FLOW_HALF_OPEN) {
-		share_count_half_open(flow->owner, -1);
-		share_count(flow->owner, 1);
-	}
-	flow_index_remove(&flow->opener, slot);
-}
-
-/* The work that is left to a tick of the sweep. */
-struct flow_tick {
-	__u32 hand; /* the first slot to look at */
-	__u32 ends; /* how many flows it may end */
-};
-
-static int flow_sweep_slot(__u32 i, void *context)
-{
-	struct flow_tick *tick = context;
-	__u32 slot = tick->hand + i;
-	struct flow *flow;
-	__u64 seen, timeout;
-	__u32 state;
-
-	if (slot >= flow_slots)
-		slot -= flow_slots;
-	flow = flow_at(slot);
-	if (!flow)
-		return 0;
-	state = flow->state;
-	if (!flow_can_end(state))
-		return 0;
-	seen = flow->seen;
-	timeout = flow_timeout(flow);
-	/* Read the clock after `seen`, so that the difference is never
-	 * negative. */
-	if (bpf_ktime_get_coarse_ns() - seen < timeout)
-		return 0;
-	flow_end(flow, slot, state);
-	return !--tick->ends;
-}
-
-/* How many slots a search tries. It starts behind the slot that this CPU
- * claimed last: so flows opened at the same time share pages and cache lines.
- * The other slots are random. In a table that is nine tenths full, one search
- * in a million finds no free slot. */
-#define SLOT_ATTEMPTS 128
-
-struct flow_claim {
-	__u32 slot;
-	__u32 found; /* bool */
-};
-
-static int flow_try_slot(__u32 i, void *context)
-{
-	struct flow_claim *claim = context;
-	__u32 start = i ? bpf_get_prandom_u32() : claim->slot + 1;
-	__u32 slot = start % flow_slots, state;
-	struct flow *flow = flow_at(slot);
-
-	if (!flow)
-		return 0;
-	state = flow->state;
-	if (state != FLOW_FREE &&
-	    (state != FLOW_DEAD ||
-	     bpf_ktime_get_coarse_ns() - flow->seen < flow_grace))
-		return 0;
-	if (__sync_val_compare_and_swap(&flow->state, state, FLOW_CLAIMED) !=
-	    state)
-		return 0;
-	claim->slot = slot;
-	claim->found = 1;
-	return 1;
-}
-
-/* Claims a free slot; false if there is none. */
-static __always_inline bool flow_find_slot(struct scratch *scratch, __u32 *slot)
-{
-	struct flow_claim claim = { .slot = scratch->claimed };
-
-	bpf_loop(SLOT_ATTEMPTS, flow_try_slot, &claim, 0);
-	*slot = scratch->claimed = claim.slot;
-	return claim.found;
-}
-
-/* Claims a free slot for a flow of scratch->owner, if the owner may have one
- * more. The flow's port is not counted, unless ports_check() notes later where
- * it is. */
-static __always_inline enum reason
-flow_claim_slot(struct scratch *scratch, __u32 *slot)
-{
-	enum reason reason = share_may_open(scratch);
-	struct refused *refusals;
-
-	if (reason == REASON_FLOW_LIMIT) {
-		refusals = limits_refusals(scratch->owner);
-		if (refusals)
-			__sync_fetch_and_add(&refusals->flows, 1);
-	}
-	if (reason)
-		return reason;
-	scratch->place_own = scratch->place_all = 0;
-	return flow_find_slot(scratch, slot) ? REASON_NONE :
-					       REASON_FLOW_TABLE_FULL;
-}
-
-static __always_inline void flow_release_slot(__u32 slot)
-{
-	struct flow *flow = flow_at(slot);
-
-	if (flow)
-		flow->state = FLOW_FREE;
-}
-
-/* How many random places of `half_open` are tried. */
-#define TURN_ATTEMPTS 16
-
-/* After so many that are taken, few places are free. */
-#define TURN_LOOKS 8
-
-/* The weight of a free place. */
-#define TURN_FREE 0xffffffff
-
-/* The weight of the flow at place @at of `half_open`: the heaviest flow makes
- * room for a new one. A flow weighs more the more half-open flows its owner
- * has. Among flows of one owner, those with an answer weigh more. */
-static __always_inline __u32 flow_weigh_turn(__u32 at)
-{
-	const __u32 *turn = bpf_map_lookup_elem(&half_open, &at);
-	const struct flow *flow = turn && *turn ? flow_at(*turn - 1) : NULL;
-	const struct flow_share *share;
-
-	if (!flow || flow->turn != at || flow->state != FLOW_HALF_OPEN)
-		return TURN_FREE;
-	share = share_of(flow->owner);
-	return share ? 2 * share->half_open + !!(flow->flags & FLOW_REPLIED) :
-		       0;
-}
-
-/* Gives the flow in @slot a place in `half_open`. If no tried place is free,
- * the heaviest flow found ends and leaves its place. Its owner has more
- * half-open flows than others, so a flood displaces its own flows. */
-static __noinline void flow_take_turn(struct flow *flow, __u32 slot)
-{
-	const struct flow_share *share = share_of(flow->owner);
-	__u32 own = share ? 2 * share->half_open : 0;
-	__u32 at = 0, heaviest = 0, before, *turn;
-	struct flow *oldest;
-
-	for (int i = 0; i < TURN_ATTEMPTS; i++) {
-		__u32 candidate = bpf_get_prandom_u32() % half_open_slots;
-		__u32 weight = flow_weigh_turn(candidate);
-
-		if (weight >= heaviest) {
-			heaviest = weight;
-			at = candidate;
-		}
-		if (heaviest == TURN_FREE)
-			break;
-		/* Where few places are free, stop at an owner that has far more
-		 * half-open flows than this one, or more than half of all. */
-		if (i >= TURN_LOOKS &&
-		    (heaviest > 4 * own + 256 || heaviest > half_open_slots))
-			break;
-	}
-	turn = bpf_map_lookup_elem(&half_open, &at);
-	if (!turn)
-		return;
-	flow->turn = at;
-	before = __sync_lock_test_and_set(turn, slot + 1);
-	if (!before || before == slot + 1)
-		return;
-	before--;
-	oldest = flow_at(before);
-	if (oldest && oldest->turn == at)
-		flow_end(oldest, before, FLOW_HALF_OPEN);
+	if (flow->state == FLOW_HALF_OPEN && flow_is_confirmed(flow, pkt, side))
+		flow_establish(flow, slot, false);
 }
 
 /* Whether the packet may open a flow: a reply may not. */
@@ -372,29 +140,31 @@ static __always_inline bool flow_is_open(struct flow *flow)
 {
 	__u32 state = __sync_fetch_and_or(&flow->state, 0);
 
-	return state == FLOW_HALF_OPEN || state == FLOW_ANSWERED;
+	return state == FLOW_HALF_OPEN || state == FLOW_ESTABLISHED;
 }
 
-/* Opens a flow of scratch's keys and owner in the claimed @slot. If the slot
+/*
+ * Opens a flow of scratch's keys and owner in the claimed @slot. If the slot
  * holds a mapping, the index has the mapping's keys already. Adds the key of
  * @side to the index; the other key is there already, or is not needed. If this
- * fails, or another CPU was faster, releases slot, keys and mapping. */
+ * fails, or another CPU opened the flow first, releases slot, keys and mapping.
+ */
 static __noinline enum reason flow_open(struct scratch *scratch, __u32 slot,
 					__u32 mapping, enum flow_side side)
 {
-	const struct flow_key *opener = &scratch->opener,
-			      *answer = &scratch->answer;
+	const struct flow_key *original = &scratch->original,
+			      *reply = &scratch->reply;
 	struct flow *flow = flow_at(slot);
 	int err;
 
 	if (!flow)
 		return REASON_KERNEL_ERROR;
-	flow->opener = *opener;
-	flow->answer = *answer;
+	flow->original = *original;
+	flow->reply = *reply;
 	flow->opened = flow->seen = bpf_ktime_get_coarse_ns();
 	__builtin_memset(flow->sent, 0, sizeof(flow->sent));
 	flow->mapping = mapping;
-	flow->turn = MAX_HALF_OPEN; /* none yet */
+	flow->half_open_at = MAX_HALF_OPEN; /* none yet */
 	flow->flags = 0;
 	flow->uplink = 0;
 	flow->revision = 0;
@@ -408,13 +178,14 @@ static __noinline enum reason flow_open(struct scratch *scratch, __u32 slot,
 	flow_list_add(slot);
 	/* An exchange, so that other CPUs see these fields before the state. */
 	__sync_lock_test_and_set(&flow->state, FLOW_HALF_OPEN);
-	err = flow_index_add(side == FLOW_OPENER ? opener : answer, slot, side);
+	err = flow_index_add(side == FLOW_ORIGINAL ? original : reply, slot,
+			     side);
 	if (err) {
 		flow_end(flow, slot, FLOW_HALF_OPEN);
 		return flow_index_reason(err);
 	}
 	if (flow_is_open(flow))
-		flow_take_turn(flow, slot);
+		half_open_reserve(flow, slot);
 	else /* another CPU ended it before its key was in the index */
 		flow_unindex(flow, slot);
 	return REASON_NONE;
@@ -424,24 +195,24 @@ static __noinline enum reason flow_open(struct scratch *scratch, __u32 slot,
  * share one entry in the index, under the key of the side that is first in
  * order. */
 static __always_inline bool
-flow_is_inside(const struct flow_key *opener, const struct flow_key *answer)
+flow_is_inside(const struct flow_key *original, const struct flow_key *reply)
 {
-	return opener->network == answer->network &&
-	       opener->network != NETWORK_OUTSIDE &&
-	       opener->dport == answer->sport &&
-	       address_equal(&opener->dst, &answer->src);
+	return original->network == reply->network &&
+	       original->network != NETWORK_OUTSIDE &&
+	       original->dport == reply->sport &&
+	       address_equal(&original->dst, &reply->src);
 }
 
 /* The side whose key is in the index, of a flow inside a network. */
 static __always_inline enum flow_side
-flow_first_side(const struct flow_key *opener)
+flow_first_side(const struct flow_key *original)
 {
-	return flow_key_is_first(opener) ? FLOW_OPENER : FLOW_ANSWER;
+	return flow_key_is_first(original) ? FLOW_ORIGINAL : FLOW_REPLY;
 }
 
 static __always_inline enum flow_side flow_other_side(enum flow_side side)
 {
-	return side == FLOW_OPENER ? FLOW_ANSWER : FLOW_OPENER;
+	return side == FLOW_ORIGINAL ? FLOW_REPLY : FLOW_ORIGINAL;
 }
 
 /* Finds the packet's flow inside network @id, and the packet's side. */
@@ -455,7 +226,7 @@ flow_find_inside(struct scratch *scratch, const struct packet *pkt, __u32 id,
 	flow_key_of(key, pkt, id);
 	if (flow_key_is_first(key))
 		return flow_find(key, side, slot);
-	flow_key_turn(key);
+	flow_key_reverse_in_place(key);
 	flow = flow_find(key, side, slot);
 	if (flow)
 		*side = flow_other_side(*side);
@@ -469,13 +240,13 @@ flow_open_inside(struct scratch *scratch, const struct packet *pkt, __u32 id)
 	enum reason reason;
 	__u32 slot;
 
-	reason = flow_claim_slot(scratch, &slot);
+	reason = flow_slot_claim(scratch, &slot);
 	if (reason)
 		return reason;
-	flow_key_of(&scratch->opener, pkt, id);
-	flow_key_reverse(&scratch->answer, &scratch->opener, id);
+	flow_key_of(&scratch->original, pkt, id);
+	flow_key_reverse(&scratch->reply, &scratch->original, id);
 	return flow_open(scratch, slot, NO_MAPPING,
-			 flow_first_side(&scratch->opener));
+			 flow_first_side(&scratch->original));
 }
 
 #endif

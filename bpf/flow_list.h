@@ -11,7 +11,7 @@
 #ifndef EBPNET_FLOW_LIST_H
 #define EBPNET_FLOW_LIST_H
 
-#include "index.h"
+#include "flow_find.h"
 #include "share.h"
 
 /* An attempt to add fails if another CPU adds a flow at the same moment. After
@@ -38,7 +38,7 @@ static __always_inline enum flow_side flow_list_side(__u32 place)
 static __always_inline __u32 flow_list_endpoint(const struct flow *flow,
 						enum flow_side side)
 {
-	__u32 endpoint = side == FLOW_OPENER ? flow->owner : flow->server;
+	__u32 endpoint = side == FLOW_ORIGINAL ? flow->owner : flow->server;
 
 	return endpoint < OWNER_PORTS ? endpoint : 0;
 }
@@ -97,8 +97,8 @@ __verified_once int flow_list_add(__u32 slot)
 
 	if (!flow)
 		return 0;
-	flow_list_add_side(flow, slot, FLOW_OPENER);
-	flow_list_add_side(flow, slot, FLOW_ANSWER);
+	flow_list_add_side(flow, slot, FLOW_ORIGINAL);
+	flow_list_add_side(flow, slot, FLOW_REPLY);
 	return 0;
 }
 
@@ -144,10 +144,10 @@ __verified_once int flow_list_remove_side(__u32 slot, enum flow_side side)
  * still in one. */
 static __always_inline bool flow_list_remove(__u32 slot)
 {
-	int opener = flow_list_remove_side(slot, FLOW_OPENER);
-	int answer = flow_list_remove_side(slot, FLOW_ANSWER);
+	int original = flow_list_remove_side(slot, FLOW_ORIGINAL);
+	int reply = flow_list_remove_side(slot, FLOW_REPLY);
 
-	return opener && answer;
+	return original && reply;
 }
 
 #endif

@@ -4,6 +4,7 @@
 #define EBPNET_FORWARD_H
 
 #include "bridge.h"
+#include "detour.h"
 #include "fragment.h"
 #include "icmp.h"
 #include "loopback.h"
@@ -19,8 +20,9 @@ static __always_inline int forward_to_host(struct __sk_buff *skb)
 	return bpf_redirect(gateway_ifindex, BPF_F_INGRESS);
 }
 
-/* To a socket of the host that speaks to one of its own addresses: by lo, or,
- * if that is link-local, by the device that has it, @ifindex. */
+/* Passes a packet to a socket of the host that talks to one of a flow of the
+ * host itself addresses: by lo, or by the device @ifindex if the address is
+ * link-local. */
 static __always_inline int
 forward_to_loopback(struct __sk_buff *skb, __u32 ifindex)
 {
@@ -34,9 +36,9 @@ forward_to_loopback(struct __sk_buff *skb, __u32 ifindex)
 }
 
 /*
- * Has a packet on lo forget the route to itself that the host gave it, as
- * on 6.1 the endpoint's namespace would follow that too: any other takes its
- * place, also one that leads nowhere.
+ * Replaces the route of a packet on lo that the host gave it, because on 6.1
+ * the endpoint's namespace would use that route too. Any other route does, also
+ * one that leads nowhere.
  */
 static __noinline enum reason forward_forget_route(struct __sk_buff *skb)
 {
@@ -47,8 +49,8 @@ static __noinline enum reason forward_forget_route(struct __sk_buff *skb)
 		       REASON_NONE;
 }
 
-/* To the endpoint of @network that has the destination's address, as from the
- * gateway. */
+/* Delivers to the endpoint of @network that has the destination address, with
+ * the MAC of the gateway. */
 __verified_once int
 forward_to_endpoint(struct __sk_buff *skb, struct packet *pkt, __u32 network)
 {
@@ -58,22 +60,24 @@ forward_to_endpoint(struct __sk_buff *skb, struct packet *pkt, __u32 network)
 
 	if (!pkt)
 		return verdict_drop(skb, REASON_KERNEL_ERROR);
-	dst = pkt->dst; /* before 6.2 no key may be of a caller's memory */
-	station = learn_find_neighbor(&dst);
+	dst = pkt->dst; /* before 6.2 a key may not be in the memory of a caller
+			 */
+	station = neighbor_lookup(&dst);
 
 	if (!station || station->network != network ||
 	    station->kind != STATION_LOCAL)
 		return verdict_drop(skb, REASON_UNKNOWN_DESTINATION);
-	reason = bridge_readdress(skb, pkt, station, config_gateway_mac());
+	reason =
+		deliver_veth_readdress(skb, pkt, station, config_gateway_mac());
 	if (reason)
 		return verdict_drop(skb, reason);
-	return bridge_deliver(skb, station);
+	return deliver_peer(skb, station);
 }
 
 /*
- * Takes a packet that comes in @from the outside or from lo to the endpoint
- * whose it is. VERDICT_PASS if it is none's but the host's, and then perhaps
- * translated back to what the host had sent.
+ * Delivers a packet @from the outside or from lo to its endpoint. VERDICT_PASS
+ * if it is for the host; it may then be translated back to the addresses that
+ * the host uses.
  */
 __verified_once int
 forward_in(struct __sk_buff *skb, struct packet *pkt, __u32 from)
@@ -88,8 +92,8 @@ forward_in(struct __sk_buff *skb, struct packet *pkt, __u32 from)
 
 	if (!pkt || !scratch)
 		return VERDICT_PASS;
-	/* The host answers those to its own addresses. With identifier 0 the
-	 * key of a request would be that of a reply. */
+	/* The host answers echo requests to its own addresses. With identifier
+	 * 0 the key of a request would be that of a reply. */
 	if (pkt->echo == ECHO_REQUEST &&
 	    (from == NETWORK_LOOPBACK || !pkt->sport))
 		return VERDICT_PASS;
@@ -114,7 +118,7 @@ forward_in(struct __sk_buff *skb, struct packet *pkt, __u32 from)
 			flow->uplink = device;
 	}
 	to = &scratch->to;
-	if (to->network == NETWORK_OUTSIDE) { /* the host's own */
+	if (to->network == NETWORK_OUTSIDE) { /* a flow of the host itself */
 		reason = REASON_NONE;
 	} else {
 		reason = policy_check_outside(to->network);
@@ -127,7 +131,7 @@ forward_in(struct __sk_buff *skb, struct packet *pkt, __u32 from)
 		return verdict_drop(skb, reason);
 	if (pkt->fragment == FRAGMENT_FIRST)
 		fragment_remember(pkt, from, FRAGMENT_IN | skb->ifindex);
-	flow_touch(skb, flow, slot, pkt, side);
+	flow_update(skb, flow, slot, pkt, side);
 	reason = nat_translate(skb, pkt, to);
 	if (reason)
 		return verdict_drop(skb, reason);
@@ -136,8 +140,8 @@ forward_in(struct __sk_buff *skb, struct packet *pkt, __u32 from)
 	return forward_to_endpoint(skb, pkt, to->network);
 }
 
-/* Takes an ICMP error from outside or lo to the endpoint whose flow it is
- * about; VERDICT_PASS if it is about none. */
+/* Delivers an ICMP error from outside or lo to the endpoint whose flow it is
+ * about; VERDICT_PASS if it is about no such flow. */
 __verified_once int
 forward_error_in(struct __sk_buff *skb, struct packet *pkt, __u32 from)
 {
@@ -147,11 +151,12 @@ forward_error_in(struct __sk_buff *skb, struct packet *pkt, __u32 from)
 	if (!pkt)
 		return verdict_drop(skb, REASON_KERNEL_ERROR);
 	if (from == NETWORK_OUTSIDE && publish_is_spoofed(skb, &pkt->src))
-		return VERDICT_PASS; /* the host knows what to do with it */
+		return VERDICT_PASS; /* the host handles it */
 	reason = icmp_translate(skb, pkt, from, &network);
 	if (reason == REASON_UNKNOWN_FLOW || reason == REASON_MALFORMED)
 		return VERDICT_PASS;
-	if (!reason && network == NETWORK_OUTSIDE) /* the host's own */
+	if (!reason &&
+	    network == NETWORK_OUTSIDE) /* a flow of the host itself */
 		return VERDICT_PASS;
 	if (!reason)
 		reason = policy_check_outside(network);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * Fragments: only the first of a datagram says its ports, so these are kept
- * for those that follow. Nothing is held back or put together: a later fragment
- * that comes before the first is not known.
+ * Fragments: only the first fragment of a datagram has the ports, so they are
+ * stored for the later ones. No fragment is held back or reassembled: a later
+ * fragment that comes before the first has no flow.
  */
 #ifndef EBPNET_FRAGMENT_H
 #define EBPNET_FRAGMENT_H
@@ -10,32 +10,33 @@
 #include "address.h"
 #include "config.h"
 #include "limits.h"
+#include "packet.h"
 #include "parse.h"
 
-/* How long fragments of one datagram may be on their way: RFC 8200, 4.5 has 60
- * seconds, Linux 30. */
+/* How long the ports of a datagram are stored: RFC 8200, 4.5 has 60 seconds,
+ * Linux 30. */
 #define FRAGMENT_TIMEOUT (30 * SECONDS)
 
-/* Whose share of `datagrams` a packet takes: an endpoint's, or, of what comes
- * in or leaves by a device of the host, the device's. */
+/* The owner whose share of `datagrams` a packet uses: an endpoint, or the
+ * device of the host by which the packet comes in or leaves. */
 #define FRAGMENT_IN  0x80000000
 #define FRAGMENT_OUT 0xc0000000
 
-/* Odd numbers without a pattern in their bits. A product with one has in its
- * upper bits something of every bit: 2^32 divided by the golden ratio (Knuth's
+/* Odd numbers without a pattern in their bits. In a product with one, every bit
+ * has an effect on the upper bits: 2^32 divided by the golden ratio (Knuth's
  * multiplicative hashing), and a multiplier of MurmurHash3. */
 #define FRAGMENT_MIX	 0x9e3779b1
 #define FRAGMENT_MIX_DST 0x85ebca6b
 
 /* The place of a datagram in its owner's share. The datagrams between two
- * addresses use up to 64 places, one after the other; on a device of the host
- * other addresses have other places, so that one sender from outside displaces
- * few. */
+ * addresses use up to 64 places, one after the other; on a device of the host,
+ * other addresses use other places, so one sender from outside displaces few.
+ * */
 static __always_inline struct fragment_place
 fragment_place_of(const struct packet *pkt, __u32 owner)
 {
 	__u32 hash = pkt->protocol, id = pkt->fragment_id;
-	__u32 places = FRAGMENTS_OF_ENDPOINT;
+	__u32 places = ENDPOINT_FRAGMENTS;
 	const struct owner_limits *limits;
 
 	if (!(owner & FRAGMENT_IN)) {
@@ -51,12 +52,11 @@ fragment_place_of(const struct packet *pkt, __u32 owner)
 	id ^= id >> 8;
 	id = (id + (hash >> 26)) % places;
 	if (owner & FRAGMENT_IN)
-		id += (hash >> 20) * FRAGMENTS_OF_ENDPOINT %
-		      FRAGMENTS_OF_DEVICE;
+		id += (hash >> 20) * ENDPOINT_FRAGMENTS % DEVICE_FRAGMENTS;
 	return (struct fragment_place){ .owner = owner, .index = id };
 }
 
-/* Keeps the ports of a first fragment. */
+/* Stores the ports of a first fragment. */
 static __noinline void
 fragment_remember(const struct packet *pkt, __u32 network, __u32 owner)
 {
@@ -75,8 +75,8 @@ fragment_remember(const struct packet *pkt, __u32 network, __u32 owner)
 	bpf_map_update_elem(&datagrams, &place, &ports, BPF_ANY);
 }
 
-/* Gives a later fragment the ports of its first; false if that is not known. If
- * another datagram of the same owner has its place, that is noted. */
+/* Gives a later fragment the ports of its first; false if they are not stored.
+ * Sets PACKET_DISPLACED if another datagram of the same owner has its place. */
 static __noinline bool
 fragment_recall(struct packet *pkt, __u32 network, __u32 owner)
 {
@@ -98,7 +98,7 @@ fragment_recall(struct packet *pkt, __u32 network, __u32 owner)
 	return true;
 }
 
-/* Why there are no ports for a later fragment of @endpoint. */
+/* The reason to drop a later fragment of @endpoint without ports. */
 static __always_inline enum reason
 fragment_reason(const struct packet *pkt, __u32 endpoint)
 {
@@ -112,14 +112,14 @@ fragment_reason(const struct packet *pkt, __u32 endpoint)
 	return REASON_FRAGMENT_LIMIT;
 }
 
-/* Whether the packet has what its flow is told by; finds it for a later
+/* Whether the packet has the ports of its flow. Finds them for a later
  * fragment. After parse_l4(). */
 static __always_inline bool
 fragment_find_ports(struct packet *pkt, __u32 network, __u32 owner)
 {
 	if (pkt->fragment == FRAGMENT_LATER)
 		return fragment_recall(pkt, network, owner);
-	return protocol_has_ports(pkt->protocol) || pkt->echo;
+	return packet_has_ports(pkt->protocol) || pkt->echo;
 }
 
 #endif

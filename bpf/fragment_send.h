@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * IPv4 packets without DF that do not fit their way are sent in fragments: RFC
- * 791, 3.2; RFC 1812, 4.2.2.7. Each starts as a copy of the whole packet, which
- * comes in at the far end of the host's own veth and is trimmed there, by
- * from_host(). All copies share their bytes, so skb->mark says which fragment
- * one becomes; where it goes on to is written over what is known anyway.
+ * IPv4 packets without DF that are too large for their route are sent in
+ * fragments: RFC 791, 3.2; RFC 1812, 4.2.2.7. Each fragment starts as a copy of
+ * the whole packet. The copy comes in at the far end of the host's own veth,
+ * and from_host() trims it there. All copies share their bytes, so skb->mark
+ * has the number of the fragment. The next hop is written over bytes that
+ * from_host() can restore.
  */
 #ifndef EBPNET_FRAGMENT_SEND_H
 #define EBPNET_FRAGMENT_SEND_H
@@ -13,16 +14,17 @@
 #include "ctx_sum.h"
 #include "deliver.h"
 #include "offload.h"
+#include "route_send.h"
 #include "tunnel.h"
 
 /* Offsets of fragments count in units of 8 bytes. */
 #define FRAGMENT_UNIT 8
 
-/* A packet that takes more fragments is not sent: as each is copied whole, it
- * would take too long. */
+/* A packet that needs more fragments is not sent: each is a copy of the whole
+ * packet, so it would take too long. */
 #define MAX_FRAGMENTS 64
 
-/* What every way takes whole: RFC 791, 3.2. */
+/* The MTU that every path has at least: RFC 791, 3.2. */
 #define FRAGMENT_LEAST_MTU 68
 
 /* skb->mark of a copy: the fragment's number in the lowest bits, then the units
@@ -36,37 +38,24 @@ enum fragment_mark {
 };
 _Static_assert(MAX_FRAGMENTS == 1 << FRAGMENT_MARK_ROOM, "enum fragment_mark");
 
-/*
- * Clears a mark that only the datapath's packets on a detour may have:
- * firewalls of the host use any mark. Called for all other packets that get to
- * an end of the host's own veth, so a mark found there is the datapath's.
- */
-static __always_inline void detour_unmark(struct __sk_buff *skb)
-{
-	__u32 kind = skb->mark & FRAGMENT_MARK_KIND;
-
-	if (kind >= TUNNEL_MARK_FRAME && kind <= FRAGMENT_MARK)
-		skb->mark = 0;
-}
-
 #define FRAGMENT_L3 sizeof(struct ethhdr)
 #define FRAGMENT_L4 (FRAGMENT_L3 + sizeof(struct iphdr))
 
-/* The way to go on by an uplink, in place of the MAC addresses. */
-struct fragment_way {
-	__u16 unicast; /* the start of an address that is no group's */
+/* The route by an uplink, written over the MAC addresses. */
+struct fragment_route {
+	__u16 unicast; /* the start of a unicast address */
 	__be16 next[2]; /* IPv4 address of the next hop; 0: let the kernel find
 			 * it */
 	__u16 pad;
 	__u16 ifindex[2]; /* its lower half first */
 };
-_Static_assert(sizeof(struct fragment_way) == 2 * ETH_ALEN,
-	       "struct fragment_way");
+_Static_assert(sizeof(struct fragment_route) == 2 * ETH_ALEN,
+	       "struct fragment_route");
 
 #define FRAGMENT_UNICAST 2 /* locally administered, in little-endian order */
 
-/* How much payload goes into each fragment, of at most @mtu bytes; 0 if the
- * packet is not to be sent in fragments. */
+/* The payload of each fragment if a fragment has at most @mtu bytes; 0 if the
+ * packet may not be sent in fragments. */
 static __always_inline __u32 fragment_room(struct __sk_buff *skb,
 					   const struct packet *pkt, __u32 mtu)
 {
@@ -96,9 +85,9 @@ static int fragment_copy(__u32 index, void *context)
 }
 
 /*
- * Completes the checksum of TCP or UDP if a device has yet to do that: the
- * device would see one fragment only. offload_check() lets no packet with
- * another incomplete checksum be fragmented.
+ * Completes the checksum of TCP or UDP if that is left to a device: the device
+ * would see only one fragment. offload_check() lets no packet with another
+ * incomplete checksum be fragmented.
  */
 static __noinline enum reason
 fragment_complete(struct __sk_buff *skb, const struct packet *pkt)
@@ -109,11 +98,11 @@ fragment_complete(struct __sk_buff *skb, const struct packet *pkt)
 
 	if (!offload.partial)
 		return REASON_NONE;
-	/* The field has the sum of the pseudo-header until then. */
-	if (!ctx_checksum(skb, pkt->l4, length, &check))
+	/* The field already has the sum of the pseudo-header. */
+	if (!ctx_sum_checksum(skb, pkt->l4, length, &check))
 		return REASON_MALFORMED;
 	if (!check)
-		check = (__sum16)~0; /* 0 would say that there is none */
+		check = (__sum16)~0; /* 0 means: no checksum */
 	return bpf_skb_store_bytes(skb, pkt->l4 + offload.offset, &check,
 				   sizeof(check), BPF_F_RECOMPUTE_CSUM) ?
 		       REASON_KERNEL_ERROR :
@@ -138,13 +127,13 @@ fragment_send(struct __sk_buff *skb, const struct packet *pkt, __u32 room,
 	return verdict_consume();
 }
 
-/* Sends a packet in fragments by @route, which it does not fit whole. */
+/* Sends a packet that is too large for @route in fragments. */
 static __noinline int
 fragment_send_by(struct __sk_buff *skb, const struct packet *pkt,
 		 const struct route *route)
 {
 	__u32 room = fragment_room(skb, pkt, route->mtu);
-	struct fragment_way way = {
+	struct fragment_route target = {
 		.unicast = FRAGMENT_UNICAST,
 		.ifindex = { route->ifindex, route->ifindex >> 16 },
 	};
@@ -152,16 +141,16 @@ fragment_send_by(struct __sk_buff *skb, const struct packet *pkt,
 	if (!room)
 		return verdict_drop(skb, REASON_TOO_BIG);
 	if (route->next.nh_family == AF_INET) {
-		way.next[0] = route->next.ipv4_nh;
-		way.next[1] = route->next.ipv4_nh >> 16;
+		target.next[0] = route->next.ipv4_nh;
+		target.next[1] = route->next.ipv4_nh >> 16;
 	}
-	if (bpf_skb_store_bytes(skb, 0, &way, sizeof(way), 0))
+	if (bpf_skb_store_bytes(skb, 0, &target, sizeof(target), 0))
 		return verdict_drop(skb, REASON_KERNEL_ERROR);
 	return fragment_send(skb, pkt, room, 0);
 }
 
-/* What the bytes of an IP header that are known anyway say of a copy that is on
- * its way into a tunnel. */
+/* The mark of a copy for a tunnel, written over bytes of the IP header that can
+ * be restored. */
 #define FRAGMENT_LOW_BITS \
 	16 /* in the checksum; the rest in the header length */
 
@@ -205,8 +194,7 @@ static int fragment_cut_step(__u32 i, void *context)
 	return 0;
 }
 
-/* Takes away the @length bytes of payload that the fragment does not start
- * with. */
+/* Removes the @length bytes of payload in front of the fragment's own. */
 static __noinline enum reason fragment_cut(struct __sk_buff *skb, __u32 length)
 {
 	struct fragment_cut cut = { .skb = skb, .left = length };
@@ -215,8 +203,9 @@ static __noinline enum reason fragment_cut(struct __sk_buff *skb, __u32 length)
 	return cut.left ? REASON_KERNEL_ERROR : REASON_NONE;
 }
 
-/* What has to go in front of a packet for the kernel to forget that a device is
- * to complete a checksum of it: more than is in front of the transport header. */
+/* The number of bytes to remove from the front of a packet, so that the kernel
+ * clears its mark of an incomplete checksum: more than the headers before the
+ * transport header. */
 #define FRAGMENT_FORGET 40
 _Static_assert(FRAGMENT_FORGET > FRAGMENT_L4, "FRAGMENT_FORGET");
 
@@ -234,8 +223,8 @@ static __noinline enum reason fragment_forget(struct __sk_buff *skb)
 	return REASON_NONE;
 }
 
-/* Trims a copy to the fragment that @mark tells of. Gives the mark for a tunnel
- * that its IP header had. */
+/* Trims a copy to the fragment of @mark. Returns the mark for a tunnel that was
+ * in its IP header. */
 static __always_inline enum reason
 fragment_trim(struct __sk_buff *skb, __u32 mark, __u32 *hidden)
 {
@@ -274,11 +263,11 @@ fragment_trim(struct __sk_buff *skb, __u32 mark, __u32 *hidden)
 	return index ? REASON_NONE : fragment_forget(skb);
 }
 
-/* Makes a copy the fragment that it is marked as, and sends it. */
+/* Trims a copy to the fragment of its mark, and sends it. */
 static __noinline int fragment_go_on(struct __sk_buff *skb)
 {
 	__u32 mark = skb->mark, hidden;
-	struct fragment_way way;
+	struct fragment_route target;
 	struct route route = {};
 	enum reason reason;
 
@@ -288,10 +277,10 @@ static __noinline int fragment_go_on(struct __sk_buff *skb)
 		return verdict_drop(skb, reason);
 	if (mark & FRAGMENT_MARK_TUNNEL)
 		return tunnel_detour(skb, TUNNEL_MARK_FRAME | hidden);
-	if (bpf_skb_load_bytes(skb, 0, &way, sizeof(way)))
+	if (bpf_skb_load_bytes(skb, 0, &target, sizeof(target)))
 		return verdict_drop(skb, REASON_KERNEL_ERROR);
-	route.ifindex = way.ifindex[0] | (__u32)way.ifindex[1] << 16;
-	route.next.ipv4_nh = way.next[0] | (__u32)way.next[1] << 16;
+	route.ifindex = target.ifindex[0] | (__u32)target.ifindex[1] << 16;
+	route.next.ipv4_nh = target.next[0] | (__u32)target.next[1] << 16;
 	if (route.next.ipv4_nh)
 		route.next.nh_family = AF_INET;
 	return route_send(skb, &route);

@@ -6,6 +6,7 @@
 
 #include "forward.h"
 #include "icmp_reply.h"
+#include "packet.h"
 
 /* Whether the frame is for the gateway, which has one MAC on every network. */
 static __always_inline bool
@@ -31,7 +32,7 @@ static __always_inline __u32 gateway_length(const struct __sk_buff *skb,
  * now choose. @to is the key of the side that gets them. The flow may go on
  * while the host still has its address and, if an endpoint opened it, while the
  * route from that address leads by the same @uplink. Otherwise the answers
- * would not find the flow. For a packet of the answering side, the caller has
+ * would not find the flow. For a packet of the reply side, the caller has
  * looked up this route already: @uplink is 0.
  */
 static __noinline enum reason
@@ -103,7 +104,8 @@ gateway_open(struct __sk_buff *skb, struct packet *pkt,
 		}
 		/* Keep the sender's MAC: the other end of a tunnel takes no
 		 * frame from a gateway behind it. */
-		reason = bridge_readdress(skb, pkt, station, pkt->src_mac);
+		reason =
+			deliver_veth_readdress(skb, pkt, station, pkt->src_mac);
 		if (reason)
 			return verdict_drop(skb, reason);
 		return bridge_forward(skb, pkt, device, network, station);
@@ -239,7 +241,8 @@ gateway_route(struct __sk_buff *skb, struct packet *pkt,
 	if (to->network == NETWORK_OUTSIDE) {
 		if (!route->ifindex)
 			reason = route_find(
-				skb, side == FLOW_OPENER ? &pkt->src : &to->dst,
+				skb,
+				side == FLOW_ORIGINAL ? &pkt->src : &to->dst,
 				&to->src, gateway_length(skb, pkt), route);
 		if (!reason && !route->ifindex &&
 		    !address_equal(&to->dst, &to->src)) /* no hairpin */
@@ -250,11 +253,12 @@ gateway_route(struct __sk_buff *skb, struct packet *pkt,
 		     !address_equal(&to->dst, &pkt->src)))
 			reason = gateway_check_source(
 				skb, pkt, to,
-				side == FLOW_OPENER ? flow->uplink : 0, route);
+				side == FLOW_ORIGINAL ? flow->uplink : 0,
+				route);
 	}
 	if (!reason && to->network != NETWORK_LOOPBACK && pkt->ttl <= 1)
 		reason = REASON_TTL_EXCEEDED;
-	if (!reason && !flow->uplink && side == FLOW_OPENER)
+	if (!reason && !flow->uplink && side == FLOW_ORIGINAL)
 		flow->uplink = route->ifindex;
 	if (reason == REASON_ADDRESS_LOST)
 		flow_end(flow, slot, flow->state);
@@ -263,7 +267,7 @@ gateway_route(struct __sk_buff *skb, struct packet *pkt,
 
 	if (pkt->fragment == FRAGMENT_FIRST)
 		fragment_remember(pkt, device->network, device->endpoint);
-	flow_touch(skb, flow, slot, pkt, side);
+	flow_update(skb, flow, slot, pkt, side);
 	if (to->network != NETWORK_LOOPBACK)
 		reason = route_decrement_ttl(skb, pkt);
 	if (!reason)

@@ -14,7 +14,7 @@
 #define GRE_FLAG_KEY  bpf_htons(0x2000)
 #define GRE_FLAG_SEQ  bpf_htons(0x1000)
 
-/* What stands in front of the fields that the flags tell of. */
+/* The start of a GRE header, in front of the optional fields. */
 struct gre_base {
 	__be16 flags;
 	__be16 protocol;
@@ -48,7 +48,8 @@ static __always_inline __be16 gre_flags(const struct tunnel *tunnel,
 	return flags;
 }
 
-/* What encapsulation adds to a frame: the outer headers behind Ethernet's. */
+/* The bytes that encapsulation adds to a frame: the outer headers behind
+ * Ethernet's. */
 static __always_inline __u32 gre_overhead(const struct tunnel *tunnel,
 					  const struct network *network)
 {
@@ -60,10 +61,10 @@ static __always_inline __u32 gre_overhead(const struct tunnel *tunnel,
 
 /* Whether the tunnel carries the network with the id. */
 static __always_inline bool
-gre_is_carried(__u32 tunnel, __u32 id, const struct network *network)
+gre_has_network(__u32 tunnel, __u32 id, const struct network *network)
 {
 	bool keyed = network->flags & NETWORK_KEYED;
-	struct carried_key key = {
+	struct tunnel_network_key key = {
 		.tunnel = tunnel,
 		.key = keyed ? network->key : 0,
 		.keyed = keyed,
@@ -75,19 +76,19 @@ gre_is_carried(__u32 tunnel, __u32 id, const struct network *network)
 
 /* A frame that came out of a tunnel. */
 struct gre_origin {
-	__u32 tunnel; /* 0: not ours, leave it to the host */
+	__u32 tunnel; /* 0: not ours, the host handles it */
 	__u32 network;
 	__u32 inner; /* offset of the inner Ethernet header */
 	__be16 outer; /* ethertype of the outer packet */
 	__u8 tos; /* of the outer packet */
 };
 
-/* Finds the network that the GRE header at @offset is of in a tunnel. */
+/* Finds the network of the GRE header at @offset in a tunnel. */
 static __always_inline enum reason
 gre_find_network(ctx_t *ctx, __u32 tunnel, __u32 offset,
 		 const struct gre_base *gre, __u32 *network)
 {
-	struct carried_key key = { .tunnel = tunnel };
+	struct tunnel_network_key key = { .tunnel = tunnel };
 	__u32 *found;
 
 	if (gre->flags & GRE_FLAG_KEY) {
@@ -115,7 +116,7 @@ gre_identify(ctx_t *ctx, const struct packet *pkt, struct gre_origin *origin)
 
 	id = bpf_map_lookup_elem(&tunnel_ids, &ends);
 	if (!id) {
-		/* Other GRE than ours may well be the host's. */
+		/* Other GRE may be for the host. */
 		if (pkt->fragment || ctx_load(ctx, offset, &gre, sizeof(gre)) ||
 		    gre.protocol != bpf_htons(ETH_P_TEB))
 			return REASON_NONE;
@@ -137,11 +138,11 @@ gre_identify(ctx_t *ctx, const struct packet *pkt, struct gre_origin *origin)
 				  &origin->network);
 	if (reason)
 		return reason;
-	/* That of a superframe was right when its packets came, and there is
-	 * none of the whole. */
+	/* The packets of a superframe had the right checksums; the superframe
+	 * has none. */
 	if (gre.flags & GRE_FLAG_CSUM && !ctx_segment_size(ctx) &&
-	    (!ctx_checksum(ctx, offset, pkt->l3 + pkt->length - offset,
-			   &checksum) ||
+	    (!ctx_sum_checksum(ctx, offset, pkt->l3 + pkt->length - offset,
+			       &checksum) ||
 	     checksum))
 		return REASON_BAD_GRE_CHECKSUM;
 	origin->inner = offset + gre_length(gre.flags);

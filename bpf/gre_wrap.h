@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* Putting frames into GRE in a socket buffer, and taking them out. */
+/* Wraps frames in GRE in a socket buffer, and unwraps them. */
 #ifndef EBPNET_GRE_WRAP_H
 #define EBPNET_GRE_WRAP_H
 
@@ -9,24 +9,25 @@
 
 #define GRE_DONT_FRAGMENT bpf_htons(0x4000)
 
-/* The longest packet whose length an IP header can say. */
+/* The longest packet that an IP header can describe. */
 #define GRE_LONGEST 0xffff
 
 /* The result of wrapping a frame. */
 enum gre_result {
 	GRE_WRAPPED,
-	GRE_WRAPPED_UNTOLD, /* the kernel does not know of it */
-	GRE_TO_BE_CUT, /* a superframe, which cannot be wrapped whole, or has
-			* more than 64 KB then */
+	GRE_WRAPPED_OPAQUE, /* the kernel does not know the outer headers */
+	GRE_TO_BE_SEGMENTED, /* a superframe that cannot be wrapped whole, or
+			      * would have more than 64 KB */
 	GRE_FAILED,
 };
 
 /*
- * Makes room in front of the packet, into which the outer headers and the
- * inner Ethernet header go. Superframes stay whole: the kernel learns of the
- * new headers and cuts them where the device needs it. It does not for ARP, nor
- * for what it takes to be in other outer headers already: what a container has
- * wrapped itself, and (at least up to 6.18) what it hands on out of a tunnel.
+ * Makes room in front of the packet for the outer headers and the inner
+ * Ethernet header. Superframes stay whole: the kernel knows the new headers,
+ * and segments the superframe if the device needs it. It does not know the
+ * headers of ARP, or of a packet that it already takes for encapsulated: a
+ * container's own tunnel, or (at least up to 6.18) a packet that the host
+ * forwards out of a tunnel.
  */
 static __always_inline enum gre_result
 gre_make_room(struct __sk_buff *skb, const struct packet *pkt, __u32 room,
@@ -45,11 +46,11 @@ gre_make_room(struct __sk_buff *skb, const struct packet *pkt, __u32 room,
 	if (!err)
 		return GRE_WRAPPED;
 	if (skb->gso_size)
-		return GRE_TO_BE_CUT;
+		return GRE_TO_BE_SEGMENTED;
 	if (err != -EALREADY)
 		return GRE_FAILED;
 	return bpf_skb_change_head(skb, room, 0) ? GRE_FAILED :
-						   GRE_WRAPPED_UNTOLD;
+						   GRE_WRAPPED_OPAQUE;
 }
 
 static __always_inline void
@@ -77,8 +78,8 @@ gre_write_ipv4(struct iphdr *ip, const struct tunnel *tunnel, __u8 tos,
 
 #define GRE_LABEL_BITS 20
 
-/* The outer flow label, which routers of the underlay spread flows by: the same
- * for all packets of an inner flow, and never zero (RFC 6438). */
+/* The outer flow label, by which routers of the underlay distribute flows. It
+ * is the same for all packets of an inner flow, and never zero (RFC 6438). */
 static __always_inline __u32 gre_flow_label(struct __sk_buff *skb)
 {
 	__u32 hash = bpf_get_hash_recalc(skb);
@@ -103,10 +104,10 @@ gre_write_ipv6(struct ipv6hdr *ip, const struct tunnel *tunnel, __u8 tos,
 	__builtin_memcpy(&ip->daddr, &tunnel->ends.remote, sizeof(ip->daddr));
 }
 
-/* The headers in front of a packet in a tunnel, but for what is of variable
- * length: the fields of GRE, and behind them the inner Ethernet header. */
+/* The headers in front of a packet in a tunnel, without those of variable
+ * length: the fields of GRE, and the inner Ethernet header behind them. */
 struct gre_headers4 {
-	__u8 pad[2]; /* not sent; so that the rest lies where it should */
+	__u8 pad[2]; /* not sent; aligns the rest */
 	struct ethhdr eth; /* route_send() fills it in */
 	struct iphdr ip;
 	struct gre_base gre;
@@ -128,8 +129,8 @@ _Static_assert(sizeof(struct gre_headers6) + GRE_MAX_FIELDS * sizeof(__be32) +
 		       PIECE_SIZE,
 	       "room in struct scratch");
 
-/* Writes the headers to @buffer; @length is what follows the outer IP header.
- * Gives where the fields of GRE go. */
+/* Writes the headers to @buffer; @length is the length behind the outer IP
+ * header. Returns the offset of the fields of GRE. */
 static __always_inline __u32 gre_write_headers(struct __sk_buff *skb,
 					       __u8 *buffer,
 					       const struct tunnel *tunnel,
@@ -151,8 +152,8 @@ static __always_inline __u32 gre_write_headers(struct __sk_buff *skb,
 	return sizeof(*six);
 }
 
-/* Wraps the frame for @tunnel, with @sequence if it sends numbers. The outer
- * Ethernet header is left to route_send(), a checksum to gre_put_checksum(). */
+/* Wraps the frame for @tunnel, with @sequence if it sends numbers. route_send()
+ * fills in the outer Ethernet header, gre_put_checksum() the checksum. */
 static __noinline enum gre_result
 gre_encap(struct __sk_buff *skb, const struct packet *pkt,
 	  const struct tunnel *tunnel, const struct network *network,
@@ -170,13 +171,14 @@ gre_encap(struct __sk_buff *skb, const struct packet *pkt,
 	if (!scratch)
 		return GRE_FAILED;
 	if (length > GRE_LONGEST - sizeof(struct iphdr))
-		return skb->gso_size ? GRE_TO_BE_CUT : GRE_FAILED;
+		return skb->gso_size ? GRE_TO_BE_SEGMENTED : GRE_FAILED;
 	if (tunnel->flags & TUNNEL_COPY_DSCP)
 		tos |= pkt->tos & ~ECN_MASK;
 	buffer = scratch->piece;
 	end = gre_write_headers(skb, buffer, tunnel, gre, tos, length);
 	if (gre.flags & GRE_FLAG_CSUM) {
-		/* Zero until gre_put_checksum(), which sums it up too. */
+		/* Zero until gre_put_checksum(), which includes this field in
+		 * its sum. */
 		*(__be32 *)(buffer + end) = 0;
 		end += sizeof(__be32);
 	}
@@ -194,14 +196,14 @@ gre_encap(struct __sk_buff *skb, const struct packet *pkt,
 
 	result = gre_make_room(skb, pkt, end - sizeof(struct ethhdr),
 			       address_is_ipv4(&tunnel->ends.remote));
-	if (result <= GRE_WRAPPED_UNTOLD &&
+	if (result <= GRE_WRAPPED_OPAQUE &&
 	    bpf_skb_store_bytes(skb, 0, buffer + GRE_PAD, end,
 				BPF_F_INVALIDATE_HASH))
 		return GRE_FAILED;
 	return result;
 }
 
-/* Puts in the checksum, where the tunnel has one. */
+/* Writes the checksum, if the tunnel has one. */
 static __noinline enum reason
 gre_put_checksum(struct __sk_buff *skb, const struct tunnel *tunnel)
 {
@@ -213,16 +215,16 @@ gre_put_checksum(struct __sk_buff *skb, const struct tunnel *tunnel)
 
 	if (!(tunnel->flags & TUNNEL_CSUM))
 		return REASON_NONE;
-	if (!ctx_checksum(skb, at, skb->len - at, &checksum) ||
+	if (!ctx_sum_checksum(skb, at, skb->len - at, &checksum) ||
 	    bpf_skb_store_bytes(skb, at + sizeof(struct gre_base), &checksum,
 				sizeof(checksum), 0))
 		return REASON_KERNEL_ERROR;
 	return REASON_NONE;
 }
 
-/* What the kernel leaves of a packet at least, with an Ethernet header: before
- * 6.3 as much as the outer IP header. ARP is given the least length of Ethernet
- * anyway. */
+/* The shortest packet, with an Ethernet header, that the kernel allows after
+ * decapsulation: before 6.3 it leaves as many bytes as the outer IP header has.
+ * ARP has the minimum length of Ethernet. */
 static __always_inline __u32 gre_least_length(const struct packet *pkt,
 					      const struct gre_origin *origin)
 {
@@ -233,7 +235,7 @@ static __always_inline __u32 gre_least_length(const struct packet *pkt,
 		       0;
 }
 
-/* Takes off everything in front of the inner frame that @pkt was read from. */
+/* Removes the outer headers in front of the inner frame of @pkt. */
 static __noinline enum reason
 gre_decap(struct __sk_buff *skb, struct packet *pkt,
 	  const struct gre_origin *origin)
@@ -257,8 +259,8 @@ gre_decap(struct __sk_buff *skb, struct packet *pkt,
 	return REASON_NONE;
 }
 
-/* Whether the kernel still takes what came out of @origin for what the outer
- * packet was. */
+/* Whether the kernel still classifies the inner packet of @origin like the
+ * outer one. */
 static __always_inline bool
 gre_is_mistaken(const struct packet *pkt, const struct gre_origin *origin)
 {

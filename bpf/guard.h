@@ -1,48 +1,16 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * The source guard: an endpoint speaks with its own MAC and addresses only,
- * in Ethernet, IP, ARP and ND, and as a router or a DHCP server only if it has
- * that role.
+ * The source guard: an endpoint may use only its own MAC and addresses in
+ * Ethernet, IP, ARP and ND. It may act as a router or a DHCP server only if it
+ * has that role.
  */
 #ifndef EBPNET_GUARD_H
 #define EBPNET_GUARD_H
 
+#include "arp.h"
 #include "ctx_sum.h"
 #include "guard_role.h"
 #include "parse.h"
-
-#define ARP_ETHERNET 1 /* RFC 826 */
-#define ARP_REQUEST  1
-#define ARP_REPLY    2
-
-/* The whole of an ARP packet for IPv4 over Ethernet: RFC 826. */
-struct arp {
-	__be16 hardware;
-	__be16 protocol;
-	__u8 hardware_length;
-	__u8 protocol_length;
-	__be16 operation;
-	struct mac sender_mac;
-	__u8 sender[4];
-	struct mac target_mac;
-	__u8 target[4];
-};
-_Static_assert(sizeof(struct arp) == 28, "struct arp");
-
-static __always_inline __be32 arp_address(const __u8 *bytes)
-{
-	__be32 address;
-
-	__builtin_memcpy(&address, bytes, sizeof(address));
-	return address;
-}
-
-static __always_inline bool arp_is_valid(const struct arp *arp)
-{
-	return arp->hardware == bpf_htons(ARP_ETHERNET) &&
-	       arp->protocol == bpf_htons(ETH_P_IP) &&
-	       arp->hardware_length == ETH_ALEN && arp->protocol_length == 4;
-}
 
 /* A sender of 0.0.0.0 is a probe: RFC 5227. */
 static __always_inline enum reason
@@ -72,7 +40,8 @@ guard_ipv4_is_summed(ctx_t *ctx, const struct packet *pkt)
 	__u64 sum = 0;
 
 	if (pkt->l3_length > sizeof(struct iphdr)) /* options */
-		return ctx_checksum(ctx, pkt->l3, pkt->l3_length, &checksum) &&
+		return ctx_sum_checksum(ctx, pkt->l3, pkt->l3_length,
+					&checksum) &&
 		       !checksum;
 	if ((void *)word + sizeof(struct iphdr) > ctx_end(ctx))
 		return false;
@@ -88,7 +57,7 @@ guard_ipv4(ctx_t *ctx, const struct device *device, struct packet *pkt)
 	enum reason reason;
 
 	if (address_equal(&pkt->src, &device->ipv4))
-		return role_check(ctx, pkt, device->allow);
+		return guard_role_check(ctx, pkt, device->allow);
 	if (pkt->src.word[3] ||
 	    pkt->dst.word[3] != bpf_htonl(INADDR_BROADCAST) ||
 	    pkt->protocol != IPPROTO_UDP)
@@ -99,7 +68,7 @@ guard_ipv4(ctx_t *ctx, const struct device *device, struct packet *pkt)
 	if (pkt->sport != bpf_htons(DHCP_CLIENT_PORT) ||
 	    pkt->dport != bpf_htons(DHCP_SERVER_PORT))
 		return REASON_SPOOFED_ADDRESS;
-	return role_check(ctx, pkt, device->allow);
+	return guard_role_check(ctx, pkt, device->allow);
 }
 
 static __always_inline bool
@@ -113,13 +82,13 @@ guard_is_own_ipv6(const struct device *device, const struct address *address)
 	return address_equal(address, &link_local);
 }
 
-/* After role_check(), of IPv6. */
+/* After guard_role_check(), of IPv6. */
 static __always_inline bool guard_is_advert(const struct packet *pkt)
 {
 	return pkt->protocol == IPPROTO_ICMPV6 && pkt->icmp_type == ND_ADVERT;
 }
 
-/* After role_check(), of IPv6. */
+/* After guard_role_check(), of IPv6. */
 static __always_inline bool guard_has_options(const struct packet *pkt)
 {
 	return pkt->protocol == IPPROTO_ICMPV6 &&
@@ -136,8 +105,8 @@ _Static_assert(sizeof(struct nd_option) == 8, "struct nd_option");
 
 #define ND_SOURCE_MAC 1
 #define ND_TARGET_MAC 2
-#define ND_OPTIONS_AT 24 /* of solicitations and advertisements */
-#define ND_OPTIONS    8 /* more than any sender has */
+#define ND_OPTIONS_AT 24 /* the code of solicitations and advertisements */
+#define ND_OPTIONS    8 /* more options than any sender has */
 
 /* The MAC in a solicitation or an advertisement must be its sender's. Otherwise
  * receivers would send the sender's packets to another MAC. */
@@ -192,7 +161,7 @@ guard_ipv6(ctx_t *ctx, const struct device *device, struct packet *pkt)
 {
 	enum reason reason;
 
-	reason = role_check(ctx, pkt, device->allow);
+	reason = guard_role_check(ctx, pkt, device->allow);
 	if (!reason && guard_has_options(pkt))
 		reason = guard_nd_options(ctx, pkt);
 	if (!reason && guard_is_advert(pkt))

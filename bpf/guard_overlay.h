@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* The source guard for what comes out of a tunnel. */
+/* The source guard for frames out of a tunnel. */
 #ifndef EBPNET_GUARD_OVERLAY_H
 #define EBPNET_GUARD_OVERLAY_H
 
@@ -7,8 +7,8 @@
 #include "guard_shared.h"
 #include "learn.h"
 
-/* Whether the packet is from a known endpoint that is there, which most are:
- * one look at its address tells who sends it. Gives the endpoint. */
+/* Whether the packet is from a static endpoint behind this tunnel, as most are.
+ * One lookup of its address finds the sender. Gives the endpoint. */
 static __always_inline bool
 guard_is_plain(const struct packet *pkt, const struct gre_origin *origin,
 	       __u32 *endpoint)
@@ -20,7 +20,8 @@ guard_is_plain(const struct packet *pkt, const struct gre_origin *origin,
 	    (pkt->ethertype != bpf_htons(ETH_P_IPV6) ||
 	     (pkt->protocol != IPPROTO_TCP && pkt->protocol != IPPROTO_UDP)))
 		return false;
-	src = pkt->src; /* before 6.2 no key may be of a caller's memory */
+	src = pkt->src; /* before 6.2 a key may not be in the memory of a caller
+			 */
 	owner = bpf_map_lookup_elem(&neighbors, &src);
 	if (!owner || owner->kind != STATION_REMOTE ||
 	    owner->tunnel != origin->tunnel ||
@@ -31,10 +32,10 @@ guard_is_plain(const struct packet *pkt, const struct gre_origin *origin,
 	return true;
 }
 
-/* Looks at who sends a frame out of a tunnel: a known station that is there, or
- * one that is learned there. Gives its endpoint, if it is known. Roles hold on
- * an endpoint's own host alone: another host may be no ebpnet, and let all its
- * containers say everything. */
+/* Checks the sender of a frame out of a tunnel: it must be a static station
+ * there, or one that is learned there. Gives the endpoint of a static station.
+ * Roles hold only on an endpoint's own host: another host may not run ebpnet,
+ * and may let its containers send anything. */
 static __noinline enum reason
 guard_overlay(ctx_t *ctx, struct packet *pkt, const struct gre_origin *origin,
 	      const struct network *network, __u32 *endpoint)
@@ -50,11 +51,11 @@ guard_overlay(ctx_t *ctx, struct packet *pkt, const struct gre_origin *origin,
 	enum reason reason;
 
 	if (guard_is_plain(pkt, origin, endpoint)) {
-		reason = role_check(ctx, pkt, 0);
+		reason = guard_role_check(ctx, pkt, 0);
 		return reason == REASON_ROGUE_ROUTER ? REASON_SPOOFED_OVERLAY :
 						       reason;
 	}
-	known = learn_find_told(origin->network, &pkt->src_mac);
+	known = fdb_lookup_static(origin->network, &pkt->src_mac);
 	if (known &&
 	    (known->kind != STATION_REMOTE || known->tunnel != origin->tunnel))
 		return REASON_SPOOFED_OVERLAY;
@@ -66,7 +67,7 @@ guard_overlay(ctx_t *ctx, struct packet *pkt, const struct gre_origin *origin,
 	if (reason == REASON_SPOOFED_MAC || reason == REASON_SPOOFED_ADDRESS ||
 	    reason == REASON_ROGUE_ROUTER)
 		return REASON_SPOOFED_OVERLAY;
-	/* Without ICC only who is known may speak, by its links. */
+	/* Without ICC only static stations may send, by their links. */
 	if (!reason && !known && network->flags & NETWORK_ICC)
 		learn_station(&learned);
 	return reason;

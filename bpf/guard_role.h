@@ -59,7 +59,7 @@ enum dhcpv6_type {
 /* The length of the shortest headers that are checked: UDP's and ICMP's. */
 #define ROLE_HEADER_LENGTH 8
 
-static __always_inline bool role_is_dhcpv6_servers(__u8 type)
+static __always_inline bool guard_role_is_dhcpv6_servers(__u8 type)
 {
 	return type == DHCPV6_ADVERTISE || type == DHCPV6_REPLY ||
 	       type == DHCPV6_RECONFIGURE || type == DHCPV6_RELAY_REPLY;
@@ -71,7 +71,7 @@ static __always_inline bool role_is_dhcpv6_servers(__u8 type)
  * may send one to the port of servers and relays either.
  */
 static __always_inline enum reason
-role_check_udp(ctx_t *ctx, const struct packet *pkt, bool ipv4)
+guard_role_check_udp(ctx_t *ctx, const struct packet *pkt, bool ipv4)
 {
 	__be16 server = ipv4 ? bpf_htons(DHCP_SERVER_PORT) :
 			       bpf_htons(DHCPV6_SERVER_PORT);
@@ -88,13 +88,13 @@ role_check_udp(ctx_t *ctx, const struct packet *pkt, bool ipv4)
 		return REASON_FRAGMENT;
 	if (ctx_load(ctx, pkt->l4 + sizeof(struct udphdr), &type, sizeof(type)))
 		return REASON_NONE; /* no message at all */
-	if (ipv4 ? type == DHCP_REPLY : role_is_dhcpv6_servers(type))
+	if (ipv4 ? type == DHCP_REPLY : guard_role_is_dhcpv6_servers(type))
 		return REASON_ROGUE_SERVER;
 	return REASON_NONE;
 }
 
 static __always_inline enum reason
-role_check_icmpv6(const struct packet *pkt, enum allow allow)
+guard_role_check_icmpv6(const struct packet *pkt, enum allow allow)
 {
 	bool of_link = false, of_router = false;
 
@@ -126,7 +126,7 @@ role_check_icmpv6(const struct packet *pkt, enum allow allow)
 /* Reads the type itself: parse_l4() does not know IGMP, and most ICMP is only
  * bridged and needs no more of it. */
 static __always_inline enum reason
-role_check_router4(ctx_t *ctx, const struct packet *pkt, enum allow allow)
+guard_role_check_router4(ctx_t *ctx, const struct packet *pkt, enum allow allow)
 {
 	bool of_router;
 	__u8 type;
@@ -149,7 +149,7 @@ role_check_router4(ctx_t *ctx, const struct packet *pkt, enum allow allow)
  * passes: it has no meaning without the first one.
  */
 __verified_once int
-role_check_message(ctx_t *ctx, struct packet *pkt, enum allow allow)
+guard_role_check_message(ctx_t *ctx, struct packet *pkt, enum allow allow)
 {
 	enum reason reason;
 	bool ipv4;
@@ -161,7 +161,7 @@ role_check_message(ctx_t *ctx, struct packet *pkt, enum allow allow)
 		return REASON_NONE;
 	if (ipv4 &&
 	    (pkt->protocol == IPPROTO_ICMP || pkt->protocol == IPPROTO_IGMP))
-		return role_check_router4(ctx, pkt, allow);
+		return guard_role_check_router4(ctx, pkt, allow);
 	if (ipv4 && pkt->protocol != IPPROTO_UDP)
 		return REASON_NONE;
 	reason = parse_l4(ctx, pkt);
@@ -173,9 +173,9 @@ role_check_message(ctx_t *ctx, struct packet *pkt, enum allow allow)
 	    pkt->length < pkt->l4 - pkt->l3 + ROLE_HEADER_LENGTH)
 		return REASON_MALFORMED;
 	if (pkt->protocol == IPPROTO_ICMPV6 && !ipv4)
-		return role_check_icmpv6(pkt, allow);
+		return guard_role_check_icmpv6(pkt, allow);
 	if (pkt->protocol == IPPROTO_UDP && !(allow & ALLOW_DHCP_SERVER))
-		return role_check_udp(ctx, pkt, ipv4);
+		return guard_role_check_udp(ctx, pkt, ipv4);
 	return REASON_NONE;
 }
 
@@ -183,7 +183,7 @@ role_check_message(ctx_t *ctx, struct packet *pkt, enum allow allow)
  * of UDP is. Reads the ports in place: a call would add a quarter to the time
  * of a packet on the same host. */
 static __always_inline bool
-role_is_plain_udp(const ctx_t *ctx, const struct packet *pkt)
+guard_role_is_plain_udp(const ctx_t *ctx, const struct packet *pkt)
 {
 	__u32 l4 = pkt->l3 + pkt->l3_length;
 	const struct udphdr *udp;
@@ -205,11 +205,11 @@ role_is_plain_udp(const ctx_t *ctx, const struct packet *pkt)
 
 /* Checks any IP packet. TCP, the common case, takes one comparison. */
 static __always_inline enum reason
-role_check(ctx_t *ctx, struct packet *pkt, enum allow allow)
+guard_role_check(ctx_t *ctx, struct packet *pkt, enum allow allow)
 {
-	if (pkt->protocol == IPPROTO_TCP || role_is_plain_udp(ctx, pkt))
+	if (pkt->protocol == IPPROTO_TCP || guard_role_is_plain_udp(ctx, pkt))
 		return REASON_NONE;
-	return role_check_message(ctx, pkt, allow);
+	return guard_role_check_message(ctx, pkt, allow);
 }
 
 #endif

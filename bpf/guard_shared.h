@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * The source guard where several stations are: behind a trunk or a tunnel. An
- * unknown station may use any MAC and any address that no static entry
- * elsewhere owns. It has no role.
+ * The source guard for several stations behind a trunk or a tunnel. An unknown
+ * station may use any MAC and any address that no static entry elsewhere owns.
+ * It has no role.
  */
 #ifndef EBPNET_GUARD_SHARED_H
 #define EBPNET_GUARD_SHARED_H
@@ -13,9 +13,9 @@
 /* The sender of a frame from behind a trunk or a tunnel. */
 struct shared_source {
 	__u32 network;
-	__u32 endpoint; /* 0: not a known one */
-	enum allow allow; /* roles of a known one */
-	bool strict; /* all its addresses are known */
+	__u32 endpoint; /* 0: no static station */
+	enum allow allow; /* roles of a static station */
+	bool strict; /* all its addresses have static entries */
 };
 
 /* Finds the MAC that a link-local address is derived from; false if it is
@@ -60,7 +60,8 @@ guard_shared_address(const struct shared_source *source,
 			return true;
 		owner = bpf_map_lookup_elem(&fdb, &key);
 	} else {
-		own = *address; /* before 6.2 no key may be a caller's */
+		own = *address; /* before 6.2 a key may not be in the memory of
+				 * a caller */
 		owner = bpf_map_lookup_elem(&neighbors, &own);
 	}
 	if (!owner)
@@ -113,7 +114,7 @@ guard_shared(ctx_t *ctx, struct packet *pkt, const struct shared_source *source)
 		return REASON_UNKNOWN_PROTOCOL;
 	if (!guard_shared_address(source, &pkt->src_mac, &pkt->src))
 		return REASON_SPOOFED_ADDRESS;
-	reason = role_check(ctx, pkt, source->allow);
+	reason = guard_role_check(ctx, pkt, source->allow);
 	if (!reason && pkt->ethertype == bpf_htons(ETH_P_IPV6) &&
 	    guard_has_options(pkt))
 		reason = guard_nd_options(ctx, pkt);

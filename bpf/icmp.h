@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * ICMP errors that others send about packets of translated flows: they are
- * translated with the packet that they quote (RFC 5508, 4).
+ * ICMP errors about packets of translated flows: the error and the packet that
+ * it quotes are translated (RFC 5508, 4).
  */
 #ifndef EBPNET_ICMP_H
 #define EBPNET_ICMP_H
 
+#include "packet.h"
 #include "search.h"
 
 /* The part of a transport header that every error quotes: RFC 792. */
@@ -32,7 +33,7 @@ icmp_read_ports(struct __sk_buff *skb, const struct packet *pkt,
 
 	if (bpf_skb_load_bytes(skb, quoted->l4, &ports, sizeof(ports)))
 		return REASON_MALFORMED;
-	if (protocol_has_ports(quoted->back->protocol)) {
+	if (packet_has_ports(quoted->back->protocol)) {
 		quoted->back->dport = ports.word[0];
 		quoted->back->sport = ports.word[1];
 		return REASON_NONE;
@@ -143,7 +144,7 @@ icmp_check_endpoint(struct __sk_buff *skb, struct packet *pkt)
 					    sizeof(struct ipv6hdr));
 	if (end > icmp_end(skb, pkt))
 		return REASON_UNKNOWN_FLOW;
-	quoted.back = &scratch->answer;
+	quoted.back = &scratch->reply;
 	icmp_read(skb, pkt, NETWORK_OUTSIDE, &quoted);
 	if (!address_equal(&quoted.back->src, &pkt->src) ||
 	    !address_equal(&quoted.back->dst, &pkt->dst))
@@ -216,7 +217,7 @@ icmp_translate_quoted(struct __sk_buff *skb, const struct packet *pkt,
 {
 	const struct flow_key *back = quoted->back;
 	bool ipv4 = address_is_ipv4(&pkt->dst);
-	bool has_ports = protocol_has_ports(back->protocol);
+	bool has_ports = packet_has_ports(back->protocol);
 	__u32 at = quoted->l3 + (ipv4 ? offsetof(struct iphdr, saddr) :
 					offsetof(struct ipv6hdr, saddr));
 	__u32 size = ipv4 ? sizeof(__be32) : sizeof(struct address);
@@ -291,7 +292,7 @@ icmp_translate(struct __sk_buff *skb, struct packet *pkt, __u32 network,
 
 	if (!pkt || !to_network || !scratch)
 		return REASON_KERNEL_ERROR;
-	quoted.back = &scratch->answer;
+	quoted.back = &scratch->reply;
 	reason = icmp_read(skb, pkt, network, &quoted);
 	if (reason)
 		return reason;

@@ -6,19 +6,18 @@
 #include "config.h"
 #include "csum.h"
 #include "ctx_sum.h"
-#include "index.h"
+#include "scratch.h"
 #include "verdict.h"
 
 /* An error that the datapath sends. */
 struct icmp_error {
 	__u8 type;
 	__u8 code;
-	__be16 mtu; /* IPv4: of the way on, or 0; IPv6 has it in 32 bits */
+	__be16 mtu; /* IPv4: of the next hop, or 0; IPv6 has it in 32 bits */
 };
 
-/* As many errors a second are sent to one endpoint, and as many at once, as
- * Linux sends by default (icmp_msgs_per_sec, icmp_msgs_burst): RFC 1812,
- * 4.3.2.8. */
+/* An endpoint gets as many errors a second, and at once, as Linux sends by
+ * default (icmp_msgs_per_sec, icmp_msgs_burst): RFC 1812, 4.3.2.8. */
 #define ICMP_INTERVAL (SECONDS / 1000)
 #define ICMP_BURST    (50 * ICMP_INTERVAL)
 
@@ -51,12 +50,12 @@ _Static_assert(sizeof(struct icmp6_headers) == 48, "struct icmp6_headers");
 
 #define ICMP_TTL 64
 
-/* An error quotes as much as fits into a packet of this length: RFC 1812,
- * 4.3.2.3; RFC 4443, 2.4 (c). */
+/* An error has at most this length, and quotes what fits: RFC 1812, 4.3.2.3;
+ * RFC 4443, 2.4 (c). */
 #define ICMP_LONGEST4 576
 #define ICMP_LONGEST6 1280
 
-/* Where an error's headers go: behind the Ethernet header. */
+/* The offset of an error's headers: behind the Ethernet header. */
 #define ICMP_AT sizeof(struct ethhdr)
 
 static __always_inline bool
@@ -115,9 +114,7 @@ icmp_write_ipv6(struct __sk_buff *skb, const struct packet *pkt,
 
 	__builtin_memcpy(&headers.ip.saddr, from, sizeof(*from));
 	__builtin_memcpy(&headers.ip.daddr, &pkt->src, sizeof(pkt->src));
-	sum = bpf_csum_diff(NULL, 0, (__be32 *)from, sizeof(*from), sum);
-	sum = bpf_csum_diff(NULL, 0, (__be32 *)&pkt->src, sizeof(pkt->src),
-			    sum);
+	sum = csum_pseudo(from, &pkt->src, sum);
 	sum = bpf_csum_diff(NULL, 0, pseudo, sizeof(pseudo), sum);
 	headers.icmp.checksum = csum_fold(bpf_csum_diff(
 		NULL, 0, (__be32 *)&headers.icmp, sizeof(headers.icmp), sum));
@@ -136,10 +133,10 @@ static __always_inline bool icmp_is_unanswerable(const struct packet *pkt)
 }
 
 /*
- * Makes the packet an error about itself, to its sender and from the gateway
- * at @from; false if there is to be none (RFC 1122, 3.2.2; RFC 4443, 2.4). It
- * has to be as it came: what is quoted of it stays where it is, and the headers
- * go in front.
+ * Turns the packet into an error about itself, to its sender and from the
+ * gateway at @from; false if no error may be sent (RFC 1122, 3.2.2; RFC 4443,
+ * 2.4). The packet must be unchanged: the quoted bytes stay in place, and the
+ * headers go in front.
  */
 __verified_once bool
 icmp_reply(struct __sk_buff *skb, const struct packet *pkt, __u32 endpoint,
@@ -167,18 +164,19 @@ icmp_reply(struct __sk_buff *skb, const struct packet *pkt, __u32 endpoint,
 	macs[1] = config_gateway_mac();
 	if (bpf_skb_change_tail(skb, ICMP_AT + length, 0) ||
 	    bpf_skb_adjust_room(skb, room, BPF_ADJ_ROOM_MAC, 0) ||
-	    !ctx_checksum(skb, ICMP_AT + room, length, &checksum) ||
+	    !ctx_sum_checksum(skb, ICMP_AT + room, length, &checksum) ||
 	    bpf_skb_store_bytes(skb, 0, macs, sizeof(macs),
 				BPF_F_INVALIDATE_HASH))
 		return false;
-	/* As urgent as what it is about: RFC 1812, 4.3.2.5. */
+	/* The precedence of the packet that the error is about: RFC 1812,
+	 * 4.3.2.5. */
 	return ipv4 ? icmp_write_ipv4(skb, pkt, from, error, pkt->tos, length,
 				      (__u16)~checksum) :
 		      icmp_write_ipv6(skb, pkt, from, error, pkt->tos, length,
 				      (__u16)~checksum);
 }
 
-/* Drops a packet, and tells its sender why if that can help it. */
+/* Drops a packet. Sends an ICMP error if its sender can use it. */
 static __noinline int
 icmp_refuse(struct __sk_buff *skb, const struct packet *pkt,
 	    const struct device *device, enum reason reason, __u32 mtu)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * The kernel's own structures, as far as programs read them. CO-RE finds the
+ * The fields of the kernel's own structures that programs read. CO-RE finds the
  * fields by name in the running kernel. The address of a program's struct
  * __sk_buff is that of the struct sk_buff.
  */

@@ -1,155 +1,26 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * Learned stations: seen behind a trunk or a tunnel as the source of a frame.
- * Known ones (`fdb`, `neighbors`) always go first, so that nothing that is
- * learned can take their place.
+ * Static entries (`fdb`, `neighbors`) always win, so a learned entry cannot
+ * take their place.
  */
 #ifndef EBPNET_LEARN_H
 #define EBPNET_LEARN_H
 
 #include "address.h"
 #include "config.h"
-#include "index.h"
-#include "loop.h"
-#include "maps.h"
+#include "learn_count.h"
+#include "neighbor.h"
 
 /* `seen` is written no more often than this. */
 #define LEARN_PRECISION SECONDS
 
-/* How long an address is known without a packet from it to the gateway: as
- * long as a flow of it may be. */
-static __always_inline __u64 learn_neighbor_timeout(void)
-{
-	__u64 most = learned_timeout;
-
-	if (most < tcp_established_timeout)
-		most = tcp_established_timeout;
-	return most < udp_answered_timeout ? udp_answered_timeout : most;
-}
-
 /*
- * Copies the station of an entry of a hash that is less old than @timeout. The
- * kernel may use an entry for another key as soon as it is deleted, so callers
- * must check that the copy is of the key they looked up.
- */
-static __always_inline const struct station *
-learn_copy(struct scratch *scratch, const struct learned *learned,
-	   __u64 timeout)
-{
-	if (!learned || !scratch ||
-	    learned->seen + timeout <= bpf_ktime_get_coarse_ns())
-		return NULL;
-	scratch->learned = learned->station;
-	barrier();
-	return &scratch->learned;
-}
-
-/* The station with the MAC, if it is known. */
-static __always_inline const struct station *
-learn_find_told(__u32 network, const struct mac *mac)
-{
-	struct fdb_key key = { .network = network, .mac = *mac };
-
-	return bpf_map_lookup_elem(&fdb, &key);
-}
-
-/* The station with the MAC, of those that `fdb` does not know, unless it is
- * behind a trunk that is blocked: then it can be reached by another one. */
-static __noinline const struct station *
-learn_find(__u32 network, const struct mac *mac)
-{
-	struct fdb_key key = { .network = network, .mac = *mac };
-	const struct station *station =
-		learn_copy(scratch_get(),
-			   bpf_map_lookup_elem(&learned_fdb, &key),
-			   learned_timeout);
-
-	if (!station || station->network != network ||
-	    !mac_equal(&station->mac, mac))
-		return NULL;
-	if (station->trunk && loop_cuts(station->endpoint))
-		return NULL;
-	return station;
-}
-
-/* The station that @learned_neigh has for the address. */
-static __always_inline const struct station *
-learn_copy_neighbor(struct scratch *scratch, const struct address *address)
-{
-	return learn_copy(scratch, bpf_map_lookup_elem(&learned_neigh, address),
-			  learn_neighbor_timeout());
-}
-
-/* The station that has the address. */
-static __always_inline const struct station *
-learn_find_neighbor(const struct address *address)
-{
-	const struct station *known = bpf_map_lookup_elem(&neighbors, address);
-
-	return known ? known : learn_copy_neighbor(scratch_get(), address);
-}
-
-/* The counts of a place, which are made if there are none. Zero endpoint and
- * tunnel: those of the whole network. */
-static __noinline struct learned_count *
-learn_count(__u32 network, __u32 endpoint, __u32 tunnel)
-{
-	struct learned_place place = {
-		.network = network,
-		.endpoint = endpoint,
-		.tunnel = tunnel,
-	};
-	struct learned_count *count =
-		bpf_map_lookup_elem(&learned_counts, &place);
-	struct learned_count none = {};
-
-	if (count)
-		return count;
-	bpf_map_update_elem(&learned_counts, &place, &none, BPF_NOEXIST);
-	return bpf_map_lookup_elem(&learned_counts, &place);
-}
-
-static __always_inline __u32 *
-learn_counted(struct learned_count *count, enum learn_what what)
-{
-	return what == LEARN_STATIONS ? &count->stations : &count->neighbors;
-}
-
-/* Adds an entry to a count, or takes it off. */
-static __always_inline void
-learn_count_one(struct learned_count *count, enum learn_what what, bool add)
-{
-	if (!count)
-		return;
-	if (add)
-		__sync_fetch_and_add(learn_counted(count, what), 1);
-	else if (*learn_counted(count, what))
-		__sync_fetch_and_sub(learn_counted(count, what), 1);
-}
-
-/* Adds an entry of a place to the counts of the place and of its network, or
- * takes it off both. */
-static __always_inline void
-learn_count_entry(__u32 network, __u32 endpoint, __u32 tunnel,
-		  enum learn_what what, bool add)
-{
-	learn_count_one(learn_count(network, endpoint, tunnel), what, add);
-	learn_count_one(learn_count(network, 0, 0), what, add);
-}
-
-static __always_inline void learn_count_station(const struct station *station,
-						enum learn_what what, bool add)
-{
-	learn_count_entry(station->network, station->endpoint, station->tunnel,
-			  what, add);
-}
-
-/*
- * An entry has a record in `learned_queue`, by which the sweep comes to it.
- * Both hold the same number: so a record is not taken for that of a later entry
- * with the same key. Only the CPU that has claimed an entry may move or remove
- * it, so that its place is counted once. The upper bits of an entry's number
- * change when it moves, as the kernel may use its memory again.
+ * An entry has a record in `learned_queue`, by which the sweep finds it. Both
+ * hold the same number, so a record does not match a later entry with the same
+ * key. Only the CPU that has claimed an entry may move or remove it, so its
+ * place is counted once. The upper bits of an entry's number change when it
+ * moves, because the kernel may reuse its memory.
  */
 #define LEARN_CLAIMED  0xffffffff
 #define LEARN_NUMBER   0x00ffffff
@@ -178,8 +49,9 @@ static __always_inline __u32 learn_number(const struct learned *learned)
 	return number;
 }
 
-/* Removes an entry, or replaces it by @new at another place: a new value, so
- * that nobody reads half of each. False if another CPU is about to do that. */
+/* Removes an entry, or replaces it by @new at another place. The new value
+ * replaces the old one at once, so no CPU reads half of each. False if another
+ * CPU changes the entry at the same time. */
 static __always_inline bool
 learn_replace(void *map, const void *key, struct learned *old,
 	      struct learned *new, enum learn_what what)
@@ -236,11 +108,11 @@ learn_has_room(const struct station *station, enum learn_what what)
 	struct learned_count *network = learn_count(station->network, 0, 0);
 
 	return place && network &&
-	       *learn_counted(place, what) < LEARNED_A_PLACE &&
-	       *learn_counted(network, what) < LEARNED_A_NETWORK;
+	       *learn_count_of(place, what) < LEARNED_PER_PLACE &&
+	       *learn_count_of(network, what) < LEARNED_PER_NETWORK;
 }
 
-/* Writes where a station is into `learned_fdb` or `learned_neigh`. */
+/* Writes the place of a station into `learned_fdb` or `learned_neigh`. */
 static __always_inline void
 learn_write(void *map, const void *key, __u32 size,
 	    const struct station *station, enum learn_what what)
@@ -278,7 +150,7 @@ learn_write(void *map, const void *key, __u32 size,
 		learn_remove(map, key, old, what);
 }
 
-/* Remembers where the station with station->mac is. */
+/* Learns the place of the station with station->mac. */
 static __noinline void learn_station(const struct station *station)
 {
 	struct fdb_key key = { .network = station->network,
@@ -316,7 +188,7 @@ learn_is_inside(const struct network *network, const struct address *address)
 					 network->prefix6);
 }
 
-/* Remembers that @address is that of a station, unless it is known. */
+/* Learns that the station has @address, unless a static entry has it. */
 static __noinline void
 learn_neighbor(const struct station *station, const struct address *address)
 {
@@ -327,7 +199,7 @@ learn_neighbor(const struct station *station, const struct address *address)
 			    LEARN_NEIGHBORS);
 }
 
-/* The station that sends from behind a trunk. */
+/* Builds the station that sends from behind a trunk. */
 static __always_inline struct station
 learn_sender(const struct device *device, __u32 ifindex,
 	     const struct packet *pkt)
@@ -342,7 +214,7 @@ learn_sender(const struct device *device, __u32 ifindex,
 	};
 }
 
-/* Whether a learned station is one of those to forget. */
+/* Whether the filter matches a learned station. */
 static __always_inline bool learn_is_meant(const struct learned *learned,
 					   const struct learned_filter *filter)
 {
@@ -372,141 +244,11 @@ learn_forget_neighbor(void *map, struct address *key, struct learned *learned,
 	return 0;
 }
 
-/* Forgets the learned stations and neighbors that are meant. */
+/* Removes the learned stations and neighbors that the filter matches. */
 static __always_inline void learn_forget(struct learned_filter *filter)
 {
 	bpf_for_each_map_elem(&learned_fdb, learn_forget_station, filter, 0);
 	bpf_for_each_map_elem(&learned_neigh, learn_forget_neighbor, filter, 0);
-}
-
-/* Looks at the entry of a record, and removes an entry that has not been seen
- * for @timeout. False if the record is of no use any more. */
-static __always_inline bool
-learn_age_entry(void *map, const struct learned_record *record, __u64 timeout)
-{
-	struct learned *learned = bpf_map_lookup_elem(map, record->key);
-	__u32 number;
-	__u64 seen;
-
-	if (!learned)
-		return false;
-	number = learn_number(learned);
-	if (number == LEARN_CLAIMED)
-		return true;
-	if ((number ^ record->number) & LEARN_NUMBER)
-		return false;
-	seen = learned->seen;
-	if (bpf_ktime_get_coarse_ns() < seen + timeout)
-		return true;
-	return !learn_remove(map, record->key, learned, record->what);
-}
-
-/* The first record that a tick has put back: there the tick has been once
- * round. */
-struct learn_tick {
-	__u32 first;
-	__u32 pad;
-};
-
-/* learn_age_entry() for a record of either kind. @lost: the entry loses its
- * record, so it has to go. */
-static __noinline bool
-learn_age_record(const struct learned_record *record, bool lost)
-{
-	if (record->what == LEARN_STATIONS)
-		return learn_age_entry(&learned_fdb, record,
-				       lost ? 0 : learned_timeout);
-	return learn_age_entry(&learned_neigh, record,
-			       lost ? 0 : learn_neighbor_timeout());
-}
-
-static int learn_age_next(__u32 i, void *context)
-{
-	struct learn_tick *tick = context;
-	struct learned_record record;
-
-	if ((int)bpf_map_pop_elem(&learned_queue, &record))
-		return 1;
-	if (!learn_age_record(&record, false))
-		return 0;
-	/* The queue is full if another CPU has just put a record in. */
-	if ((int)bpf_map_push_elem(&learned_queue, &record, BPF_ANY)) {
-		learn_age_record(&record, true);
-		return 0;
-	}
-	if (!tick->first)
-		tick->first = record.number;
-	else if (tick->first == record.number)
-		return 1;
-	return 0;
-}
-
-/* How many learned stations and neighbors a tick of the sweep looks at. */
-#define LEARN_TICK 64
-
-/* Forgets some of those that have not been seen for too long. */
-static __always_inline void learn_age(void)
-{
-	struct learn_tick tick = {};
-
-	bpf_loop(LEARN_TICK, learn_age_next, &tick, 0);
-}
-
-/* Entries of a version that had no queue have no record, and their places were
- * counted by rounds. */
-static long learn_find_unrecorded(void *map, const void *key,
-				  const struct learned *learned, __u32 *found)
-{
-	*found += !learned->number;
-	return 0;
-}
-
-static long learn_uncount(void *map, struct learned_place *place,
-			  struct learned_count *count, void *context)
-{
-	__builtin_memset(count, 0, sizeof(*count));
-	return 0;
-}
-
-static __always_inline void
-learn_adopt(const void *key, __u32 size, struct learned *learned,
-	    enum learn_what what)
-{
-	const struct station *station = &learned->station;
-	__u32 number = learn_new_number();
-
-	learn_count_station(station, what, true);
-	if (!learned->number && learn_enqueue(key, size, number, what))
-		__sync_val_compare_and_swap(&learned->number, 0, number);
-}
-
-static long learn_adopt_station(void *map, struct fdb_key *key,
-				struct learned *learned, void *context)
-{
-	learn_adopt(key, sizeof(*key), learned, LEARN_STATIONS);
-	return 0;
-}
-
-static long learn_adopt_neighbor(void *map, struct address *key,
-				 struct learned *learned, void *context)
-{
-	learn_adopt(key, sizeof(*key), learned, LEARN_NEIGHBORS);
-	return 0;
-}
-
-/* Gives every entry a record, and counts all of them again if one had none. At
- * load only: this looks at everything. */
-static __always_inline void learn_start(void)
-{
-	__u32 found = 0;
-
-	bpf_for_each_map_elem(&learned_fdb, learn_find_unrecorded, &found, 0);
-	bpf_for_each_map_elem(&learned_neigh, learn_find_unrecorded, &found, 0);
-	if (!found)
-		return;
-	bpf_for_each_map_elem(&learned_counts, learn_uncount, NULL, 0);
-	bpf_for_each_map_elem(&learned_fdb, learn_adopt_station, NULL, 0);
-	bpf_for_each_map_elem(&learned_neigh, learn_adopt_neighbor, NULL, 0);
 }
 
 #endif

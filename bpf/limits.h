@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* The limits that the user has set, and what was dropped for limits. */
+/* The limits that the user has set, and the counts of drops for limits. */
 #ifndef EBPNET_LIMITS_H
 #define EBPNET_LIMITS_H
 
@@ -11,7 +11,7 @@ static __always_inline const struct owner_limits *limits_of(__u32 owner)
 	return bpf_map_lookup_elem(&limits, &owner);
 }
 
-/* Where the drops of @owner are counted; NULL if it is no local endpoint. */
+/* The counts of drops of @owner; NULL if it is no local endpoint. */
 static __always_inline struct refused *limits_refusals(__u32 owner)
 {
 	return bpf_map_lookup_elem(&refusals, &owner);

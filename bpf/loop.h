@@ -1,19 +1,19 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * Loops between trunks: two trunks that are joined elsewhere pass each other's
- * floods for ever. When a frame is flooded on a network with several trunks,
- * each of them sends a probe, once a second at most. If the probe of an earlier
- * trunk (of a lower id) comes in by a later one, the later one is blocked for a
- * while: its frames are dropped and nothing is flooded to it. A probe blocks
- * only the trunk that it comes in by. So a station that forges probes blocks
- * only its own trunk.
+ * Loops between trunks: two trunks that are joined elsewhere repeat each
+ * other's floods for ever. When a frame is flooded on a network with several
+ * trunks, each of them sends a probe, once a second at most. If the probe of an
+ * earlier trunk (of a lower id) comes in by a later one, the later one is
+ * blocked for a while: its frames are dropped and nothing is flooded to it. A
+ * probe blocks only the trunk that it comes in by. So a station that forges
+ * probes blocks only its own trunk.
  */
 #ifndef EBPNET_LOOP_H
 #define EBPNET_LOOP_H
 
 #include "config.h"
-#include "index.h"
 #include "maps.h"
+#include "scratch.h"
 
 /* IEEE 802 has this type for local use. */
 #define LOOP_ETHERTYPE 0x88b5
@@ -40,7 +40,7 @@ static __always_inline struct trunk *loop_trunk(__u32 endpoint)
 }
 
 /* Whether the endpoint is a trunk that is blocked. */
-static __always_inline bool loop_cuts(__u32 endpoint)
+static __always_inline bool loop_blocks(__u32 endpoint)
 {
 	const struct trunk *trunk = loop_trunk(endpoint);
 
@@ -59,9 +59,9 @@ static __always_inline void loop_mark(__u32 ifindex, __u8 mark)
 /* Whether a trunk that is marked as blocked still is. Clears the mark if not.
  */
 static __always_inline bool
-loop_holds(const struct device *device, __u32 ifindex)
+loop_still_blocked(const struct device *device, __u32 ifindex)
 {
-	if (loop_cuts(device->endpoint))
+	if (loop_blocks(device->endpoint))
 		return true;
 	loop_mark(ifindex, 0);
 	return false;
@@ -70,7 +70,7 @@ loop_holds(const struct device *device, __u32 ifindex)
 /* Checks a frame of the probes' type that came in by a trunk. Blocks this trunk
  * if the frame is a probe of an earlier trunk. */
 static __noinline enum reason
-loop_hear(struct __sk_buff *skb, const struct device *device)
+loop_receive(struct __sk_buff *skb, const struct device *device)
 {
 	__u32 endpoint = device->endpoint, network = device->network;
 	struct trunk *out, *in = loop_trunk(endpoint);

@@ -8,14 +8,7 @@
 #ifndef EBPNET_MAPPING_H
 #define EBPNET_MAPPING_H
 
-#include "index.h"
-#include "share.h"
-
-static __always_inline void flow_bury(struct flow *flow)
-{
-	flow->seen = bpf_ktime_get_coarse_ns();
-	flow->state = FLOW_DEAD;
-}
+#include "flow_slot.h"
 
 /* Builds the key of the mapping for a packet from outside with @key. */
 static __always_inline void
@@ -29,28 +22,28 @@ mapping_key(struct flow_key *mapping, const struct flow_key *key)
 }
 
 /* Builds the outside key of a flow's mapping. If the flow was opened from
- * outside, the endpoint is its answering side. */
+ * outside, the endpoint is its reply side. */
 static __always_inline void
-mapping_outside(struct flow_key *mapping, const struct flow_key *opener,
-		const struct flow_key *answer)
+mapping_outside(struct flow_key *mapping, const struct flow_key *original,
+		const struct flow_key *reply)
 {
 	mapping_key(mapping,
-		    answer->network == NETWORK_OUTSIDE ? answer : opener);
+		    reply->network == NETWORK_OUTSIDE ? reply : original);
 }
 
 /* Builds the inside key of a flow's mapping. It has the host's address too,
  * because each address of the host has mappings of its own. */
 static __always_inline void
-mapping_inside(struct flow_key *mapping, const struct flow_key *opener,
-	       const struct flow_key *answer)
+mapping_inside(struct flow_key *mapping, const struct flow_key *original,
+	       const struct flow_key *reply)
 {
-	bool out = answer->network == NETWORK_OUTSIDE;
-	const struct flow_key *inside = out ? opener : answer;
+	bool out = reply->network == NETWORK_OUTSIDE;
+	const struct flow_key *inside = out ? original : reply;
 
 	__builtin_memset(mapping, 0, sizeof(*mapping));
 	mapping->src = inside->src;
 	mapping->sport = inside->sport;
-	mapping->dst = out ? answer->dst : opener->dst;
+	mapping->dst = out ? reply->dst : original->dst;
 	mapping->network = inside->network;
 	mapping->protocol = inside->protocol;
 }
@@ -63,16 +56,16 @@ static __always_inline bool mapping_publish(struct scratch *scratch, __u32 slot)
 
 	if (!flow)
 		return true; /* flow_open() fails */
-	flow->opener = scratch->opener;
-	flow->answer = scratch->answer;
+	flow->original = scratch->original;
+	flow->reply = scratch->reply;
 	/* An exchange, so that other CPUs see the keys before the users. */
 	__sync_lock_test_and_set(&flow->users, 1);
-	mapping_inside(&scratch->mapping, &scratch->opener, &scratch->answer);
+	mapping_inside(&scratch->mapping, &scratch->original, &scratch->reply);
 	return flow_index_add(&scratch->mapping, slot, FLOW_MAPPING) != -EEXIST;
 }
 
 /* Withdraws the mapping that the flow being opened holds in its claimed @slot.
- * False if a packet from outside has joined it already. */
+ * False if a packet from outside has acquired it already. */
 static __always_inline bool mapping_withdraw(__u32 slot)
 {
 	struct flow *flow = flow_at(slot);
@@ -80,22 +73,22 @@ static __always_inline bool mapping_withdraw(__u32 slot)
 	return !flow || __sync_val_compare_and_swap(&flow->users, 1, 0) == 1;
 }
 
-/* Takes one user off the mapping in @slot. The mapping ends with its last user.
- */
-__verified_once int mapping_leave(__u32 slot)
+/* Releases the mapping in @slot for one user. The mapping ends with its last
+ * user. */
+__verified_once int mapping_release(__u32 slot)
 {
 	struct flow *flow = flow_at(slot);
 	struct flow_key key;
 
 	if (!flow || __sync_fetch_and_sub(&flow->users, 1) != 1)
 		return 0;
-	mapping_outside(&key, &flow->opener, &flow->answer);
+	mapping_outside(&key, &flow->original, &flow->reply);
 	flow_index_remove(&key, slot);
-	mapping_inside(&key, &flow->opener, &flow->answer);
+	mapping_inside(&key, &flow->original, &flow->reply);
 	flow_index_remove(&key, slot);
 	if (flow->state == FLOW_ENDED) {
 		share_count(flow->owner, -1);
-		flow_bury(flow);
+		flow_slot_retire(flow);
 	}
 	return 0;
 }
@@ -105,9 +98,9 @@ __verified_once int mapping_leave(__u32 slot)
 static __always_inline bool
 mapping_has_key(const struct flow *flow, const struct flow_key *key)
 {
-	bool out = flow->answer.network == NETWORK_OUTSIDE;
-	const struct flow_key *inside = out ? &flow->opener : &flow->answer;
-	const struct flow_key *outside = out ? &flow->answer : &flow->opener;
+	bool out = flow->reply.network == NETWORK_OUTSIDE;
+	const struct flow_key *inside = out ? &flow->original : &flow->reply;
+	const struct flow_key *outside = out ? &flow->reply : &flow->original;
 
 	if (!address_equal(&key->dst, &outside->dst) ||
 	    key->protocol != outside->protocol)
@@ -119,11 +112,11 @@ mapping_has_key(const struct flow *flow, const struct flow_key *key)
 }
 
 /* How often another CPU may change the number of users first. */
-#define JOIN_ATTEMPTS 8
+#define ACQUIRE_ATTEMPTS 8
 
-/* Adds a user to the mapping under @key. Gives the mapping's slot, or
- * NO_MAPPING. A mapping without users has ended and cannot be joined. */
-static __always_inline __u32 mapping_join(const struct flow_key *key)
+/* Adds a user to the mapping under @key. Returns the mapping's slot, or
+ * NO_MAPPING. A mapping without users has ended and cannot be acquired. */
+static __always_inline __u32 mapping_acquire(const struct flow_key *key)
 {
 	const struct flow_ref *ref = bpf_map_lookup_elem(&flow_index, key);
 	__u32 slot, users;
@@ -135,7 +128,7 @@ static __always_inline __u32 mapping_join(const struct flow_key *key)
 	flow = flow_at(slot);
 	if (!flow)
 		return NO_MAPPING;
-	for (int i = 0; i < JOIN_ATTEMPTS; i++) {
+	for (int i = 0; i < ACQUIRE_ATTEMPTS; i++) {
 		users = flow->users;
 		if (!users)
 			return NO_MAPPING;
@@ -146,7 +139,7 @@ static __always_inline __u32 mapping_join(const struct flow_key *key)
 		 * before. */
 		if (mapping_has_key(flow, key))
 			return slot;
-		mapping_leave(slot);
+		mapping_release(slot);
 		return NO_MAPPING;
 	}
 	return NO_MAPPING;

@@ -1,8 +1,14 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * Every map. "agent" is whichever ebpnet command reconciles this host. Maps
- * are pinned and outlive programs. Hashes make entries when needed
- * (BPF_F_NO_PREALLOC), so that room nobody uses costs next to nothing.
+ * Every map, with its kind:
+ *
+ * - configuration: the agent writes it, and writes all of it again at each load;
+ * - state: flows, counters, learned stations; it is kept across loads;
+ * - scratch: nothing in it has to be kept.
+ *
+ * The agent is any ebpnet command that reconciles this host. Maps are pinned
+ * and outlive programs. Hashes allocate an entry when it is needed
+ * (BPF_F_NO_PREALLOC), so unused room costs next to nothing.
  */
 #ifndef EBPNET_MAPS_H
 #define EBPNET_MAPS_H
@@ -11,9 +17,10 @@
 
 #include "types.h"
 
-/* ifindex of an endpoint's host-side veth -> who may send there. Written by
- * the agent, read once for every packet an endpoint sends; lives as long as
- * the veth. Full: the endpoint is refused. */
+/* Configuration. ifindex of an endpoint's host-side veth -> the endpoint that
+ * may send there. The agent writes it; the datapath only sets the mark of a
+ * blocked trunk. Read once for every packet of an endpoint. An entry lives as
+ * long as the veth. Full: the endpoint is refused. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, MAX_LOCAL_ENDPOINTS);
@@ -22,9 +29,9 @@ struct {
 	__type(value, struct device);
 } devices SEC(".maps");
 
-/* (network, MAC) -> station. Written by the agent, read once for every
- * bridged packet; lives as long as the endpoint. Full: the endpoint is
- * refused. */
+/* Configuration. (network, MAC) -> static station. The agent writes it. Read
+ * once for every bridged packet. An entry lives as long as the endpoint. Full:
+ * the endpoint is refused. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, MAX_STATIONS);
@@ -33,10 +40,10 @@ struct {
 	__type(value, struct station);
 } fdb SEC(".maps");
 
-/* IP address -> station. Subnets on a host do not overlap, so the address
- * alone is enough. Written by the agent, read to answer ARP and ND and for
- * routed packets; lives as long as the endpoint. Full: the endpoint is
- * refused. */
+/* Configuration. IP address -> static station. Subnets on a host do not
+ * overlap, so the address alone is enough. The agent writes it. Read to answer
+ * ARP and ND, and for routed packets. An entry lives as long as the endpoint.
+ * Full: the endpoint is refused. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, MAX_NEIGHBORS);
@@ -45,9 +52,9 @@ struct {
 	__type(value, struct station);
 } neighbors SEC(".maps");
 
-/* Network id -> its policy. Written by the agent, so that a change holds from
- * the next packet on; read for every packet. An array: never full, a network
- * past its end is refused. */
+/* Configuration. Network id -> its policy. The agent writes it; a change holds
+ * from the next packet on. Read for every packet. An array: never full; a
+ * network beyond its end is refused. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, MAX_NETWORKS);
@@ -55,20 +62,21 @@ struct {
 	__type(value, struct network);
 } networks SEC(".maps");
 
-/* (network, 0..members-1) -> where it floods to: a local station, or a tunnel
- * as a station without a MAC. Written by the agent; lives as long as the
- * endpoint, or as the tunnel carries the network. */
+/* Configuration. (network, 0..members-1) -> a member to flood to: a local
+ * station, or a tunnel as a station without a MAC. The agent writes it. An
+ * entry lives as long as the endpoint, or as the tunnel carries the network. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, MAX_LOCAL_ENDPOINTS + MAX_CARRIED);
+	__uint(max_entries, MAX_LOCAL_ENDPOINTS + MAX_TUNNEL_NETWORKS);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, struct member_key);
 	__type(value, struct station);
 } members SEC(".maps");
 
-/* Endpoint id, or the number of a network in a tunnel (flood_payer_tunnel()) ->
- * what has been flooded for it. Written by the datapath, read by metrics;
- * zeroed by the agent when an id is given out. */
+/* State. Endpoint id, or the number of a network in a tunnel
+ * (flood_payer_tunnel()) -> the budget of flooded copies, and how many frames
+ * were dropped for it. The datapath writes it, metrics read it. The agent
+ * zeroes an entry when it gives out the id. An array: never full. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, MAX_FLOODERS);
@@ -76,9 +84,10 @@ struct {
 	__type(value, struct flood_budget);
 } flood_budgets SEC(".maps");
 
-/* Endpoint id of a trunk -> what is known of a loop through it. Written by the
- * datapath, read for each frame flooded to it and by status and metrics; zeroed
- * by the agent when an id is given out. */
+/* State. Endpoint id of a trunk -> its probes and whether it is blocked. The
+ * datapath writes it. Read for each frame flooded to the trunk, and by status
+ * and metrics. The agent zeroes an entry when it gives out the id. An array:
+ * never full. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, MAX_LOCAL_ENDPOINTS);
@@ -86,21 +95,23 @@ struct {
 	__type(value, struct trunk);
 } trunks SEC(".maps");
 
-/* (tunnel, GRE key) -> network id. Written by the agent, read for every packet
- * out of a tunnel; lives as long as the tunnel carries the network. Full: the
- * tunnel or the network is refused. */
+/* Configuration. (tunnel, GRE key) -> id of the network that the tunnel carries
+ * under this key. The agent writes it. Read for every packet out of a tunnel.
+ * An entry lives as long as the tunnel carries the network. Full: the tunnel or
+ * the network is refused. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, MAX_CARRIED);
+	__uint(max_entries, MAX_TUNNEL_NETWORKS);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, struct carried_key);
+	__type(key, struct tunnel_network_key);
 	__type(value, __u32);
 } carried SEC(".maps");
 
-/* (network, MAC) -> station that was seen behind a trunk or a tunnel. Written
- * by the datapath, read where `fdb` has none; until it has not been seen for
- * learned_timeout. Full, or the share of the network or the place used up: it
- * is not learned, and flooded to. */
+/* State. (network, MAC) -> station that was seen behind a trunk or a tunnel.
+ * The datapath writes it. Read if `fdb` has no entry. An entry lives until the
+ * station has been silent for learned_timeout. Full, or the share of the
+ * network or place used up: the station is not learned, and frames to it are
+ * flooded. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, MAX_LEARNED);
@@ -109,9 +120,10 @@ struct {
 	__type(value, struct learned);
 } learned_fdb SEC(".maps");
 
-/* IP address -> station behind a trunk that spoke to the gateway. Written by
- * the datapath, read where `neighbors` has none; until it has not spoken to the
- * gateway for as long as a flow may live. */
+/* State. IP address -> station behind a trunk that has sent to the gateway. The
+ * datapath writes it. Read if `neighbors` has no entry. An entry lives until
+ * the station has sent nothing to the gateway for as long as a flow may live.
+ * Full: the address is not learned. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, MAX_LEARNED);
@@ -120,18 +132,19 @@ struct {
 	__type(value, struct learned);
 } learned_neigh SEC(".maps");
 
-/* A record for each entry of the two above, in the order in which the sweep
- * looks at them. Written and read by the datapath; a record stays until the
- * sweep finds its entry gone. Full: nothing is learned. */
+/* State. A record for each entry of `learned_fdb` and `learned_neigh`, in the
+ * order in which the sweep looks at them. The datapath writes and reads it. A
+ * record stays until the sweep finds that its entry is gone. Full: nothing is
+ * learned. */
 struct {
 	__uint(type, BPF_MAP_TYPE_QUEUE);
 	__uint(max_entries, 2 * MAX_LEARNED);
 	__type(value, struct learned_record);
 } learned_queue SEC(".maps");
 
-/* Place -> how many entries it has in `learned_fdb` and `learned_neigh`.
- * Written by the datapath; one without entries stays, as there are no more
- * places than that. */
+/* State. Place -> how many entries it has in `learned_fdb` and `learned_neigh`.
+ * The datapath writes it. An entry with zero counts stays. The map has room for
+ * all places that can exist, so it is never full. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, MAX_LEARNED_PLACES);
@@ -140,10 +153,10 @@ struct {
 	__type(value, struct learned_count);
 } learned_counts SEC(".maps");
 
-/* (client, server, protocol, port) -> the server's port is open to the
- * client. Written by the agent, read for a flow of a network with ICC off when
- * it opens, and whenever links have changed; lives as long as the link. Full:
- * the link is refused. */
+/* Configuration. (client, server, protocol, port) -> the server's port is open
+ * to the client. The agent writes it. Read when a flow of a network with ICC
+ * off opens, and again after links have changed. An entry lives as long as the
+ * link. Full: the link is refused. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, MAX_LINKS);
@@ -152,9 +165,10 @@ struct {
 	__type(value, __u32);
 } links SEC(".maps");
 
-/* How often `links` has changed. Written by the agent after each change, so
- * that a flow need not look for its link while nothing has; read for every
- * packet of a network with ICC off. 0: not known. */
+/* State. How often `links` has changed; 0: not known. The agent writes it after
+ * each change. A flow looks for its link again only if this number has changed.
+ * Read for every packet of a network with ICC off. It is kept across loads,
+ * because a number that was used before must not come again. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);
@@ -162,8 +176,9 @@ struct {
 	__type(value, __u32);
 } links_revision SEC(".maps");
 
-/* Tunnel id -> its ends, and how packets are put into it. Written by the agent,
- * read for every packet into a tunnel; lives as long as the tunnel. */
+/* Configuration. Tunnel id -> its ends and its options. The agent writes it.
+ * Read for every packet into a tunnel. An entry lives as long as the tunnel. An
+ * array: never full. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, MAX_TUNNELS);
@@ -171,8 +186,9 @@ struct {
 	__type(value, struct tunnel);
 } tunnels SEC(".maps");
 
-/* A tunnel's ends -> its id. Written by the agent, read for every packet out
- * of a tunnel; lives as long as the tunnel. */
+/* Configuration. A tunnel's ends -> its id. The agent writes it. Read for every
+ * packet out of a tunnel. An entry lives as long as the tunnel. It has room for
+ * the ends and the local address of every tunnel, so it is never full. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 2 * MAX_TUNNELS);
@@ -181,8 +197,9 @@ struct {
 	__type(value, __u32);
 } tunnel_ids SEC(".maps");
 
-/* Tunnel id -> what the datapath knows of it. Written by the datapath, zeroed
- * by the agent when an id is given out. */
+/* State. Tunnel id -> the path MTU to its remote, and its last sequence number.
+ * The datapath writes it. The agent zeroes an entry when it gives out the id.
+ * An array: never full. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, MAX_TUNNELS);
@@ -190,9 +207,10 @@ struct {
 	__type(value, struct tunnel_path);
 } tunnel_paths SEC(".maps");
 
-/* ifindex of an uplink -> its addresses; key 0 holds the uplink of the
- * default route, for kernels that refuse a route lookup. Written by the
- * agent, read when the routing table is asked. */
+/* Configuration. ifindex of an uplink -> its addresses. Key 0 has the uplink of
+ * the default route, for kernels that refuse a route lookup. The agent writes
+ * it. Read with each lookup in the routing table. Full: the uplink is refused.
+ * */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, MAX_UPLINKS);
@@ -201,19 +219,32 @@ struct {
 	__type(value, struct uplink);
 } uplinks SEC(".maps");
 
-/* Ways that the routing table gave at this tick of the clock, at places that
- * follow from their addresses: see route_find(). Written and read by the
- * datapath; one takes the place of another. */
+/* Configuration. An address that leads to the host but is not an address of the
+ * host: the broadcast address of a subnet, or an anycast address. The agent
+ * writes it. Read when a flow to a published port opens. An entry lives as long
+ * as the route. Full: the agent leaves out the rest. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_BROADCASTS);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct address);
+	__type(value, __u32);
+} broadcasts SEC(".maps");
+
+/* Scratch. The route cache: routes that the routing table gave at this tick of
+ * the clock. The addresses choose the place: see route_find(). The datapath
+ * writes and reads it. A new route overwrites an old one. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, MAX_WAYS);
+	__uint(max_entries, MAX_CACHED_ROUTES);
 	__type(key, __u32);
-	__type(value, struct way);
+	__type(value, struct cached_route);
 } ways SEC(".maps");
 
-/* (host address, protocol, port) -> the endpoint's port that it is published
- * for. Written by the agent, read for the first packet of a flow to the host;
- * lives as long as the publication. Full: the port is refused. */
+/* Configuration. (host address, protocol, port) -> the endpoint's port that is
+ * published there. The agent writes it. Read for the first packet of a flow to
+ * the host. An entry lives as long as the publication. Full: the port is
+ * refused. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, MAX_PORTS);
@@ -222,9 +253,9 @@ struct {
 	__type(value, struct port);
 } ports SEC(".maps");
 
-/* A bit for each port that has an entry in `ports`, whatever its address.
- * Written by the agent; read for every packet to the host that is of no flow,
- * and when an endpoint is given a port. */
+/* Configuration. A bit for each port that has an entry in `ports`, for any
+ * address. The agent writes it. Read for every packet to the host that has no
+ * flow, and when an endpoint gets a port of the host. An array: never full. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, PUBLISHED_PROTOCOLS *PUBLISHED_WORDS);
@@ -232,11 +263,12 @@ struct {
 	__type(value, __u64);
 } published_ports SEC(".maps");
 
-/* (publication, prefix) -> sources there may reach it. (publication and
- * PORT_ROUTES_ID, prefix) -> 1 if its endpoint's namespace answers to there by
- * another interface, 0 if by the endpoint's. Written by the agent, read for the
- * first packet of a flow to a restricted port or to an endpoint on several
- * networks; lives as long as the publication. Full: the port is refused. */
+/* Configuration. (publication, prefix) -> sources in the prefix may reach it.
+ * (publication and PORT_ROUTES_ID, prefix) -> 1 if the namespace of its
+ * endpoint answers this prefix by another interface, 0 if by the endpoint's.
+ * The agent writes it. Read for the first packet of a flow to a restricted port
+ * or to an endpoint on several networks. An entry lives as long as the
+ * publication. Full: the port is refused. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
 	__uint(max_entries, MAX_PORT_SOURCES);
@@ -245,10 +277,11 @@ struct {
 	__type(value, __u32);
 } port_sources SEC(".maps");
 
-/* Flows of links and of address translation, one a slot. Written and read by
- * the datapath; a slot is used until the sweep finds its flow idle for too
- * long, its endpoint or port goes, or it loses its place in `half_open`. As
- * many as `load` was told, and MAX_HALF_OPEN. Full: a new flow is refused. */
+/* State. The flows, of links and of address translation, one in each slot. The
+ * datapath writes and reads it. A slot is used until the sweep finds its flow
+ * idle for too long, its endpoint or port goes, or it loses its place in
+ * `half_open`. It has as many slots as `load` was given, and MAX_HALF_OPEN.
+ * Full: a new flow is refused. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, DEFAULT_FLOWS + MAX_HALF_OPEN);
@@ -256,9 +289,9 @@ struct {
 	__type(value, struct flow);
 } flows SEC(".maps");
 
-/* What a packet says of its flow -> the flow. Two entries a flow, or one if it
- * is inside a network, that live as long as it does, and two a mapping. Four
- * times as large as `flows`. */
+/* State. A packet's key -> its flow. A flow has two entries, or one if it is
+ * inside a network, and a mapping has two. They live as long as the flow or the
+ * mapping. It is four times as large as `flows`. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 4 * (DEFAULT_FLOWS + MAX_HALF_OPEN));
@@ -267,9 +300,9 @@ struct {
 	__type(value, struct flow_ref);
 } flow_index SEC(".maps");
 
-/* The half-open flows: slots in `flows` plus one. Written and read by the
- * datapath when a flow opens. Full: another half-open flow ends; see
- * flow_take_turn(). */
+/* State. The half-open flows: their slots in `flows` plus one. The datapath
+ * writes and reads it when a flow opens. Full: another half-open flow ends; see
+ * half_open_reserve(). */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, MAX_HALF_OPEN);
@@ -277,8 +310,9 @@ struct {
 	__type(value, __u32);
 } half_open SEC(".maps");
 
-/* Owner -> how many flows it has. Written and read by the datapath when a flow
- * opens, is established or ends; belongs to `flows`. An array: never full. */
+/* State. Owner -> how many flows it has. The datapath writes and reads it when
+ * a flow opens, is established or ends. It belongs to `flows`. An array: never
+ * full. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, MAX_OWNERS);
@@ -286,9 +320,9 @@ struct {
 	__type(value, struct flow_share);
 } flow_shares SEC(".maps");
 
-/* How many ports endpoints, and all together, have towards a destination: cells
- * of a sketch, see ports.h. Written and read by the datapath when a flow opens
- * or ends; belongs to `flows`. An array: never full. */
+/* State. How many ports each endpoint, and all together, have towards a
+ * destination: cells of a sketch, see ports.h. The datapath writes and reads it
+ * when a flow opens or ends. It belongs to `flows`. An array: never full. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, PORT_ROWS *PORT_CELLS);
@@ -296,8 +330,8 @@ struct {
 	__type(value, __u32);
 } port_counts SEC(".maps");
 
-/* The one secret by which `port_counts` is used. Written by the loader when it
- * makes that map. */
+/* State. The one secret by which `port_counts` is used. The loader writes it
+ * when it makes that map. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);
@@ -305,10 +339,11 @@ struct {
 	__type(value, struct port_secret);
 } port_secrets SEC(".maps");
 
-/* Endpoint, publication or tunnel -> its limits. Written by the agent for those
- * that have one that is not the default; read when a flow opens or is
- * established, for a fragment of an endpoint, and for a flooded frame. Lives as
- * long as the noun. */
+/* Configuration. Endpoint, publication or tunnel -> its limits. The agent
+ * writes an entry if a limit is not the default. Read when a flow opens or is
+ * established, for a fragment of an endpoint, and for a flooded frame. An entry
+ * lives as long as the noun. It has room for all of them, so it is never full.
+ * */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, MAX_LIMITED);
@@ -317,8 +352,9 @@ struct {
 	__type(value, struct owner_limits);
 } limits SEC(".maps");
 
-/* Endpoint id -> packets that were dropped for its limits. Written by the
- * datapath, read by metrics; zeroed by the agent when an id is given out. */
+/* State. Endpoint id -> packets that were dropped for its limits. The datapath
+ * writes it, metrics read it. The agent zeroes an entry when it gives out the
+ * id. An array: never full. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, MAX_LOCAL_ENDPOINTS);
@@ -326,7 +362,8 @@ struct {
 	__type(value, struct refused);
 } refusals SEC(".maps");
 
-/* The one sweeper of `flows`. Started at load, runs as long as it is pinned. */
+/* State. The one sweeper of `flows`. It starts at load and runs as long as this
+ * map is pinned. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);
@@ -334,11 +371,11 @@ struct {
 	__type(value, struct sweeper);
 } sweepers SEC(".maps");
 
-/* Place of a datagram in fragments -> its ports, from its first fragment. An
- * endpoint has FRAGMENTS_OF_ENDPOINT places, and a device of the host
- * FRAGMENTS_OF_DEVICE, so a flood displaces its own sender's datagrams. Written
- * and read by the datapath. Full: the least recently used make room, which
- * takes more than a hundred endpoints that have used all their places. */
+/* State. Place of a datagram in fragments -> its ports, from its first
+ * fragment. An endpoint has ENDPOINT_FRAGMENTS places and a device of the host
+ * DEVICE_FRAGMENTS, so a flood displaces only datagrams of its own sender. The
+ * datapath writes and reads it. Full: the least recently used entries go. That
+ * takes more than a hundred endpoints that use all their places. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, MAX_DATAGRAMS);
@@ -346,7 +383,8 @@ struct {
 	__type(value, struct datagram);
 } datagrams SEC(".maps");
 
-/* Endpoint id -> when its next ICMP error is due; see icmp_may_send(). */
+/* Scratch. Endpoint id -> when its next ICMP error is due; see icmp_may_send().
+ * The datapath writes and reads it. An array: never full. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, MAX_LOCAL_ENDPOINTS);
@@ -354,7 +392,8 @@ struct {
 	__type(value, __u64);
 } icmp_budgets SEC(".maps");
 
-/* What is too large for the stack: used by one run of a program at a time. */
+/* Scratch. Records of data that is too large for the stack. One run of a
+ * program uses a record at a time. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, SCRATCHES);
@@ -362,8 +401,8 @@ struct {
 	__type(value, struct scratch);
 } scratches SEC(".maps");
 
-/* enum reason -> what was dropped for it. Written by the datapath, read by
- * stats and metrics. */
+/* State. enum reason -> packets that were dropped for it. The datapath writes
+ * it, stats and metrics read it. An array: never full. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, MAX_REASONS);
@@ -371,9 +410,9 @@ struct {
 	__type(value, struct counter);
 } drops SEC(".maps");
 
-/* Endpoint id -> traffic. Written by the datapath, zeroed by the agent when an
- * id is given out, read by stats and metrics. Only local endpoints have an id
- * below MAX_LOCAL_ENDPOINTS and are counted. */
+/* State. Endpoint id -> traffic. The datapath writes it, stats and metrics read
+ * it. The agent zeroes an entry when it gives out the id. Only local endpoints
+ * have an id below MAX_LOCAL_ENDPOINTS and are counted. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, MAX_LOCAL_ENDPOINTS);
@@ -381,10 +420,11 @@ struct {
 	__type(value, struct traffic);
 } endpoint_stats SEC(".maps");
 
-/* Network id -> what its local endpoints that have gone had sent and got: with
- * what those that are there have, the network's traffic, which no packet need
- * be counted for. Written by the agent when an endpoint goes, zeroed when an id
- * is given out; read by stats and metrics. */
+/* State. Network id -> traffic of its local endpoints that are gone. With the
+ * traffic of those that exist, it is the network's traffic, so no packet is
+ * counted for its network. The agent adds to it when an endpoint goes, and
+ * zeroes it when it gives out the id. Read by stats and metrics. An array:
+ * never full. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, MAX_NETWORKS);
@@ -392,8 +432,9 @@ struct {
 	__type(value, struct traffic);
 } past_traffic SEC(".maps");
 
-/* Tunnel id -> traffic. Written by the datapath, zeroed by the agent when an id
- * is given out, read by stats and metrics. */
+/* State. Tunnel id -> traffic. The datapath writes it, stats and metrics read
+ * it. The agent zeroes an entry when it gives out the id. An array: never full.
+ * */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, MAX_TUNNELS);

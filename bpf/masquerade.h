@@ -2,7 +2,7 @@
 /*
  * Flows to the outside: RFC 4787, 5382, 5508. Every flow across an uplink is
  * opened here, also those of networks without masquerade: these are
- * "translated" to their own address, so that only answers come in.
+ * "translated" to their own address, so that only replies come in.
  */
 #ifndef EBPNET_MASQUERADE_H
 #define EBPNET_MASQUERADE_H
@@ -12,40 +12,40 @@
 
 /* Gives the flow the port of an existing mapping; NO_MAPPING if there is none,
  * or if its port is taken towards this destination. */
-static __noinline __u32 masquerade_join(struct search *search,
-					struct scratch *scratch)
+static __noinline __u32 masquerade_acquire(struct search *search,
+					   struct scratch *scratch)
 {
 	const struct flow *holder;
 	__u32 slot;
 
-	mapping_inside(&scratch->mapping, &scratch->opener, &scratch->answer);
-	slot = mapping_join(&scratch->mapping);
+	mapping_inside(&scratch->mapping, &scratch->original, &scratch->reply);
+	slot = mapping_acquire(&scratch->mapping);
 	if (slot == NO_MAPPING)
 		return NO_MAPPING;
 	holder = flow_at(slot);
 	if (holder) {
-		mapping_outside(&scratch->mapping, &holder->opener,
-				&holder->answer);
-		scratch->answer.dport = scratch->mapping.dport;
+		mapping_outside(&scratch->mapping, &holder->original,
+				&holder->reply);
+		scratch->reply.dport = scratch->mapping.dport;
 		search->kind = SEARCH_SHARED;
-		if (search_socket(search->ctx, &scratch->answer) ==
+		if (search_socket(search->ctx, &scratch->reply) ==
 			    SOCKET_NONE &&
 		    !search_take(search, scratch))
 			return slot;
 	}
-	mapping_leave(slot);
+	mapping_release(slot);
 	return NO_MAPPING;
 }
 
 /* Gives the flow being opened its port, and the mapping of that port:
- * NO_MAPPING if ports are so few that endpoints share them. */
+ * NO_MAPPING if endpoints share the ports, because there are few. */
 static __always_inline enum reason
 masquerade_find_port(struct search *search, struct scratch *scratch,
 		     __u32 *mapping)
 {
 	enum reason reason;
 
-	*mapping = masquerade_join(search, scratch);
+	*mapping = masquerade_acquire(search, scratch);
 	if (*mapping != NO_MAPPING)
 		return REASON_NONE;
 	search->kind = SEARCH_MAPPING;
@@ -58,32 +58,32 @@ masquerade_find_port(struct search *search, struct scratch *scratch,
 	return search_port(search);
 }
 
-/* Publishes the mapping that the flow being opened holds. If another CPU was
- * faster, the flow joins the other mapping, or has no mapping if it cannot
- * join: an endpoint's port has only one. */
+/* Publishes the mapping that the flow being opened holds. If another CPU
+ * published one first, the flow uses that mapping, or none if that has ended:
+ * an endpoint's port has only one mapping. */
 static __always_inline __u32 masquerade_publish(struct search *search,
 						struct scratch *scratch)
 {
-	__be16 ours = scratch->answer.dport, joined;
+	__be16 ours = scratch->reply.dport, joined;
 	__u32 mapping;
 
 	if (mapping_publish(scratch, search->slot) ||
 	    !mapping_withdraw(search->slot))
 		return search->slot;
-	mapping_key(&scratch->mapping, &scratch->answer);
+	mapping_key(&scratch->mapping, &scratch->reply);
 	flow_index_remove(&scratch->mapping, search->slot);
-	mapping = masquerade_join(search, scratch);
-	joined = scratch->answer.dport;
-	scratch->answer.dport = ours;
+	mapping = masquerade_acquire(search, scratch);
+	joined = scratch->reply.dport;
+	scratch->reply.dport = ours;
 	if (mapping == NO_MAPPING)
 		return NO_MAPPING;
-	flow_index_remove(&scratch->answer, search->slot);
-	scratch->answer.dport = joined;
+	flow_index_remove(&scratch->reply, search->slot);
+	scratch->reply.dport = joined;
 	return mapping;
 }
 
-/* Opens the flow of packets with scratch->key towards the outside, as from
- * @source, for scratch->owner. */
+/* Opens the flow of packets with scratch->key to the outside with source
+ * address @source, for scratch->owner. */
 __verified_once enum reason
 masquerade_open(struct __sk_buff *skb, const struct address *source)
 {
@@ -94,26 +94,26 @@ masquerade_open(struct __sk_buff *skb, const struct address *source)
 
 	if (!scratch || !source)
 		return REASON_KERNEL_ERROR;
-	scratch->opener = scratch->key;
-	flow_key_reverse(&scratch->answer, &scratch->opener, NETWORK_OUTSIDE);
-	scratch->answer.dst = *source;
-	if (scratch->opener.network == NETWORK_OUTSIDE)
+	scratch->original = scratch->key;
+	flow_key_reverse(&scratch->reply, &scratch->original, NETWORK_OUTSIDE);
+	scratch->reply.dst = *source;
+	if (scratch->original.network == NETWORK_OUTSIDE)
 		search.kind = SEARCH_HOST;
-	if (address_equal(source, &scratch->opener.src))
+	if (address_equal(source, &scratch->original.src))
 		return search_open(&search, scratch, NO_MAPPING);
-	reason = flow_claim_slot(scratch, &search.slot);
+	reason = flow_slot_claim(scratch, &search.slot);
 	if (reason)
 		return reason;
 	reason = ports_check(scratch, first_port, last_port);
 	if (!reason)
 		reason = masquerade_find_port(&search, scratch, &mapping);
 	if (reason) {
-		flow_release_slot(search.slot);
+		flow_slot_release(search.slot);
 		return reason;
 	}
 	if (mapping == search.slot)
 		mapping = masquerade_publish(&search, scratch);
-	return flow_open(scratch, search.slot, mapping, FLOW_OPENER);
+	return flow_open(scratch, search.slot, mapping, FLOW_ORIGINAL);
 }
 
 /* Translates a packet of the host itself with key scratch->key. Opens its flow
@@ -123,7 +123,7 @@ masquerade_host(struct __sk_buff *skb, struct packet *pkt,
 		struct scratch *scratch)
 {
 	const struct flow_key *key = &scratch->key;
-	enum flow_side side = FLOW_OPENER;
+	enum flow_side side = FLOW_ORIGINAL;
 	enum reason reason;
 	struct flow *flow;
 	__u32 slot;
@@ -142,13 +142,12 @@ masquerade_host(struct __sk_buff *skb, struct packet *pkt,
 	if (pkt->fragment == FRAGMENT_FIRST)
 		fragment_remember(pkt, NETWORK_OUTSIDE,
 				  FRAGMENT_OUT | skb->ifindex);
-	flow_touch(skb, flow, slot, pkt, side);
+	flow_update(skb, flow, slot, pkt, side);
 	return nat_translate(skb, pkt, &scratch->to);
 }
 
 /* Whether a packet of the host itself with @key is of a translated flow, or
- * must open one because its answers would be taken for those of another flow.
- */
+ * must open one because its replies would match another flow. */
 static __always_inline bool
 masquerade_is_needed(const struct flow_key *key, struct flow_key *back)
 {

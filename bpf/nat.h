@@ -7,6 +7,7 @@
 #ifndef EBPNET_NAT_H
 #define EBPNET_NAT_H
 
+#include "crc32c.h"
 #include "csum.h"
 #include "flow.h"
 
@@ -29,8 +30,8 @@ static __always_inline __u32 nat_address_at(const struct packet *pkt,
 
 /*
  * Writes @new over an address of the packet. @check_at is the offset of the
- * transport checksum, or 0 if none covers the addresses. @flags are those that
- * ctx_mend_l4() takes for it.
+ * transport checksum, or 0 if none covers the addresses. @flags are those of
+ * ctx_mend_l4().
  */
 static __always_inline bool
 nat_write_address(ctx_t *ctx, const struct packet *pkt, enum nat_side side,
@@ -68,7 +69,7 @@ nat_write_address(ctx_t *ctx, const struct packet *pkt, enum nat_side side,
 	return true;
 }
 
-/* Writes another port over one of an SCTP packet's, and mends its CRC32c. */
+/* Writes another port over one of an SCTP packet's, and updates its CRC32c. */
 static __noinline enum reason
 nat_write_sctp(ctx_t *ctx, const struct packet *pkt, enum nat_side side,
 	       __be16 port)
@@ -98,7 +99,7 @@ nat_write_sctp(ctx_t *ctx, const struct packet *pkt, enum nat_side side,
 }
 
 /* Writes @address and @port over the packet's source or destination, and
- * mends the checksums. A later fragment has only the address. */
+ * updates the checksums. A later fragment has only the address. */
 __verified_once enum reason
 nat_write(ctx_t *ctx, struct packet *pkt, enum nat_side side,
 	  const struct address *address, __be16 port)
@@ -168,22 +169,6 @@ nat_translate(ctx_t *ctx, struct packet *pkt, const struct flow_key *to)
 		reason = nat_write(ctx, pkt, NAT_DESTINATION, &to->src,
 				   to->sport);
 	return reason;
-}
-
-/* Ends the flow of packets with @key if it is in @state. False if the flow is
- * in another state and keeps @key. */
-static __always_inline bool
-nat_end(const struct flow_key *key, enum flow_state state)
-{
-	const struct flow_ref *ref = bpf_map_lookup_elem(&flow_index, key);
-	struct flow *flow;
-	__u32 slot;
-
-	if (!ref)
-		return true;
-	slot = ref->slot;
-	flow = flow_at(slot);
-	return flow && flow_end(flow, slot, state);
 }
 
 #endif

@@ -1,16 +1,16 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * ARP and ND for addresses that the tables know are answered here, so that
- * they need no flooding and cannot be forged. An answer goes back out of the
- * device the question came in by.
+ * Answers ARP and ND for addresses in the tables, so that they are not flooded
+ * and cannot be forged. An answer leaves by the device that the question came
+ * in by.
  */
 #ifndef EBPNET_NEIGH_H
 #define EBPNET_NEIGH_H
 
 #include "csum.h"
 #include "guard.h"
-#include "learn.h"
 #include "maps.h"
+#include "neighbor.h"
 
 /* RFC 4861, section 4.4: solicited, override. */
 #define ND_FLAG_SOLICITED    0x40
@@ -30,15 +30,16 @@ struct nd_advert {
 };
 _Static_assert(sizeof(struct nd_advert) == 32, "struct nd_advert");
 
-/* The station that answers for @address on @network, if a question by @asker
- * is to be answered from the tables: nobody is told about themselves. */
+/* The station with @address on @network; NULL if the tables do not answer a
+ * question of @asker about it. A question about the asker's own address gets no
+ * answer. */
 static __always_inline const struct station *
 neigh_lookup(__u32 network, const struct mac *asker,
 	     const struct address *address)
 {
 	const struct station *station =
 		network == NETWORK_OUTSIDE ?
-			learn_find_neighbor(address) :
+			neighbor_lookup(address) :
 			bpf_map_lookup_elem(&neighbors, address);
 
 	if (!station || mac_equal(&station->mac, asker))
@@ -48,7 +49,7 @@ neigh_lookup(__u32 network, const struct mac *asker,
 	return station;
 }
 
-/* Turns an ARP request into its answer. */
+/* Writes the answer over an ARP request. */
 static __always_inline enum reason
 neigh_answer_arp(struct __sk_buff *skb, const struct arp *request,
 		 const struct station *station)
@@ -73,8 +74,8 @@ neigh_answer_arp(struct __sk_buff *skb, const struct arp *request,
 	return REASON_NONE;
 }
 
-/* Turns a neighbor solicitation for @target into its advertisement. The
- * answer to "::", who is looking for duplicates, goes to all nodes. */
+/* Writes the advertisement over a neighbor solicitation for @target. A question
+ * from "::" looks for duplicates; its answer goes to all nodes. */
 static __always_inline enum reason
 neigh_answer_nd(struct __sk_buff *skb, const struct packet *pkt,
 		const struct address *target, const struct station *station)
@@ -138,7 +139,7 @@ enum neigh_result {
 	NEIGH_FAILED,
 };
 
-/* Answers a question from @network (NETWORK_OUTSIDE: from the host, who may
+/* Answers a question from @network (NETWORK_OUTSIDE: from the host, which may
  * ask about every network). */
 static __noinline enum neigh_result
 neigh_arp(struct __sk_buff *skb, __u32 network, const struct packet *pkt)
@@ -187,8 +188,9 @@ neigh_answer(struct __sk_buff *skb, __u32 network, const struct packet *pkt)
 	return NEIGH_NOT_ASKED;
 }
 
-/* The known station whose address is asked for in ARP or ND; NULL if it is no
- * question, or one for somebody else. After parse_l4() if it is IPv6. */
+/* The static station that a question in ARP or ND asks for; NULL if the packet
+ * is no question, or asks for another address. After parse_l4() if it is IPv6.
+ * */
 static __noinline const struct station *
 neigh_find_asked(struct __sk_buff *skb, const struct packet *pkt)
 {

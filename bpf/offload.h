@@ -11,8 +11,8 @@
 #include "kernel.h"
 #include "parse.h"
 
-/* A value of ip_summed: the checksum is incomplete. It is from linux/skbuff.h,
- * as the kinds of superframes are. */
+/* A value of ip_summed: the checksum is incomplete. From linux/skbuff.h, like
+ * the kinds of superframes. */
 #define CHECKSUM_PARTIAL 3
 
 enum gso_kind {
@@ -44,21 +44,21 @@ enum gso_kind {
 };
 
 /* The most packets that a superframe may stand for: more than 512 KB (BIG TCP)
- * of segments of 536 bytes, the least that TCP has to take (RFC 9293, 3.7.1). */
+ * in segments of 536 bytes, the smallest maximum of TCP (RFC 9293, 3.7.1). */
 #define MAX_SEGMENTS 1024
 
 /* The checksum that a packet asks the kernel to complete. */
 struct offload {
-	__u32 partial; /* 1: a checksum is to be completed */
+	__u32 partial; /* 1: the checksum is incomplete */
 	__u32 start; /* offset in the frame at which its sum begins */
-	__u32 offset; /* from there to where the sum is written */
+	__u32 offset; /* from there to the field of the sum */
 };
 
 static __always_inline struct offload offload_read(struct __sk_buff *skb)
 {
 	struct sk_buff *kernel = (void *)skb;
 	struct offload offload = {};
-	__u64 headroom; /* the frame begins there */
+	__u64 headroom; /* the start of the frame */
 
 	if (bpf_cast_to_kern_ctx) {
 		kernel = bpf_cast_to_kern_ctx(skb);
@@ -77,7 +77,7 @@ static __always_inline struct offload offload_read(struct __sk_buff *skb)
 		offload.start = BPF_CORE_READ(kernel, csum_start);
 		offload.offset = BPF_CORE_READ(kernel, csum_offset);
 	}
-	/* The verifier allows 64-bit arithmetic alone on these pointers. */
+	/* The verifier allows only 64-bit arithmetic on these pointers. */
 	barrier_var(headroom);
 	offload.start -= headroom;
 	offload.partial = 1;
@@ -112,8 +112,8 @@ static __always_inline __s32 offload_allowed(const struct packet *pkt,
 	case IPPROTO_UDP:
 		if (own && offload->offset == offsetof(struct udphdr, check))
 			return GSO_TUNNELS | GSO_UDP;
-		/* The checksum is that of an inner packet, which the container
-		 * has wrapped itself and no program here reads. */
+		/* The checksum belongs to an inner packet of the container's
+		 * own tunnel. No program here reads it. */
 		return offload->start >= l4 + sizeof(struct udphdr) ?
 			       GSO_WRAPPED :
 			       -1;
@@ -139,10 +139,10 @@ offload_is_own(const struct packet *pkt, const struct offload *offload,
 	       (pkt->protocol == IPPROTO_TCP || pkt->protocol == IPPROTO_UDP);
 }
 
-/* Whether the packet asks for nothing but what is in its own transport, or
- * behind it. After parse_l4(), or what parse_l3() has read of IPv4, or of TCP
- * and UDP without extension headers. Keeps a packet from being fragmented whose
- * checksum only a device can complete. */
+/* Whether the packet asks only for offloads of its own transport, or of headers
+ * behind it. After parse_l4(); or after parse_l3() for IPv4, and for TCP and
+ * UDP without extension headers. Clears PACKET_FRAGMENTABLE if only a device
+ * can complete the checksum. */
 static __noinline enum reason
 offload_check(struct __sk_buff *skb, struct packet *pkt)
 {

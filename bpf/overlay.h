@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* What comes out of a tunnel: who may speak, and where it goes. */
+/* Frames out of a tunnel: checks their senders and delivers them. */
 #ifndef EBPNET_OVERLAY_H
 #define EBPNET_OVERLAY_H
 
@@ -10,7 +10,7 @@
 #include "learn.h"
 #include "neigh.h"
 
-/* Takes a frame of a tunnel to all that it may be for on this host. */
+/* Floods a frame out of a tunnel to the stations on this host. */
 static __noinline int
 overlay_flood(struct __sk_buff *skb, struct packet *pkt,
 	      const struct gre_origin *origin, const struct network *network,
@@ -28,7 +28,7 @@ overlay_flood(struct __sk_buff *skb, struct packet *pkt,
 					       origin->network));
 }
 
-/* A frame out of a tunnel: to local stations only. */
+/* Delivers a frame out of a tunnel to local stations only. */
 static __noinline int overlay_deliver(struct __sk_buff *skb, struct packet *pkt,
 				      const struct gre_origin *origin)
 {
@@ -50,7 +50,7 @@ static __noinline int overlay_deliver(struct __sk_buff *skb, struct packet *pkt,
 		return verdict_drop(skb, reason);
 
 	if (mac_is_multicast(&pkt->dst_mac)) {
-		/* Who is known need not be looked for. */
+		/* A static station needs no flood. */
 		asked = neigh_find_asked(skb, pkt);
 		if (!asked || asked->network != origin->network)
 			return overlay_flood(skb, pkt, origin, network, 0);
@@ -58,9 +58,10 @@ static __noinline int overlay_deliver(struct __sk_buff *skb, struct packet *pkt,
 			return verdict_consume(); /* its own host answers */
 		station = asked;
 	} else {
-		station = learn_find_told(origin->network, &pkt->dst_mac);
+		station = fdb_lookup_static(origin->network, &pkt->dst_mac);
 		if (!station)
-			station = learn_find(origin->network, &pkt->dst_mac);
+			station = fdb_lookup_learned(origin->network,
+						     &pkt->dst_mac);
 		if (!station)
 			return overlay_flood(skb, pkt, origin, network,
 					     FLOOD_UNKNOWN);
@@ -73,9 +74,8 @@ static __noinline int overlay_deliver(struct __sk_buff *skb, struct packet *pkt,
 		reason = gre_decap(skb, pkt, origin);
 	if (reason)
 		return verdict_drop(skb, reason);
-	return gre_is_mistaken(pkt, origin) ?
-		       bridge_deliver_anew(skb, station) :
-		       bridge_deliver(skb, station);
+	return gre_is_mistaken(pkt, origin) ? deliver_veth(skb, station) :
+					      deliver_peer(skb, station);
 }
 
 #endif

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * The header cursor: one look at a packet, kept in struct packet. Packets are
- * hostile; nothing is believed that was not checked against their length.
+ * hostile: every length is checked before it is used.
  */
 #ifndef EBPNET_PARSE_H
 #define EBPNET_PARSE_H
@@ -21,11 +21,11 @@
 #define IP6_OFFSET_MASK	   0xfff8
 #define IP6_MORE_FRAGMENTS 0x0001
 
-/* What may stand in front of a frame: Ethernet, IPv4 with options, GRE with
+/* The longest outer headers of a frame: Ethernet, IPv4 with options, GRE with
  * all its fields. */
 #define MAX_OUTER_LENGTH (sizeof(struct ethhdr) + 60 + 16)
 
-/* IPv6 extension headers in a row that are still followed. */
+/* The most IPv6 extension headers that are followed. */
 #define MAX_EXTENSIONS 4
 
 /* An Ethernet header. */
@@ -60,7 +60,7 @@ enum icmp_type {
 	ICMP6_ECHO_REPLY = 129,
 };
 
-/* The code of ICMP_UNREACHABLE that tells the MTU: RFC 1191. */
+/* The code of ICMP_UNREACHABLE that reports an MTU: RFC 1191. */
 #define ICMP_FRAG_NEEDED 4
 
 enum tcp_flag {
@@ -95,9 +95,9 @@ enum fragment {
 };
 
 /*
- * Whether the length in an IPv4 header at @l3 may be believed. The kernel says
- * none for a superframe of TCP that has more than 64 KB (BIG TCP, Linux 6.3):
- * the length is then that of the frame.
+ * Whether the length in an IPv4 header at @l3 is valid. The kernel writes 0 for
+ * a superframe of TCP with more than 64 KB (BIG TCP, Linux 6.3): the length is
+ * then that of the frame.
  */
 static __always_inline bool
 parse_ipv4_length(const ctx_t *ctx, const struct iphdr *ip, __u32 l3)
@@ -109,14 +109,14 @@ parse_ipv4_length(const ctx_t *ctx, const struct iphdr *ip, __u32 l3)
 	return length >= header || (!length && ip->protocol == IPPROTO_TCP);
 }
 
-/* The hop-by-hop header by which the kernel says the length of a superframe of
- * IPv6 that has more than 64 KB (BIG TCP, Linux 5.19): it takes that away when
- * it segments the superframe. */
+/* The hop-by-hop header in which the kernel writes the length of a superframe
+ * of IPv6 with more than 64 KB (BIG TCP, Linux 5.19). It removes the header
+ * when it segments the superframe. */
 #define JUMBO_LENGTH 8
 
 /*
- * Reads Ethernet and the fixed IP header at offset @start. An ethertype other
- * than IPv4's or IPv6's is only noted: l3 is then where its header begins.
+ * Reads Ethernet and the fixed IP header at offset @start. Of another
+ * ethertype, only the type is stored; l3 is then the start of its header.
  */
 static __always_inline enum reason
 parse_l3(ctx_t *ctx, struct packet *pkt, __u32 start)
@@ -130,7 +130,7 @@ parse_l3(ctx_t *ctx, struct packet *pkt, __u32 start)
 	if (start > MAX_OUTER_LENGTH ||
 	    !ctx_reach(ctx, start + sizeof(*eth) + sizeof(struct iphdr)))
 		return REASON_MALFORMED;
-	/* What the kernel says of the packet is not of an inner frame. */
+	/* The kernel's marks describe the outer packet, not an inner frame. */
 	if ((start || !ctx_is_ipv4(ctx)) &&
 	    !ctx_reach(ctx, start + sizeof(*eth) + sizeof(struct ipv6hdr)))
 		return REASON_MALFORMED;
@@ -190,7 +190,7 @@ parse_l3(ctx_t *ctx, struct packet *pkt, __u32 start)
 			pkt->length = ctx_length(ctx) - pkt->l3;
 		__builtin_memcpy(&pkt->src, &ip6->saddr, sizeof(pkt->src));
 		__builtin_memcpy(&pkt->dst, &ip6->daddr, sizeof(pkt->dst));
-		/* A mapped address would be taken for the IPv4 one. */
+		/* A mapped address would match the IPv4 address. */
 		if (address_is_ipv4(&pkt->src) || address_is_ipv4(&pkt->dst))
 			return REASON_MALFORMED;
 		if (ctx_segment_size(ctx) && !ip6->payload_len &&
@@ -236,7 +236,8 @@ parse_extensions(ctx_t *ctx, struct packet *pkt, __u32 *offset)
 				pkt->fragment = FRAGMENT_LATER;
 				return REASON_NONE;
 			}
-			/* One that is all of it is no fragment: RFC 6946. */
+			/* A fragment that is the whole packet is no fragment:
+			 * RFC 6946. */
 			if (header.fragment & bpf_htons(IP6_MORE_FRAGMENTS))
 				pkt->fragment = FRAGMENT_FIRST;
 			continue;
@@ -267,7 +268,7 @@ static __always_inline enum echo parse_echo(const struct packet *pkt, __u8 type)
 	return ECHO_NONE;
 }
 
-/* Whether the IP packet goes on for @length bytes behind @offset. */
+/* Whether the IP packet has @length bytes from @offset on. */
 static __always_inline bool
 parse_has(const struct packet *pkt, __u32 offset, __u32 length)
 {
@@ -350,64 +351,6 @@ static __always_inline enum reason parse_l4(ctx_t *ctx, struct packet *pkt)
 		break;
 	}
 	return REASON_NONE;
-}
-
-/* The size of a superframe whose parts have sizes of their own: SCTP's, in the
- * kernel's skbuff.h. */
-#define GSO_BY_FRAGS 0xffff
-
-/* The length of the IP packet; of a superframe's longest segment, which the
- * kernel makes of TCP and UDP. 0 if it cannot be told. After parse_l4(). */
-static __always_inline __u32 packet_length(const ctx_t *ctx,
-					   const struct packet *pkt)
-{
-	__u32 headers = pkt->l4_length ? pkt->l4_length : sizeof(struct udphdr);
-
-	if (pkt->flags & PACKET_JUMBO) /* no segment has the option */
-		headers -= JUMBO_LENGTH;
-	if (!ctx_segment_size(ctx))
-		return ctx_length(ctx) - pkt->l3;
-	if (ctx_segment_size(ctx) == GSO_BY_FRAGS)
-		return 0;
-	return pkt->l4 - pkt->l3 + headers + ctx_segment_size(ctx);
-}
-
-/* Whether packets of this protocol have ports to tell flows by. */
-static __always_inline bool protocol_has_ports(__u8 protocol)
-{
-	return protocol == IPPROTO_TCP || protocol == IPPROTO_UDP ||
-	       protocol == IPPROTO_SCTP;
-}
-
-static __always_inline bool packet_is_icmp(const struct packet *pkt)
-{
-	return pkt->protocol == IPPROTO_ICMP || pkt->protocol == IPPROTO_ICMPV6;
-}
-
-/* Whether the packet is an ICMP error or the first fragment of one; after
- * parse_l4(). Receivers also act on ICMPv6 errors of types that they do not
- * know: RFC 4443, 2.4 a. */
-static __always_inline bool packet_starts_icmp_error(const struct packet *pkt)
-{
-	if (pkt->fragment == FRAGMENT_LATER)
-		return false;
-	if (pkt->protocol == IPPROTO_ICMP)
-		return address_is_ipv4(&pkt->dst) &&
-		       (pkt->icmp_type == ICMP_UNREACHABLE ||
-			pkt->icmp_type == ICMP_TIME_EXCEEDED ||
-			pkt->icmp_type == ICMP_PARAMETER_PROBLEM);
-	return pkt->protocol == IPPROTO_ICMPV6 && !address_is_ipv4(&pkt->dst) &&
-	       pkt->icmp_type < ICMP6_ECHO_REQUEST;
-}
-
-/* Whether the packet is a whole ICMP error of a known type, which can be
- * translated; after parse_l4(). */
-static __always_inline bool packet_is_icmp_error(const struct packet *pkt)
-{
-	return !pkt->fragment && packet_starts_icmp_error(pkt) &&
-	       (pkt->protocol == IPPROTO_ICMP ||
-		(pkt->icmp_type >= ICMP6_UNREACHABLE &&
-		 pkt->icmp_type <= ICMP6_PARAMETER_PROBLEM));
 }
 
 #endif

@@ -2,8 +2,8 @@
 /*
  * Policy inside a network. With ICC all endpoints may talk to each other.
  * Without ICC the client of a link may talk to the ports of its server, and the
- * server may answer in flows that the client opened. A flow notes the revision
- * of `links` at which its link was there. After the next revision the link is
+ * server may reply in flows that the client opened. A flow stores the revision
+ * of `links` at which its link existed. After the next revision the link is
  * looked up again, so removing a link ends its established flows too.
  */
 #ifndef EBPNET_POLICY_H
@@ -37,8 +37,8 @@ policy_has_link(__u32 client, __u32 server, __be16 port, __u8 protocol)
 }
 
 /* The number of changes to `links`, or 0. Read it before the link is looked up:
- * if the link goes meanwhile, the flow notes an old revision and looks the link
- * up again. */
+ * if the link goes meanwhile, the flow stores an old revision and looks the
+ * link up again. */
 static __always_inline __u32 policy_revision(void)
 {
 	__u32 key = 0;
@@ -53,8 +53,9 @@ static __always_inline bool
 policy_is_between(const struct flow *flow, enum flow_side side, __u32 from,
 		  __u32 to)
 {
-	return side == FLOW_OPENER ? flow->owner == from && flow->server == to :
-				     flow->owner == to && flow->server == from;
+	return side == FLOW_ORIGINAL ?
+		       flow->owner == from && flow->server == to :
+		       flow->owner == to && flow->server == from;
 }
 
 /* Checks a packet on a network without ICC, and updates its flow. */
@@ -62,7 +63,7 @@ __verified_once enum reason
 policy_links(ctx_t *ctx, struct packet *pkt, __u32 id, __u32 from, __u32 to)
 {
 	struct scratch *scratch = scratch_get();
-	enum flow_side side = FLOW_OPENER;
+	enum flow_side side = FLOW_ORIGINAL;
 	__u32 slot, revision;
 	enum reason reason;
 	struct flow *flow;
@@ -86,26 +87,26 @@ policy_links(ctx_t *ctx, struct packet *pkt, __u32 id, __u32 from, __u32 to)
 	revision = policy_revision();
 	between = flow && policy_is_between(flow, side, from, to);
 	if (between && revision && flow->revision == revision) {
-		flow_touch(ctx, flow, slot, pkt, side);
+		flow_update(ctx, flow, slot, pkt, side);
 	} else if (policy_has_link(from, to, pkt->dport, pkt->protocol)) {
 		if (!flow) {
 			scratch->owner = from;
 			scratch->server = to;
 			reason = flow_open_inside(scratch, pkt, id);
-			side = FLOW_OPENER;
+			side = FLOW_ORIGINAL;
 			flow = flow_find_inside(scratch, pkt, id, &side, &slot);
-		} else if (between && side == FLOW_OPENER) {
+		} else if (between && side == FLOW_ORIGINAL) {
 			flow->revision = revision;
 		}
 		if (flow)
-			flow_touch(ctx, flow, slot, pkt, side);
+			flow_update(ctx, flow, slot, pkt, side);
 	} else {
-		if (!flow || side != FLOW_ANSWER ||
+		if (!flow || side != FLOW_REPLY ||
 		    !policy_has_link(to, from, pkt->sport, pkt->protocol))
 			return REASON_POLICY;
 		if (between)
 			flow->revision = revision;
-		flow_touch(ctx, flow, slot, pkt, side);
+		flow_update(ctx, flow, slot, pkt, side);
 	}
 	if (!reason && pkt->fragment == FRAGMENT_FIRST)
 		fragment_remember(pkt, id, from);

@@ -77,10 +77,9 @@ ports_mix_address(struct ports_sip *sip, const struct address *address)
 	ports_mix(sip, (__u64)address->word[2] << 32 | address->word[3]);
 }
 
-/* Hashes where @owner's ports towards a destination are counted: SipHash-1-3.
- * @answer is the key of packets from there; its destination port is left out.
- */
-static __noinline __u32 ports_place(const struct flow_key *answer, __u32 owner,
+/* Chooses the cells of @owner's ports towards a destination by SipHash-1-3.
+ * @reply is the key of packets from there; its destination port is left out. */
+static __noinline __u32 ports_place(const struct flow_key *reply, __u32 owner,
 				    __u32 class)
 {
 	__u32 key = 0;
@@ -94,10 +93,10 @@ static __noinline __u32 ports_place(const struct flow_key *answer, __u32 owner,
 	sip.b = secret->second ^ 0x646f72616e646f6d;
 	sip.c = secret->first ^ 0x6c7967656e657261;
 	sip.d = secret->second ^ 0x7465646279746573;
-	ports_mix_address(&sip, &answer->src);
-	ports_mix_address(&sip, &answer->dst);
+	ports_mix_address(&sip, &reply->src);
+	ports_mix_address(&sip, &reply->dst);
 	ports_mix(&sip, (__u64)owner << 32 | class << 24 |
-				(__u32)answer->protocol << 16 | answer->sport);
+				(__u32)reply->protocol << 16 | reply->sport);
 	sip.c ^= 0xff;
 	for (int i = 0; i < 3; i++)
 		ports_round(&sip);
@@ -134,22 +133,22 @@ static __noinline void ports_count(__u32 own, __u32 all, int change)
 	}
 }
 
-/* Notes where the port of the flow being opened is counted. Narrows @first and
- * @last to the class of the opener's own port. */
+/* Chooses the cells that count the port of the flow being opened. Narrows
+ * @first and @last to the class of the original side's own port. */
 static __always_inline void
 ports_note(struct scratch *scratch, __u32 *first, __u32 *last)
 {
-	__u32 own = bpf_ntohs(scratch->opener.sport);
+	__u32 own = bpf_ntohs(scratch->original.sport);
 
 	ports_of_class(own, first, last);
-	scratch->place_own = ports_place(&scratch->answer, scratch->owner,
+	scratch->place_own = ports_place(&scratch->reply, scratch->owner,
 					 *last < FIRST_USER_PORT);
-	scratch->place_all = ports_place(&scratch->answer, OWNER_ALL,
+	scratch->place_all = ports_place(&scratch->reply, OWNER_ALL,
 					 *last < FIRST_USER_PORT);
 }
 
 /* Whether scratch->owner may have one more port of @first to @last towards the
- * destination of scratch->answer. */
+ * destination of scratch->reply. */
 static __always_inline enum reason
 ports_check(struct scratch *scratch, __u32 first, __u32 last)
 {

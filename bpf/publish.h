@@ -33,7 +33,7 @@ static __noinline const struct port *publish_lookup(const struct flow_key *key)
 
 /* Whether a packet that comes in by an uplink for @dst may be for a published
  * port: @dst must be an address of the host, and no gateway. A loopback address
- * passes here: publish_check() gives it a reason of its own. */
+ * passes here: publish_check() drops it with its own reason. */
 static __noinline bool
 publish_is_reachable(ctx_t *ctx, const struct address *dst)
 {
@@ -42,6 +42,13 @@ publish_is_reachable(ctx_t *ctx, const struct address *dst)
 	return !route_is_unroutable(dst) &&
 	       !bpf_map_lookup_elem(&neighbors, dst) &&
 	       route_is_local(ctx, dst);
+}
+
+/* Whether @dst leads to the host but is not an address of the host. A route
+ * lookup does not tell. No flow may have it: answers would come from it. */
+static __always_inline bool publish_is_broadcast(const struct address *dst)
+{
+	return bpf_map_lookup_elem(&broadcasts, dst);
 }
 
 /* The published port that packets with @key are for. A connection of the host
@@ -54,6 +61,7 @@ publish_find(ctx_t *ctx, const struct flow_key *key)
 	if (!port ||
 	    (key->network == NETWORK_OUTSIDE && !(port->flags & PORT_ROUTED) &&
 	     !publish_is_reachable(ctx, &key->dst)) ||
+	    publish_is_broadcast(&key->dst) ||
 	    search_socket(ctx, key) == SOCKET_CONNECTED)
 		return NULL;
 	return port;
@@ -164,15 +172,15 @@ __verified_once int publish_open_port(ctx_t *ctx, const struct flow_key *key,
 	else if (key->network == NETWORK_LOOPBACK)
 		scratch->owner = OWNER_HOST;
 	scratch->server = port->endpoint;
-	scratch->opener = *key;
-	flow_key_reverse(&scratch->answer, key, port->network);
-	scratch->answer.src = port->address;
-	scratch->answer.sport = port->port;
+	scratch->original = *key;
+	flow_key_reverse(&scratch->reply, key, port->network);
+	scratch->reply.src = port->address;
+	scratch->reply.sport = port->port;
 	if (publish_needs_gateway(port, key)) {
 		search.kind = SEARCH_GATEWAY;
-		scratch->answer.dst = address_is_ipv4(&key->dst) ?
-					      network->gateway4 :
-					      network->gateway6;
+		scratch->reply.dst = address_is_ipv4(&key->dst) ?
+					     network->gateway4 :
+					     network->gateway6;
 	}
 	return search_open(&search, scratch, NO_MAPPING);
 }
@@ -193,7 +201,7 @@ publish_open_mapping(ctx_t *ctx, const struct flow_key *key, bool may_open)
 	if (!key || !scratch)
 		return PUBLISH_NOT_OURS;
 	mapping_key(&scratch->mapping, key);
-	slot = mapping_join(&scratch->mapping);
+	slot = mapping_acquire(&scratch->mapping);
 	if (slot == NO_MAPPING)
 		return PUBLISH_NOT_OURS;
 	/* The host may use or listen on a port that was free when it was
@@ -205,17 +213,17 @@ publish_open_mapping(ctx_t *ctx, const struct flow_key *key, bool may_open)
 	reason = REASON_UNSOLICITED;
 	scratch->owner = holder->owner;
 	scratch->server = 0;
-	scratch->opener = *key;
-	mapping_inside(&scratch->answer, &holder->opener, &holder->answer);
-	scratch->answer.dst = key->src;
-	id = scratch->answer.network;
+	scratch->original = *key;
+	mapping_inside(&scratch->reply, &holder->original, &holder->reply);
+	scratch->reply.dst = key->src;
+	id = scratch->reply.network;
 	network = bpf_map_lookup_elem(&networks, &id);
 	if (!may_open || !network || !(network->flags & NETWORK_OPEN) ||
 	    publish_is_spoofed(ctx, &key->src))
 		goto refuse;
 	return search_open(&search, scratch, slot);
 refuse:
-	mapping_leave(slot);
+	mapping_release(slot);
 	return reason;
 }
 

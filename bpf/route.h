@@ -1,19 +1,19 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * Where the host's routing table sends a packet. The kernel's own table is
- * asked, so that routes and rules are those of this moment, or of the tick of
- * the clock that has just gone by; neighbors are always the kernel's.
+ * Where the host's routing table sends a packet. The programs ask the kernel's
+ * own table, so routes and rules are at most one tick of the clock old.
+ * Neighbors are always the kernel's.
  */
 #ifndef EBPNET_ROUTE_H
 #define EBPNET_ROUTE_H
 
 #include "config.h"
 #include "headers/uapi.h"
-#include "index.h"
+#include "scratch.h"
 #include "verdict.h"
 
-/* Spreads ways over their places: 2^64 divided by the golden ratio, as Knuth
- * has it for multiplicative hashing. */
+/* Distributes routes over the places of the cache: 2^64 divided by the golden
+ * ratio (Knuth's multiplicative hashing). */
 #define ROUTE_MULTIPLIER 0x9e3779b97f4a7c15
 
 /* RFC 1122, 3.2.1.3; RFC 4291, 2.4: addresses that no router forwards. */
@@ -30,21 +30,20 @@ static __always_inline bool route_is_unroutable(const struct address *a)
 }
 
 /*
- * The MTU of an uplink. What the routing lookup tells instead would also be the
- * path MTUs that the host has learned from ICMP errors, and anybody can make
- * the host learn one.
+ * The MTU of an uplink. The MTU of a route lookup includes path MTUs that the
+ * host has learned from ICMP errors, and any sender can forge those.
  */
 static __always_inline __u32 route_mtu(ctx_t *ctx, const struct uplink *uplink)
 {
-	__u32 mtu = 1; /* as a length: any that fits */
+	__u32 mtu = 1; /* as a length, it always fits */
 
 	return bpf_check_mtu(ctx, uplink->ifindex, &mtu, 0, 0) < 0 ?
 		       uplink->mtu :
 		       mtu;
 }
 
-/* Without a route lookup (see route_ask()) everything takes the uplink of
- * the default route, whose next hop the kernel still finds by itself. */
+/* Without a route lookup (see route_ask()) all packets take the uplink of the
+ * default route. The kernel still finds the next hop. */
 static __always_inline enum reason
 route_by_default(const struct address *dst, struct route *route)
 {
@@ -62,11 +61,11 @@ route_by_default(const struct address *dst, struct route *route)
 }
 
 /*
- * Asks the host's routing table for the way from @src to @dst.
+ * Asks the host's routing table for the route from @src to @dst.
  *
  * bpf_fib_lookup() answers only while forwarding is on for the device it is
- * asked about. That is ebpnet's own, but a change of the host's ip_forward
- * sweeps over every device; hence route_by_default().
+ * asked about. That device is ebpnet's own, but a change of the host's
+ * ip_forward changes every device. Then route_by_default() is used.
  */
 __verified_once enum reason
 route_ask(ctx_t *ctx, const struct address *src, const struct address *dst,
@@ -82,7 +81,7 @@ route_ask(ctx_t *ctx, const struct address *src, const struct address *dst,
 	fib = &scratch->fib;
 	__builtin_memset(fib, 0, sizeof(*fib));
 	fib->ifindex = gateway_ifindex;
-	/* Any length, as the way is kept for packets of others. */
+	/* Of any length, because the route is cached for other packets too. */
 	fib->tot_len = 1;
 	ipv4 = address_is_ipv4(dst);
 	fib->family = ipv4 ? AF_INET : AF_INET6;
@@ -108,7 +107,7 @@ route_ask(ctx_t *ctx, const struct address *src, const struct address *dst,
 		return REASON_NO_ROUTE;
 	}
 
-	/* Another network's subnet, at an address that nobody has. */
+	/* An address in the subnet of a network that no station has. */
 	if (fib->ifindex == gateway_ifindex)
 		return REASON_ISOLATED;
 	uplink = bpf_map_lookup_elem(&uplinks, &fib->ifindex);
@@ -138,43 +137,46 @@ route_ask(ctx_t *ctx, const struct address *src, const struct address *dst,
 	return REASON_NONE;
 }
 
-/* Where in `ways` that from @src to @dst is kept. */
+/* The place of the route from @src to @dst in `ways`. */
 static __always_inline __u32 route_place(const struct address *src,
 					 const struct address *dst)
 {
 	__u64 from = src->word[0] ^ src->word[1] ^ src->word[2] ^ src->word[3];
 	__u64 to = dst->word[0] ^ dst->word[1] ^ dst->word[2] ^ dst->word[3];
 
-	return ((from << 32 | to) * ROUTE_MULTIPLIER) >> (64 - WAY_BITS);
+	return ((from << 32 | to) * ROUTE_MULTIPLIER) >>
+	       (64 - ROUTE_CACHE_BITS);
 }
 
 /*
- * Finds the way from @src to @dst; REASON_TOO_BIG if an IP packet of @length
- * does not fit it, and route->mtu would. The routing table is asked once a tick
- * of the clock, which is a few milliseconds: that takes longer than all else
- * that is looked up for a packet.
+ * Finds the route from @src to @dst; REASON_TOO_BIG if an IP packet of @length
+ * is longer than route->mtu. Asks the routing table at most once a tick of the
+ * clock (a few milliseconds) for the same addresses, because that takes longer
+ * than all other lookups of a packet.
  */
 static __noinline enum reason
 route_find(ctx_t *ctx, const struct address *src, const struct address *dst,
 	   __u32 length, struct route *route)
 {
 	__u32 place = route_place(src, dst);
-	struct way *way = bpf_map_lookup_elem(&ways, &place);
+	struct cached_route *cached = bpf_map_lookup_elem(&ways, &place);
 	__u64 now = bpf_ktime_get_coarse_ns();
 
-	if (!way)
+	if (!cached)
 		return REASON_KERNEL_ERROR;
-	if (way->found != now || !address_equal(&way->dst, dst) ||
-	    !address_equal(&way->src, src)) {
-		way->src = *src;
-		way->dst = *dst;
-		way->reason = route_ask(ctx, &way->src, &way->dst, &way->route);
-		way->found = now;
+	if (cached->found != now || !address_equal(&cached->dst, dst) ||
+	    !address_equal(&cached->src, src)) {
+		cached->src = *src;
+		cached->dst = *dst;
+		cached->reason = route_ask(ctx, &cached->src, &cached->dst,
+					   &cached->route);
+		cached->found = now;
 	}
-	*route = way->route;
-	if (!way->reason && route->ifindex && route->mtu && length > route->mtu)
+	*route = cached->route;
+	if (!cached->reason && route->ifindex && route->mtu &&
+	    length > route->mtu)
 		return REASON_TOO_BIG;
-	return way->reason;
+	return cached->reason;
 }
 
 /* Whether the host itself has the address. */
@@ -185,7 +187,7 @@ static __noinline bool route_is_local(ctx_t *ctx, const struct address *address)
 	return !route_find(ctx, address, address, 0, &route) && !route.ifindex;
 }
 
-/* One hop less to live. */
+/* Decrements the TTL. */
 static __always_inline enum reason
 route_decrement_ttl(ctx_t *ctx, struct packet *pkt)
 {
@@ -195,7 +197,7 @@ route_decrement_ttl(ctx_t *ctx, struct packet *pkt)
 	if (pkt->ttl <= 1)
 		return REASON_TTL_EXCEEDED;
 	if (ipv4) {
-		/* The checksum counts in words: TTL and protocol are one. */
+		/* The checksum covers words: TTL and protocol are one word. */
 		__be16 old = bpf_htons(pkt->ttl << 8 | pkt->protocol);
 		__be16 new = bpf_htons(ttl << 8 | pkt->protocol);
 
@@ -203,7 +205,8 @@ route_decrement_ttl(ctx_t *ctx, struct packet *pkt)
 				old, new, sizeof(new)))
 			return REASON_KERNEL_ERROR;
 	}
-	/* IPv4's header keeps its sum, as its checksum has changed too. */
+	/* The sum of an IPv4 header does not change, because its checksum has
+	 * changed too. */
 	if (ctx_store(ctx,
 		      pkt->l3 + (ipv4 ? offsetof(struct iphdr, ttl) :
 					offsetof(struct ipv6hdr, hop_limit)),

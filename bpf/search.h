@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * The search for a port: a new flow gets the first port that tells its answers
- * from those of all other flows.
+ * The search for a port: a new flow gets the first port that makes the key of
+ * its replies unique.
  */
 #ifndef EBPNET_SEARCH_H
 #define EBPNET_SEARCH_H
 
 #include "nat.h"
 
-/* How many ports are tried: the packet's own first, then others all over the
- * range, because ports in use stand in rows. */
+/* How many ports are tried: the packet's own first, then others across the
+ * whole range, because used ports often follow each other. */
 #define PORT_ATTEMPTS 128
 
 enum search_kind {
@@ -145,30 +145,30 @@ static __always_inline __u32 search_pick(const struct search *search,
 			    ((last - first) / 2 + 1));
 }
 
-/* Whether another flow has the port in scratch->answer. */
+/* Whether another flow has the port in scratch->reply. */
 static __always_inline bool
 search_is_taken(const struct search *search, struct scratch *scratch)
 {
 	if (search->kind != SEARCH_MAPPING)
-		return bpf_map_lookup_elem(&flow_index, &scratch->answer);
-	mapping_key(&scratch->mapping, &scratch->answer);
+		return bpf_map_lookup_elem(&flow_index, &scratch->reply);
+	mapping_key(&scratch->mapping, &scratch->reply);
 	return bpf_map_lookup_elem(&flow_index, &scratch->mapping);
 }
 
-/* Reserves the port in scratch->answer for the flow. 0, or a negative error. */
+/* Reserves the port in scratch->reply for the flow. 0, or a negative error. */
 static __always_inline int
 search_take(const struct search *search, struct scratch *scratch)
 {
-	const struct flow_key *answer = &scratch->answer;
+	const struct flow_key *reply = &scratch->reply;
 	int err;
 
 	if (search->kind != SEARCH_MAPPING)
-		return flow_index_add(answer, search->slot, FLOW_ANSWER);
-	mapping_key(&scratch->mapping, answer);
+		return flow_index_add(reply, search->slot, FLOW_REPLY);
+	mapping_key(&scratch->mapping, reply);
 	err = flow_index_add(&scratch->mapping, search->slot, FLOW_MAPPING);
 	if (err)
 		return err;
-	err = flow_index_add(answer, search->slot, FLOW_ANSWER);
+	err = flow_index_add(reply, search->slot, FLOW_REPLY);
 	if (err)
 		flow_index_remove(&scratch->mapping, search->slot);
 	return err;
@@ -182,33 +182,33 @@ static int search_try(__u32 attempt, void *context)
 	__u32 own, port, first = first_port, last = last_port;
 	bool ours =
 		search->kind == SEARCH_MAPPING || search->kind == SEARCH_SHARED;
-	struct flow_key *answer;
+	struct flow_key *reply;
 	int err;
 
 	if (!scratch)
 		return 1;
-	answer = &scratch->answer;
-	port = own = bpf_ntohs(scratch->opener.sport);
+	reply = &scratch->reply;
+	port = own = bpf_ntohs(scratch->original.sport);
 	if (!ours) {
 		first = FIRST_USER_PORT;
 		last = LAST_PORT;
 	}
 	if (attempt || (ours && (own < first || own > last)))
 		port = search_pick(search, attempt, own, first, last);
-	answer->dport = bpf_htons(port);
-	if (ours && search_is_published(answer->protocol, answer->dport))
+	reply->dport = bpf_htons(port);
+	if (ours && search_is_published(reply->protocol, reply->dport))
 		return 0;
 	if (attempt && search_is_taken(search, scratch))
 		return 0;
 	if (search->kind != SEARCH_PEER &&
 	    (search->kind != SEARCH_HOST || attempt) &&
-	    search_socket(search->ctx, answer) != SOCKET_NONE)
+	    search_socket(search->ctx, reply) != SOCKET_NONE)
 		return 0;
 	err = search_take(search, scratch);
 	/* The host's own connection wins over a half-open flow of an endpoint.
 	 */
 	if (err == -EEXIST && search->kind == SEARCH_HOST && !attempt &&
-	    nat_end(answer, FLOW_HALF_OPEN))
+	    flow_end_by_key(reply, FLOW_HALF_OPEN))
 		err = search_take(search, scratch);
 	if (err == -EEXIST)
 		return 0;
@@ -216,7 +216,7 @@ static int search_try(__u32 attempt, void *context)
 	return 1;
 }
 
-/* Finds a port for scratch->answer, and reserves it for the flow in
+/* Finds a port for scratch->reply, and reserves it for the flow in
  * search->slot. */
 static __always_inline enum reason search_port(struct search *search)
 {
@@ -231,24 +231,24 @@ static __always_inline enum reason search_port(struct search *search)
 static __always_inline enum reason
 search_open(struct search *search, struct scratch *scratch, __u32 mapping)
 {
-	enum reason reason = flow_claim_slot(scratch, &search->slot);
+	enum reason reason = flow_slot_claim(scratch, &search->slot);
 
 	if (!reason) {
 		/* The port is at a gateway's address, where endpoints share the
 		 * ports. */
 		if (search->kind == SEARCH_GATEWAY &&
-		    scratch->opener.network != NETWORK_LOOPBACK)
+		    scratch->original.network != NETWORK_LOOPBACK)
 			reason = ports_check(scratch, FIRST_USER_PORT,
 					     LAST_PORT);
 		if (!reason)
 			reason = search_port(search);
 		if (!reason)
 			return flow_open(scratch, search->slot, mapping,
-					 FLOW_OPENER);
-		flow_release_slot(search->slot);
+					 FLOW_ORIGINAL);
+		flow_slot_release(search->slot);
 	}
 	if (mapping != NO_MAPPING)
-		mapping_leave(mapping);
+		mapping_release(mapping);
 	return reason;
 }
 

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * Shares of the table of flows: each flow counts for its owner, which is an
- * endpoint, a published port, or the host. An owner may have as many established
- * flows as are still free beside a reserve, or as many as it was given in
- * `limits`. So no owner takes what others need, and a few together do not.
+ * endpoint, a published port, or the host. An owner may have as many
+ * established flows as are still free beside a reserve, or as many as `limits`
+ * gives it. So one owner cannot take all flows from others, and a few owners
+ * together cannot.
  *
  * A slot counts as established while no other flow can have it. That includes
  * slots of revoked flows, and of ended flows whose mapping is in use.
@@ -32,8 +33,8 @@ static __always_inline __u32 share_capacity(void)
 					      flow_slots;
 }
 
-/* Whether an owner other than the host, which has @own established flows and
- * may have @limit, may have one more where there are @all. */
+/* Whether an owner other than the host, which has @own established flows and a
+ * limit of @limit, may have one more while all owners have @all. */
 static __always_inline enum reason
 share_check(__u32 limit, __u32 own, __u32 all)
 {
@@ -51,9 +52,9 @@ share_check(__u32 limit, __u32 own, __u32 all)
 							 REASON_FLOW_LIMIT;
 }
 
-/* Whether scratch->owner may open a flow. The host always may. An owner that
- * was given a limit of half-open flows opens none beyond it. Notes its limit of
- * ports. */
+/* Whether scratch->owner may open a flow. The host always may. An owner with a
+ * limit of half-open flows opens none beyond it. Writes its limit of ports to
+ * scratch->max_ports. */
 static __always_inline enum reason share_may_open(struct scratch *scratch)
 {
 	const struct flow_share *own, *all;
@@ -89,7 +90,7 @@ static __always_inline void share_count(__u32 owner, int change)
 }
 
 /* Counts one established flow more for @owner, if its share has room. */
-static __always_inline bool share_take(__u32 owner)
+static __always_inline bool share_reserve(__u32 owner)
 {
 	struct flow_share *own = share_of(owner), *all = share_of(OWNER_ALL);
 	const struct owner_limits *limits;
@@ -119,7 +120,7 @@ static __always_inline void share_count_half_open(__u32 owner, int change)
 }
 
 /* A flow that was in @state has ended. @holds: its slot is kept for the mapping
- * in it, until mapping_leave() finds no user. */
+ * in it, until mapping_release() finds no user. */
 static __always_inline void
 share_end(__u32 owner, enum flow_state state, bool holds)
 {

@@ -12,7 +12,7 @@ import (
 // BPF_OBJ_NAME_LEN of include/uapi/linux/bpf.h, without its end.
 const maxName = 15
 
-// maxReasons is MAX_REASONS of types.h: a new reason within it leaves the
+// maxReasons is MAX_REASONS of types_common.h: a new reason within it leaves the
 // maps of a loaded host as they are.
 const maxReasons = 64
 

@@ -1,11 +1,14 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* The sweep: a timer of the kernel ends idle flows, and forgets stations that
- * have been silent for too long. */
+/* The sweep: a timer of the kernel ends idle flows, and removes learned
+ * stations that are silent for too long. */
 #ifndef EBPNET_SWEEP_H
 #define EBPNET_SWEEP_H
 
+#include <linux/errno.h>
+
 #include "flow.h"
-#include "learn.h"
+#include "learn_age.h"
+#include "learn_start.h"
 
 /*
  * A tick of the sweep does a bounded amount of work, however large the tables
@@ -23,6 +26,40 @@
 #define SWEEP_SHORTEST (4 * MILLISECONDS)
 #define SWEEP_BACKLOG  MILLISECONDS
 
+#define CLOCK_MONOTONIC 1
+
+/* The work of a tick of the sweep. */
+struct sweep_work {
+	__u32 cursor; /* the first slot to look at */
+	__u32 ends; /* how many flows it may end */
+};
+
+static int sweep_slot(__u32 i, void *context)
+{
+	struct sweep_work *tick = context;
+	__u32 slot = tick->cursor + i;
+	struct flow *flow;
+	__u64 seen, timeout;
+	__u32 state;
+
+	if (slot >= flow_slots)
+		slot -= flow_slots;
+	flow = flow_at(slot);
+	if (!flow)
+		return 0;
+	state = flow->state;
+	if (!flow_can_end(state))
+		return 0;
+	seen = flow->seen;
+	timeout = flow_timeout(flow);
+	/* Read the clock after `seen`, so that the difference is never
+	 * negative. */
+	if (bpf_ktime_get_coarse_ns() - seen < timeout)
+		return 0;
+	flow_end(flow, slot, state);
+	return !--tick->ends;
+}
+
 static __always_inline __u64 sweep_period(void)
 {
 	__u64 period = SWEEP_ROUND / (flow_slots / SWEEP_SLOTS + 1);
@@ -32,17 +69,18 @@ static __always_inline __u64 sweep_period(void)
 	return period < SWEEP_SHORTEST ? SWEEP_SHORTEST : period;
 }
 
-/* One tick; gives the time until the next one. */
+/* One tick; returns the time until the next one. */
 static __always_inline __u64 sweep_tick(struct sweeper *sweeper)
 {
 	__u32 most = flow_slots < SWEEP_SLOTS ? flow_slots : SWEEP_SLOTS;
-	struct flow_tick tick = { .hand = sweeper->hand, .ends = SWEEP_ENDS };
+	struct sweep_work tick = { .cursor = sweeper->cursor,
+				   .ends = SWEEP_ENDS };
 
-	if (tick.hand >= flow_slots)
-		tick.hand = 0;
-	tick.hand += bpf_loop(most, flow_sweep_slot, &tick, 0);
-	sweeper->hand =
-		tick.hand >= flow_slots ? tick.hand - flow_slots : tick.hand;
+	if (tick.cursor >= flow_slots)
+		tick.cursor = 0;
+	tick.cursor += bpf_loop(most, sweep_slot, &tick, 0);
+	sweeper->cursor = tick.cursor >= flow_slots ? tick.cursor - flow_slots :
+						      tick.cursor;
 	learn_age();
 	return tick.ends ? sweep_period() : SWEEP_BACKLOG;
 }

@@ -17,13 +17,14 @@ trunk_check(struct __sk_buff *skb, const struct device *device,
 		.endpoint = device->endpoint,
 	};
 	const struct station *known =
-		learn_find_told(device->network, &pkt->src_mac);
+		fdb_lookup_static(device->network, &pkt->src_mac);
 	struct station sender;
 	enum reason reason;
 
 	if (pkt->ethertype == bpf_htons(LOOP_ETHERTYPE))
-		return loop_hear(skb, device);
-	if (device->trunk & TRUNK_BLOCKED && loop_holds(device, skb->ifindex))
+		return loop_receive(skb, device);
+	if (device->trunk & TRUNK_BLOCKED &&
+	    loop_still_blocked(device, skb->ifindex))
 		return REASON_LOOP;
 	if (known && known->endpoint != device->endpoint)
 		return REASON_SPOOFED_MAC;

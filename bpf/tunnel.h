@@ -1,24 +1,26 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* Into a tunnel: what fits, which way, and what the underlay says of it. */
+/* Sends frames into tunnels, and keeps the path MTU of each tunnel. */
 #ifndef EBPNET_TUNNEL_H
 #define EBPNET_TUNNEL_H
 
 #include "deliver.h"
 #include "gre_wrap.h"
 #include "icmp_reply.h"
+#include "packet.h"
 #include "route.h"
+#include "route_send.h"
 
 /*
  * Some frames take a detour: out of the far end of the host's own veth and in
- * at the near end, where to_tunnel() goes on with them. A copy that is flooded
- * into a tunnel does, as each tunnel wants other headers; what goes into a
- * tunnel with checksums or sequence numbers does, as superframes are cut and
- * checksums completed on that way; and so does what the kernel has yet to learn
- * of that it is in outer headers now. skb->mark says which one it is.
+ * at the near end, where to_tunnel() goes on with them. These are: copies
+ * flooded into a tunnel, because each tunnel needs other headers; packets into
+ * a tunnel with checksums or sequence numbers, because the detour segments
+ * superframes and completes checksums; and packets whose outer headers the
+ * kernel does not know yet. skb->mark has the network and the tunnel.
  */
 enum tunnel_mark {
-	TUNNEL_MARK_FRAME = 0xeb100000, /* to be wrapped */
-	TUNNEL_MARK_PACKET = 0xeb200000, /* to be sent */
+	TUNNEL_MARK_FRAME = 0xeb100000, /* a frame, to wrap */
+	TUNNEL_MARK_PACKET = 0xeb200000, /* a wrapped packet, to send */
 	TUNNEL_MARK_KIND = 0xfff00000,
 	TUNNEL_MARK_NETWORK = 10, /* bits to shift by */
 };
@@ -36,12 +38,12 @@ static __always_inline int tunnel_detour(struct __sk_buff *skb, __u32 mark)
 	return bpf_redirect(datapath_ifindex, 0);
 }
 
-/* How long a tunnel keeps to a smaller MTU that the underlay has told of: RFC
+/* How long a tunnel uses a smaller path MTU that a router has reported: RFC
  * 1191, 6.3. */
 #define TUNNEL_MTU_AGE (600 * SECONDS)
 
-/* The smallest path MTU that we accept from the underlay, as its sender would
- * not go below: Linux's min_pmtu, and RFC 8200, 5. */
+/* The smallest path MTU that we accept from the underlay: Linux's min_pmtu, and
+ * RFC 8200, 5. */
 #define TUNNEL_LEAST4 552
 #define TUNNEL_LEAST6 1280
 
@@ -52,8 +54,7 @@ static __always_inline __u32 tunnel_lowered_mtu(const struct tunnel_path *path)
 	return path->mtu;
 }
 
-/* The longest packet that goes into a tunnel where @room is for what it is
- * wrapped in. */
+/* The longest packet that fits a tunnel with outer headers of @room bytes. */
 static __always_inline __u32 tunnel_most(const struct packet *pkt,
 					 const struct tunnel_path *path,
 					 const struct route *route, __u32 room)
@@ -79,11 +80,11 @@ tunnel_packet_length(struct __sk_buff *skb, struct packet *pkt, __u32 *length)
 	return reason;
 }
 
-/* What tunnel_send() gives where the frame is too large; what would not be is
- * told in scratch->tunnel_mtu. */
+/* The result of tunnel_send() if the frame is too large; scratch->tunnel_mtu
+ * then has the length that fits. */
 #define TUNNEL_TOO_BIG -3
 
-/* Sends the frame into a tunnel. @device is the endpoint's that it is from;
+/* Sends the frame into a tunnel. @device is the device of the sending endpoint;
  * none after the detour. */
 __verified_once int tunnel_send(struct __sk_buff *skb, struct packet *pkt,
 				const struct network *network, __u32 id,
@@ -123,17 +124,17 @@ __verified_once int tunnel_send(struct __sk_buff *skb, struct packet *pkt,
 	if (tunnel->flags & TUNNEL_SEQ)
 		sequence = __sync_fetch_and_add(&path->sequence, 1);
 	result = gre_encap(skb, pkt, tunnel, network, sequence);
-	if (result == GRE_TO_BE_CUT && device)
+	if (result == GRE_TO_BE_SEGMENTED && device)
 		return tunnel_detour(skb, tunnel_mark(device->network, id));
-	if (result > GRE_WRAPPED_UNTOLD)
+	if (result > GRE_WRAPPED_OPAQUE)
 		return verdict_drop(skb, REASON_KERNEL_ERROR);
 	count_tx(&tunnel_stats, id, skb);
-	if (result == GRE_WRAPPED_UNTOLD)
+	if (result == GRE_WRAPPED_OPAQUE)
 		return tunnel_detour(skb, TUNNEL_MARK_PACKET);
 	return route_send(skb, route);
 }
 
-/* Goes on with a frame or a packet after its detour. */
+/* Continues with a frame or a packet after its detour. */
 static __noinline int tunnel_go_on(struct __sk_buff *skb, __u32 mark)
 {
 	__u32 mask = (1 << TUNNEL_MARK_NETWORK) - 1;
@@ -141,7 +142,7 @@ static __noinline int tunnel_go_on(struct __sk_buff *skb, __u32 mark)
 	__u32 tunnel_id = mark & mask;
 	const struct network *network;
 	const struct tunnel *tunnel;
-	struct packet *pkt = packet_new();
+	struct packet *pkt = scratch_new_packet();
 	struct route route = {};
 	enum reason reason;
 	int verdict;
@@ -161,8 +162,8 @@ static __noinline int tunnel_go_on(struct __sk_buff *skb, __u32 mark)
 	}
 	network = bpf_map_lookup_elem(&networks, &id);
 	tunnel = bpf_map_lookup_elem(&tunnels, &tunnel_id);
-	/* Either may have gone while the frame was on its way. */
-	if (!network || !tunnel || !gre_is_carried(tunnel_id, id, network))
+	/* Network and tunnel may be gone since the frame was marked. */
+	if (!network || !tunnel || !gre_has_network(tunnel_id, id, network))
 		return verdict_drop(skb, REASON_UNKNOWN_TUNNEL);
 	verdict = tunnel_send(skb, pkt, network, tunnel_id, NULL);
 	if (verdict != TC_ACT_REDIRECT)
@@ -172,7 +173,7 @@ static __noinline int tunnel_go_on(struct __sk_buff *skb, __u32 mark)
 	return reason ? verdict_drop(skb, reason) : verdict;
 }
 
-/* What an ICMP error quotes of a packet of ours. */
+/* The part of our packet that an ICMP error quotes. */
 struct tunnel_quote4 {
 	struct iphdr ip;
 	struct gre_base gre;
@@ -200,13 +201,13 @@ tunnel_sends(__u32 id, __u32 network_id, __be16 flags)
 }
 
 /*
- * Looks at an ICMP error from outside: one that says that a packet in a tunnel
- * was too big lowers the tunnel's MTU for a while. It has to quote a packet
- * that the tunnel sends: with its ends, a key and the fields of its GRE header,
- * and not to be fragmented. RFC 5927 recommends the like for TCP.
+ * Reads an ICMP error from outside. If it reports that a packet in a tunnel was
+ * too big, lowers the tunnel's MTU for a while. The error must quote a packet
+ * that the tunnel sends: with its ends, a key, the fields of its GRE header,
+ * and DF if it is IPv4. RFC 5927 recommends such checks for TCP.
  */
 static __noinline void
-tunnel_hear(struct __sk_buff *skb, const struct packet *pkt)
+tunnel_note_mtu(struct __sk_buff *skb, const struct packet *pkt)
 {
 	__u32 at = pkt->l4 + sizeof(struct icmp), mtu, lowered, network;
 	struct tunnel_ends ends = {};

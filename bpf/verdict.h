@@ -1,34 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* The only code that counts, and the only code that drops. */
+/* Verdicts: the only code that drops, and counts drops. */
 #ifndef EBPNET_VERDICT_H
 #define EBPNET_VERDICT_H
 
+#include "count.h"
 #include "ctx.h"
 #include "maps.h"
-
-/* A superframe counts as the packets it stands for. */
-static __always_inline void
-counter_add(struct counter *counter, const ctx_t *ctx)
-{
-	counter->packets += ctx_segments(ctx);
-	counter->bytes += ctx_length(ctx);
-}
-
-static __always_inline void count_tx(void *map, __u32 id, ctx_t *ctx)
-{
-	struct traffic *traffic = bpf_map_lookup_elem(map, &id);
-
-	if (traffic)
-		counter_add(&traffic->tx, ctx);
-}
-
-static __always_inline void count_rx(void *map, __u32 id, ctx_t *ctx)
-{
-	struct traffic *traffic = bpf_map_lookup_elem(map, &id);
-
-	if (traffic)
-		counter_add(&traffic->rx, ctx);
-}
 
 static __always_inline void verdict_count(ctx_t *ctx, enum reason reason)
 {
@@ -36,7 +13,7 @@ static __always_inline void verdict_count(ctx_t *ctx, enum reason reason)
 	struct counter *counter = bpf_map_lookup_elem(&drops, &key);
 
 	if (counter)
-		counter_add(counter, ctx);
+		count_add(counter, ctx);
 }
 
 static __always_inline int verdict_drop(ctx_t *ctx, enum reason reason)
@@ -45,7 +22,7 @@ static __always_inline int verdict_drop(ctx_t *ctx, enum reason reason)
 	return VERDICT_DROP;
 }
 
-/* The packet has been answered or copied, and its original is done with. */
+/* The packet was answered or copied, and is not needed any more. */
 static __always_inline int verdict_consume(void)
 {
 	return VERDICT_DROP;

@@ -4,7 +4,7 @@
 
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /*
- * The way in by an uplink before there is a socket buffer: the stages of
+ * Packets from an uplink before there is a socket buffer: the stages of
  * from_uplink() that drop, and those that take small frames to endpoints. All
  * other frames pass unchanged and uncounted to from_uplink().
  */
@@ -35,7 +35,7 @@
 #include "gre.h"
 #include "nat.h"
 #include "publish.h"
-#include "deliver_anew.h"
+#include "deliver_veth.h"
 
 /* The largest frame that XDP delivers to an endpoint. Larger frames are mostly
  * of streams. The kernel makes superframes of these before TC, so from_uplink()
@@ -87,13 +87,10 @@ __verified_once int is_summed(ctx_t *ctx, const struct packet *pkt)
 		   pkt->protocol != IPPROTO_UDP) {
 		return false;
 	}
-	if (!ctx_checksum(ctx, pkt->l4, length, &check))
+	if (!ctx_sum_checksum(ctx, pkt->l4, length, &check))
 		return false;
-	/* The ::ffff in front of an IPv4 address adds 0 to the sum. */
-	sum = bpf_csum_diff(NULL, 0, (__be32 *)&pkt->src, sizeof(pkt->src),
-			    bpf_htonl(length + pkt->protocol));
-	sum = bpf_csum_diff(NULL, 0, (__be32 *)&pkt->dst, sizeof(pkt->dst),
-			    sum);
+	sum = csum_pseudo(&pkt->src, &pkt->dst,
+			  bpf_htonl(length + pkt->protocol));
 	return !csum_fold((__u16)~csum_fold(sum) + (__u16)~check);
 }
 
@@ -108,7 +105,8 @@ __verified_once int out_of_tunnel(ctx_t *ctx, struct packet *pkt,
 
 	if (!pkt || !origin)
 		return VERDICT_PASS;
-	id = origin->network; /* before 6.2 no key may be of a caller's memory */
+	id = origin->network; /* before 6.2 a key may not be in the memory of a
+			       * caller */
 	network = bpf_map_lookup_elem(&networks, &id);
 	if (!network || parse_l3(ctx, pkt, origin->inner))
 		return VERDICT_PASS;
@@ -120,7 +118,7 @@ __verified_once int out_of_tunnel(ctx_t *ctx, struct packet *pkt,
 	if (reason || !take || pkt->ethertype == bpf_htons(ETH_P_ARP) ||
 	    mac_is_multicast(&pkt->dst_mac))
 		return VERDICT_PASS;
-	station = learn_find_told(origin->network, &pkt->dst_mac);
+	station = fdb_lookup_static(origin->network, &pkt->dst_mac);
 	if (!takes(station, origin->network) || parse_l4(ctx, pkt) ||
 	    !is_summed(ctx, pkt))
 		return VERDICT_PASS;
@@ -134,7 +132,7 @@ __verified_once int out_of_tunnel(ctx_t *ctx, struct packet *pkt,
 		reason = REASON_KERNEL_ERROR;
 	if (reason)
 		return verdict_drop(ctx, reason);
-	return bridge_deliver_anew(ctx, station);
+	return deliver_veth(ctx, station);
 }
 
 /* Handles a packet of GRE. */
@@ -196,21 +194,22 @@ __verified_once int into_flow(ctx_t *ctx, struct packet *pkt, struct flow *flow,
 	if (to->network == NETWORK_OUTSIDE ||
 	    policy_check_outside(to->network) || pkt->ttl <= 1)
 		return VERDICT_PASS;
-	endpoint = to->src; /* before 6.2, again */
+	endpoint = to->src; /* before 6.2 a key may not be in the memory of a
+			     * caller */
 	station = bpf_map_lookup_elem(&neighbors, &endpoint);
 	if (!takes(station, to->network) || !is_summed(ctx, pkt))
 		return VERDICT_PASS;
 
-	flow_touch(ctx, flow, slot, pkt, side);
+	flow_update(ctx, flow, slot, pkt, side);
 	reason = route_decrement_ttl(ctx, pkt);
 	if (!reason)
 		reason = nat_translate(ctx, pkt, to);
 	if (!reason)
-		reason = bridge_readdress(ctx, pkt, station,
-					  config_gateway_mac());
+		reason = deliver_veth_readdress(ctx, pkt, station,
+						config_gateway_mac());
 	if (reason)
 		return verdict_drop(ctx, reason);
-	return bridge_deliver_anew(ctx, station);
+	return deliver_veth(ctx, station);
 }
 
 /* Handles a packet of TCP or UDP. Only TC opens flows with the outside. */
@@ -260,7 +259,7 @@ int xdp_uplink(struct xdp_md *ctx)
 
 	if (!uplink)
 		return VERDICT_PASS;
-	pkt = packet_new();
+	pkt = scratch_new_packet();
 	if (!pkt)
 		return VERDICT_PASS;
 	reason = parse_l3(ctx, pkt, 0);

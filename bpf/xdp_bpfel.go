@@ -16,6 +16,7 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	XdpMapBroadcasts            = "broadcasts"
 	XdpMapCarried               = "carried"
 	XdpMapDatagrams             = "datagrams"
 	XdpMapDevices               = "devices"
@@ -70,8 +71,8 @@ const (
 	XdpVarLearnedTimeout        = "learned_timeout"
 	XdpVarTcpEstablishedTimeout = "tcp_established_timeout"
 	XdpVarTcpTransitoryTimeout  = "tcp_transitory_timeout"
-	XdpVarUdpAnsweredTimeout    = "udp_answered_timeout"
-	XdpVarUdpUnansweredTimeout  = "udp_unanswered_timeout"
+	XdpVarUdpEstablishedTimeout = "udp_established_timeout"
+	XdpVarUdpNewTimeout         = "udp_new_timeout"
 )
 
 // LoadXdp returns the embedded CollectionSpec for Xdp.
@@ -123,6 +124,7 @@ type XdpProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type XdpMapSpecs struct {
+	Broadcasts     *ebpf.MapSpec `ebpf:"broadcasts"`
 	Carried        *ebpf.MapSpec `ebpf:"carried"`
 	Datagrams      *ebpf.MapSpec `ebpf:"datagrams"`
 	Devices        *ebpf.MapSpec `ebpf:"devices"`
@@ -182,8 +184,8 @@ type XdpVariableSpecs struct {
 	LearnedTimeout        *ebpf.VariableSpec `ebpf:"learned_timeout"`
 	TcpEstablishedTimeout *ebpf.VariableSpec `ebpf:"tcp_established_timeout"`
 	TcpTransitoryTimeout  *ebpf.VariableSpec `ebpf:"tcp_transitory_timeout"`
-	UdpAnsweredTimeout    *ebpf.VariableSpec `ebpf:"udp_answered_timeout"`
-	UdpUnansweredTimeout  *ebpf.VariableSpec `ebpf:"udp_unanswered_timeout"`
+	UdpEstablishedTimeout *ebpf.VariableSpec `ebpf:"udp_established_timeout"`
+	UdpNewTimeout         *ebpf.VariableSpec `ebpf:"udp_new_timeout"`
 }
 
 // XdpObjects contains all objects after they have been loaded into the kernel.
@@ -206,6 +208,7 @@ func (o *XdpObjects) Close() error {
 //
 // It can be passed to LoadXdpObjects or ebpf.CollectionSpec.LoadAndAssign.
 type XdpMaps struct {
+	Broadcasts     *ebpf.Map `ebpf:"broadcasts"`
 	Carried        *ebpf.Map `ebpf:"carried"`
 	Datagrams      *ebpf.Map `ebpf:"datagrams"`
 	Devices        *ebpf.Map `ebpf:"devices"`
@@ -248,6 +251,7 @@ type XdpMaps struct {
 
 func (m *XdpMaps) Close() error {
 	return _XdpClose(
+		m.Broadcasts,
 		m.Carried,
 		m.Datagrams,
 		m.Devices,
@@ -308,8 +312,8 @@ type XdpVariables struct {
 	LearnedTimeout        *ebpf.Variable `ebpf:"learned_timeout"`
 	TcpEstablishedTimeout *ebpf.Variable `ebpf:"tcp_established_timeout"`
 	TcpTransitoryTimeout  *ebpf.Variable `ebpf:"tcp_transitory_timeout"`
-	UdpAnsweredTimeout    *ebpf.Variable `ebpf:"udp_answered_timeout"`
-	UdpUnansweredTimeout  *ebpf.Variable `ebpf:"udp_unanswered_timeout"`
+	UdpEstablishedTimeout *ebpf.Variable `ebpf:"udp_established_timeout"`
+	UdpNewTimeout         *ebpf.Variable `ebpf:"udp_new_timeout"`
 }
 
 // XdpPrograms contains all programs after they have been loaded into the kernel.

@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 
 	"github.com/cilium/ebpf"
@@ -51,48 +52,52 @@ func Load(dir string, c loader.Config) (*Tables, error) {
 
 // Wanted is everything that the tables should hold.
 type Wanted struct {
-	Networks  []Network
-	Endpoints []Endpoint
-	Links     []Link
-	Tunnels   []Tunnel
-	Carried   []Carried
-	Uplinks   []Uplink
-	Ports     []Port
+	Networks       []Network
+	Endpoints      []Endpoint
+	Links          []Link
+	Tunnels        []Tunnel
+	TunnelNetworks []TunnelNetwork
+	Uplinks        []Uplink
+	Ports          []Port
+
+	Broadcasts []netip.Addr // that lead to the host, but are no addresses of it
 }
 
 // contents are what the tables hold of Wanted.
 type contents struct {
-	networks  map[uint32]bpf.EbpnetNetwork
-	devices   map[uint32]bpf.EbpnetDevice
-	locals    map[uint32]bool // ids of endpoints that have a device
-	fdb       map[bpf.EbpnetFdbKey]bpf.EbpnetStation
-	neighbors map[bpf.EbpnetAddress]bpf.EbpnetStation
-	members   map[bpf.EbpnetMemberKey]bpf.EbpnetStation
-	links     map[bpf.EbpnetLinkKey]uint32
-	tunnels   map[uint32]bpf.EbpnetTunnel
-	tunnelIDs map[bpf.EbpnetTunnelEnds]uint32
-	carried   map[bpf.EbpnetCarriedKey]uint32
-	uplinks   map[uint32]bpf.EbpnetUplink
-	ports     published
-	places    map[place]bool // where stations can be learned
-	limits    limitEntries
+	networks       map[uint32]bpf.EbpnetNetwork
+	devices        map[uint32]bpf.EbpnetDevice
+	locals         map[uint32]bool // ids of endpoints that have a device
+	fdb            map[bpf.EbpnetFdbKey]bpf.EbpnetStation
+	neighbors      map[bpf.EbpnetAddress]bpf.EbpnetStation
+	members        map[bpf.EbpnetMemberKey]bpf.EbpnetStation
+	links          map[bpf.EbpnetLinkKey]uint32
+	tunnels        map[uint32]bpf.EbpnetTunnel
+	tunnelIDs      map[bpf.EbpnetTunnelEnds]uint32
+	tunnelNetworks map[bpf.EbpnetTunnelNetworkKey]uint32
+	uplinks        map[uint32]bpf.EbpnetUplink
+	broadcasts     map[bpf.EbpnetAddress]uint32
+	ports          published
+	places         map[place]bool // where stations can be learned
+	limits         limitEntries
 }
 
 func contentsOf(w Wanted) contents {
 	c := contents{
-		networks:  map[uint32]bpf.EbpnetNetwork{},
-		devices:   map[uint32]bpf.EbpnetDevice{},
-		locals:    map[uint32]bool{},
-		fdb:       map[bpf.EbpnetFdbKey]bpf.EbpnetStation{},
-		neighbors: map[bpf.EbpnetAddress]bpf.EbpnetStation{},
-		members:   map[bpf.EbpnetMemberKey]bpf.EbpnetStation{},
-		links:     map[bpf.EbpnetLinkKey]uint32{},
-		tunnels:   map[uint32]bpf.EbpnetTunnel{},
-		tunnelIDs: map[bpf.EbpnetTunnelEnds]uint32{},
-		carried:   map[bpf.EbpnetCarriedKey]uint32{},
-		uplinks:   uplinkEntries(w.Uplinks),
-		ports:     publish(w.Ports),
-		places:    map[place]bool{},
+		networks:       map[uint32]bpf.EbpnetNetwork{},
+		devices:        map[uint32]bpf.EbpnetDevice{},
+		locals:         map[uint32]bool{},
+		fdb:            map[bpf.EbpnetFdbKey]bpf.EbpnetStation{},
+		neighbors:      map[bpf.EbpnetAddress]bpf.EbpnetStation{},
+		members:        map[bpf.EbpnetMemberKey]bpf.EbpnetStation{},
+		links:          map[bpf.EbpnetLinkKey]uint32{},
+		tunnels:        map[uint32]bpf.EbpnetTunnel{},
+		tunnelIDs:      map[bpf.EbpnetTunnelEnds]uint32{},
+		tunnelNetworks: map[bpf.EbpnetTunnelNetworkKey]uint32{},
+		uplinks:        uplinkEntries(w.Uplinks),
+		broadcasts:     broadcastEntries(w.Broadcasts),
+		ports:          publish(w.Ports),
+		places:         map[place]bool{},
 	}
 	c.limits = maps.Clone(c.ports.limits)
 	for _, l := range w.Links {
@@ -125,9 +130,9 @@ func contentsOf(w Wanted) contents {
 		c.tunnelIDs[tunnel.ends()] = tunnel.ID
 		c.tunnelIDs[tunnel.claim()] = 0
 	}
-	for _, carried := range w.Carried {
-		c.carried[carried.key()] = carried.Network
-		c.join(carried.member())
+	for _, network := range w.TunnelNetworks {
+		c.tunnelNetworks[network.key()] = network.Network
+		c.join(network.member())
 	}
 	return c
 }
@@ -160,7 +165,7 @@ func (t *Tables) Replace(w Wanted) error {
 	gone = slices.DeleteFunc(gone, func(d bpf.EbpnetDevice) bool { return c.locals[d.Endpoint] })
 	missing, err := t.withdraw(c.ports)
 	missingIDs, err2 := removeOthers(t.Maps.TunnelIds, c.tunnelIDs)
-	missingCarried, err3 := removeOthers(t.Maps.Carried, c.carried)
+	missingTunnelNetworks, err3 := removeOthers(t.Maps.Carried, c.tunnelNetworks)
 	return errors.Join(
 		err, err2, err3,
 		t.cutTunnels(c.tunnels),
@@ -175,8 +180,9 @@ func (t *Tables) Replace(w Wanted) error {
 		t.forgetElsewhere(c.places),
 		replaceArray(t.Maps.Tunnels, c.tunnels),
 		putAll(t.Maps.TunnelIds, missingIDs),
-		putAll(t.Maps.Carried, missingCarried),
+		putAll(t.Maps.Carried, missingTunnelNetworks),
 		replace(t.Maps.Uplinks, c.uplinks),
+		replace(t.Maps.Broadcasts, c.broadcasts),
 		t.putPublished(missing),
 		replaceArray(t.Maps.PublishedPorts, c.ports.words),
 		t.endUnbackedFlows(),

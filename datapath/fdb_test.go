@@ -52,7 +52,7 @@ func behindTrunk(n byte) bpf.EbpnetStation {
 
 // behindTunnel is the nth station of a network behind a tunnel.
 func behindTunnel(tunnel, network uint32, n byte) bpf.EbpnetStation {
-	s := Carried{Tunnel: tunnel, Network: network}.member()
+	s := TunnelNetwork{Tunnel: tunnel, Network: network}.member()
 	s.Mac.Byte = mac{2, 8, byte(tunnel), byte(network), 5: n}
 	return s
 }
@@ -199,7 +199,7 @@ func TestForgetLearned(t *testing.T) {
 		}
 	}
 	if got, err := tables.Stations(); err != nil || len(got) != 13 {
-		t.Errorf("known stations went with the learned: %v, %v", got, err)
+		t.Errorf("static stations were removed with the learned ones: %v, %v", got, err)
 	}
 }
 
@@ -224,8 +224,8 @@ func TestLearnedGoWithTheirPlace(t *testing.T) {
 	moved.Remote = netip.MustParseAddr("192.0.2.3")
 	changed := example().Tunnels[0]
 	changed.Checksums, changed.TTL = true, 1
-	is := func(c Carried) func(Carried) bool {
-		return func(o Carried) bool { return o.Tunnel == c.Tunnel && o.Network == c.Network }
+	is := func(c TunnelNetwork) func(TunnelNetwork) bool {
+		return func(o TunnelNetwork) bool { return o.Tunnel == c.Tunnel && o.Network == c.Network }
 	}
 	for _, c := range []struct {
 		name  string
@@ -256,14 +256,14 @@ func TestLearnedGoWithTheirPlace(t *testing.T) {
 		{
 			"a tunnel carries a network less",
 			func(w *Wanted) {
-				w.Carried = slices.DeleteFunc(w.Carried, is(Carried{Tunnel: otherTunnel, Network: openNet}))
+				w.TunnelNetworks = slices.DeleteFunc(w.TunnelNetworks, is(TunnelNetwork{Tunnel: otherTunnel, Network: openNet}))
 			},
 			nil, without(open2),
 		},
 		{
 			"a tunnel ceases to carry a network, while both stay", func(*Wanted) {},
 			func() error {
-				return tables.DeleteCarried(Carried{Tunnel: otherTunnel, Network: openNet, Key: key(openKey)})
+				return tables.DeleteTunnelNetwork(TunnelNetwork{Tunnel: otherTunnel, Network: openNet, Key: key(openKey)})
 			},
 			without(),
 		},
@@ -271,7 +271,7 @@ func TestLearnedGoWithTheirPlace(t *testing.T) {
 			"a tunnel",
 			func(w *Wanted) {
 				w.Tunnels = w.Tunnels[1:]
-				w.Carried = slices.DeleteFunc(w.Carried, func(c Carried) bool { return c.Tunnel == theTunnel })
+				w.TunnelNetworks = slices.DeleteFunc(w.TunnelNetworks, func(c TunnelNetwork) bool { return c.Tunnel == theTunnel })
 			},
 			func() error { return tables.DeleteTunnel(example().Tunnels[0], false) },
 			without(open1, elseways),
@@ -283,7 +283,7 @@ func TestLearnedGoWithTheirPlace(t *testing.T) {
 			func(w *Wanted) {
 				w.Networks = slices.DeleteFunc(w.Networks, func(n Network) bool { return n.ID == internalNet })
 				w.Endpoints = slices.DeleteFunc(w.Endpoints, func(e Endpoint) bool { return e.Network == internalNet })
-				w.Carried = slices.DeleteFunc(w.Carried, is(Carried{Tunnel: otherTunnel, Network: internalNet}))
+				w.TunnelNetworks = slices.DeleteFunc(w.TunnelNetworks, is(TunnelNetwork{Tunnel: otherTunnel, Network: internalNet}))
 			},
 			func() error { return tables.DeleteNetwork(example().Networks[internalNet-1]) },
 			without(internal),

@@ -13,7 +13,7 @@ import (
 	"github.com/ebpnet/ebpnet/bpf"
 )
 
-// Networks that no network has for an id; see bpf/types.h.
+// Networks that no network has for an id; see bpf/types_flows.h.
 const (
 	NetworkOutside  = 0          // what comes in by an uplink
 	NetworkLoopback = 0xffffffff // what the host sends to its own addresses
@@ -53,12 +53,12 @@ type FlowFilter struct {
 	Endpoint  uint32       // whose addresses they are; 0: not known
 }
 
-// matches is upkeep_is_of() of bpf/upkeep.h.
+// matches is flow_command_is_of() of bpf/flow_command.h.
 func (f FlowFilter) matches(entry *bpf.EbpnetFlow) bool {
 	if f.Network == NetworkOutside {
 		return true
 	}
-	for _, key := range []*bpf.EbpnetFlowKey{&entry.Opener, &entry.Answer} {
+	for _, key := range []*bpf.EbpnetFlowKey{&entry.Original, &entry.Reply} {
 		if key.Network != f.Network {
 			continue
 		}
@@ -110,32 +110,32 @@ func (t *Tables) Flows(f FlowFilter) ([]Flow, error) {
 }
 
 func flowOf(entry *bpf.EbpnetFlow, now time.Duration) Flow {
-	opener, answer := &entry.Opener, &entry.Answer
+	original, reply := &entry.Original, &entry.Reply
 	flow := Flow{
-		Protocol:  opener.Protocol,
-		Network:   opener.Network,
-		ToNetwork: answer.Network,
-		From:      addrPort(opener.Src, opener.Sport),
-		To:        addrPort(opener.Dst, opener.Dport),
+		Protocol:  original.Protocol,
+		Network:   original.Network,
+		ToNetwork: reply.Network,
+		From:      addrPort(original.Src, original.Sport),
+		To:        addrPort(original.Dst, original.Dport),
 		State:     flowState(entry),
 		Age:       max(0, now-time.Duration(entry.Opened)),
 		Idle:      max(0, now-time.Duration(entry.Seen)),
 	}
-	if from := addrPort(answer.Dst, answer.Dport); from != flow.From {
+	if from := addrPort(reply.Dst, reply.Dport); from != flow.From {
 		flow.TranslatedFrom = from
 	}
-	if to := addrPort(answer.Src, answer.Sport); to != flow.To {
+	if to := addrPort(reply.Src, reply.Sport); to != flow.To {
 		flow.TranslatedTo = to
 	}
-	flow.Sent.add(counterOf(entry.Sent[bpf.EbpnetFlowSideFLOW_OPENER]))
-	flow.Received.add(counterOf(entry.Sent[bpf.EbpnetFlowSideFLOW_ANSWER]))
+	flow.Sent.add(counterOf(entry.Sent[bpf.EbpnetFlowSideFLOW_ORIGINAL]))
+	flow.Received.add(counterOf(entry.Sent[bpf.EbpnetFlowSideFLOW_REPLY]))
 	return flow
 }
 
 func flowState(entry *bpf.EbpnetFlow) FlowState {
 	const (
-		reset = bpf.EbpnetFlowFlagFLOW_OPENER_RST | bpf.EbpnetFlowFlagFLOW_ANSWER_RST
-		ended = bpf.EbpnetFlowFlagFLOW_OPENER_FIN | bpf.EbpnetFlowFlagFLOW_ANSWER_FIN
+		reset = bpf.EbpnetFlowFlagFLOW_ORIGINAL_RST | bpf.EbpnetFlowFlagFLOW_REPLY_RST
+		ended = bpf.EbpnetFlowFlagFLOW_ORIGINAL_FIN | bpf.EbpnetFlowFlagFLOW_REPLY_FIN
 	)
 	switch {
 	case entry.State == bpf.EbpnetFlowStateFLOW_HALF_OPEN:
@@ -143,7 +143,7 @@ func flowState(entry *bpf.EbpnetFlow) FlowState {
 	case entry.Flags&reset != 0 || entry.Flags&ended == ended:
 		return FlowClosing
 	// A new connection uses its ports.
-	case entry.Opener.Protocol == unix.IPPROTO_TCP && entry.Flags&bpf.EbpnetFlowFlagFLOW_HANDSHAKEN == 0:
+	case entry.Original.Protocol == unix.IPPROTO_TCP && entry.Flags&bpf.EbpnetFlowFlagFLOW_HANDSHAKEN == 0:
 		return FlowHalfOpen
 	}
 	return FlowEstablished

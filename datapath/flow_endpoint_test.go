@@ -21,7 +21,7 @@ func (w *world) checkLists(t testing.TB) {
 		for i, f := range entries {
 			flows[slots[i]] = f
 			switch f.State {
-			case bpf.EbpnetFlowStateFLOW_HALF_OPEN, bpf.EbpnetFlowStateFLOW_ANSWERED, bpf.EbpnetFlowStateFLOW_REVOKED:
+			case bpf.EbpnetFlowStateFLOW_HALF_OPEN, bpf.EbpnetFlowStateFLOW_ESTABLISHED, bpf.EbpnetFlowStateFLOW_REVOKED:
 				for side, endpoint := range []uint32{f.Owner, f.Server} {
 					if endpoint != 0 && endpoint < ownerPorts {
 						want[endpoint] = append(want[endpoint], 2*slots[i]+uint32(side)+1)
@@ -195,8 +195,8 @@ func TestListWithoutEnd(t *testing.T) {
 	w.establish(t, alice, 2000, 53)
 	w.establish(t, alice, 2001, 53)
 	first := w.share(t, alice.id).First
-	w.changeFlows(t, bpf.EbpnetFlowStateFLOW_ANSWERED, func(f *bpf.EbpnetFlow) {
-		f.Links[bpf.EbpnetFlowSideFLOW_OPENER].After = first
+	w.changeFlows(t, bpf.EbpnetFlowStateFLOW_ESTABLISHED, func(f *bpf.EbpnetFlow) {
+		f.Links[bpf.EbpnetFlowSideFLOW_ORIGINAL].After = first
 	})
 	must(t, w.DeleteEndpoint(w.endpoint(t, alice)))
 	if flows := w.listed(t, FlowFilter{}); len(flows) != 0 {

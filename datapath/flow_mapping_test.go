@@ -18,7 +18,7 @@ const idleTooLong = 30 * time.Second
 func (w *world) age(t *testing.T, from host, v6 bool, to *host) {
 	t.Helper()
 	meant := func(f *bpf.EbpnetFlow) bool {
-		return f.Opener.Src == addressOf(from.ip(v6)) && (to == nil || f.Opener.Dst == addressOf(to.ip(v6)))
+		return f.Original.Src == addressOf(from.ip(v6)) && (to == nil || f.Original.Dst == addressOf(to.ip(v6)))
 	}
 	w.changeFlows(t, bpf.EbpnetFlowStateFLOW_HALF_OPEN, func(f *bpf.EbpnetFlow) {
 		if meant(f) {
@@ -49,7 +49,7 @@ func TestMappingOutlivesItsFlow(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t, loadSlots(16, map[string]time.Duration{
-				bpf.EbpnetVarTcpTransitoryTimeout: idleTooLong, bpf.EbpnetVarUdpUnansweredTimeout: idleTooLong, bpf.EbpnetVarIcmpTimeout: idleTooLong,
+				bpf.EbpnetVarTcpTransitoryTimeout: idleTooLong, bpf.EbpnetVarUdpNewTimeout: idleTooLong, bpf.EbpnetVarIcmpTimeout: idleTooLong,
 			}))
 			for _, v6 := range []bool{false, true} {
 				w.outlive(t, v6, of(v6))

@@ -70,8 +70,8 @@ func TestTimesOfFlows(t *testing.T) {
 	t.Parallel()
 	testutil.RequireRoot(t)
 	const slots = 128
-	long := []string{bpf.EbpnetVarTcpEstablishedTimeout, bpf.EbpnetVarUdpAnsweredTimeout}
-	short := []string{bpf.EbpnetVarTcpTransitoryTimeout, bpf.EbpnetVarUdpUnansweredTimeout, bpf.EbpnetVarIcmpTimeout}
+	long := []string{bpf.EbpnetVarTcpEstablishedTimeout, bpf.EbpnetVarUdpEstablishedTimeout}
+	short := []string{bpf.EbpnetVarTcpTransitoryTimeout, bpf.EbpnetVarUdpNewTimeout, bpf.EbpnetVarIcmpTimeout}
 	for _, longEnd := range []bool{false, true} {
 		t.Run(fmt.Sprintf("long ones end %v", longEnd), func(t *testing.T) {
 			t.Parallel()
@@ -201,7 +201,7 @@ func TestWhatKeepsFlows(t *testing.T) {
 	testutil.RequireRoot(t)
 	const timeout = 2 * time.Second
 	w := newWorld(t, loadSlots(64, map[string]time.Duration{
-		bpf.EbpnetVarUdpUnansweredTimeout: timeout, bpf.EbpnetVarUdpAnsweredTimeout: timeout,
+		bpf.EbpnetVarUdpNewTimeout: timeout, bpf.EbpnetVarUdpEstablishedTimeout: timeout,
 		bpf.EbpnetVarTcpEstablishedTimeout: time.Hour,
 	}))
 	open := func(port uint16) { w.send(t, sentBy(t, alice, false, udp(port, 53))) }

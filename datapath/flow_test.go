@@ -26,7 +26,7 @@ func TestFlowsExpire(t *testing.T) {
 	// Twice the precision with which the programs note that a flow is used.
 	const timeout = 2 * time.Second
 	w := newWorld(t, loadChanged(func(spec *ebpf.CollectionSpec) error {
-		return setConstant(spec, bpf.EbpnetVarUdpUnansweredTimeout, uint64(timeout.Nanoseconds()))
+		return setConstant(spec, bpf.EbpnetVarUdpNewTimeout, uint64(timeout.Nanoseconds()))
 	}))
 	idle := fromEndpoint("", alice, outgoing(alice, false, udp(1, 53)).frame(t))
 	linked := fromEndpoint("", client, between(client, server, false, udp(1, 53)).frame(t))
@@ -82,7 +82,7 @@ func TestBurstOfFlows(t *testing.T) {
 	testutil.RequireRoot(t)
 	const timeout, burst = 500 * time.Millisecond, 5000
 	w := newWorld(t, loadChanged(func(spec *ebpf.CollectionSpec) error {
-		return setConstant(spec, bpf.EbpnetVarUdpUnansweredTimeout, uint64(timeout.Nanoseconds()))
+		return setConstant(spec, bpf.EbpnetVarUdpNewTimeout, uint64(timeout.Nanoseconds()))
 	}))
 	for i := range uint16(burst) {
 		// From the same ports: half of the flows need another.

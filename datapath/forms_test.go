@@ -119,7 +119,7 @@ func withForms(w *Wanted) {
 		w.Tunnels = append(w.Tunnels, tunnel)
 		for _, network := range carries(tunnel.ID) {
 			far := remoteBehind(tunnel.ID, network)
-			w.Carried = append(w.Carried, Carried{Tunnel: tunnel.ID, Network: network, Key: networkKey(network)})
+			w.TunnelNetworks = append(w.TunnelNetworks, TunnelNetwork{Tunnel: tunnel.ID, Network: network, Key: networkKey(network)})
 			w.Endpoints = append(w.Endpoints, Endpoint{
 				ID: far.id, Network: network, MAC: far.mac, Addresses: []netip.Addr{far.ip4, far.ip6}, Tunnel: tunnel.ID,
 			})

@@ -27,7 +27,7 @@ func trunkBy(h host, n uint32) host {
 	return h
 }
 
-// stranger is a station of openNet that nobody has told of, behind the device
+// stranger is a station of openNet without a static entry, behind the device
 // of a trunk or, if that is the zero host, elsewhere.
 func stranger(at host, n uint32) host {
 	return host{
@@ -46,7 +46,7 @@ func withShared(w *Wanted) {
 		}
 	}
 	w.Tunnels = append(w.Tunnels, Tunnel{ID: sixTunnel, Local: uplink.ip6, Remote: peer.ip6, TTL: tunnelTTL})
-	w.Carried = append(w.Carried, Carried{Tunnel: sixTunnel, Network: openNet, Key: key(openKey)})
+	w.TunnelNetworks = append(w.TunnelNetworks, TunnelNetwork{Tunnel: sixTunnel, Network: openNet, Key: key(openKey)})
 }
 
 // fromTunnel is a frame of openNet out of a tunnel of withShared.
@@ -132,7 +132,7 @@ func keepShared(t testing.TB, w *world, keep host) {
 	t.Helper()
 	wanted := w.wanted
 	wanted.Endpoints = slices.DeleteFunc(slices.Clone(w.wanted.Endpoints), func(e Endpoint) bool { return e.Trunk && e.ID != keep.id })
-	wanted.Carried = slices.DeleteFunc(slices.Clone(w.wanted.Carried), func(c Carried) bool { return c.Network == openNet })
+	wanted.TunnelNetworks = slices.DeleteFunc(slices.Clone(w.wanted.TunnelNetworks), func(c TunnelNetwork) bool { return c.Network == openNet })
 	if err := w.Replace(wanted); err != nil {
 		t.Fatal(err)
 	}

@@ -84,7 +84,7 @@ func (r row) withSCTPLeft(out []byte) row {
 func nothing(testing.TB, *world) {}
 
 // fragmentsOfEndpoint is how many datagrams are kept for an endpoint:
-// bpf/types.h.
+// bpf/types_state.h.
 const fragmentsOfEndpoint = 64
 
 // beginning has so many more datagrams begin, each by a first fragment like p.

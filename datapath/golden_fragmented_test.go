@@ -205,5 +205,5 @@ func fragmentRowsBehind(t testing.TB, packets ...packet) []row {
 	)
 }
 
-// The highest ids that there may be: MAX_NETWORKS and MAX_TUNNELS of bpf/types.h.
+// The highest ids that there may be: MAX_NETWORKS and MAX_TUNNELS of bpf/types_tables.h.
 const maxNetworkID, maxTunnelID = 1023, 1023

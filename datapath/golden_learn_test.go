@@ -12,14 +12,14 @@ import (
 	"github.com/ebpnet/ebpnet/bpf"
 )
 
-// How long a station that was learned is known without a packet from it, and
+// How long a learned station stays without a packet from it, and
 // its address: bpf/config.h.
 const (
 	learnedFor = 300 * time.Second
 	addressFor = 7440 * time.Second // as a flow of it
 )
 
-// seen is a frame to alice by which a station becomes known: from behind the
+// seen is a frame to alice by which a station is learned: from behind the
 // trunk whose device it has, or out of a tunnel.
 func seen(t testing.TB, h host, v6 bool, tunnel uint32) row {
 	frame := between(h, alice, v6, udp(1, 2)).frame(t)
@@ -34,7 +34,7 @@ func reaches(t testing.TB, name string, h host, v6 bool) row {
 	return fromEndpoint(name, alice, between(alice, h, v6, udp(1, 2)).frame(t))
 }
 
-// found is what becomes of it where the station is known, and unknown where it
+// found is the result if the station is learned, and unknown if it
 // is not.
 func (r row) found(t testing.TB, h host, tunnel uint32) row {
 	if h.device != "" {
@@ -45,7 +45,7 @@ func (r row) found(t testing.TB, h host, tunnel uint32) row {
 
 func (r row) unknown() row { return r.floodedTo(trunk, otherTrunk).into(theTunnel, sixTunnel) }
 
-// learnRows are of stations that nobody has told of.
+// learnRows are of learned stations.
 func learnRows(t testing.TB) []row {
 	return bothFamilies(func(v6 bool) []row {
 		return slices.Concat(placeRows(t, v6), onwardRows(t, v6), ageRows(t, v6), shareRows(t, v6), untaughtRows(t, v6))
@@ -187,11 +187,11 @@ func untaughtRows(t testing.TB, v6 bool) []row {
 		reaches(t, "after a frame without ICC", far, v6).given(closed(out(good.frame(t))), remember).unknown(),
 		reaches(t, "after a frame from behind a trunk without ICC", here, v6).given(closed(seen(t, here, v6, 0)), remember).unknown(),
 		reaches(t, "after a frame from behind a trunk to the gateway without ICC", here, v6).given(closed(toGateway), remember).unknown())
-	return append(rows, knownRows(t, v6)...)
+	return append(rows, staticRows(t, v6)...)
 }
 
-// knownRows are of MACs that are known, which nobody else can make theirs.
-func knownRows(t testing.TB, v6 bool) []row {
+// staticRows are of MACs with static entries, which no other station can take.
+func staticRows(t testing.TB, v6 bool) []row {
 	gateway := gatewayOf(openNet)
 	stolen := func(what string, of host, tunnel uint32) []row {
 		by := of
@@ -239,7 +239,7 @@ func nobodysAddresses(v6 bool) []netip.Addr {
 	return all
 }
 
-// overlayGuardRows are of what a station that nobody has told of may say out of
+// overlayGuardRows are of what a learned station may send out of
 // a tunnel.
 func overlayGuardRows(t testing.TB, v6 bool) []row {
 	far := stranger(host{}, 90)

@@ -79,7 +79,7 @@ func addPorts(row uint32, n int) (setup, undo func(testing.TB, *world)) {
 	return add(n), add(-n)
 }
 
-// Of bpf/types.h and bpf/ports.h.
+// Of bpf/types_flows.h and bpf/ports.h.
 const (
 	manyPorts   = 65535 - 1024 + 1
 	portsForAll = manyPorts - manyPorts/16 // the others are the host's

@@ -136,6 +136,9 @@ func hairpinRows(t testing.TB) []row {
 		call := func(name string, from host, l4 transport) row {
 			return fromEndpoint(name, from, callsOut(from, outside, l4).frame(t))
 		}
+		at := func(from host, dst netip.Addr) row {
+			return fromEndpoint("at the broadcast address "+dst.String(), from, callsOut(from, dst, udp(40000, dnsPort)).frame(t))
+		}
 		old := callsOut(bob, outside, udp(40000, dnsPort))
 		old.ttl = 1
 		first, _, last := inFragments(callsOut(bob, outside, udp(40000, dnsPort)))
@@ -150,6 +153,8 @@ func hairpinRows(t testing.TB) []row {
 			call("of one who is not allowed", bob, tcp(40000, restrictedPort, "S")).dropped("source_not_allowed"),
 			call("of an internal network", bob, tcp(40000, hiddenPort, "S")).dropped("internal"),
 			call("from an internal network", insider, tcp(40000, webPort, "S")).dropped("internal"),
+			at(bob, broadcastOf(uplink.ip4)).redirected(nil),
+			at(bob, broadcastOf(gateway)).redirected(nil),
 			call("RST that opens", bob, tcp(40000, webPort, "R")).dropped("unknown_flow"),
 			call("port that is not published", bob, tcp(40000, 8079, "S")).redirected(nil),
 			call("for the host only", bob, tcp(40000, hereOnlyPort, "S")).redirected(nil),

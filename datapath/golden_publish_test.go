@@ -168,6 +168,8 @@ func publishRefusals(t testing.TB, v6 bool) []row {
 			redirected(repliedOutside(routedAnswer, askedThere).frame(t)),
 		call("for all, at the endpoint's own address", at(plain.ip(v6), tcp(40000, plainPort, "S"))).passed(),
 		call("at the endpoint's own address, at the host's", incoming(v6, tcp(40000, routedPort, "S"))).passed(),
+		call("at the broadcast address", at(broadcastOf(uplink.ip(v6)), tcp(40000, webPort, "S"))).passed(),
+		call("at the broadcast address, UDP", at(broadcastOf(uplink.ip(v6)), udp(40000, dnsPort))).passed(),
 		call("at an address that is not the host's", at(elsewhere, tcp(40000, webPort, "S"))).passed(),
 		call("for the host only, at the uplink's address", incoming(v6, tcp(40000, hereOnlyPort, "S"))).passed(),
 		call("for the host only, at the loopback address", at(loopback, tcp(40000, hereOnlyPort, "S"))).dropped("loopback_only"),

@@ -7,7 +7,7 @@ import (
 )
 
 // How many stations, and as many addresses, a network may have that are learned,
-// and one place of it: bpf/types.h.
+// and one place of it: bpf/types_flows.h.
 const (
 	learnedANetwork = 4096
 	learnedAPlace   = 1024

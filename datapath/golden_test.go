@@ -251,7 +251,7 @@ func (w *world) forgetWays(t testing.TB) {
 	for i := range places {
 		places[i] = uint32(i)
 	}
-	if _, err := w.Maps.Ways.BatchUpdate(places, make([]bpf.EbpnetWay, len(places)*cpus), nil); err != nil {
+	if _, err := w.Maps.Ways.BatchUpdate(places, make([]bpf.EbpnetCachedRoute, len(places)*cpus), nil); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -214,7 +214,7 @@ func (w *world) judge() *judge {
 			j.byAddress[a] = e
 		}
 	}
-	for _, c := range w.wanted.Carried {
+	for _, c := range w.wanted.TunnelNetworks {
 		j.shared[c.Network] = j.shared[c.Network] || j.networks[c.Network].ICC
 	}
 	for _, p := range w.wanted.Ports {
@@ -513,7 +513,7 @@ func (j *judge) linked(from, to Endpoint, h headers) error {
 }
 
 func (j *judge) carried(tunnel, network uint32) bool {
-	return slices.ContainsFunc(j.w.wanted.Carried, func(c Carried) bool { return c.Tunnel == tunnel && c.Network == network })
+	return slices.ContainsFunc(j.w.wanted.TunnelNetworks, func(c TunnelNetwork) bool { return c.Tunnel == tunnel && c.Network == network })
 }
 
 // tunnelOf is the tunnel with these ends.
@@ -528,7 +528,7 @@ func (j *judge) tunnelOf(local, remote netip.Addr) (Tunnel, bool) {
 
 // networkBy is the network that a tunnel carries under a key.
 func (j *judge) networkBy(tunnel uint32, k *uint32) (uint32, bool) {
-	for _, c := range j.w.wanted.Carried {
+	for _, c := range j.w.wanted.TunnelNetworks {
 		if c.Tunnel == tunnel && (c.Key == nil) == (k == nil) && (k == nil || *c.Key == *k) {
 			return c.Network, true
 		}

@@ -127,8 +127,8 @@ func TestLearnedAreForgotten(t *testing.T) {
 		timeouts loader.Timeouts
 		left     []string
 	}{
-		"after flows":       {loader.Timeouts{Learned: after, TCPEstablished: after, UDPAnswered: after}, []string{used}},
-		"before TCP's":      {loader.Timeouts{Learned: after, UDPAnswered: after}, []string{address, used}},
+		"after flows":       {loader.Timeouts{Learned: after, TCPEstablished: after, UDPEstablished: after}, []string{used}},
+		"before TCP's":      {loader.Timeouts{Learned: after, UDPEstablished: after}, []string{address, used}},
 		"before UDP's":      {loader.Timeouts{Learned: after, TCPEstablished: after}, []string{address, used}},
 		"before any's flow": {loader.Timeouts{Learned: after}, []string{address, used}},
 	} {

@@ -11,14 +11,14 @@ import (
 	"github.com/ebpnet/ebpnet/bpf"
 )
 
-// Owners of flows and of limits besides endpoints, as bpf/types.h numbers them.
+// Owners of flows and of limits besides endpoints, as bpf/types_flows.h numbers them.
 const (
 	ownerPorts   = 131072 // plus a publication's id
 	ownerAll     = ownerPorts
 	ownerTunnels = ownerPorts + 65537 // plus a tunnel's id
 )
 
-// The defaults of bpf/types.h: copies of frames a second that are flooded for an
+// The defaults of bpf/types_flows.h: copies of frames a second that are flooded for an
 // endpoint, and for a trunk or a tunnel, which have many endpoints behind them;
 // datagrams that an endpoint may send in fragments at once.
 const (
@@ -214,13 +214,13 @@ func (t *Tables) mostPorts(endpoint uint32, masquerade PortRange) (most PortShar
 		if f.Owner != endpoint || f.PlaceOwn == 0 {
 			return nil
 		}
-		to := destination{f.Answer.Src, f.Answer.Dst, f.Answer.Sport, f.Answer.Protocol, f.PlaceOwn}
+		to := destination{f.Reply.Src, f.Reply.Dst, f.Reply.Sport, f.Reply.Protocol, f.PlaceOwn}
 		if counts[to]++; counts[to] > most.Most {
 			most.Most = counts[to]
 			most.Towards = ProtocolName(to.protocol) + " " + addrPort(to.at, to.port).String()
 			ports, all = userPorts, f.PlaceAll
-			if f.Answer.Network == NetworkOutside {
-				ports = masquerade.ofClass(networkOrder16(f.Opener.Sport))
+			if f.Reply.Network == NetworkOutside {
+				ports = masquerade.ofClass(networkOrder16(f.Original.Sport))
 			}
 		}
 		return nil

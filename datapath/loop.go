@@ -14,7 +14,7 @@ type Loop struct {
 	Other   uint32        // the endpoint by which the frames went out that came back
 }
 
-// EndpointLoop reads what is known of a loop through a local endpoint.
+// EndpointLoop reads the probes and blocks of a local endpoint that is a trunk.
 func (t *Tables) EndpointLoop(id uint32) (Loop, error) {
 	var trunk bpf.EbpnetTrunk
 	if err := t.Maps.Trunks.Lookup(id, &trunk); err != nil {

@@ -64,8 +64,8 @@ func TestMembersStayDense(t *testing.T) {
 			Addresses: []netip.Addr{address4(1+n%2, n)}, Trunk: n%3 == 0,
 		}
 	}
-	carried := func(n uint32) Carried {
-		c := Carried{Tunnel: 1 + (n-endpoints)/2, Network: 1 + n%2}
+	carried := func(n uint32) TunnelNetwork {
+		c := TunnelNetwork{Tunnel: 1 + (n-endpoints)/2, Network: 1 + n%2}
 		if c.Network == 2 {
 			c.Key = key(0) // unlike no key
 		}
@@ -75,13 +75,13 @@ func TestMembersStayDense(t *testing.T) {
 		if n < endpoints {
 			return tables.PutEndpoint(endpoint(n))
 		}
-		return tables.PutCarried(carried(n))
+		return tables.PutTunnelNetwork(carried(n))
 	}
 	deleteMember := func(n uint32) error {
 		if n < endpoints {
 			return tables.DeleteEndpoint(endpoint(n))
 		}
-		return tables.DeleteCarried(carried(n))
+		return tables.DeleteTunnelNetwork(carried(n))
 	}
 	random := rand.New(rand.NewPCG(1, 2))
 	in := map[uint32]bool{}
@@ -112,7 +112,7 @@ func TestMembersStayDense(t *testing.T) {
 	if err := dumpTable(tables.Maps.Members, func(_ bpf.EbpnetMemberKey, s bpf.EbpnetStation) { got = append(got, s) }); err != nil {
 		t.Fatal(err)
 	}
-	if carries, err := countEntries[bpf.EbpnetCarriedKey, uint32](tables.Maps.Carried); err != nil || carries != tunnelled {
+	if carries, err := countEntries[bpf.EbpnetTunnelNetworkKey, uint32](tables.Maps.Carried); err != nil || carries != tunnelled {
 		t.Errorf("tunnels carry %d networks, %v, want %d", carries, err, tunnelled)
 	}
 	byPlace := cmpopts.SortSlices(func(a, b bpf.EbpnetStation) bool {

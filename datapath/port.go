@@ -39,10 +39,10 @@ type PortRoute struct {
 	Elsewhere bool
 }
 
-// Of bpf/types.h: PORT_ROUTES_ID.
+// Of bpf/types_tables.h: PORT_ROUTES_ID.
 const portRoutesID = 1 << 30
 
-// Of bpf/types.h: how published_ports is laid out.
+// Of bpf/types_tables.h: how published_ports is laid out.
 const (
 	publishedTCP = iota
 	publishedUDP

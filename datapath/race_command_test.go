@@ -30,10 +30,10 @@ func newRaceWorld(t *testing.T) *world {
 		return loadStill(func(spec *ebpf.CollectionSpec) error {
 			spec.Maps[bpf.EbpnetMapFlows].MaxEntries = raceSlots
 			for name, value := range map[string]any{
-				bpf.EbpnetVarFlowSlots:            uint32(raceSlots),
-				bpf.EbpnetVarHalfOpenSlots:        uint32(raceHalfOpen),
-				bpf.EbpnetVarUdpUnansweredTimeout: uint64(raceTimeout),
-				bpf.EbpnetVarUdpAnsweredTimeout:   uint64(2 * raceTimeout),
+				bpf.EbpnetVarFlowSlots:             uint32(raceSlots),
+				bpf.EbpnetVarHalfOpenSlots:         uint32(raceHalfOpen),
+				bpf.EbpnetVarUdpNewTimeout:         uint64(raceTimeout),
+				bpf.EbpnetVarUdpEstablishedTimeout: uint64(2 * raceTimeout),
 			} {
 				if err := setConstant(spec, name, value); err != nil {
 					return err

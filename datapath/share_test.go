@@ -45,7 +45,7 @@ func (w *world) checkShares(t testing.TB) {
 			switch f.State {
 			case bpf.EbpnetFlowStateFLOW_HALF_OPEN:
 				share.HalfOpen++
-			case bpf.EbpnetFlowStateFLOW_ANSWERED, bpf.EbpnetFlowStateFLOW_REVOKED, bpf.EbpnetFlowStateFLOW_ENDED:
+			case bpf.EbpnetFlowStateFLOW_ESTABLISHED, bpf.EbpnetFlowStateFLOW_REVOKED, bpf.EbpnetFlowStateFLOW_ENDED:
 				share.Established++
 				all.Established++
 			default:
@@ -233,7 +233,7 @@ func TestPortHasItsShare(t *testing.T) {
 func TestSharesAfterAllEnds(t *testing.T) {
 	t.Parallel()
 	testutil.RequireRoot(t)
-	w := newWorld(t, loadSlots(64, map[string]time.Duration{bpf.EbpnetVarUdpUnansweredTimeout: idleTooLong, bpf.EbpnetVarUdpAnsweredTimeout: idleTooLong}))
+	w := newWorld(t, loadSlots(64, map[string]time.Duration{bpf.EbpnetVarUdpNewTimeout: idleTooLong, bpf.EbpnetVarUdpEstablishedTimeout: idleTooLong}))
 	for i := range uint16(4) {
 		w.establish(t, alice, 2000+i, 53) // holds the mapping
 		w.establish(t, alice, 2000+i, 54)
@@ -241,8 +241,8 @@ func TestSharesAfterAllEnds(t *testing.T) {
 		w.send(t, sentBy(t, bob, false, udp(2000+i, 53)))
 	}
 	w.checkShares(t)
-	w.changeFlows(t, bpf.EbpnetFlowStateFLOW_ANSWERED, func(f *bpf.EbpnetFlow) {
-		if f.Opener.Dport == networkOrder16(53) {
+	w.changeFlows(t, bpf.EbpnetFlowStateFLOW_ESTABLISHED, func(f *bpf.EbpnetFlow) {
+		if f.Original.Dport == networkOrder16(53) {
 			f.Seen = 0
 		}
 	})

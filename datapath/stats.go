@@ -231,7 +231,7 @@ const (
 )
 
 // Reasons names every reason for a drop, in the order of enum reason of
-// bpf/types.h, whose names these are in lower case. Not to be changed.
+// bpf/types_common.h, whose names these are in lower case. Not to be changed.
 func Reasons() ([]string, error) { return reasons() }
 
 // reasons reads the compiled programs once, as that takes longer than to read
@@ -274,7 +274,8 @@ func (t *Tables) Usage() ([]MapUsage, error) {
 		m     *ebpf.Map
 		count func(*ebpf.Map) (int, error)
 	}{
-		{"carried", t.Maps.Carried, countEntries[bpf.EbpnetCarriedKey, uint32]},
+		{"broadcasts", t.Maps.Broadcasts, countEntries[bpf.EbpnetAddress, uint32]},
+		{"carried", t.Maps.Carried, countEntries[bpf.EbpnetTunnelNetworkKey, uint32]},
 		{"datagrams", t.Maps.Datagrams, countEntries[bpf.EbpnetFragmentPlace, bpf.EbpnetDatagram]},
 		{"devices", t.Maps.Devices, countEntries[uint32, bpf.EbpnetDevice]},
 		{"drops", t.Maps.Drops, countReasons},
@@ -367,7 +368,7 @@ func (t *Tables) countLearned(*ebpf.Map) (int, error) {
 	return stations + neighbors, err
 }
 
-// countFlows counts all flows, and those of them that nobody has answered.
+// countFlows counts all flows, and the half-open ones among them.
 func (t *Tables) countFlows() (all, halfOpen int, err error) {
 	err = t.EachFlow(func(_ uint32, flow *bpf.EbpnetFlow) error {
 		all++

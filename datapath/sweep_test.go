@@ -14,7 +14,7 @@ import (
 	"github.com/ebpnet/ebpnet/loader"
 )
 
-// The most that a tick of the sweep does: bpf/sweep.h and bpf/learn.h.
+// The most that a tick of the sweep does: bpf/sweep.h and bpf/learn_age.h.
 const (
 	sweepSlots = 1024
 	sweepEnds  = 32
@@ -43,13 +43,13 @@ func (w *world) tick(t testing.TB) {
 }
 
 // hand is the slot at which the next tick begins.
-func (w *world) hand(t testing.TB) uint32 {
+func (w *world) cursor(t testing.TB) uint32 {
 	t.Helper()
 	var s bpf.EbpnetSweeper
 	if err := w.Maps.Sweepers.Lookup(uint32(0), &s); err != nil {
 		t.Fatal(err)
 	}
-	return s.Hand
+	return s.Cursor
 }
 
 // fillFlows has every slot hold an established flow, seen at that time.
@@ -57,8 +57,8 @@ func (w *world) fillFlows(t testing.TB, seen uint64) {
 	t.Helper()
 	flows := map[uint32]bpf.EbpnetFlow{}
 	for slot := range w.Maps.Flows.MaxEntries() {
-		flow := bpf.EbpnetFlow{State: bpf.EbpnetFlowStateFLOW_ANSWERED, Seen: seen, Mapping: math.MaxUint32}
-		flow.Opener.Protocol, flow.Opener.Network = protocolUDP, slot
+		flow := bpf.EbpnetFlow{State: bpf.EbpnetFlowStateFLOW_ESTABLISHED, Seen: seen, Mapping: math.MaxUint32}
+		flow.Original.Protocol, flow.Original.Network = protocolUDP, slot
 		flows[slot] = flow
 	}
 	if err := putAll(w.Maps.Flows, flows); err != nil {
@@ -86,7 +86,7 @@ func TestTickLooksAtFewFlows(t *testing.T) {
 		w.fillFlows(t, uint64(now))
 		for i, want := range c.hands {
 			w.tick(t)
-			if got := w.hand(t); got != want {
+			if got := w.cursor(t); got != want {
 				t.Errorf("of %d slots, after tick %d: the next slot is %d, want %d", c.slots, i+1, got, want)
 			}
 		}
@@ -156,7 +156,7 @@ func TestEntriesWithoutRecordAreAdopted(t *testing.T) {
 	t.Parallel()
 	testutil.RequireRoot(t)
 	const after = 8 * time.Second
-	w := newSharedWorld(t, loader.Timeouts{Learned: after, TCPEstablished: after, UDPAnswered: after})
+	w := newSharedWorld(t, loader.Timeouts{Learned: after, TCPEstablished: after, UDPEstablished: after})
 	w.learn(t, behindTunnel(theTunnel, openNet, 9), address4(openNet, 80))
 	counting(openPlace, 77, 78)(t, w)
 	counting(inTunnel(sixTunnel), 5, 5)(t, w)

@@ -35,7 +35,7 @@ func (t *Tables) dump(tb testing.TB) []string {
 	err = errors.Join(err, dumpTable(t.Maps.Fdb, func(k bpf.EbpnetFdbKey, v bpf.EbpnetStation) { note("fdb", k, v) }))
 	err = errors.Join(err, dumpTable(t.Maps.Neighbors, func(k bpf.EbpnetAddress, v bpf.EbpnetStation) { note("neighbors", k, v) }))
 	err = errors.Join(err, dumpTable(t.Maps.Members, func(k bpf.EbpnetMemberKey, v bpf.EbpnetStation) { note("members", k.Network, v) }))
-	err = errors.Join(err, dumpTable(t.Maps.Carried, func(k bpf.EbpnetCarriedKey, v uint32) { note("carried", k, v) }))
+	err = errors.Join(err, dumpTable(t.Maps.Carried, func(k bpf.EbpnetTunnelNetworkKey, v uint32) { note("carried", k, v) }))
 	err = errors.Join(err, dumpTable(t.Maps.Links, func(k bpf.EbpnetLinkKey, v uint32) { note("links", k, v) }))
 	err = errors.Join(err, dumpTable(t.Maps.TunnelIds, func(k bpf.EbpnetTunnelEnds, v uint32) { note("tunnel_ids", k, v) }))
 	err = errors.Join(err, dumpTable(t.Maps.Uplinks, func(k uint32, v bpf.EbpnetUplink) { note("uplinks", k, v) }))
@@ -84,11 +84,11 @@ func example() Wanted {
 		ID: otherTunnel, Local: uplink.ip6, Remote: peer.ip6, TTL: tunnelTTL,
 		Checksums: true, Sequence: true, Fragmentable: true, CopyDSCP: true,
 	})
-	wanted.Carried = append(
-		wanted.Carried,
-		Carried{Tunnel: otherTunnel, Network: openNet, Key: key(openKey)},
-		Carried{Tunnel: otherTunnel, Network: internalNet},
-		Carried{Tunnel: theTunnel, Network: plainNet},
+	wanted.TunnelNetworks = append(
+		wanted.TunnelNetworks,
+		TunnelNetwork{Tunnel: otherTunnel, Network: openNet, Key: key(openKey)},
+		TunnelNetwork{Tunnel: otherTunnel, Network: internalNet},
+		TunnelNetwork{Tunnel: theTunnel, Network: plainNet},
 	)
 	return wanted
 }
@@ -103,7 +103,7 @@ func TestReplaceIsExact(t *testing.T) {
 	wanted := example()
 	less := wanted
 	less.Endpoints, less.Links, less.Tunnels = wanted.Endpoints[1:4], wanted.Links[1:], wanted.Tunnels[1:]
-	less.Carried = wanted.Carried[len(wanted.Carried)-2 : len(wanted.Carried)-1]
+	less.TunnelNetworks = wanted.TunnelNetworks[len(wanted.TunnelNetworks)-2 : len(wanted.TunnelNetworks)-1]
 	less.Networks = slices.Clone(wanted.Networks[:3])
 	less.Networks[1].ICC = true
 	less.Networks[0].Key = nil
@@ -141,12 +141,12 @@ func (t *Tables) putAll(w Wanted) error {
 	for _, tunnel := range w.Tunnels {
 		err = errors.Join(err, t.PutTunnel(tunnel))
 	}
-	for i := range max(len(w.Endpoints), len(w.Carried)) {
+	for i := range max(len(w.Endpoints), len(w.TunnelNetworks)) {
 		if i < len(w.Endpoints) {
 			err = errors.Join(err, t.PutEndpoint(w.Endpoints[i]))
 		}
-		if i < len(w.Carried) {
-			err = errors.Join(err, t.PutCarried(w.Carried[i]))
+		if i < len(w.TunnelNetworks) {
+			err = errors.Join(err, t.PutTunnelNetwork(w.TunnelNetworks[i]))
 		}
 	}
 	for _, l := range w.Links {
@@ -189,10 +189,10 @@ func TestPutAndDeleteEqualReplace(t *testing.T) {
 	must(put.DeleteTunnel(wanted.Tunnels[2], true))
 	wanted.Tunnels = wanted.Tunnels[:2]
 	same("one of two tunnels of an address deleted", wanted)
-	for len(wanted.Carried) > 1 {
-		must(put.DeleteCarried(wanted.Carried[0]))
-		must(put.DeleteCarried(wanted.Carried[0]))
-		wanted.Carried = wanted.Carried[1:]
+	for len(wanted.TunnelNetworks) > 1 {
+		must(put.DeleteTunnelNetwork(wanted.TunnelNetworks[0]))
+		must(put.DeleteTunnelNetwork(wanted.TunnelNetworks[0]))
+		wanted.TunnelNetworks = wanted.TunnelNetworks[1:]
 		same("a tunnel carries a network less", wanted)
 	}
 
@@ -217,8 +217,8 @@ func TestPutAndDeleteEqualReplace(t *testing.T) {
 		wanted.Endpoints = wanted.Endpoints[1:]
 		same("endpoint deleted", wanted)
 	}
-	must(put.DeleteCarried(wanted.Carried[0]))
-	wanted.Carried = nil
+	must(put.DeleteTunnelNetwork(wanted.TunnelNetworks[0]))
+	wanted.TunnelNetworks = nil
 	for _, tunnel := range wanted.Tunnels {
 		must(put.DeleteTunnel(tunnel, false))
 	}

@@ -48,7 +48,7 @@ func (t Tunnel) entry() bpf.EbpnetTunnel {
 	return e
 }
 
-// PutTunnel writes a tunnel. It carries nothing until PutCarried.
+// PutTunnel writes a tunnel. It carries nothing until PutTunnelNetwork.
 func (t *Tables) PutTunnel(tunnel Tunnel) error {
 	if err := t.SetTunnelLimit(tunnel.ID, tunnel.MaxFlood); err != nil {
 		return err

@@ -43,3 +43,20 @@ func uplinkEntries(uplinks []Uplink) map[uint32]bpf.EbpnetUplink {
 	}
 	return entries
 }
+
+// MaxBroadcasts is how many addresses Broadcasts of Wanted may have.
+const MaxBroadcasts = 4096
+
+// ReplaceBroadcasts makes the given addresses the only ones that lead to the
+// host without being addresses of the host: see Wanted.
+func (t *Tables) ReplaceBroadcasts(addresses []netip.Addr) error {
+	return replace(t.Maps.Broadcasts, broadcastEntries(addresses))
+}
+
+func broadcastEntries(addresses []netip.Addr) map[bpf.EbpnetAddress]uint32 {
+	entries := map[bpf.EbpnetAddress]uint32{}
+	for _, a := range addresses {
+		entries[addressOf(a)] = 1
+	}
+	return entries
+}

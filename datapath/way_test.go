@@ -21,7 +21,7 @@ func TestWaysLieApart(t *testing.T) {
 		}
 		kept := 0
 		for place := range w.Maps.Ways.MaxEntries() {
-			var perCPU []bpf.EbpnetWay
+			var perCPU []bpf.EbpnetCachedRoute
 			if err := w.Maps.Ways.Lookup(place, &perCPU); err != nil {
 				t.Fatal(err)
 			}

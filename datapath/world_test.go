@@ -214,16 +214,18 @@ func (w *world) population() Wanted {
 			{Client: remoteClient.id, Server: server.id, Protocol: protocolTCP, First: 6379, Last: 6379},
 		},
 		Tunnels: []Tunnel{{ID: theTunnel, Local: uplink.ip4, Remote: peer.ip4, TTL: tunnelTTL}},
-		Carried: []Carried{
+		TunnelNetworks: []TunnelNetwork{
 			{Tunnel: theTunnel, Network: openNet, Key: key(openKey)},
 			{Tunnel: theTunnel, Network: closedNet, Key: key(closedKey)},
 		},
-		Uplinks: []Uplink{{Ifindex: int(w.ifindex["up0"]), MTU: uplinkMTU, IPv4: uplink.ip4, IPv6: uplink.ip6, Default: true}},
-		Ports:   publishedPorts(),
+		Uplinks:    []Uplink{{Ifindex: int(w.ifindex["up0"]), MTU: uplinkMTU, IPv4: uplink.ip4, IPv6: uplink.ip6, Default: true}},
+		Ports:      publishedPorts(),
+		Broadcasts: []netip.Addr{broadcastOf(uplink.ip4)},
 	}
 	for i := range wanted.Networks {
 		n := &wanted.Networks[i]
 		n.Gateways, n.GatewayMAC = gateways(n.ID), gatewayMAC
+		wanted.Broadcasts = append(wanted.Broadcasts, broadcastOf(gatewayOf(n.ID).ip4), broadcastOf(gatewayOf(n.ID).ip6))
 	}
 	for _, e := range locals() {
 		wanted.Endpoints = append(wanted.Endpoints, Endpoint{
@@ -378,4 +380,15 @@ func setConstant(spec *ebpf.CollectionSpec, name string, value any) error {
 		return fmt.Errorf("no constant %s", name)
 	}
 	return v.Set(value)
+}
+
+// broadcastOf is the broadcast address of a's subnet, or for IPv6 its anycast
+// address.
+func broadcastOf(a netip.Addr) netip.Addr {
+	if a.Is6() {
+		return netip.PrefixFrom(a, prefix6).Masked().Addr()
+	}
+	last := netip.PrefixFrom(a, prefix4).Masked().Addr().As4()
+	last[3] = 255
+	return netip.AddrFrom4(last)
 }

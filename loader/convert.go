@@ -104,7 +104,17 @@ func (l leaf) write(to []byte, value uint64) bool {
 // version on names stay: an older program would not find the numbers under
 // another name.
 func formerNames() map[string]string {
-	return map[string]string{}
+	return map[string]string{
+		"flow.opener":               "original",
+		"flow.answer":               "reply",
+		"flow_state.FLOW_ANSWERED":  "FLOW_ESTABLISHED",
+		"flow_side.FLOW_OPENER":     "FLOW_ORIGINAL",
+		"flow_side.FLOW_ANSWER":     "FLOW_REPLY",
+		"flow_flag.FLOW_OPENER_FIN": "FLOW_ORIGINAL_FIN",
+		"flow_flag.FLOW_ANSWER_FIN": "FLOW_REPLY_FIN",
+		"flow_flag.FLOW_OPENER_RST": "FLOW_ORIGINAL_RST",
+		"flow_flag.FLOW_ANSWER_RST": "FLOW_REPLY_RST",
+	}
 }
 
 // nameNow gives the present name of a member of a struct or an enum.

@@ -113,12 +113,12 @@ func (o *Objects) oldFlows(tables []*oldTable, updates bool) ([]candidate, error
 
 // Names in the layout of a flow.
 const (
-	flowOpener      = "opener."
+	flowOriginal      = "original."
 	flowState       = "state"
 	flowSeen        = "seen"
 	flowOwner       = "owner"
 	flowHalfOpen    = "FLOW_HALF_OPEN"
-	flowEstablished = "FLOW_ANSWERED"
+	flowEstablished = "FLOW_ESTABLISHED"
 )
 
 func (o *Objects) oldFlowsOf(t *oldTable, updates bool) (found []candidate, err error) {
@@ -137,7 +137,7 @@ func (o *Objects) oldFlowsOf(t *oldTable, updates bool) (found []candidate, err 
 	_, owned := t.layout.value.find(flowOwner)
 	owner, _ := c.layout.value.find(flowOwner)
 	state, _ := c.layout.value.find(flowState)
-	key, keySize := c.layout.value.start(flowOpener), o.Maps.FlowIndex.KeySize()
+	key, keySize := c.layout.value.start(flowOriginal), o.Maps.FlowIndex.KeySize()
 	return found, eachBatch(t.table, func(value []byte) error {
 		now := oldState.read(value)
 		established := now == oldState.values[flowEstablished]
@@ -224,7 +224,7 @@ func eachFlow(table *ebpf.Map, f func(slot uint32, flow *bpf.EbpnetFlow) error) 
 		n, err := table.BatchLookup(&cursor, slots, flows, nil)
 		for i := range n {
 			switch flows[i].State {
-			case bpf.EbpnetFlowStateFLOW_HALF_OPEN, bpf.EbpnetFlowStateFLOW_ANSWERED:
+			case bpf.EbpnetFlowStateFLOW_HALF_OPEN, bpf.EbpnetFlowStateFLOW_ESTABLISHED:
 			default:
 				continue
 			}

@@ -18,7 +18,7 @@ import (
 	"github.com/ebpnet/ebpnet/internal/testutil"
 )
 
-// Numbers of answered flows that there is to be room for.
+// Numbers of established flows that there is to be room for.
 const (
 	fewFlows  = 2048
 	manyFlows = 10000
@@ -34,7 +34,7 @@ func loadFor(t testing.TB, dir string, flows uint32) *Objects {
 	return o
 }
 
-// checkSizes expects room for so many answered flows.
+// checkSizes expects room for so many established flows.
 func (o *Objects) checkSizes(t testing.TB, flows uint32) {
 	t.Helper()
 	slots := flows + o.Maps.HalfOpen.MaxEntries()
@@ -85,8 +85,8 @@ func TestConstants(t *testing.T) {
 		{bpf.EbpnetVarLastPort, uint64(ports.Last), 2047},
 		{bpf.EbpnetVarTcpEstablishedTimeout, uint64(host.Timeout(spec.TCPEstablished)), 1e9},
 		{bpf.EbpnetVarTcpTransitoryTimeout, uint64(host.Timeout(spec.TCPTransitory)), 2e9},
-		{bpf.EbpnetVarUdpAnsweredTimeout, uint64(host.Timeout(spec.UDPAnswered)), 3e9},
-		{bpf.EbpnetVarUdpUnansweredTimeout, uint64(host.Timeout(spec.UDPUnanswered)), 4e9},
+		{bpf.EbpnetVarUdpEstablishedTimeout, uint64(host.Timeout(spec.UDPEstablished)), 3e9},
+		{bpf.EbpnetVarUdpNewTimeout, uint64(host.Timeout(spec.UDPNew)), 4e9},
 		{bpf.EbpnetVarIcmpTimeout, uint64(host.Timeout(spec.ICMP)), 5e9},
 		// IEEE 802.1Q-2018, table 8-6.
 		{bpf.EbpnetVarLearnedTimeout, uint64(5 * time.Minute), 6e9},
@@ -118,32 +118,32 @@ func testFlow(t testing.TB, n uint32, state bpf.EbpnetFlowState, ago time.Durati
 			[]*bpf.EbpnetAddress{&key.Src, &key.Dst}[i].Word[word] = binary.NativeEndian.Uint32(bytes[4*word:])
 		}
 	}
-	answer := key
-	answer.Src, answer.Dst, answer.Sport, answer.Dport = key.Dst, key.Src, key.Dport, key.Sport
+	reply := key
+	reply.Src, reply.Dst, reply.Sport, reply.Dport = key.Dst, key.Src, key.Dport, key.Sport
 	flow := bpf.EbpnetFlow{
-		Opener: key, Answer: answer, State: state, Flags: bpf.EbpnetFlowFlagFLOW_HANDSHAKEN,
+		Original: key, Reply: reply, State: state, Flags: bpf.EbpnetFlowFlagFLOW_HANDSHAKEN,
 		Opened: uint64(now.Nano() - ago.Nanoseconds()), Mapping: noMapping,
 	}
 	flow.Seen = flow.Opened
-	flow.Sent[bpf.EbpnetFlowSideFLOW_OPENER] = bpf.EbpnetCounter{Packets: uint64(n) + 1, Bytes: 64 * uint64(n)}
-	flow.Sent[bpf.EbpnetFlowSideFLOW_ANSWER] = bpf.EbpnetCounter{Packets: 1}
+	flow.Sent[bpf.EbpnetFlowSideFLOW_ORIGINAL] = bpf.EbpnetCounter{Packets: uint64(n) + 1, Bytes: 64 * uint64(n)}
+	flow.Sent[bpf.EbpnetFlowSideFLOW_REPLY] = bpf.EbpnetCounter{Packets: 1}
 	return flow
 }
 
-// noMapping is NO_MAPPING of bpf/types.h.
+// noMapping is NO_MAPPING of bpf/types_flows.h.
 const noMapping = 0xffffffff
 
 // indexed gives the side of a flow inside a network that the index has, which is
-// the first in order, and its key: flow_key_is_first() in bpf/index.h.
+// the first in order, and its key: flow_key_is_first() in bpf/flow_key.h.
 func indexed(f bpf.EbpnetFlow) (bpf.EbpnetFlowKey, bpf.EbpnetFlowSide) {
-	for i := len(f.Opener.Src.Word) - 1; i >= 0; i-- {
-		if from, to := f.Opener.Src.Word[i], f.Opener.Dst.Word[i]; from < to {
+	for i := len(f.Original.Src.Word) - 1; i >= 0; i-- {
+		if from, to := f.Original.Src.Word[i], f.Original.Dst.Word[i]; from < to {
 			break
 		} else if from > to {
-			return f.Answer, bpf.EbpnetFlowSideFLOW_ANSWER
+			return f.Reply, bpf.EbpnetFlowSideFLOW_REPLY
 		}
 	}
-	return f.Opener, bpf.EbpnetFlowSideFLOW_OPENER
+	return f.Original, bpf.EbpnetFlowSideFLOW_ORIGINAL
 }
 
 // putFlows writes flows into free slots, as the programs would.
@@ -166,7 +166,7 @@ func (o *Objects) putFlows(t testing.TB, flows ...bpf.EbpnetFlow) {
 	must(t, err)
 }
 
-// found gives the flows that o knows, by their opener's key.
+// found gives the flows that o knows, by their original key.
 func (o *Objects) found(t testing.TB) map[bpf.EbpnetFlowKey]bpf.EbpnetFlow {
 	t.Helper()
 	found := map[bpf.EbpnetFlowKey]bpf.EbpnetFlow{}
@@ -177,10 +177,10 @@ func (o *Objects) found(t testing.TB) map[bpf.EbpnetFlowKey]bpf.EbpnetFlow {
 		if ref.Slot != slot || ref.Side != side {
 			t.Errorf("the index says %+v for side %d of the flow in slot %d", ref, side, slot)
 		}
-		if _, twice := found[flow.Opener]; twice {
-			t.Errorf("two flows with opener %+v", flow.Opener)
+		if _, twice := found[flow.Original]; twice {
+			t.Errorf("two flows with original key %+v", flow.Original)
 		}
-		found[flow.Opener] = *flow
+		found[flow.Original] = *flow
 		return nil
 	}))
 	return found
@@ -194,12 +194,12 @@ func (o *Objects) check(t testing.TB, want ...bpf.EbpnetFlow) {
 		t.Errorf("%d flows, want %d", len(found), len(want))
 	}
 	for _, w := range want {
-		got, ok := found[w.Opener]
+		got, ok := found[w.Original]
 		if !ok {
-			t.Errorf("flow with port %d is lost", w.Opener.Sport)
+			t.Errorf("flow with port %d is lost", w.Original.Sport)
 			continue
 		}
-		if got.Answer != w.Answer || got.Opened != w.Opened || got.Seen != w.Seen ||
+		if got.Reply != w.Reply || got.Opened != w.Opened || got.Seen != w.Seen ||
 			got.Sent != w.Sent || got.Flags != w.Flags || got.State != w.State {
 			t.Errorf("flow is %+v, was %+v", got, w)
 		}
@@ -221,9 +221,9 @@ func TestResizeKeepsTheFlows(t *testing.T) {
 	pins := listPins(t, dir)
 	must(t, first.Maps.Links.Put(bpf.EbpnetLinkKey{Client: 1, Server: 2}, uint32(7)))
 	flows := []bpf.EbpnetFlow{
-		testFlow(t, 1, bpf.EbpnetFlowStateFLOW_ANSWERED, 0),
+		testFlow(t, 1, bpf.EbpnetFlowStateFLOW_ESTABLISHED, 0),
 		testFlow(t, 2, bpf.EbpnetFlowStateFLOW_HALF_OPEN, time.Second),
-		testFlow(t, 3, bpf.EbpnetFlowStateFLOW_ANSWERED, time.Minute),
+		testFlow(t, 3, bpf.EbpnetFlowStateFLOW_ESTABLISHED, time.Minute),
 	}
 	first.putFlows(t, flows...)
 
@@ -255,7 +255,7 @@ func TestResizeKeepsTheFlows(t *testing.T) {
 		}
 
 		// Until all devices have the new programs, the old ones go on.
-		late := testFlow(t, 10+size, bpf.EbpnetFlowStateFLOW_ANSWERED, 0)
+		late := testFlow(t, 10+size, bpf.EbpnetFlowStateFLOW_ESTABLISHED, 0)
 		before.putFlows(t, late)
 		flows = append(flows, late)
 		if pending, err := same.MigrationPending(); err != nil || !pending {
@@ -288,7 +288,7 @@ func TestResizeTakesTheWorthiest(t *testing.T) {
 	room := first.Maps.HalfOpen.MaxEntries() + 1
 	flows := make([]bpf.EbpnetFlow, room+manyFlows/2)
 	for i := range flows {
-		state := bpf.EbpnetFlowStateFLOW_ANSWERED
+		state := bpf.EbpnetFlowStateFLOW_ESTABLISHED
 		if i < halfOpen {
 			state = bpf.EbpnetFlowStateFLOW_HALF_OPEN
 		}
@@ -308,10 +308,10 @@ func TestResizeTakesTheWorthiest(t *testing.T) {
 		t.Errorf("%d flows carried over, where %d have room", len(found), room)
 	}
 	for i, f := range flows {
-		_, there := found[f.Opener]
+		_, there := found[f.Original]
 		switch {
 		case i < halfOpen && there:
-			t.Fatalf("a half-open flow took the place of an answered one")
+			t.Fatalf("a half-open flow took the place of an established one")
 		case i >= halfOpen && float64(i-halfOpen) < sure*float64(room) && !there:
 			t.Fatalf("flow %d of %d is lost, and flows used less recently are not", i, len(flows))
 		}
@@ -321,7 +321,7 @@ func TestResizeTakesTheWorthiest(t *testing.T) {
 func TestUnloadWhileResizing(t *testing.T) {
 	t.Parallel()
 	dir := pinDirectory(t)
-	loadFor(t, dir, fewFlows).putFlows(t, testFlow(t, 1, bpf.EbpnetFlowStateFLOW_ANSWERED, 0))
+	loadFor(t, dir, fewFlows).putFlows(t, testFlow(t, 1, bpf.EbpnetFlowStateFLOW_ESTABLISHED, 0))
 	o := loadFor(t, dir, manyFlows)
 	if pending, err := o.MigrationPending(); err != nil || !pending {
 		t.Fatalf("no change of size goes on: %v, %v", pending, err)
@@ -337,7 +337,7 @@ func TestUnloadWhileResizing(t *testing.T) {
 func TestMissingFlowTable(t *testing.T) {
 	t.Parallel()
 	dir := pinDirectory(t)
-	flow := testFlow(t, 1, bpf.EbpnetFlowStateFLOW_ANSWERED, 0)
+	flow := testFlow(t, 1, bpf.EbpnetFlowStateFLOW_ESTABLISHED, 0)
 	before := loadFor(t, dir, fewFlows)
 	for _, missing := range []string{bpf.EbpnetMapFlowIndex, bpf.EbpnetMapFlows} {
 		if missing == bpf.EbpnetMapFlowIndex {

@@ -31,7 +31,7 @@ func TestKilledWhileResizing(t *testing.T) {
 	)
 	put := func() {
 		n := uint32(len(expected))
-		flow := testFlow(t, n, bpf.EbpnetFlowStateFLOW_ANSWERED, 0)
+		flow := testFlow(t, n, bpf.EbpnetFlowStateFLOW_ESTABLISHED, 0)
 		old.putFlows(t, flow)
 		expected = append(expected, flow)
 	}

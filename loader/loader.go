@@ -46,7 +46,7 @@ type Config struct {
 	DatapathIfindex uint32 // of its far end
 	GatewayMAC      [6]byte
 
-	Flows               uint32 // answered ones that there is room for
+	Flows               uint32 // established ones that there is room for
 	FirstPort, LastPort uint16 // of the host, to masquerade by
 	Timeouts            Timeouts
 
@@ -58,8 +58,8 @@ type Config struct {
 // Timeouts are the times after which flows without a packet end, and after
 // which a learned station is forgotten that sent none.
 type Timeouts struct {
-	TCPEstablished, TCPTransitory, UDPAnswered, UDPUnanswered, ICMP time.Duration
-	Learned                                                         time.Duration
+	TCPEstablished, TCPTransitory, UDPEstablished, UDPNew, ICMP time.Duration
+	Learned                                                     time.Duration
 }
 
 // Objects are the maps and programs of a loaded datapath, opened from their
@@ -305,8 +305,8 @@ func configure(spec *ebpf.CollectionSpec, c Config) error {
 		setGiven(constants.LastPort, c.LastPort),
 		setGiven(constants.TcpEstablishedTimeout, c.Timeouts.TCPEstablished),
 		setGiven(constants.TcpTransitoryTimeout, c.Timeouts.TCPTransitory),
-		setGiven(constants.UdpAnsweredTimeout, c.Timeouts.UDPAnswered),
-		setGiven(constants.UdpUnansweredTimeout, c.Timeouts.UDPUnanswered),
+		setGiven(constants.UdpEstablishedTimeout, c.Timeouts.UDPEstablished),
+		setGiven(constants.UdpNewTimeout, c.Timeouts.UDPNew),
 		setGiven(constants.IcmpTimeout, c.Timeouts.ICMP),
 		setGiven(constants.LearnedTimeout, c.Timeouts.Learned),
 	)

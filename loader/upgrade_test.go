@@ -114,17 +114,17 @@ func TestUpgradeOfTheReleaseWhereAttached(t *testing.T) {
 
 // releaseFlow is the struct flow of version e41502a.
 type releaseFlow struct {
-	Opener, Answer bpf.EbpnetFlowKey
-	Opened, Seen   uint64
-	Sent           [2]bpf.EbpnetCounter
-	Mapping, Users uint32
-	Turn           uint32
-	Flags          bpf.EbpnetFlowFlag
-	State          uint32
-	Uplink         uint32
-	Sequence       uint32
-	Revision       uint32
-	Client, Server uint32 // of a link only
+	Original, Reply bpf.EbpnetFlowKey
+	Opened, Seen    uint64
+	Sent            [2]bpf.EbpnetCounter
+	Mapping, Users  uint32
+	Turn            uint32
+	Flags           bpf.EbpnetFlowFlag
+	State           uint32
+	Uplink          uint32
+	Sequence        uint32
+	Revision        uint32
+	Client, Server  uint32 // of a link only
 }
 
 // Values of enum flow_state of version e41502a.
@@ -141,7 +141,7 @@ func (r *release) put(t testing.TB, slot uint32, f bpf.EbpnetFlow) {
 		state = releaseHalfOpen
 	}
 	must(t, r.Maps[bpf.EbpnetMapFlows].Put(slot, releaseFlow{
-		Opener: f.Opener, Answer: f.Answer, Opened: f.Opened, Seen: f.Seen, Sent: f.Sent, Mapping: f.Mapping,
+		Original: f.Original, Reply: f.Reply, Opened: f.Opened, Seen: f.Seen, Sent: f.Sent, Mapping: f.Mapping,
 		Flags: f.Flags, State: state, Uplink: f.Uplink, Sequence: f.Sequence,
 		Client: 4711, Server: 4712, // what a link's flow left behind
 	}))
@@ -178,20 +178,20 @@ func TestUpgradeOfTheRelease(t *testing.T) {
 	old := loadRelease(t)
 
 	// Flows: of a link, half-open, masqueraded, and of a published port.
-	linked := testFlow(t, 1, bpf.EbpnetFlowStateFLOW_ANSWERED, time.Minute)
+	linked := testFlow(t, 1, bpf.EbpnetFlowStateFLOW_ESTABLISHED, time.Minute)
 	halfOpen := testFlow(t, 2, bpf.EbpnetFlowStateFLOW_HALF_OPEN, time.Second)
-	client, server := linked.Opener.Src, linked.Opener.Dst
-	masqueraded := testFlow(t, 3, bpf.EbpnetFlowStateFLOW_ANSWERED, 0)
-	masqueraded.Opener.Dst = addressOf(192, 0, 2, 1)
-	masqueraded.Answer = bpf.EbpnetFlowKey{
-		Src: masqueraded.Opener.Dst, Dst: addressOf(198, 51, 100, 1), Sport: 80, Dport: 5000, Protocol: 6,
+	client, server := linked.Original.Src, linked.Original.Dst
+	masqueraded := testFlow(t, 3, bpf.EbpnetFlowStateFLOW_ESTABLISHED, 0)
+	masqueraded.Original.Dst = addressOf(192, 0, 2, 1)
+	masqueraded.Reply = bpf.EbpnetFlowKey{
+		Src: masqueraded.Original.Dst, Dst: addressOf(198, 51, 100, 1), Sport: 80, Dport: 5000, Protocol: 6,
 	}
 	masqueraded.Mapping, masqueraded.Uplink = 2, 5
-	published := testFlow(t, 4, bpf.EbpnetFlowStateFLOW_ANSWERED, 0)
-	published.Opener.Network, published.Opener.Src = 0, addressOf(192, 0, 2, 7)
-	published.Opener.Dst, published.Opener.Dport = addressOf(198, 51, 100, 1), 8080
-	published.Answer = bpf.EbpnetFlowKey{
-		Src: server, Dst: published.Opener.Src, Sport: 80, Dport: published.Opener.Sport, Network: testNetwork, Protocol: 6,
+	published := testFlow(t, 4, bpf.EbpnetFlowStateFLOW_ESTABLISHED, 0)
+	published.Original.Network, published.Original.Src = 0, addressOf(192, 0, 2, 7)
+	published.Original.Dst, published.Original.Dport = addressOf(198, 51, 100, 1), 8080
+	published.Reply = bpf.EbpnetFlowKey{
+		Src: server, Dst: published.Original.Src, Sport: 80, Dport: published.Original.Sport, Network: testNetwork, Protocol: 6,
 	}
 	flows := []bpf.EbpnetFlow{linked, halfOpen, masqueraded, published}
 	for i, f := range flows {
@@ -201,7 +201,7 @@ func TestUpgradeOfTheRelease(t *testing.T) {
 
 	// Configuration, of which the port had a shorter record.
 	must(t, old.Maps[bpf.EbpnetMapPorts].Put(
-		bpf.EbpnetPortKey{Address: published.Opener.Dst, Port: published.Opener.Dport, Protocol: 6},
+		bpf.EbpnetPortKey{Address: published.Original.Dst, Port: published.Original.Dport, Protocol: 6},
 		struct {
 			Address            bpf.EbpnetAddress
 			Network, ID, Flags uint32
@@ -247,14 +247,14 @@ func TestUpgradeOfTheRelease(t *testing.T) {
 		{masqueraded, testClient, 0, true},
 		{published, ownerPorts + testPublication, testServer, false},
 	} {
-		got := found[c.flow.Opener]
+		got := found[c.flow.Original]
 		if got.Owner != c.owner || got.Server != c.server || (got.PlaceOwn != 0) != c.counted || got.Uplink != c.flow.Uplink {
 			t.Errorf("flow with port %d: owner %d, server %d, its port is counted at %d, uplink %d; want %+v",
-				c.flow.Opener.Sport, got.Owner, got.Server, got.PlaceOwn, got.Uplink, c)
+				c.flow.Original.Sport, got.Owner, got.Server, got.PlaceOwn, got.Uplink, c)
 		}
 	}
 	var port bpf.EbpnetPort
-	must(t, o.Maps.Ports.Lookup(bpf.EbpnetPortKey{Address: published.Opener.Dst, Port: published.Opener.Dport, Protocol: 6}, &port))
+	must(t, o.Maps.Ports.Lookup(bpf.EbpnetPortKey{Address: published.Original.Dst, Port: published.Original.Dport, Protocol: 6}, &port))
 	if want := (bpf.EbpnetPort{Address: server, Network: testNetwork, Id: testPublication, Port: 80}); port != want {
 		t.Errorf("the port is %+v, want %+v", port, want)
 	}
@@ -276,9 +276,9 @@ func TestUpgradeOfTheRelease(t *testing.T) {
 	late := mac
 	late.Mac.Byte[5] = 9
 	must(t, old.Maps[bpf.EbpnetMapLearnedFdb].Put(late, learned))
-	lateFlow := testFlow(t, 5, bpf.EbpnetFlowStateFLOW_ANSWERED, 0)
+	lateFlow := testFlow(t, 5, bpf.EbpnetFlowStateFLOW_ESTABLISHED, 0)
 	old.put(t, 9, lateFlow)
-	halfOpen.State = bpf.EbpnetFlowStateFLOW_ANSWERED
+	halfOpen.State = bpf.EbpnetFlowStateFLOW_ESTABLISHED
 	old.put(t, 1, halfOpen)
 	flows = []bpf.EbpnetFlow{linked, halfOpen, masqueraded, published, lateFlow}
 
@@ -433,14 +433,14 @@ func TestUpgradeAndBack(t *testing.T) {
 	dir := pinDirectory(t)
 	first := loadFor(t, dir, fewFlows)
 	flows := []bpf.EbpnetFlow{
-		testFlow(t, 1, bpf.EbpnetFlowStateFLOW_ANSWERED, 0),
+		testFlow(t, 1, bpf.EbpnetFlowStateFLOW_ESTABLISHED, 0),
 		testFlow(t, 2, bpf.EbpnetFlowStateFLOW_HALF_OPEN, time.Second),
 	}
 	for i := range flows {
 		flows[i].Owner, flows[i].Server = testClient, testServer
 	}
 	first.putFlows(t, flows...)
-	putStations(t, first.Maps.Neighbors, flows[0].Opener.Src, flows[0].Opener.Dst)
+	putStations(t, first.Maps.Neighbors, flows[0].Original.Src, flows[0].Original.Dst)
 	counts := newCounts(t)
 	counts.add(t, first.Maps.Drops, uint32(bpf.EbpnetReasonREASON_MALFORMED), counter(1, 10))
 	counts.add(t, first.Maps.Drops, uint32(bpf.EbpnetReasonREASON_LOOP), counter(2, 20))
@@ -481,12 +481,12 @@ func TestUpgradeAndBack(t *testing.T) {
 			f = flows[1]
 		}
 		for name, want := range map[string]uint64{
-			"opener.sport": uint64(f.Opener.Sport), "answer.dport": uint64(f.Answer.Dport), "opened": f.Opened, "seen": f.Seen,
+			"original.sport": uint64(f.Original.Sport), "reply.dport": uint64(f.Reply.Dport), "opened": f.Opened, "seen": f.Seen,
 			"sent[0].packets": f.Sent[0].Packets, "sent[0].bytes": f.Sent[0].Bytes, "flags": uint64(f.Flags),
 			"owner": testClient, "server": testServer,
 		} {
 			if got := in(t, flowLayout, value, name); got != want {
-				t.Errorf("flow with port %d: %s is %d, want %d", f.Opener.Sport, name, got, want)
+				t.Errorf("flow with port %d: %s is %d, want %d", f.Original.Sport, name, got, want)
 			}
 		}
 		return nil
@@ -520,7 +520,7 @@ func TestUpgradeAndBack(t *testing.T) {
 	// The first version counts on until it is replaced.
 	counts.add(t, first.Maps.Drops, uint32(bpf.EbpnetReasonREASON_POLICY), counter(5, 50))
 	counts.add(t, first.Maps.EndpointStats, testClient, traffic(1, 1))
-	late := testFlow(t, 3, bpf.EbpnetFlowStateFLOW_ANSWERED, 0)
+	late := testFlow(t, 3, bpf.EbpnetFlowStateFLOW_ESTABLISHED, 0)
 	late.Owner, late.Server = testClient, testServer
 	first.putFlows(t, late)
 	middle.finish(t)
@@ -578,7 +578,7 @@ func TestKilledUpgrade(t *testing.T) {
 	work := func() {
 		t.Helper()
 		packets += o.countDrop(t)
-		flow := testFlow(t, flows, bpf.EbpnetFlowStateFLOW_ANSWERED, 0)
+		flow := testFlow(t, flows, bpf.EbpnetFlowStateFLOW_ESTABLISHED, 0)
 		o.restore(t, flow)
 		flows++
 	}

@@ -262,7 +262,7 @@ func (s *sender) flood(t *testing.T, h *testutil.Host, c *testutil.Container, de
 	return nil
 }
 
-// A container that has as many answered flows as it gets leaves others theirs, and
+// A container that has as many established flows as it gets leaves others theirs, and
 // none of the old ones goes for them.
 func TestOneContainerLeavesFlowsForOthers(t *testing.T) {
 	const flows = 1024

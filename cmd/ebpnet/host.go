@@ -174,7 +174,7 @@ type status struct {
 	Tunnels       int        `json:"tunnels"`
 	Pending       int        `json:"pending"` // begun by a command that died
 
-	Flows           uint32               `json:"flows"` // answered ones that there is room for
+	Flows           uint32               `json:"flows"` // established ones that there is room for
 	MasqueradePorts spec.MasqueradePorts `json:"masquerade_ports"`
 	Timeouts        map[string]float64   `json:"timeout_seconds"`
 

@@ -15,7 +15,7 @@ import (
 )
 
 // Ids of endpoints: the datapath counts what local ones send (MAX_LOCAL_ENDPOINTS
-// in bpf/types.h).
+// in bpf/types_tables.h).
 const (
 	firstLocalID  = 1
 	lastLocalID   = 16383

@@ -1,8 +1,11 @@
 package agent
 
 import (
+	"errors"
+	"net/netip"
 	"slices"
 
+	"github.com/ebpnet/ebpnet/datapath"
 	"github.com/ebpnet/ebpnet/internal/host"
 	"github.com/ebpnet/ebpnet/internal/spec"
 	"github.com/ebpnet/ebpnet/internal/store"
@@ -73,7 +76,11 @@ func (a *Agent) followUplinks() error {
 	if err != nil {
 		return err
 	}
-	if err := a.tables.ReplaceUplinks(uplinkEntries(planned)); err != nil {
+	broadcasts, err := a.broadcasts()
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(a.tables.ReplaceUplinks(uplinkEntries(planned)), a.tables.ReplaceBroadcasts(broadcasts)); err != nil {
 		return err
 	}
 	if err := a.warnOfTunnels(slices.Values(tunnels)); err != nil {
@@ -84,4 +91,14 @@ func (a *Agent) followUplinks() error {
 		return err
 	}
 	return a.followXDP(wanted, planned)
+}
+
+// broadcasts gives the addresses at which no published port answers although
+// they lead to the host.
+func (a *Agent) broadcasts() ([]netip.Addr, error) {
+	addresses, whole, err := a.host.Broadcasts(datapath.MaxBroadcasts)
+	if err == nil && !whole {
+		a.log.Warn("host has too many broadcast addresses: published ports answer at the rest too", "used", len(addresses))
+	}
+	return addresses, err
 }

@@ -111,8 +111,8 @@ func loaderConfig(gateway host.Gateway, wanted spec.Host) loader.Config {
 		Timeouts: loader.Timeouts{
 			TCPEstablished: wanted.Timeout(spec.TCPEstablished),
 			TCPTransitory:  wanted.Timeout(spec.TCPTransitory),
-			UDPAnswered:    wanted.Timeout(spec.UDPAnswered),
-			UDPUnanswered:  wanted.Timeout(spec.UDPUnanswered),
+			UDPEstablished: wanted.Timeout(spec.UDPEstablished),
+			UDPNew:         wanted.Timeout(spec.UDPNew),
 			ICMP:           wanted.Timeout(spec.ICMP),
 			Learned:        wanted.Timeout(spec.Learned),
 		},
@@ -120,7 +120,7 @@ func loaderConfig(gateway host.Gateway, wanted spec.Host) loader.Config {
 }
 
 // maxUplinks leaves room for the default uplink's second entry (MAX_UPLINKS in
-// bpf/types.h).
+// bpf/types_tables.h).
 const maxUplinks = 63
 
 // uplinks looks at the wanted uplinks that are there now.

@@ -60,20 +60,20 @@ func TestMTU(t *testing.T) {
 	}
 }
 
-func TestCarriedBy(t *testing.T) {
+func TestTunnelNetworksOf(t *testing.T) {
 	t.Parallel()
 	all, some := tunnelTo("192.0.2.2"), tunnelTo("192.0.2.3", "plain")
 	all.ID, some.ID = 1, 2
 	tunnels := []spec.Tunnel{all, some}
 	for _, c := range []struct {
 		network spec.Network
-		want    []datapath.Carried
+		want    []datapath.TunnelNetwork
 	}{
-		{spec.Network{Name: "keyed", ID: 5, Key: zeroKey}, []datapath.Carried{{Tunnel: 1, Network: 5, Key: zeroKey}}},
-		{spec.Network{Name: "plain", ID: 6}, []datapath.Carried{{Tunnel: 2, Network: 6}}},
+		{spec.Network{Name: "keyed", ID: 5, Key: zeroKey}, []datapath.TunnelNetwork{{Tunnel: 1, Network: 5, Key: zeroKey}}},
+		{spec.Network{Name: "plain", ID: 6}, []datapath.TunnelNetwork{{Tunnel: 2, Network: 6}}},
 		{spec.Network{Name: "other", ID: 7}, nil},
 	} {
-		if diff := cmp.Diff(c.want, carriedBy(tunnels, c.network)); diff != "" {
+		if diff := cmp.Diff(c.want, tunnelNetworksOf(tunnels, c.network)); diff != "" {
 			t.Errorf("network %q: %s", c.network.Name, diff)
 		}
 	}

@@ -37,7 +37,7 @@ func (a *Agent) CreateNetwork(n spec.Network) (spec.Network, error) {
 			if err := a.applyNetworks(n); err != nil {
 				return err
 			}
-			return a.putCarried(carriedBy(tunnels, n))
+			return a.putTunnelNetworks(tunnelNetworksOf(tunnels, n))
 		},
 		revert: func(tx *store.Tx) error { return tx.DeleteNetwork(n.Name) },
 	})
@@ -192,7 +192,7 @@ func (a *Agent) RemoveNetwork(name string) error {
 				return err
 			}
 			return errors.Join(
-				a.deleteCarried(carriedBy(tunnels, n)),
+				a.deleteTunnelNetworks(tunnelNetworksOf(tunnels, n)),
 				a.tables.DeleteNetwork(networkEntry(n, w.host)),
 				a.host.SetGatewayAddresses(gatewayPrefixes(w.networks)))
 		},

@@ -75,7 +75,11 @@ func (a *Agent) Reconcile() error {
 	if err := a.addDetour(detour); err != nil {
 		return err
 	}
-	if err := a.tables.Replace(w.tablesFor(veths, napi, planned)); err != nil {
+	tables := w.tablesFor(veths, napi, planned)
+	if tables.Broadcasts, err = a.broadcasts(); err != nil {
+		return err
+	}
+	if err := a.tables.Replace(tables); err != nil {
 		return err
 	}
 	if err := a.closeLoopback(); err != nil {

@@ -15,7 +15,7 @@ import (
 )
 
 // maxTunnels leaves out id 0, which is no tunnel (MAX_TUNNELS in
-// bpf/types.h).
+// bpf/types_tables.h).
 const maxTunnels = 1023
 
 // AddTunnel makes a tunnel. Without a local address it is the host's tunnel
@@ -25,8 +25,8 @@ func (a *Agent) AddTunnel(t spec.Tunnel) (spec.Tunnel, error) {
 		return t, fmt.Errorf("tunnel %q: %w", t.Name, err)
 	}
 	var (
-		carried []datapath.Carried
-		changed []resized
+		networks []datapath.TunnelNetwork
+		changed  []resized
 	)
 	err := a.do(change{
 		noun: store.Change{Kind: store.KindTunnel, Key: t.Name},
@@ -41,7 +41,7 @@ func (a *Agent) AddTunnel(t spec.Tunnel) (spec.Tunnel, error) {
 			if t.ID, err = tx.NextID(store.KindTunnel, 1, maxTunnels); err != nil {
 				return err
 			}
-			if carried, err = carriedIn(tx, t); err != nil {
+			if networks, err = tunnelNetworksIn(tx, t); err != nil {
 				return err
 			}
 			if changed, err = a.resizedBy(tx, others, append(slices.Clone(others), t)); err != nil {
@@ -49,7 +49,7 @@ func (a *Agent) AddTunnel(t spec.Tunnel) (spec.Tunnel, error) {
 			}
 			return tx.PutTunnel(t)
 		},
-		apply:  func() error { return a.startTunnel(t, carried, changed) },
+		apply:  func() error { return a.startTunnel(t, networks, changed) },
 		revert: func(tx *store.Tx) error { return tx.DeleteTunnel(t.Name) },
 	})
 	return t, err
@@ -88,22 +88,22 @@ func checkNewTunnel(tx *store.Tx, t spec.Tunnel, others []spec.Tunnel) error {
 	return nil
 }
 
-// carriedIn gives the networks that a tunnel carries.
-func carriedIn(tx *store.Tx, t spec.Tunnel) ([]datapath.Carried, error) {
+// tunnelNetworksIn gives the networks that a tunnel carries.
+func tunnelNetworksIn(tx *store.Tx, t spec.Tunnel) ([]datapath.TunnelNetwork, error) {
 	networks, err := tx.Networks()
 	if err != nil {
 		return nil, err
 	}
-	var entries []datapath.Carried
+	var entries []datapath.TunnelNetwork
 	for _, n := range networks {
-		entries = append(entries, carriedBy([]spec.Tunnel{t}, n)...)
+		entries = append(entries, tunnelNetworksOf([]spec.Tunnel{t}, n)...)
 	}
 	return entries, nil
 }
 
 // startTunnel brings a new tunnel into the kernel: nothing goes into it that
 // does not fit, or has no way there.
-func (a *Agent) startTunnel(t spec.Tunnel, carried []datapath.Carried, changed []resized) error {
+func (a *Agent) startTunnel(t spec.Tunnel, networks []datapath.TunnelNetwork, changed []resized) error {
 	if err := a.resize(changed); err != nil {
 		return err
 	}
@@ -120,7 +120,7 @@ func (a *Agent) startTunnel(t spec.Tunnel, carried []datapath.Carried, changed [
 	if err := a.tables.PutTunnel(tunnelEntry(t)); err != nil {
 		return err
 	}
-	return a.putCarried(carried)
+	return a.putTunnelNetworks(networks)
 }
 
 // detourOf is the program by which some packets get into tunnels (to_tunnel in
@@ -132,18 +132,18 @@ func detourOf(gateway host.Gateway, needed bool) attachment {
 	return attachment{loader.ToTunnel, []int{gateway.Near}}
 }
 
-func (a *Agent) putCarried(entries []datapath.Carried) error {
+func (a *Agent) putTunnelNetworks(entries []datapath.TunnelNetwork) error {
 	for _, c := range entries {
-		if err := a.tables.PutCarried(c); err != nil {
+		if err := a.tables.PutTunnelNetwork(c); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (a *Agent) deleteCarried(entries []datapath.Carried) error {
+func (a *Agent) deleteTunnelNetworks(entries []datapath.TunnelNetwork) error {
 	for _, c := range entries {
-		if err := a.tables.DeleteCarried(c); err != nil {
+		if err := a.tables.DeleteTunnelNetwork(c); err != nil {
 			return err
 		}
 	}
@@ -280,10 +280,10 @@ func (a *Agent) SetTunnel(name string, maxFlood uint32) error {
 // RemoveTunnel removes a tunnel that no endpoint is behind.
 func (a *Agent) RemoveTunnel(name string) error {
 	var (
-		t       spec.Tunnel
-		others  []spec.Tunnel
-		carried []datapath.Carried
-		changed []resized
+		t        spec.Tunnel
+		others   []spec.Tunnel
+		networks []datapath.TunnelNetwork
+		changed  []resized
 	)
 	return a.do(change{
 		noun: store.Change{Kind: store.KindTunnel, Key: name},
@@ -300,7 +300,7 @@ func (a *Agent) RemoveTunnel(name string) error {
 					return fmt.Errorf("tunnel %q is %w: endpoint %q is behind it; remove that first", name, ErrInUse, e.Name)
 				}
 			}
-			if carried, err = carriedIn(tx, t); err != nil {
+			if networks, err = tunnelNetworksIn(tx, t); err != nil {
 				return err
 			}
 			all, err := tx.Tunnels()
@@ -315,7 +315,7 @@ func (a *Agent) RemoveTunnel(name string) error {
 		},
 		apply: func() error {
 			shared := slices.ContainsFunc(others, func(other spec.Tunnel) bool { return other.Local == t.Local })
-			err := errors.Join(a.deleteCarried(carried), a.tables.DeleteTunnel(tunnelEntry(t), shared))
+			err := errors.Join(a.deleteTunnelNetworks(networks), a.tables.DeleteTunnel(tunnelEntry(t), shared))
 			if err != nil {
 				return err
 			}

@@ -121,7 +121,7 @@ func (w everything) tablesFor(ifindexes map[string]int, napi map[string]bool, up
 	}
 	tunnels := slices.Collect(maps.Values(w.tunnels))
 	for _, n := range w.networks {
-		d.Carried = append(d.Carried, carriedBy(tunnels, n)...)
+		d.TunnelNetworks = append(d.TunnelNetworks, tunnelNetworksOf(tunnels, n)...)
 	}
 	d.Uplinks = uplinkEntries(uplinks)
 	return d
@@ -196,12 +196,12 @@ func tunnelEntry(t spec.Tunnel) datapath.Tunnel {
 	}
 }
 
-// carriedBy gives the network as each of the tunnels carries it that does.
-func carriedBy(tunnels []spec.Tunnel, n spec.Network) []datapath.Carried {
-	var entries []datapath.Carried
+// tunnelNetworksOf gives the network as each of the tunnels carries it that does.
+func tunnelNetworksOf(tunnels []spec.Tunnel, n spec.Network) []datapath.TunnelNetwork {
+	var entries []datapath.TunnelNetwork
 	for _, t := range tunnels {
 		if t.Carries(n) {
-			entries = append(entries, datapath.Carried{Tunnel: t.ID, Network: n.ID, Key: n.Key})
+			entries = append(entries, datapath.TunnelNetwork{Tunnel: t.ID, Network: n.ID, Key: n.Key})
 		}
 	}
 	return entries

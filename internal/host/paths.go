@@ -29,7 +29,7 @@ func (h *Host) Paths(v Veth) (paths []spec.Path, err error) {
 		return nil, err
 	}
 	err = inside(device, v, func(inner netlink.Link) error {
-		routes, err := readRoutes(maxRoutesRead, routesTimeout)
+		routes, err := readRoutes(unix.RT_TABLE_MAIN, maxRoutesRead, routesTimeout, unix.RTN_UNICAST)
 		if errors.Is(err, errTooManyRoutes) {
 			routes, err = nil, nil // as without a default route
 		}

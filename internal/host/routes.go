@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"syscall"
 	"time"
 
@@ -21,37 +22,37 @@ const (
 	routesTimeout = 2 * time.Second
 )
 
-// errTooManyRoutes says that the main table has more routes than are read, or
+// errTooManyRoutes says that a table has more routes than are read, or
 // that the kernel did not give them in time.
 var errTooManyRoutes = errors.New("more routes than are read")
 
-// readRoutes reads the unicast routes of both families in the main table of the
-// thread's namespace, but no more than the limit. The kernel sends no other
-// table: NETLINK_GET_STRICT_CHK, Linux 4.20. The error is errTooManyRoutes if
-// there are more.
-func readRoutes(limit int, timeout time.Duration) (routes []netlink.Route, err error) {
+// readRoutes reads the routes of these types (RTN_UNICAST and the like) and of
+// both families in a table of the thread's namespace, but no more than the
+// limit. The kernel sends no other table: NETLINK_GET_STRICT_CHK, Linux 4.20.
+// If there are more, the error is errTooManyRoutes and the first ones are given.
+func readRoutes(table uint8, limit int, timeout time.Duration, types ...int) (routes []netlink.Route, err error) {
 	deadline := time.Now().Add(timeout)
 	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
-		err := dumpRoutes(family, deadline, func(message []byte) error {
+		err := dumpRoutes(family, table, deadline, func(message []byte) error {
 			if limit--; limit < 0 {
 				return errTooManyRoutes
 			}
 			route, err := parseRoute(message)
-			if err == nil && route.Type == unix.RTN_UNICAST && route.Family == int(family) {
+			if err == nil && slices.Contains(types, route.Type) && route.Family == int(family) {
 				routes = append(routes, route)
 			}
 			return err
 		})
 		if err != nil {
-			return nil, err
+			return routes, err
 		}
 	}
 	return routes, nil
 }
 
-// dumpRoutes calls f for each route of a family in the main table, and ends with
-// the first error. Routes that change meanwhile may be missing.
-func dumpRoutes(family uint8, deadline time.Time, f func(message []byte) error) error {
+// dumpRoutes calls f for each route of a family in a table, and ends with the
+// first error. Routes that change meanwhile may be missing.
+func dumpRoutes(family, table uint8, deadline time.Time, f func(message []byte) error) error {
 	s, err := nl.GetNetlinkSocketAt(netns.None(), netns.None(), unix.NETLINK_ROUTE)
 	if err != nil {
 		return err
@@ -61,7 +62,7 @@ func dumpRoutes(family uint8, deadline time.Time, f func(message []byte) error) 
 		return fmt.Errorf("ask for routes of one table: %w", err)
 	}
 	request := nl.NewNetlinkRequest(unix.RTM_GETROUTE, unix.NLM_F_DUMP)
-	request.AddData(&nl.RtMsg{RtMsg: unix.RtMsg{Family: family, Table: unix.RT_TABLE_MAIN}})
+	request.AddData(&nl.RtMsg{RtMsg: unix.RtMsg{Family: family, Table: table}})
 	if err := s.Send(request); err != nil {
 		return err
 	}
@@ -95,7 +96,7 @@ func dumpRoutes(family uint8, deadline time.Time, f func(message []byte) error) 
 }
 
 // dumpError is the error that the last message of a dump tells. A family without
-// a main table has no routes.
+// the table has no routes.
 func dumpError(m syscall.NetlinkMessage) error {
 	const size = 4
 	if len(m.Data) < size {

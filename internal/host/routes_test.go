@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/ebpnet/ebpnet/internal/spec"
 	"github.com/ebpnet/ebpnet/internal/testutil"
@@ -95,10 +96,33 @@ func TestManyRoutesAreNotRead(t *testing.T) {
 			limit   int
 			timeout time.Duration
 		}{{maxRoutesRead, time.Minute}, {2 * many, 0}} {
-			if routes, err := readRoutes(c.limit, c.timeout); !errors.Is(err, errTooManyRoutes) {
+			if routes, err := readRoutes(unix.RT_TABLE_MAIN, c.limit, c.timeout, unix.RTN_UNICAST); !errors.Is(err, errTooManyRoutes) {
 				t.Errorf("%+v: %d routes, %v, want %v", c, len(routes), err, errTooManyRoutes)
 			}
 		}
+	})
+}
+
+// TestBroadcasts: the addresses are those that lead to the host and are not its
+// own.
+func TestBroadcasts(t *testing.T) {
+	t.Parallel()
+	n := testutil.NewNetns(t, "host")
+	addPair(t, n, "a0", "b0")
+	n.Run(t, "ip", "addr", "add", "10.0.0.1/24", "brd", "10.0.0.255", "dev", "a0")
+	n.Run(t, "ip", "addr", "add", "10.0.1.1/24", "brd", "10.0.1.77", "dev", "a0")
+	n.Run(t, "ip", "addr", "add", "10.0.2.1/32", "dev", "b0")
+	n.Run(t, "sysctl", "-qw", "net.ipv6.conf.all.forwarding=1")
+	n.Run(t, "ip", "addr", "add", "fd00::1/64", "dev", "b0", "nodad")
+	in(t, n, func(h *Host) error {
+		addresses, whole, err := h.Broadcasts(16)
+		if want := "[10.0.0.255 10.0.1.77 10.0.1.255 fd00::]"; fmt.Sprint(addresses) != want || !whole {
+			t.Errorf("%v, whole %t; want %s, whole", addresses, whole, want)
+		}
+		if addresses, whole, _ := h.Broadcasts(2); len(addresses) != 2 || whole {
+			t.Errorf("at most 2: %v, whole %t", addresses, whole)
+		}
+		return err
 	})
 }
 
@@ -107,7 +131,7 @@ func TestRoutesAreReadWhole(t *testing.T) {
 	t.Parallel()
 	n := testutil.NewNetns(t, "container")
 	read := func(limit int) (routes []netlink.Route, err error) {
-		n.Do(func() { routes, err = readRoutes(limit, routesTimeout) })
+		n.Do(func() { routes, err = readRoutes(unix.RT_TABLE_MAIN, limit, routesTimeout, unix.RTN_UNICAST) })
 		return routes, err
 	}
 	if routes, err := read(maxRoutesRead); err != nil || len(routes) > 0 {

@@ -7,14 +7,14 @@ import (
 	"time"
 )
 
-// How many answered flows a host has room for.
+// How many established flows a host has room for.
 const (
 	MinFlows     = 1024
 	MaxFlows     = 4194304
 	DefaultFlows = 262144
 )
 
-// CheckFlows checks the number of answered flows that there should be room
+// CheckFlows checks the number of established flows that there should be room
 // for.
 func CheckFlows(n uint64) (uint32, error) {
 	if n < MinFlows || n > MaxFlows {
@@ -23,7 +23,7 @@ func CheckFlows(n uint64) (uint32, error) {
 	return uint32(n), nil
 }
 
-// FlowCapacity is how many answered flows there is room for.
+// FlowCapacity is how many established flows there is room for.
 func (h Host) FlowCapacity() uint32 {
 	if h.Flows == 0 {
 		return DefaultFlows
@@ -103,15 +103,15 @@ type Timeout string
 const (
 	TCPEstablished Timeout = "tcp-established" // handshake over, no FIN of both sides, no RST
 	TCPTransitory  Timeout = "tcp-transitory"  // before and after
-	UDPAnswered    Timeout = "udp-answered"
-	UDPUnanswered  Timeout = "udp-unanswered"
+	UDPEstablished Timeout = "udp-answered"
+	UDPNew         Timeout = "udp-unanswered"
 	ICMP           Timeout = "icmp"
 	Learned        Timeout = "fdb" // of a station that was learned
 )
 
 // Timeouts lists the timeouts, in the order in which they are shown.
 func Timeouts() []Timeout {
-	return []Timeout{TCPEstablished, TCPTransitory, UDPAnswered, UDPUnanswered, ICMP, Learned}
+	return []Timeout{TCPEstablished, TCPTransitory, UDPEstablished, UDPNew, ICMP, Learned}
 }
 
 // What a timeout may be set to.
@@ -132,7 +132,7 @@ func (t Timeout) Maximum() time.Duration {
 // Default is how long the timeout is where nobody has set it.
 func (t Timeout) Default() time.Duration {
 	switch t {
-	case UDPAnswered:
+	case UDPEstablished:
 		return 5 * time.Minute // recommended by RFC 4787, REQ-5
 	case Learned:
 		return 5 * time.Minute // recommended by IEEE 802.1Q-2018, table 8-6
@@ -148,7 +148,7 @@ func (t Timeout) Minimum() (minimum time.Duration, source string) {
 		return 2*time.Hour + 4*time.Minute, "RFC 5382, REQ-5"
 	case TCPTransitory:
 		return 4 * time.Minute, "RFC 5382, REQ-5"
-	case UDPAnswered, UDPUnanswered:
+	case UDPEstablished, UDPNew:
 		return 2 * time.Minute, "RFC 4787, REQ-5"
 	case Learned:
 		return 10 * time.Second, "IEEE 802.1Q-2018, table 8-6"

@@ -49,8 +49,8 @@ func TestParseTimeouts(t *testing.T) {
 	t.Parallel()
 	got, err := ParseTimeouts([]string{"tcp-established=2h4m", "udp-answered=default", "icmp=1s", "tcp-transitory=720h", "udp-unanswered=1500ms", "fdb=1000000s"})
 	want := map[Timeout]time.Duration{
-		TCPEstablished: 124 * time.Minute, UDPAnswered: 0, ICMP: time.Second,
-		TCPTransitory: 720 * time.Hour, UDPUnanswered: 1500 * time.Millisecond,
+		TCPEstablished: 124 * time.Minute, UDPEstablished: 0, ICMP: time.Second,
+		TCPTransitory: 720 * time.Hour, UDPNew: 1500 * time.Millisecond,
 		Learned: 1_000_000 * time.Second,
 	}
 	if err != nil || !maps.Equal(got, want) {

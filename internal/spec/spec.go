@@ -17,7 +17,7 @@ import (
 var ErrInvalid = errors.New("invalid")
 
 // Limits on what one host holds. They follow from the sizes of the datapath's
-// tables (bpf/types.h), which a test compares.
+// tables (bpf/types_tables.h), which a test compares.
 const (
 	MaxNameLength = 63
 	MaxNetworks   = 1023

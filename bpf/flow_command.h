@@ -1,17 +1,18 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /* Changes to flows that the loader and the agent ask for: ending and restoring
  * them. */
-#ifndef EBPNET_UPKEEP_H
-#define EBPNET_UPKEEP_H
+#ifndef EBPNET_FLOW_COMMAND_H
+#define EBPNET_FLOW_COMMAND_H
 
-#include "learn.h"
 #include "masquerade.h"
+#include "neighbor.h"
+#include "packet.h"
 #include "publish.h"
 
-/* Whether the endpoint that sends with @key is there. The host and the outside
- * always are. */
+/* Whether the sender of packets with @key exists. The host and the outside
+ * always do. */
 static __always_inline bool
-upkeep_has_sender(struct scratch *scratch, const struct flow_key *key)
+flow_command_has_sender(struct scratch *scratch, const struct flow_key *key)
 {
 	const struct station *station;
 
@@ -19,33 +20,32 @@ upkeep_has_sender(struct scratch *scratch, const struct flow_key *key)
 		return true;
 	station = bpf_map_lookup_elem(&neighbors, &key->src);
 	if (!station)
-		station = learn_copy_neighbor(scratch, &key->src);
+		station = neighbor_lookup_learned(scratch, &key->src);
 	return station && station->network == key->network;
 }
 
-/* Whether the published port is there by which the flow came to its endpoint.
- */
-static __always_inline bool upkeep_has_port(const struct flow *flow)
+/* Whether the published port of the flow still exists. */
+static __always_inline bool flow_command_has_port(const struct flow *flow)
 {
-	const struct flow_key *answer = &flow->answer;
+	const struct flow_key *reply = &flow->reply;
 	const struct port *port;
 
-	/* It came by no published port. */
-	if (answer->network == NETWORK_OUTSIDE || flow->mapping != NO_MAPPING ||
-	    !protocol_has_ports(answer->protocol) ||
-	    (flow->opener.network == answer->network &&
-	     address_equal(&flow->opener.dst, &answer->src)))
+	/* It has no published port. */
+	if (reply->network == NETWORK_OUTSIDE || flow->mapping != NO_MAPPING ||
+	    !packet_has_ports(reply->protocol) ||
+	    (flow->original.network == reply->network &&
+	     address_equal(&flow->original.dst, &reply->src)))
 		return true;
-	port = publish_lookup(&flow->opener);
-	return port && port->network == answer->network &&
-	       port->port == answer->sport &&
-	       address_equal(&port->address, &answer->src) &&
-	       (flow->opener.network == NETWORK_LOOPBACK ||
-		publish_allows(port, &flow->opener.src));
+	port = publish_lookup(&flow->original);
+	return port && port->network == reply->network &&
+	       port->port == reply->sport &&
+	       address_equal(&port->address, &reply->src) &&
+	       (flow->original.network == NETWORK_LOOPBACK ||
+		publish_allows(port, &flow->original.src));
 }
 
 static __always_inline bool
-upkeep_is_of(const struct flow_key *key, const struct flow_filter *filter)
+flow_command_is_of(const struct flow_key *key, const struct flow_filter *filter)
 {
 	return key->network == filter->network &&
 	       (address_equal(&key->src, &filter->ipv4) ||
@@ -56,7 +56,7 @@ upkeep_is_of(const struct flow_key *key, const struct flow_filter *filter)
 
 /* Ends the flow in @slot if scratch->filter matches it. */
 static __noinline void
-upkeep_end(struct scratch *scratch, struct flow *flow, __u32 slot)
+flow_command_end(struct scratch *scratch, struct flow *flow, __u32 slot)
 {
 	const struct flow_filter *filter = &scratch->filter;
 	__u32 state = flow->state;
@@ -65,15 +65,15 @@ upkeep_end(struct scratch *scratch, struct flow *flow, __u32 slot)
 		return;
 	switch (filter->choice) {
 	case FLOWS_OF_ADDRESSES:
-		if (!upkeep_is_of(&flow->opener, filter) &&
-		    !upkeep_is_of(&flow->answer, filter))
+		if (!flow_command_is_of(&flow->original, filter) &&
+		    !flow_command_is_of(&flow->reply, filter))
 			return;
 		break;
 	case FLOWS_UNBACKED:
-		if (!upkeep_has_sender(scratch, &flow->opener) ||
-		    !upkeep_has_sender(scratch, &flow->answer))
+		if (!flow_command_has_sender(scratch, &flow->original) ||
+		    !flow_command_has_sender(scratch, &flow->reply))
 			break;
-		if (!upkeep_has_port(flow) && state != FLOW_REVOKED)
+		if (!flow_command_has_port(flow) && state != FLOW_REVOKED)
 			flow_revoke(flow, slot, state);
 		return;
 	default:
@@ -82,7 +82,7 @@ upkeep_end(struct scratch *scratch, struct flow *flow, __u32 slot)
 	flow_end(flow, slot, state);
 }
 
-static int upkeep_end_slot(__u32 i, void *context)
+static int flow_command_end_slot(__u32 i, void *context)
 {
 	struct scratch *scratch = scratch_of_command();
 	struct flow *flow;
@@ -94,14 +94,14 @@ static int upkeep_end_slot(__u32 i, void *context)
 	flow = flow_at(slot);
 	if (!flow)
 		return 1;
-	upkeep_end(scratch, flow, slot);
+	flow_command_end(scratch, flow, slot);
 	return 0;
 }
 
-/* The same for the next flow in the list of scratch->filter.endpoint. A flow
- * that has just left the list still links to the next one. If its slot has been
- * reused meanwhile, the list is read again from its start. */
-static int upkeep_end_listed(__u32 i, void *context)
+/* Ends the next flow in the list of scratch->filter.endpoint, if the filter
+ * matches. A flow that has just left the list still links to the next one. If
+ * its slot has been reused meanwhile, the list is read again from its start. */
+static int flow_command_end_listed(__u32 i, void *context)
 {
 	struct scratch *scratch = scratch_of_command();
 	struct flow_filter *filter;
@@ -127,22 +127,22 @@ static int upkeep_end_listed(__u32 i, void *context)
 		return 0;
 	}
 	filter->first = after;
-	upkeep_end(scratch, flow, slot);
+	flow_command_end(scratch, flow, slot);
 	return 0;
 }
 
 /* Finds the mapping that the flow had in the old tables, or makes it again in
  * @slot. False if another flow has its port now. */
 static __always_inline bool
-upkeep_restore_mapping(const struct flow *old, __u32 slot, __u32 *mapping)
+flow_command_restore_mapping(const struct flow *old, __u32 slot, __u32 *mapping)
 {
 	const struct flow *holder;
 	struct flow_key key;
 	__be16 port;
 
-	mapping_inside(&key, &old->opener, &old->answer);
-	*mapping = mapping_join(&key);
-	mapping_outside(&key, &old->opener, &old->answer);
+	mapping_inside(&key, &old->original, &old->reply);
+	*mapping = mapping_acquire(&key);
+	mapping_outside(&key, &old->original, &old->reply);
 	if (*mapping == NO_MAPPING) {
 		*mapping = slot;
 		return !flow_index_add(&key, slot, FLOW_MAPPING);
@@ -150,17 +150,17 @@ upkeep_restore_mapping(const struct flow *old, __u32 slot, __u32 *mapping)
 	port = key.dport;
 	holder = flow_at(*mapping);
 	if (holder) {
-		mapping_outside(&key, &holder->opener, &holder->answer);
+		mapping_outside(&key, &holder->original, &holder->reply);
 		if (key.dport == port)
 			return true;
 	}
-	mapping_leave(*mapping);
+	mapping_release(*mapping);
 	return false;
 }
 
 /* The endpoint that sends with @key; 0 if it is not known. */
-static __always_inline __u32 upkeep_sender(struct scratch *scratch,
-					   const struct flow_key *key)
+static __always_inline __u32 flow_command_sender(struct scratch *scratch,
+						 const struct flow_key *key)
 {
 	const struct station *station;
 
@@ -168,7 +168,7 @@ static __always_inline __u32 upkeep_sender(struct scratch *scratch,
 		return 0;
 	station = bpf_map_lookup_elem(&neighbors, &key->src);
 	if (!station)
-		station = learn_copy_neighbor(scratch, &key->src);
+		station = neighbor_lookup_learned(scratch, &key->src);
 	if (!station || station->network != key->network)
 		return 0;
 	return station->endpoint;
@@ -177,47 +177,48 @@ static __always_inline __u32 upkeep_sender(struct scratch *scratch,
 /* Finds the owner and the server of a flow of a version that did not note
  * them, as if the flow was opened now. */
 static __noinline void
-upkeep_find_owner(struct scratch *scratch, const struct flow *old)
+flow_command_find_owner(struct scratch *scratch, const struct flow *old)
 {
-	const struct flow_key *opener = &old->opener, *answer = &old->answer;
+	const struct flow_key *original = &old->original, *reply = &old->reply;
 	const struct port *port;
 
-	scratch->owner = upkeep_sender(scratch, opener);
-	scratch->server = upkeep_sender(scratch, answer);
-	if (opener->network != NETWORK_OUTSIDE ||
-	    answer->network == NETWORK_OUTSIDE)
+	scratch->owner = flow_command_sender(scratch, original);
+	scratch->server = flow_command_sender(scratch, reply);
+	if (original->network != NETWORK_OUTSIDE ||
+	    reply->network == NETWORK_OUTSIDE)
 		return;
 	if (old->mapping != NO_MAPPING) {
 		scratch->owner = scratch->server;
 		scratch->server = 0;
 		return;
 	}
-	port = publish_lookup(opener);
+	port = publish_lookup(original);
 	if (port)
 		scratch->owner = OWNER_PORTS + port->id;
 }
 
 /* The flow in @slot is in the new tables already. In the old ones it may have
  * been established since. */
-static __always_inline void upkeep_update(const struct flow *old, __u32 slot)
+static __always_inline void
+flow_command_update(const struct flow *old, __u32 slot)
 {
 	struct flow *flow = flow_at(slot);
 
-	if (!flow || old->state != FLOW_ANSWERED ||
+	if (!flow || old->state != FLOW_ESTABLISHED ||
 	    flow->state != FLOW_HALF_OPEN)
 		return;
 	__sync_fetch_and_or(&flow->flags, old->flags);
-	flow_settle(flow, slot, true);
+	flow_establish(flow, slot, true);
 }
 
 /* Opens a flow of the old tables in the new ones. Only updates the flow if it
  * is there already. */
 static __always_inline int
-upkeep_restore(struct scratch *scratch, const struct flow *old)
+flow_command_restore(struct scratch *scratch, const struct flow *old)
 {
-	bool inside = flow_is_inside(&old->opener, &old->answer);
+	bool inside = flow_is_inside(&old->original, &old->reply);
 	enum flow_side side =
-		inside ? flow_first_side(&old->opener) : FLOW_OPENER;
+		inside ? flow_first_side(&old->original) : FLOW_ORIGINAL;
 	__u32 slot, mapping = NO_MAPPING;
 	__u32 first = first_port, last = last_port;
 	const struct flow_ref *ref;
@@ -225,46 +226,48 @@ upkeep_restore(struct scratch *scratch, const struct flow *old)
 	struct flow *flow;
 	int err = 0;
 
-	ref = bpf_map_lookup_elem(
-		&flow_index, side == FLOW_OPENER ? &old->opener : &old->answer);
+	ref = bpf_map_lookup_elem(&flow_index, side == FLOW_ORIGINAL ?
+						       &old->original :
+						       &old->reply);
 	if (ref) {
 		if (ref->side != FLOW_MAPPING)
-			upkeep_update(old, ref->slot);
+			flow_command_update(old, ref->slot);
 		return REASON_NONE;
 	}
-	/* An established flow goes on, whatever its owner's share is now. */
-	if (!flow_find_slot(scratch, &slot))
+	/* An established flow continues, also if its owner is now over its
+	 * share. */
+	if (!flow_slot_find(scratch, &slot))
 		return REASON_FLOW_TABLE_FULL;
 	flow = flow_at(slot);
 	if (!flow)
 		return REASON_KERNEL_ERROR;
 	if (!inside)
-		err = flow_index_add(&old->answer, slot, FLOW_ANSWER);
+		err = flow_index_add(&old->reply, slot, FLOW_REPLY);
 	if (err) {
-		flow_release_slot(slot);
+		flow_slot_release(slot);
 		return err == -EEXIST ? REASON_PORTS_EXHAUSTED :
 					flow_index_reason(err);
 	}
 	if (old->mapping != NO_MAPPING &&
-	    !upkeep_restore_mapping(old, slot, &mapping)) {
-		flow_index_remove(&old->answer, slot);
-		flow_release_slot(slot);
+	    !flow_command_restore_mapping(old, slot, &mapping)) {
+		flow_index_remove(&old->reply, slot);
+		flow_slot_release(slot);
 		return REASON_PORTS_EXHAUSTED;
 	}
-	scratch->opener = old->opener;
-	scratch->answer = old->answer;
+	scratch->original = old->original;
+	scratch->reply = old->reply;
 	scratch->owner = old->owner;
 	scratch->server = old->server;
 	scratch->place_own = scratch->place_all = 0;
-	if (old->answer.network != NETWORK_OUTSIDE) { /* of a gateway */
+	if (old->reply.network != NETWORK_OUTSIDE) { /* of a gateway */
 		first = FIRST_USER_PORT;
 		last = LAST_PORT;
 	}
 	if (old->owner == OWNER_UNKNOWN)
-		upkeep_find_owner(scratch, old);
+		flow_command_find_owner(scratch, old);
 	if (old->place_own ||
 	    (old->owner == OWNER_UNKNOWN &&
-	     !address_equal(&old->answer.dst, &old->opener.src)))
+	     !address_equal(&old->reply.dst, &old->original.src)))
 		ports_note(scratch, &first, &last);
 	if (mapping == slot)
 		mapping_publish(scratch, slot);
@@ -280,8 +283,8 @@ upkeep_restore(struct scratch *scratch, const struct flow *old)
 	flow->flags = old->flags;
 	flow->uplink = old->uplink;
 	flow->sequence = old->sequence;
-	if (old->state == FLOW_ANSWERED)
-		flow_settle(flow, slot, true);
+	if (old->state == FLOW_ESTABLISHED)
+		flow_establish(flow, slot, true);
 	/* Last: if the flow has just ended, this ends its slot's grace period. */
 	flow->seen = old->seen;
 	return REASON_NONE;

@@ -9,15 +9,15 @@ import (
 	"github.com/ebpnet/ebpnet/bpf"
 )
 
-// Carried is a network that a tunnel carries, by ids. What the network floods
+// TunnelNetwork is a network that a tunnel carries, by ids. What the network floods
 // goes into the tunnel too.
-type Carried struct {
+type TunnelNetwork struct {
 	Tunnel, Network uint32
 	Key             *uint32 // GRE key; nil: none on the wire
 }
 
-func (c Carried) key() bpf.EbpnetCarriedKey {
-	key := bpf.EbpnetCarriedKey{Tunnel: c.Tunnel}
+func (c TunnelNetwork) key() bpf.EbpnetTunnelNetworkKey {
+	key := bpf.EbpnetTunnelNetworkKey{Tunnel: c.Tunnel}
 	if c.Key != nil {
 		key.Key, key.Keyed = networkOrder32(*c.Key), 1
 	}
@@ -25,12 +25,12 @@ func (c Carried) key() bpf.EbpnetCarriedKey {
 }
 
 // member is the tunnel as the network floods to it.
-func (c Carried) member() bpf.EbpnetStation {
+func (c TunnelNetwork) member() bpf.EbpnetStation {
 	return bpf.EbpnetStation{Network: c.Network, Tunnel: c.Tunnel, Kind: bpf.EbpnetStationKindSTATION_REMOTE}
 }
 
-// PutCarried lets a tunnel carry a network; both are there already.
-func (t *Tables) PutCarried(c Carried) error {
+// PutTunnelNetwork lets a tunnel carry a network; both are there already.
+func (t *Tables) PutTunnelNetwork(c TunnelNetwork) error {
 	_, err := t.findMember(c.member())
 	if errors.Is(err, ebpf.ErrKeyNotExist) {
 		err = t.join(c.member())
@@ -41,9 +41,9 @@ func (t *Tables) PutCarried(c Carried) error {
 	return put(t.Maps.Carried, c.key(), c.Network)
 }
 
-// DeleteCarried ends that a tunnel carries a network. To be called before either
+// DeleteTunnelNetwork ends that a tunnel carries a network. To be called before either
 // of them goes, which forgets the stations that were learned there.
-func (t *Tables) DeleteCarried(c Carried) error {
+func (t *Tables) DeleteTunnelNetwork(c TunnelNetwork) error {
 	if err := remove(t.Maps.Carried, c.key()); err != nil {
 		return err
 	}

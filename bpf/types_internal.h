@@ -1,0 +1,119 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Types that only the programs use: the packet at hand, and data that is too
+ * large for the stack. */
+#ifndef EBPNET_TYPES_INTERNAL_H
+#define EBPNET_TYPES_INTERNAL_H
+
+#include "types_common.h"
+#include "types_flows.h"
+#include "types_state.h"
+#include "types_tables.h"
+
+/* The size of the route cache of a CPU. */
+enum {
+	ROUTE_CACHE_BITS = 8,
+	MAX_CACHED_ROUTES = 1 << ROUTE_CACHE_BITS,
+};
+
+enum {
+	LOOP_PROBE = 24, /* bytes of a probe */
+};
+
+/* How many bytes of a packet are summed up or written at once. */
+enum {
+	PIECE_SIZE = 128, /* a power of two */
+};
+
+/* Where the host's routing table sends a packet. */
+struct route {
+	__u32 ifindex; /* 0: to the host itself */
+	__u32 mtu; /* the largest packet that fits; 0: not known */
+	struct address source; /* the host's address on that route */
+	struct bpf_redir_neigh next; /* nh_family 0: let the kernel find it */
+	__u32 pad;
+};
+_Static_assert(sizeof(struct route) == 48, "struct route");
+
+/* The route between two addresses, as the routing table gave it. */
+struct cached_route {
+	__u64 found; /* bpf_ktime_get_coarse_ns() */
+	struct address src;
+	struct address dst;
+	struct route route;
+	enum reason reason; /* REASON_NONE, or why there is no route */
+	__u32 pad;
+};
+_Static_assert(sizeof(struct cached_route) == 96, "struct cached_route");
+
+enum packet_flag {
+	PACKET_UNSUMMED = 1, /* UDP without a checksum */
+	PACKET_JUMBO = 2, /* a superframe with a Jumbo Payload option */
+	PACKET_FRAGMENTABLE = 4, /* IPv4 without DF; fragment_send.h */
+	PACKET_DISPLACED = 8, /* a later fragment: see fragment_recall() */
+};
+
+/* The packet at hand, as bpf/parse.h reads it. */
+struct packet {
+	struct address src;
+	struct address dst;
+	struct mac src_mac;
+	struct mac dst_mac;
+	__be16 ethertype;
+	__be16 sport; /* ICMP echo: the identifier is the port of the side that
+		       * asks */
+	__be16 dport;
+	__u8 l3_length; /* of the IP header, without extensions */
+	__u8 flags; /* enum packet_flag */
+	__u32 l3; /* offset of the IP or ARP header */
+	__u32 length; /* of the IP packet, from l3 on, without the padding of
+		       * Ethernet; 0 for ARP */
+	__u32 l4; /* offset of the transport header; 0 until parse_l4() */
+	__u8 protocol; /* the last header's, once parse_l4() went there */
+	__u8 l4_length; /* of a TCP header; 0 for others */
+	__u8 ttl;
+	__u8 tos; /* IPv6: traffic class; 0 for ARP */
+	__u8 fragment; /* enum fragment */
+	__u8 tcp_flags; /* enum tcp_flag */
+	__u8 icmp_type;
+	__u8 echo; /* enum echo */
+	__be32 fragment_id;
+	__u32 sequence; /* of TCP */
+	__u32 acknowledged;
+};
+_Static_assert(sizeof(struct packet) == 84, "struct packet");
+
+/* Records of `scratches`. */
+enum {
+	SCRATCH_PACKET,
+	SCRATCH_COMMAND, /* of the programs that the agent runs */
+	SCRATCHES,
+};
+
+struct scratch {
+	struct packet packet;
+	struct bpf_fib_lookup fib; /* the question of route_ask() */
+	struct route route; /* of the packet at hand */
+	struct port echo; /* in place of a published port, for echoes from
+			   * outside */
+	struct flow_key key; /* of the packet at hand */
+	struct flow_key mapping;
+	struct flow_key original; /* of the flow that is being opened */
+	struct flow_key reply;
+	struct flow_filter filter; /* of end_flows */
+	__u32 copies; /* how many copies bridge_flood() has tried to send */
+	struct flow_key to; /* key of the other side: see flow_find_to() */
+	__u32 tunnel_mtu; /* after TUNNEL_TOO_BIG: what would fit */
+	__u32 claimed; /* the slot of `flows` that was claimed last */
+	__u32 owner; /* of the flow that is being opened */
+	__u32 server; /* the endpoint that it is opened to, or 0 */
+	__u32 place_own; /* where its port is to be counted, or 0 */
+	__u32 place_all;
+	__u32 max_ports; /* of the owner towards one destination, or 0 */
+	__u32 pad;
+	struct station learned; /* the copy of fdb_copy_learned() */
+	__u8 piece[PIECE_SIZE];
+	__u8 flooded[LOOP_PROBE]; /* the bytes that a probe overwrites */
+} __attribute__((aligned(8))); /* copied by 8 bytes at a time */
+_Static_assert(sizeof(struct scratch) == 720, "struct scratch");
+
+#endif
