@@ -113,7 +113,7 @@ func (o *Objects) oldFlows(tables []*oldTable, updates bool) ([]candidate, error
 
 // Names in the layout of a flow.
 const (
-	flowOriginal      = "original."
+	flowOriginal    = "original."
 	flowState       = "state"
 	flowSeen        = "seen"
 	flowOwner       = "owner"

@@ -20,7 +20,6 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 
 	"github.com/ebpnet/ebpnet/bpf"
@@ -72,12 +71,12 @@ type Objects struct {
 
 	dir    string
 	spec   *ebpf.CollectionSpec
-	fronts []link.Link // see AttachInFront
+	fronts []front // see AttachInFront
 }
 
 // Close lets go of the file descriptors.
 func (o *Objects) Close() error {
-	return errors.Join(o.RemoveFronts(), o.Maps.Close(), o.Programs.Close(), o.XDP.Close()) // nil closes too
+	return errors.Join(o.closeFronts(), o.Maps.Close(), o.Programs.Close(), o.XDP.Close()) // nil closes too
 }
 
 // Load loads the programs and pins them under dir in place of those that are

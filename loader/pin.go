@@ -115,6 +115,7 @@ func clearLeftovers(dir string) error {
 		os.RemoveAll(filepath.Join(dir, programsDirectory+freshSuffix)),
 		adoptFormer(dir),
 		clearOld(dir),
+		clearFronts(dir),
 	)
 	if err != nil {
 		return fmt.Errorf("remove what an interrupted load left: %w", err)

@@ -99,9 +99,19 @@ func TestUpgradeOfTheReleaseWhereAttached(t *testing.T) {
 	must(t, err)
 	t.Cleanup(func() { must(t, o.Close()) })
 	w.Do(func() {
-		must(t, o.Attach(FromUplink, w.ifindex))
 		must(t, o.AttachXDP(w.ifindex, XDPNative))
+		// First before the older one, then alone.
+		if inFront, err := o.AttachInFront(FromUplink, w.ifindex); err != nil || !inFront {
+			t.Errorf("from_uplink does not run in front: %v, %v", inFront, err)
+		}
 	})
+	both := []ebpf.ProgramID{programID(t, o.Programs.FromUplink), programID(t, old.Programs[FromUplink.name])}
+	if got := w.attached(t); !slices.Equal(got, both) {
+		t.Errorf("programs %v are attached, want %v", got, both)
+	}
+	must(t, o.PromoteFronts())
+	w.awaitAttached(t, 1)
+	w.Do(func() { must(t, o.Attach(FromUplink, w.ifindex)) })
 	w.expectXDP(t, o, map[int]XDPMode{w.ifindex: XDPNative})
 	if got, want := w.xdp(t), programID(t, o.XDP); got != want {
 		t.Errorf("XDP program %d is attached, want %d", got, want)

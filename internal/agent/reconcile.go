@@ -113,10 +113,10 @@ func (a *Agent) Reconcile() error {
 	if err := a.finishMigration(); err != nil {
 		return err
 	}
-	if err := a.attach([]attachment{fromUplink}); err != nil {
+	if err := a.tables.PromoteFronts(); err != nil {
 		return err
 	}
-	if err := a.tables.RemoveFronts(); err != nil {
+	if err := a.attach([]attachment{fromUplink}); err != nil {
 		return err
 	}
 	var announcing errgroup.Group
