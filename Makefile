@@ -16,6 +16,8 @@ FRAMES ?= 10000000
 SEED ?= 13
 # How long each flood of attack-floods lasts.
 FLOODTIME ?= 5s
+# How often test-upgrades upgrades.
+UPGRADES ?= 10
 # More arguments for go test; `make test CGO_ENABLED=1 GOTESTFLAGS=-race`
 GOTESTFLAGS ?=
 # Without cgo by default: a static binary, and no need of a C compiler.
@@ -122,7 +124,7 @@ define need_clang
 	}
 endef
 
-.PHONY: build demo test fuzz-long attack-floods test-kernels test-kernels-long bench bench-ci generate verify lint fmt install clean help
+.PHONY: build demo test fuzz-long attack-floods test-upgrades test-kernels test-kernels-long bench bench-ci generate verify lint fmt install clean help
 
 build: ## bin/ebpnet (this is the default)
 	$(GO_BUILD) -ldflags '-s -w -X main.version=$(VERSION)' -o bin/ebpnet ./cmd/ebpnet
@@ -185,6 +187,11 @@ attack-floods: build ## flood from a container in every way for FLOODTIME=5s eac
 	$(need_root)
 	EBPNET_FLOODS=$(FLOODTIME) go test -count=1 -timeout 0 -run '^TestFloods$$' -v ./test/attack
 
+test-upgrades: build ## upgrade from the first release under load, UPGRADES=10 times (root)
+	$(need_root)
+	$(call need,$(TEST_PACKAGES))
+	EBPNET_UPGRADES=$(UPGRADES) go test -count=1 -timeout 0 -run '^TestUpgradeFromRelease$$' -v ./test
+
 test-kernels: build $(if $(filter 0,$(shell id -u)),$(KERNELS)) ## boot Linux 6.1, 6.12 and 7.2 in QEMU, and test there that ebpnet loads and passes packets (root)
 test-kernels-long: build $(if $(filter 0,$(shell id -u)),$(KERNELS)) ## test-kernels with all golden packets and more (root)
 test-kernels test-kernels-long:
@@ -212,10 +219,11 @@ bench-ci: build ## measure what bench/floors.go holds ebpnet to, and fail below 
 	$(build_bench)
 	@exec bin/bench --ci --json bin/bench-results/ci.json --svg bin/bench-results/ci
 
-generate: ## compile bpf/ and write its Go types
+generate: ## compile bpf/, write its Go types, and make the objects of the upgrade tests
 	$(call need,$(CLANG_PACKAGES))
 	$(need_clang)
 	go generate ./bpf
+	loader/testdata/other_layout.sh
 
 verify: ## regenerate, and fail if what is committed differs; check modules
 	$(call need,$(CLANG_PACKAGES))

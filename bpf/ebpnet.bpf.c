@@ -20,6 +20,7 @@
 #include "types.h"
 #include "maps.h"
 #include "act.h"
+#include "count_command.h"
 #include "detour.h"
 #include "endpoint.h"
 #include "host.h"
@@ -239,18 +240,32 @@ int sweep_once(struct __sk_buff *skb)
 }
 
 /* Opens a flow of the old tables again: the struct flow after an Ethernet
- * header. Returns 0, or a reason. */
+ * header, which is too large for the stack. Returns 0, or a reason. */
 SEC("tc")
 int restore_flow(struct __sk_buff *skb)
 {
 	struct scratch *scratch = scratch_of_command();
-	struct flow flow;
+	void *data = (void *)(long)skb->data;
+	const struct flow *flow = data + sizeof(struct ethhdr);
 
 	if (!scratch)
 		return REASON_KERNEL_ERROR;
-	if (bpf_skb_load_bytes(skb, sizeof(struct ethhdr), &flow, sizeof(flow)))
+	if ((void *)(flow + 1) > (void *)(long)skb->data_end)
 		return REASON_MALFORMED;
-	return flow_command_restore(scratch, &flow);
+	return flow_command_restore(scratch, flow);
+}
+
+/* Adds the counts of a struct count_command after an Ethernet header. Returns
+ * 0, or a reason. */
+SEC("tc")
+int add_counts(struct __sk_buff *skb)
+{
+	struct count_command command;
+
+	if (bpf_skb_load_bytes(skb, sizeof(struct ethhdr), &command,
+			       sizeof(command)))
+		return REASON_MALFORMED;
+	return count_command_run(&command);
 }
 
 /* Forgets the learned stations that match the struct learned_filter after an

@@ -529,6 +529,7 @@ const (
 	EbpnetMapTunnels               = "tunnels"
 	EbpnetMapUplinks               = "uplinks"
 	EbpnetMapWays                  = "ways"
+	EbpnetProgAddCounts            = "add_counts"
 	EbpnetProgEndFlows             = "end_flows"
 	EbpnetProgForgetLearned        = "forget_learned"
 	EbpnetProgFromEndpoint         = "from_endpoint"
@@ -602,6 +603,7 @@ type EbpnetSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type EbpnetProgramSpecs struct {
+	AddCounts     *ebpf.ProgramSpec `ebpf:"add_counts"`
 	EndFlows      *ebpf.ProgramSpec `ebpf:"end_flows"`
 	ForgetLearned *ebpf.ProgramSpec `ebpf:"forget_learned"`
 	FromEndpoint  *ebpf.ProgramSpec `ebpf:"from_endpoint"`
@@ -816,6 +818,7 @@ type EbpnetVariables struct {
 //
 // It can be passed to LoadEbpnetObjects or ebpf.CollectionSpec.LoadAndAssign.
 type EbpnetPrograms struct {
+	AddCounts     *ebpf.Program `ebpf:"add_counts"`
 	EndFlows      *ebpf.Program `ebpf:"end_flows"`
 	ForgetLearned *ebpf.Program `ebpf:"forget_learned"`
 	FromEndpoint  *ebpf.Program `ebpf:"from_endpoint"`
@@ -832,6 +835,7 @@ type EbpnetPrograms struct {
 
 func (p *EbpnetPrograms) Close() error {
 	return _EbpnetClose(
+		p.AddCounts,
 		p.EndFlows,
 		p.ForgetLearned,
 		p.FromEndpoint,

@@ -158,8 +158,61 @@ flow_command_restore_mapping(const struct flow *old, __u32 slot, __u32 *mapping)
 	return false;
 }
 
-/* Opens a flow of the old tables in the new ones. Does nothing if the flow is
- * there already. */
+/* The endpoint that sends with @key; 0 if it is not known. */
+static __always_inline __u32 flow_command_sender(struct scratch *scratch,
+						 const struct flow_key *key)
+{
+	const struct station *station;
+
+	if (key->network == NETWORK_OUTSIDE || key->network == NETWORK_LOOPBACK)
+		return 0;
+	station = bpf_map_lookup_elem(&neighbors, &key->src);
+	if (!station)
+		station = neighbor_lookup_learned(scratch, &key->src);
+	if (!station || station->network != key->network)
+		return 0;
+	return station->endpoint;
+}
+
+/* Finds the owner and the server of a flow of a version that did not note
+ * them, as if the flow was opened now. */
+static __noinline void
+flow_command_find_owner(struct scratch *scratch, const struct flow *old)
+{
+	const struct flow_key *original = &old->original, *reply = &old->reply;
+	const struct port *port;
+
+	scratch->owner = flow_command_sender(scratch, original);
+	scratch->server = flow_command_sender(scratch, reply);
+	if (original->network != NETWORK_OUTSIDE ||
+	    reply->network == NETWORK_OUTSIDE)
+		return;
+	if (old->mapping != NO_MAPPING) {
+		scratch->owner = scratch->server;
+		scratch->server = 0;
+		return;
+	}
+	port = publish_lookup(original);
+	if (port)
+		scratch->owner = OWNER_PORTS + port->id;
+}
+
+/* The flow in @slot is in the new tables already. In the old ones it may have
+ * been established since. */
+static __always_inline void
+flow_command_update(const struct flow *old, __u32 slot)
+{
+	struct flow *flow = flow_at(slot);
+
+	if (!flow || old->state != FLOW_ESTABLISHED ||
+	    flow->state != FLOW_HALF_OPEN)
+		return;
+	__sync_fetch_and_or(&flow->flags, old->flags);
+	flow_establish(flow, slot, true);
+}
+
+/* Opens a flow of the old tables in the new ones. Only updates the flow if it
+ * is there already. */
 static __always_inline int
 flow_command_restore(struct scratch *scratch, const struct flow *old)
 {
@@ -168,14 +221,19 @@ flow_command_restore(struct scratch *scratch, const struct flow *old)
 		inside ? flow_first_side(&old->original) : FLOW_ORIGINAL;
 	__u32 slot, mapping = NO_MAPPING;
 	__u32 first = first_port, last = last_port;
+	const struct flow_ref *ref;
 	enum reason reason;
 	struct flow *flow;
 	int err = 0;
 
-	if (bpf_map_lookup_elem(&flow_index, side == FLOW_ORIGINAL ?
-						     &old->original :
-						     &old->reply))
+	ref = bpf_map_lookup_elem(&flow_index, side == FLOW_ORIGINAL ?
+						       &old->original :
+						       &old->reply);
+	if (ref) {
+		if (ref->side != FLOW_MAPPING)
+			flow_command_update(old, ref->slot);
 		return REASON_NONE;
+	}
 	/* An established flow continues, also if its owner is now over its
 	 * share. */
 	if (!flow_slot_find(scratch, &slot))
@@ -205,7 +263,11 @@ flow_command_restore(struct scratch *scratch, const struct flow *old)
 		first = FIRST_USER_PORT;
 		last = LAST_PORT;
 	}
-	if (old->place_own)
+	if (old->owner == OWNER_UNKNOWN)
+		flow_command_find_owner(scratch, old);
+	if (old->place_own ||
+	    (old->owner == OWNER_UNKNOWN &&
+	     !address_equal(&old->reply.dst, &old->original.src)))
 		ports_note(scratch, &first, &last);
 	if (mapping == slot)
 		mapping_publish(scratch, slot);

@@ -134,6 +134,8 @@ enum {
 	MAX_OWNERS,
 	OWNER_TUNNELS = MAX_OWNERS, /* of limits: plus a tunnel's id */
 	MAX_LIMITED = OWNER_TUNNELS + MAX_TUNNELS,
+	OWNER_UNKNOWN =
+		0xffffffff, /* of an old flow; see flow_command_find_owner() */
 };
 
 /* The limits of an owner that the user has set. 0: the default. */

@@ -226,15 +226,15 @@ func (t *Tables) endFlowsOf(endpoint uint32, filter bpf.EbpnetFlowFilter) error 
 	return t.endFlows(filter)
 }
 
-// FinishResize carries flows over that programs have opened in the tables of
+// FinishMigration carries flows over that programs have opened in the tables of
 // the old size. Call it once the programs of the new tables are attached
 // everywhere. It gives the number of flows that found no room.
-func (t *Tables) FinishResize() (lost int, err error) {
-	resizing, err := t.Resizing()
-	if err != nil || !resizing {
+func (t *Tables) FinishMigration() (lost int, err error) {
+	pending, err := t.MigrationPending()
+	if err != nil || !pending {
 		return 0, err
 	}
-	if lost, err = t.Objects.FinishResize(); err != nil {
+	if lost, err = t.Objects.FinishMigration(); err != nil {
 		return 0, err
 	}
 	// An endpoint or port that went while a Load was interrupted has lost

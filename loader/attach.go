@@ -113,6 +113,86 @@ func (o *Objects) attachTCX(h Hook, ifindex int) error {
 	return detachClsact(h, ifindex)
 }
 
+// front is a program that runs before an older one.
+type front struct {
+	link.Link
+	path string // of the older one's pin
+}
+
+// AttachInFront has the hook's program run before the older one that is on the
+// device: packets that it does not know go on to that. So the flows of both
+// programs' tables are found until PromoteFronts removes the older one. False
+// if the kernel has no TCX, or if no program is there. If this process ends
+// first, the older program runs alone as before.
+func (o *Objects) AttachInFront(h Hook, ifindex int) (bool, error) {
+	path := o.linkPath(h, ifindex)
+	older, err := link.LoadPinnedLink(path, nil)
+	if errors.Is(err, os.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("open the link of %s to device %d: %w", h, ifindex, err)
+	}
+	defer older.Close()
+	if !linkedTo(older, ifindex) {
+		return false, nil
+	}
+	l, err := link.AttachTCX(link.TCXOptions{
+		Interface: ifindex, Program: o.program(h), Attach: ebpf.AttachTCXIngress, Anchor: link.BeforeLink(older),
+	})
+	if err != nil {
+		return false, fmt.Errorf("attach %s to device %d before the older one: %w", h, ifindex, err)
+	}
+	o.fronts = append(o.fronts, front{l, path})
+	return true, nil
+}
+
+// PromoteFronts has the programs that AttachInFront has attached take the place
+// of the older ones.
+func (o *Objects) PromoteFronts() error {
+	for len(o.fronts) > 0 {
+		f := o.fronts[0]
+		fresh := frontPath(f.path)
+		if err := f.Pin(fresh); err != nil {
+			return fmt.Errorf("pin the link of a program in front: %w", err)
+		}
+		if err := os.Rename(fresh, f.path); err != nil {
+			return fmt.Errorf("replace the link of an older program: %w", err)
+		}
+		o.fronts = o.fronts[1:]
+		if err := f.Close(); err != nil {
+			return fmt.Errorf("close the link of a program in front: %w", err)
+		}
+	}
+	return nil
+}
+
+// closeFronts removes the programs in front that were not promoted.
+func (o *Objects) closeFronts() error {
+	var err error
+	for _, f := range o.fronts {
+		err = errors.Join(err, f.Close())
+	}
+	o.fronts = nil
+	return err
+}
+
+// frontPrefix begins the name of a link that is about to replace another.
+const frontPrefix = "front-"
+
+func frontPath(path string) string {
+	return filepath.Join(filepath.Dir(path), frontPrefix+filepath.Base(path))
+}
+
+// clearFronts removes the links that a Load left before they replaced others.
+func clearFronts(dir string) error {
+	left, err := filepath.Glob(filepath.Join(dir, linksDirectory, frontPrefix+"*"))
+	for _, path := range left {
+		err = errors.Join(err, os.Remove(path))
+	}
+	return err
+}
+
 // linkedTo tells whether a link still holds the device.
 func linkedTo(l link.Link, ifindex int) bool {
 	info, err := l.Info()
@@ -266,7 +346,7 @@ func unloadSteps(dir string) []func() error {
 		func() error { return detachAllXDP(dir) },
 	}
 	for _, sub := range []string{
-		linksDirectory, programsDirectory + freshSuffix, mapsDirectory, mapsDirectory + freshSuffix, formerDirectory,
+		linksDirectory, programsDirectory + freshSuffix, mapsDirectory, mapsDirectory + freshSuffix, oldDirectory, formerDirectory, formatDirectory,
 	} {
 		steps = append(steps, func() error { return removePins(dir, sub) })
 	}

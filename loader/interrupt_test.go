@@ -7,6 +7,8 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/cilium/ebpf"
+
 	"github.com/ebpnet/ebpnet/bpf"
 )
 
@@ -72,7 +74,7 @@ func TestKilledWhileResizing(t *testing.T) {
 		if now := listPins(t, dir); !slices.Equal(now, pins) {
 			t.Errorf("after %+v: pins are %v, were %v", c, now, pins)
 		}
-		if entries, err := os.ReadDir(dir); err != nil || len(entries) != 3 {
+		if entries, err := os.ReadDir(dir); err != nil || len(entries) != 4 {
 			t.Errorf("after %+v: %v, %v", c, entries, err)
 		}
 	}
@@ -81,7 +83,14 @@ func TestKilledWhileResizing(t *testing.T) {
 // killAfter does the first steps of a load, and leaves all where it is then.
 func killAfter(t testing.TB, dir string, c Config, steps int) {
 	t.Helper()
-	u, err := prepare(dir, c)
+	spec, err := bpf.LoadEbpnet()
+	must(t, err)
+	killSpecAfter(t, dir, spec, c, steps)
+}
+
+func killSpecAfter(t testing.TB, dir string, spec *ebpf.CollectionSpec, c Config, steps int) {
+	t.Helper()
+	u, err := prepare(dir, spec, c)
 	must(t, err)
 	for _, step := range u.steps()[:steps] {
 		must(t, step())

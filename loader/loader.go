@@ -1,12 +1,13 @@
 // Package loader brings the programs of package bpf into the kernel and keeps
 // them there: it probes the kernel, loads, pins, attaches and upgrades. It
-// knows nothing of containers or networks, and nothing of what the maps mean,
-// but for the flows, which it carries over into tables of another size.
+// knows nothing of containers or networks, and little of what the maps mean: it
+// copies their state into the tables of another version, and restores flows.
 //
 // Everything lives under one pin directory on bpffs: maps/NAME, programs/NAME
 // and links/PROGRAM-IFINDEX. `bpftool map dump pinned FILE` shows a table as
-// the datapath sees it. former/ID holds what is left of a table of flows while
-// it is replaced by one of another size.
+// the datapath sees it. maps/layout-VERSION names the layouts of all maps.
+// old_tables/ID holds a table while another takes its place. format/N-VERSION
+// names this arrangement, and the version that made it.
 package loader
 
 import (
@@ -27,13 +28,19 @@ import (
 // ErrNotLoaded says that the pin directory holds no datapath.
 var ErrNotLoaded = errors.New("not loaded: run 'ebpnet load' first")
 
-// ErrOtherVersion says that the pin directory holds a datapath whose tables
-// this version cannot use.
-var ErrOtherVersion = errors.New("loaded by another version of ebpnet")
+// ErrOtherVersion says that the pin directory holds a datapath of another
+// version, whose tables have other layouts.
+var ErrOtherVersion = errors.New("loaded by another version of ebpnet: run 'ebpnet load', which keeps flows and counts")
+
+// ErrFormat says that a pin directory is arranged in a way that this version
+// does not know.
+var ErrFormat = errors.New("unknown pin format")
 
 // Config is what the programs are told at load. What is zero of Flows, the
 // ports and the timeouts stays as compiled (bpf/config.h).
 type Config struct {
+	Version string // of this program, for others that do not know its pin format
+
 	GatewayIfindex  uint32 // of the near end of the host's own veth
 	DatapathIfindex uint32 // of its far end
 	GatewayMAC      [6]byte
@@ -62,27 +69,36 @@ type Objects struct {
 	XDP      *ebpf.Program // nil: see NoXDP
 	NoXDP    error         // why there is no XDP: ErrNoXDP, and the kernel's reason if this is from Load
 
-	dir string
+	dir    string
+	spec   *ebpf.CollectionSpec
+	fronts []front // see AttachInFront
 }
 
 // Close lets go of the file descriptors.
 func (o *Objects) Close() error {
-	return errors.Join(o.Maps.Close(), o.Programs.Close(), o.XDP.Close()) // nil closes too
+	return errors.Join(o.closeFronts(), o.Maps.Close(), o.Programs.Close(), o.XDP.Close()) // nil closes too
 }
 
 // Load loads the programs and pins them under dir in place of those that are
 // there, which go on running where they are attached until Attach replaces
-// them. Maps that are there already are kept with all they hold;
-// ErrOtherVersion if their shape is not what the programs expect. The tables
-// of flows are made anew if they are to have another size, and take over what
-// fits: call FinishResize when the programs are attached. An error of the
-// verifier is in the chain as *ebpf.VerifierError. Without the program of XDP
-// the others are loaded all the same, unless it is needed.
+// them. Maps that are there already are kept with all they hold if they have
+// the layout and the size that they are to have. The others are made again, and
+// state is copied: call FinishMigration when the programs are attached. An
+// error of the verifier is in the chain as *ebpf.VerifierError. Without the
+// program of XDP the others are loaded all the same, unless it is needed.
 //
 // Whenever it is killed, another Load goes on from there: programs and maps
 // change places with those before them in one step each, the maps first.
 func Load(dir string, c Config) (*Objects, error) {
-	u, err := prepare(dir, c)
+	spec, err := bpf.LoadEbpnet()
+	if err != nil {
+		return nil, fmt.Errorf("read the compiled programs: %w", err)
+	}
+	return load(dir, spec, c)
+}
+
+func load(dir string, spec *ebpf.CollectionSpec, c Config) (*Objects, error) {
+	u, err := prepare(dir, spec, c)
 	if err != nil {
 		return nil, err
 	}
@@ -99,7 +115,8 @@ func Load(dir string, c Config) (*Objects, error) {
 type upgrade struct {
 	dir        string
 	spec       *ebpf.CollectionSpec
-	kept       map[string]*ebpf.Map // from before, used on
+	kept       map[string]*ebpf.Map   // from before, used on
+	before     map[string]pinnedTable // from before, made again
 	collection *ebpf.Collection
 	config     Config
 	objects    *Objects // owns what is in these two
@@ -108,22 +125,27 @@ type upgrade struct {
 }
 
 // prepare reads what is there, and clears away what another Load left.
-func prepare(dir string, c Config) (_ *upgrade, err error) {
-	spec, err := bpf.LoadEbpnet()
-	if err != nil {
-		return nil, fmt.Errorf("read the compiled programs: %w", err)
+func prepare(dir string, spec *ebpf.CollectionSpec, c Config) (_ *upgrade, err error) {
+	if err := checkFormat(dir); err != nil {
+		return nil, err
+	}
+	for _, m := range spec.Maps {
+		describeKey(m)
 	}
 	if err := configure(spec, c); err != nil {
 		return nil, err
 	}
-	if err := makeDirectories(dir); err != nil {
+	if err := makeDirectories(dir, c.Version); err != nil {
 		return nil, err
 	}
 	if err := clearLeftovers(dir); err != nil {
 		return nil, err
 	}
-	u := &upgrade{dir: dir, spec: spec, config: c, objects: &Objects{dir: dir}, collection: &ebpf.Collection{}}
-	if u.kept, err = openMaps(dir, spec, false); err != nil {
+	u := &upgrade{
+		dir: dir, spec: spec, config: c,
+		objects: &Objects{dir: dir, spec: spec}, collection: &ebpf.Collection{},
+	}
+	if u.kept, u.before, err = openBefore(dir, spec); err != nil {
 		return nil, err
 	}
 	return u, nil
@@ -131,6 +153,7 @@ func prepare(dir string, c Config) (_ *upgrade, err error) {
 
 func (u *upgrade) close() {
 	closeMaps(u.kept)
+	closeBefore(u.before)
 	u.collection.Close()
 }
 
@@ -138,9 +161,10 @@ func (u *upgrade) close() {
 // each of them.
 func (u *upgrade) steps() []func() error {
 	return []func() error{
-		u.retireFlows,
+		u.retireTables,
 		u.load,
 		u.loadXDP,
+		u.copyTables,
 		u.objects.startSweep,
 		u.objects.CarryFlows,
 		u.pinMaps,
@@ -204,27 +228,45 @@ func (o *Objects) startSweep() error {
 // embedded gives what the compiled programs were when this was built, for
 // comparison only: it is read once, as a daemon opens what is pinned at every
 // call, and reading takes longer than all else of that.
-var embedded = sync.OnceValues(bpf.LoadEbpnet)
-
-// Open opens what Load has pinned under dir: ErrNotLoaded if that is nothing,
-// or not all.
-func Open(dir string) (*Objects, error) {
-	spec, err := embedded()
+var embedded = sync.OnceValues(func() (*ebpf.CollectionSpec, error) {
+	spec, err := bpf.LoadEbpnet()
 	if err != nil {
 		return nil, fmt.Errorf("read the compiled programs: %w", err)
 	}
+	for _, m := range spec.Maps {
+		describeKey(m)
+	}
+	return spec, nil
+})
+
+// Open opens what Load has pinned under dir: ErrNotLoaded if that is nothing,
+// or not all; ErrOtherVersion if its tables have other layouts.
+func Open(dir string) (*Objects, error) {
+	spec, err := embedded()
+	if err != nil {
+		return nil, err
+	}
+	if err := checkFormat(dir); err != nil {
+		return nil, err
+	}
+	if err := checkLayouts(dir, spec); err != nil {
+		return nil, err
+	}
 	collection := &ebpf.Collection{}
 	defer func() { collection.Close() }()
-	if collection.Maps, err = openMaps(dir, spec, true); err != nil {
+	if collection.Maps, err = openMaps(dir, spec); err != nil {
 		return nil, err
 	}
 	if collection.Programs, err = openPrograms(dir, spec); err != nil {
 		return nil, err
 	}
+	if err := openScratch(collection.Programs[FromEndpoint.name], collection.Maps); err != nil {
+		return nil, err
+	}
 	if _, err := os.Stat(filepath.Join(dir, linksDirectory)); errors.Is(err, os.ErrNotExist) {
 		return nil, ErrNotLoaded
 	}
-	o := &Objects{dir: dir}
+	o := &Objects{dir: dir, spec: spec}
 	if err := errors.Join(o.assign(collection), o.openXDP()); err != nil {
 		return nil, errors.Join(err, o.Close())
 	}

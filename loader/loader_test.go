@@ -74,7 +74,9 @@ func TestOpenBeforeLoad(t *testing.T) {
 	must(t, o.Close())
 }
 
-func TestOtherVersion(t *testing.T) {
+// A table whose layout says nothing is configuration at most: Load makes it
+// again, and refuses nothing.
+func TestUnknownLayout(t *testing.T) {
 	t.Parallel()
 	dir := pinDirectory(t)
 	must(t, os.MkdirAll(filepath.Join(dir, mapsDirectory), 0o700))
@@ -83,29 +85,79 @@ func TestOtherVersion(t *testing.T) {
 	defer func() { must(t, other.Close()) }()
 	must(t, other.Put(uint32(1), uint32(2)))
 	must(t, other.Pin(filepath.Join(dir, mapsDirectory, bpf.EbpnetMapLinks)))
-	pins := listPins(t, dir)
-
-	_, err = Load(dir, Config{})
-	if !errors.Is(err, ErrOtherVersion) {
-		t.Fatalf("%v, want ErrOtherVersion", err)
-	}
-	for _, want := range []string{dir, bpf.EbpnetMapLinks, "unload"} {
-		if !strings.Contains(err.Error(), want) {
-			t.Errorf("%q does not name %s", err, want)
+	must(t, os.MkdirAll(filepath.Join(dir, programsDirectory, "some"), 0o700))
+	if o, err := Open(dir); !errors.Is(err, ErrOtherVersion) {
+		if err == nil {
+			must(t, o.Close())
 		}
+		t.Fatalf("%v, want ErrOtherVersion", err)
+	} else if !strings.Contains(err.Error(), dir) || !strings.Contains(err.Error(), "'ebpnet load'") ||
+		strings.Contains(err.Error(), "\n") {
+		t.Errorf("%q, want one line that names %s and the command", err, dir)
 	}
-	if strings.Contains(err.Error(), "\n") {
-		t.Errorf("more than one line: %q", err)
+	o := mustLoad(t, dir)
+	var value uint32
+	if err := o.Maps.Links.Lookup(bpf.EbpnetLinkKey{Client: 1}, &value); !errors.Is(err, ebpf.ErrKeyNotExist) {
+		t.Errorf("an entry of the unknown table is %d, %v", value, err)
+	}
+	if err := other.Lookup(uint32(1), &value); err != nil || value != 2 {
+		t.Errorf("the other version's entry is %d, %v", value, err)
+	}
+}
+
+// Only the arrangement of the pins can be too new.
+func TestUnknownFormat(t *testing.T) {
+	t.Parallel()
+	dir := pinDirectory(t)
+	o, err := Load(dir, Config{GatewayIfindex: 1, Version: "v1.2.3"})
+	must(t, err)
+	must(t, o.Close())
+	pins := listPins(t, dir)
+	made := filepath.Join(dir, formatDirectory, "1-v1_2_3")
+	if _, err := os.Stat(made); err != nil {
+		t.Errorf("the format is not noted: %v", err)
+	}
+	must(t, os.Remove(made))
+	must(t, os.Mkdir(filepath.Join(dir, formatDirectory, "2-v3_0_1"), 0o700))
+	_, loading := Load(dir, Config{})
+	_, opening := Open(dir)
+	for _, err := range []error{loading, opening} {
+		if !errors.Is(err, ErrFormat) {
+			t.Fatalf("%v, want ErrFormat", err)
+		}
+		for _, want := range []string{dir, "format 2", "ebpnet v3.0.1"} {
+			if !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "\n") {
+				t.Errorf("%q, want one line that names %s", err, want)
+			}
+		}
 	}
 	if now := listPins(t, dir); !slices.Equal(now, pins) {
 		t.Errorf("pins changed from %v to %v", pins, now)
 	}
-	var value uint32
-	if err := other.Lookup(uint32(1), &value); err != nil || value != 2 {
-		t.Errorf("the other version's entry is %d, %v", value, err)
-	}
 	must(t, Unload(dir))
 	mustLoad(t, dir)
+}
+
+// Scratch is of one version, and pinned nowhere.
+func TestScratchIsNotPinned(t *testing.T) {
+	t.Parallel()
+	dir := pinDirectory(t)
+	first := mustLoad(t, dir)
+	second := mustLoad(t, dir)
+	for _, name := range []string{bpf.EbpnetMapScratches, bpf.EbpnetMapWays} {
+		if _, err := os.Stat(filepath.Join(dir, mapsDirectory, name)); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("%s is pinned: %v", name, err)
+		}
+	}
+	if idOf(t, first.Maps.Scratches) == idOf(t, second.Maps.Scratches) {
+		t.Error("two loads share their scratch")
+	}
+	opened, err := Open(dir)
+	must(t, err)
+	defer func() { must(t, opened.Close()) }()
+	if idOf(t, opened.Maps.Scratches) != idOf(t, second.Maps.Scratches) || idOf(t, opened.Maps.Ways) != idOf(t, second.Maps.Ways) {
+		t.Error("Open does not find the scratch of the programs that are pinned")
+	}
 }
 
 func TestLoadAfterAnInterruptedOne(t *testing.T) {

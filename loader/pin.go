@@ -5,11 +5,13 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
+
+	"github.com/ebpnet/ebpnet/bpf"
 )
 
 // What the pin directory holds. bpffs reserves names with dots.
@@ -17,17 +19,92 @@ const (
 	mapsDirectory     = "maps"
 	programsDirectory = "programs"
 	linksDirectory    = "links"
-	formerDirectory   = "former" // only during a change of size; see resize.go
-	freshSuffix       = "-new"   // of a directory that is about to take another's place
+	oldDirectory      = "old_tables" // only during a migration; see old_tables.go
+	formerDirectory   = "former"     // what versions before format 1 called the old tables
+	formatDirectory   = "format"     // see checkFormat
+	layoutPrefix      = "layout-"    // of a directory beside the maps
+	freshSuffix       = "-new"       // of a directory that is about to take another's place
 )
 
-func makeDirectories(dir string) error {
-	for _, sub := range []string{mapsDirectory, programsDirectory, linksDirectory} {
+// pinFormat numbers the arrangement of the pin directory. A version that changes
+// it gives it another number. Versions before 1 noted none.
+const pinFormat = 1
+
+// checkFormat gives ErrFormat if another version has arranged the pin directory
+// in a way that this one does not know. The directory of the format has one
+// entry, N-VERSION.
+func checkFormat(dir string) error {
+	entries, err := os.ReadDir(filepath.Join(dir, formatDirectory))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("read the pin format: %w", err)
+	}
+	for _, e := range entries {
+		number, version, _ := strings.Cut(e.Name(), "-")
+		if n, err := strconv.Atoi(number); err != nil || n > pinFormat {
+			return fmt.Errorf("%s: %w %s: it needs ebpnet %s, which made it, or a later version; this one knows format %d",
+				dir, ErrFormat, number, strings.ReplaceAll(version, "_", "."), pinFormat)
+		}
+	}
+	return nil
+}
+
+// formatName is the entry that this version makes. bpffs reserves names with
+// dots.
+func formatName(version string) string {
+	return fmt.Sprintf("%d-%s", pinFormat, strings.ReplaceAll(version, ".", "_"))
+}
+
+func makeDirectories(dir, version string) error {
+	format := filepath.Join(dir, formatDirectory)
+	own := formatName(version)
+	for _, sub := range []string{mapsDirectory, programsDirectory, linksDirectory, filepath.Join(formatDirectory, own)} {
 		if err := os.MkdirAll(filepath.Join(dir, sub), 0o700); err != nil {
 			return fmt.Errorf("make the pin directory: %w", err)
 		}
 	}
+	entries, err := os.ReadDir(format)
+	if err != nil {
+		return fmt.Errorf("read the pin format: %w", err)
+	}
+	for _, e := range entries {
+		if e.Name() == own {
+			continue
+		}
+		if err := os.Remove(filepath.Join(format, e.Name())); err != nil {
+			return fmt.Errorf("write the pin format: %w", err)
+		}
+	}
 	return nil
+}
+
+// hasLayouts tells whether all pinned maps have the layouts of these programs.
+func hasLayouts(dir string, spec *ebpf.CollectionSpec) (bool, error) {
+	_, err := os.Stat(filepath.Join(dir, mapsDirectory, layoutPrefix+layoutVersion(spec)))
+	if errors.Is(err, os.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// checkLayouts gives ErrOtherVersion if maps of other layouts are pinned.
+func checkLayouts(dir string, spec *ebpf.CollectionSpec) error {
+	same, err := hasLayouts(dir, spec)
+	if err != nil || same {
+		return err
+	}
+	for _, sub := range []string{mapsDirectory, programsDirectory} {
+		entries, err := os.ReadDir(filepath.Join(dir, sub))
+		if errors.Is(err, os.ErrNotExist) || err == nil && len(entries) == 0 {
+			return ErrNotLoaded
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return fmt.Errorf("%s is %w", dir, ErrOtherVersion)
 }
 
 // clearLeftovers removes what was about to take the place of maps or programs
@@ -36,7 +113,9 @@ func clearLeftovers(dir string) error {
 	err := errors.Join(
 		os.RemoveAll(filepath.Join(dir, mapsDirectory+freshSuffix)),
 		os.RemoveAll(filepath.Join(dir, programsDirectory+freshSuffix)),
-		clearFormer(dir),
+		adoptFormer(dir),
+		clearOld(dir),
+		clearFronts(dir),
 	)
 	if err != nil {
 		return fmt.Errorf("remove what an interrupted load left: %w", err)
@@ -44,37 +123,26 @@ func clearLeftovers(dir string) error {
 	return nil
 }
 
-// openMaps opens the pinned maps. Those that are missing are left out, or give
-// ErrNotLoaded if all are wanted.
-func openMaps(dir string, spec *ebpf.CollectionSpec, all bool) (_ map[string]*ebpf.Map, err error) {
+// openMaps opens the pinned maps; ErrNotLoaded if one is missing.
+func openMaps(dir string, spec *ebpf.CollectionSpec) (_ map[string]*ebpf.Map, err error) {
 	maps := make(map[string]*ebpf.Map, len(spec.Maps))
 	defer func() {
 		if err != nil {
 			closeMaps(maps)
 		}
 	}()
-	for name, want := range spec.Maps {
-		if isSection(name) {
+	for name := range spec.Maps {
+		if !isPinned(name) {
 			continue
 		}
 		m, err := ebpf.LoadPinnedMap(filepath.Join(dir, mapsDirectory, name), nil)
-		switch {
-		case errors.Is(err, os.ErrNotExist) && all:
+		if errors.Is(err, os.ErrNotExist) {
 			return nil, ErrNotLoaded
-		case errors.Is(err, os.ErrNotExist):
-			continue
-		case err != nil:
+		}
+		if err != nil {
 			return nil, fmt.Errorf("open map %s: %w", name, err)
 		}
 		maps[name] = m
-		if slices.Contains(flowTables(), name) {
-			want = want.Copy()
-			want.MaxEntries = m.MaxEntries()
-		}
-		if err := want.Compatible(m); err != nil {
-			return nil, fmt.Errorf("%s is %w (table %s): run 'ebpnet unload', then 'ebpnet load'; "+
-				"what is wanted stays in the store", dir, ErrOtherVersion, name)
-		}
 	}
 	return maps, nil
 }
@@ -85,9 +153,36 @@ func closeMaps(maps map[string]*ebpf.Map) {
 	}
 }
 
+// CountDevices counts the endpoints' devices of the datapath that is loaded,
+// also of one of another version: zero if none is.
+func CountDevices(dir string) (n int, err error) {
+	if err := checkFormat(dir); err != nil {
+		return 0, err
+	}
+	devices, err := openFormer(dir, bpf.EbpnetMapDevices)
+	if errors.Is(err, os.ErrNotExist) {
+		return 0, nil
+	}
+	if err == nil {
+		err = errors.Join(eachEntry(devices, func(_, _ []byte) error { n++; return nil }), devices.Close())
+	}
+	if err != nil {
+		return 0, fmt.Errorf("count the devices of %s: %w", dir, err)
+	}
+	return n, nil
+}
+
 // isSection tells whether a map is a section of constants, which belongs to
 // the programs that it was loaded with.
 func isSection(name string) bool { return strings.HasPrefix(name, ".") }
+
+// isScratch tells whether what a map holds means nothing to other programs than
+// those it was loaded with.
+func isScratch(name string) bool {
+	return name == bpf.EbpnetMapScratches || name == bpf.EbpnetMapWays
+}
+
+func isPinned(name string) bool { return !isSection(name) && !isScratch(name) }
 
 // openPrograms opens the pinned programs; ErrNotLoaded if one is missing.
 func openPrograms(dir string, spec *ebpf.CollectionSpec) (_ map[string]*ebpf.Program, err error) {
@@ -112,20 +207,24 @@ func openPrograms(dir string, spec *ebpf.CollectionSpec) (_ map[string]*ebpf.Pro
 	return programs, nil
 }
 
-// pinMaps pins all maps, if there are others than before.
+// pinMaps pins all maps, if there are others than before, and the version of
+// their layouts with them.
 func (u *upgrade) pinMaps() error {
 	fresh := map[string]pinner{}
-	all := true
+	all, err := hasLayouts(u.dir, u.spec)
+	if err != nil {
+		return err
+	}
 	for name := range u.spec.Maps {
-		if isSection(name) {
-			continue
+		if isPinned(name) {
+			all = all && u.kept[name] != nil
+			fresh[name] = u.maps[name]
 		}
-		all = all && u.kept[name] != nil
-		fresh[name] = u.maps[name]
 	}
 	if all {
 		return nil
 	}
+	fresh[layoutPrefix+layoutVersion(u.spec)] = mark{}
 	return replacePins(filepath.Join(u.dir, mapsDirectory), fresh)
 }
 
@@ -138,6 +237,12 @@ func (u *upgrade) pinPrograms() error {
 }
 
 type pinner interface{ Pin(path string) error }
+
+// mark is an empty directory, whose name says something.
+type mark struct{}
+
+// Pin makes it.
+func (mark) Pin(path string) error { return os.Mkdir(path, 0o700) }
 
 // replacePins makes a directory hold just these, all at one moment (Linux
 // 5.16): whoever comes later finds either what was there or what is to be.

@@ -31,7 +31,14 @@ type pair struct {
 func newPair(t *testing.T, keyA, keyB int, args ...string) *pair {
 	t.Helper()
 	t.Parallel()
+	return newPairOf(t, "", keyA, keyB, args...)
+}
+
+// newPairOf makes a pair by the given program, or by the one under test.
+func newPairOf(t *testing.T, program string, keyA, keyB int, args ...string) *pair {
+	t.Helper()
 	p := &pair{a: testutil.NewHost(t, "a"), b: testutil.NewHost(t, "b")}
+	p.a.Program, p.b.Program = program, program
 	p.underlay = testutil.NewUnderlay(t, p.a, p.b)
 	for _, end := range []struct {
 		host, peer *testutil.Host

@@ -81,7 +81,7 @@ func join[T fmt.Stringer](things []T) string {
 
 // place says where the host's state lies.
 func place(c *cli.Context) agent.Place {
-	return agent.Place{State: c.String("state"), Pins: c.String("pin")}
+	return agent.Place{State: c.String("state"), Pins: c.String("pin"), Version: version}
 }
 
 // withAgent runs f on the opened host.

@@ -31,6 +31,8 @@ func answerAsPlugin() {
 	p := agent.Place{
 		State: cmp.Or(os.Getenv(stateVariable), defaultState),
 		Pins:  cmp.Or(os.Getenv(pinVariable), defaultPin),
+
+		Version: version,
 	}
 	os.Exit(cni.Main(context.Background(), p, logger()))
 }

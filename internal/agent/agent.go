@@ -37,6 +37,8 @@ var (
 type Place struct {
 	State string // directory of the store
 	Pins  string // directory on a bpffs
+
+	Version string // of this program, to be noted at load
 }
 
 // Agent changes one host. It holds the store's lock from Open to Close, so
@@ -262,6 +264,7 @@ func openOnce(ctx context.Context, p Place, log *slog.Logger, f func(*Agent) err
 
 // loadPrograms loads the programs, in place of those that are loaded.
 func (a *Agent) loadPrograms(config loader.Config) error {
+	config.Version = a.place.Version
 	tables, err := datapath.Load(a.place.Pins, config)
 	if err != nil {
 		return err
@@ -353,20 +356,12 @@ func Load(ctx context.Context, p Place, log *slog.Logger, given spec.Host) (err 
 }
 
 // checkLoaded looks at what is loaded already, before anything is changed: it
-// must be of this version, and of this store unless it is empty.
-func (a *Agent) checkLoaded(known bool) (err error) {
-	tables, err := datapath.Open(a.place.Pins)
-	if errors.Is(err, loader.ErrNotLoaded) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, tables.Close()) }()
-	endpoints, err := tables.LocalEndpoints()
-	if err == nil && !known && len(endpoints) > 0 {
+// must be of this store unless it is empty.
+func (a *Agent) checkLoaded(known bool) error {
+	devices, err := loader.CountDevices(a.place.Pins)
+	if err == nil && !known && devices > 0 {
 		err = fmt.Errorf("%s is loaded with %d endpoints that the store in %s knows nothing of: "+
-			"name the right --state, or 'ebpnet unload' first", a.place.Pins, len(endpoints), a.place.State)
+			"name the right --state, or 'ebpnet unload' first", a.place.Pins, devices, a.place.State)
 	}
 	return err
 }

@@ -31,9 +31,9 @@ func FlowsOf(tx *store.Tx, endpoint string) (datapath.FlowFilter, error) {
 	return datapath.FlowFilter{Network: n.ID, Addresses: e.Addresses, Endpoint: e.ID}, err
 }
 
-// finishResize is called when the current programs are attached everywhere.
-func (a *Agent) finishResize() error {
-	lost, err := a.tables.FinishResize()
+// finishMigration is called when the current programs are attached everywhere.
+func (a *Agent) finishMigration() error {
+	lost, err := a.tables.FinishMigration()
 	if lost > 0 {
 		a.log.Warn("flows ended: the tables of their new size have no room for them", "flows", lost)
 	}

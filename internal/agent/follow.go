@@ -86,7 +86,8 @@ func (a *Agent) followUplinks() error {
 	if err := a.warnOfTunnels(slices.Values(tunnels)); err != nil {
 		return err
 	}
-	if err := a.attach(uplinkHooks(uplinks)); err != nil {
+	toUplink, fromUplink := uplinkHooks(uplinks)
+	if err := a.attach([]attachment{toUplink, fromUplink}); err != nil {
 		return err
 	}
 	return a.followXDP(wanted, planned)

@@ -72,10 +72,8 @@ func (a *Agent) Reconcile() error {
 		return err
 	}
 	detour := detourOf(gateway, len(w.tunnels) > 0)
-	if len(w.tunnels) > 0 {
-		if err := a.attach([]attachment{detour}); err != nil {
-			return err
-		}
+	if err := a.addDetour(detour); err != nil {
+		return err
 	}
 	tables := w.tablesFor(veths, napi, planned)
 	if tables.Broadcasts, err = a.broadcasts(); err != nil {
@@ -97,13 +95,28 @@ func (a *Agent) Reconcile() error {
 		{loader.FromEndpoint, slices.Collect(maps.Values(veths))},
 		detour,
 	}
-	if err := a.attach(append(hooks, uplinkHooks(uplinks)...)); err != nil {
+	toUplink, fromUplink := uplinkHooks(uplinks)
+	inFront, err := a.attachInFront(fromUplink)
+	if err != nil {
+		return err
+	}
+	hooks = append(hooks, toUplink)
+	if !inFront {
+		hooks = append(hooks, fromUplink)
+	}
+	if err := a.attach(hooks); err != nil {
 		return err
 	}
 	if err := a.attachXDP(w.host, planned); err != nil {
 		return err
 	}
-	if err := a.finishResize(); err != nil {
+	if err := a.finishMigration(); err != nil {
+		return err
+	}
+	if err := a.tables.PromoteFronts(); err != nil {
+		return err
+	}
+	if err := a.attach([]attachment{fromUplink}); err != nil {
 		return err
 	}
 	var announcing errgroup.Group
@@ -306,18 +319,53 @@ func (a *Agent) isNew(gateway host.Gateway) (bool, error) {
 	return len(linked) > 0 && !slices.Contains(linked, gateway.Far), err
 }
 
+// addDetour attaches the detour where it is missing: the tables must not lead
+// packets to it before. One that is there still has the tables of its own
+// program, which may be of another version.
+func (a *Agent) addDetour(detour attachment) error {
+	linked, err := a.tables.Linked(detour.hook)
+	if err != nil {
+		return err
+	}
+	for _, ifindex := range detour.devices {
+		if slices.Contains(linked, ifindex) {
+			continue
+		}
+		if err := a.tables.Attach(detour.hook, ifindex); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // attachment says which devices, by ifindex, are to have a hook's program.
 type attachment struct {
 	hook    loader.Hook
 	devices []int
 }
 
-func uplinkHooks(uplinks []host.Uplink) []attachment {
+func uplinkHooks(uplinks []host.Uplink) (to, from attachment) {
 	devices := make([]int, len(uplinks))
 	for i, u := range uplinks {
 		devices[i] = u.Ifindex
 	}
-	return []attachment{{loader.ToUplink, devices}, {loader.FromUplink, devices}}
+	return attachment{loader.ToUplink, devices}, attachment{loader.FromUplink, devices}
+}
+
+// attachInFront attaches a hook's program in front of the one of another
+// version, if all its devices have one: then answers find the flows of both
+// versions, whichever program opened them, until the tables are migrated.
+func (a *Agent) attachInFront(hook attachment) (bool, error) {
+	pending, err := a.tables.MigrationPending()
+	if err != nil || !pending {
+		return false, err
+	}
+	for _, ifindex := range hook.devices {
+		if attached, err := a.tables.AttachInFront(hook.hook, ifindex); err != nil || !attached {
+			return false, err
+		}
+	}
+	return true, nil
 }
 
 // attach attaches the current programs to the devices that are to have them,

@@ -1,6 +1,7 @@
 package testutil
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"net/netip"
@@ -25,6 +26,8 @@ type Host struct {
 	*Netns
 	State string // directory of the store
 	Pin   string // directory of the pins
+
+	Program string // another ebpnet than the one under test, or ""
 
 	IP4, IP6 netip.Addr // on up0; set by NewUnderlay
 }
@@ -81,7 +84,7 @@ func mountBPFFS() error {
 
 // Command is the command line that runs ebpnet for this host.
 func (h *Host) Command(args ...string) []string {
-	return append([]string{os.Getenv(binaryVariable), "--state", h.State, "--pin", h.Pin}, args...)
+	return append([]string{cmp.Or(h.Program, os.Getenv(binaryVariable)), "--state", h.State, "--pin", h.Pin}, args...)
 }
 
 // Ebpnet runs ebpnet on the host, gives its standard output, and fails the test

@@ -208,7 +208,7 @@ func (o *Objects) check(t testing.TB, want ...bpf.EbpnetFlow) {
 
 func (o *Objects) finish(t testing.TB) (lost int) {
 	t.Helper()
-	lost, err := o.FinishResize()
+	lost, err := o.FinishMigration()
 	must(t, err)
 	return lost
 }
@@ -231,8 +231,8 @@ func TestResizeKeepsTheFlows(t *testing.T) {
 	if a, b := idOf(t, first.Maps.Flows), idOf(t, same.Maps.Flows); a != b {
 		t.Error("the table of flows was made anew in the size that it had")
 	}
-	if resizing, err := same.Resizing(); err != nil || resizing {
-		t.Errorf("a change of size goes on: %v, %v", resizing, err)
+	if pending, err := same.MigrationPending(); err != nil || pending {
+		t.Errorf("a change of size goes on: %v, %v", pending, err)
 	}
 
 	for _, size := range []uint32{manyFlows, fewFlows} {
@@ -258,8 +258,8 @@ func TestResizeKeepsTheFlows(t *testing.T) {
 		late := testFlow(t, 10+size, bpf.EbpnetFlowStateFLOW_ESTABLISHED, 0)
 		before.putFlows(t, late)
 		flows = append(flows, late)
-		if resizing, err := same.Resizing(); err != nil || !resizing {
-			t.Errorf("no change of size goes on: %v, %v", resizing, err)
+		if pending, err := same.MigrationPending(); err != nil || !pending {
+			t.Errorf("no change of size goes on: %v, %v", pending, err)
 		}
 		if lost := same.finish(t); lost != 0 {
 			t.Errorf("%d flows found no room", lost)
@@ -323,8 +323,8 @@ func TestUnloadWhileResizing(t *testing.T) {
 	dir := pinDirectory(t)
 	loadFor(t, dir, fewFlows).putFlows(t, testFlow(t, 1, bpf.EbpnetFlowStateFLOW_ESTABLISHED, 0))
 	o := loadFor(t, dir, manyFlows)
-	if resizing, err := o.Resizing(); err != nil || !resizing {
-		t.Fatalf("no change of size goes on: %v, %v", resizing, err)
+	if pending, err := o.MigrationPending(); err != nil || !pending {
+		t.Fatalf("no change of size goes on: %v, %v", pending, err)
 	}
 	must(t, Unload(dir))
 	if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {

@@ -1,0 +1,512 @@
+package loader
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"unsafe"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
+	"golang.org/x/sys/unix"
+
+	"github.com/ebpnet/ebpnet/bpf"
+)
+
+// pinnedTable is a table that was in use when this Load began.
+type pinnedTable struct {
+	table  *ebpf.Map
+	layout mapLayout
+	known  error // nil if the layout is
+}
+
+// openBefore opens the pinned maps: those of the layout that they are to have,
+// which are used on, and the others.
+func openBefore(dir string, spec *ebpf.CollectionSpec) (kept map[string]*ebpf.Map, before map[string]pinnedTable, err error) {
+	kept, before = map[string]*ebpf.Map{}, map[string]pinnedTable{}
+	defer func() {
+		if err != nil {
+			closeMaps(kept)
+			closeBefore(before)
+		}
+	}()
+	same, err := hasLayouts(dir, spec)
+	if err != nil {
+		return nil, nil, err
+	}
+	for name, want := range spec.Maps {
+		if !isPinned(name) {
+			continue
+		}
+		m, err := openFormer(dir, name)
+		if errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, nil, fmt.Errorf("open map %s: %w", name, err)
+		}
+		if same {
+			kept[name] = m
+			continue
+		}
+		p := pinnedTable{table: m}
+		p.layout, p.known = tableLayout(m, want, dir)
+		wanted, err := specLayout(want)
+		if slices.Contains(flowTables(), name) {
+			wanted.entries = p.layout.entries // see retireFlows
+		}
+		if p.known == nil && err == nil && p.layout.String() == wanted.String() {
+			kept[name] = m
+		} else {
+			before[name] = p
+		}
+	}
+	return kept, before, nil
+}
+
+func closeBefore(before map[string]pinnedTable) {
+	for _, p := range before {
+		p.table.Close()
+	}
+}
+
+// openFormer opens a pinned map by its name, or by the name that an older
+// version gave it.
+func openFormer(dir, name string) (*ebpf.Map, error) {
+	m, err := ebpf.LoadPinnedMap(filepath.Join(dir, mapsDirectory, name), nil)
+	if !errors.Is(err, os.ErrNotExist) {
+		return m, err
+	}
+	for former, now := range formerNames() {
+		if now == name {
+			return ebpf.LoadPinnedMap(filepath.Join(dir, mapsDirectory, former), nil)
+		}
+	}
+	return nil, err
+}
+
+// tableLayout reads the layout of a pinned map.
+func tableLayout(m *ebpf.Map, want *ebpf.MapSpec, dir string) (mapLayout, error) {
+	l := mapLayout{kind: m.Type(), entries: m.MaxEntries(), flags: m.Flags()}
+	var err error
+	if l.types, err = mapTypes(m); err != nil {
+		return l, err
+	}
+	if l.types[1] == nil && isArray(m.Type()) {
+		// An older version gave no BTF to an array whose key is an enum. Its
+		// programs have these types.
+		if l.types, err = programTypes(dir, want); err != nil {
+			return l, err
+		}
+	}
+	return l, l.read(m.KeySize(), m.ValueSize(), formerNames())
+}
+
+func isArray(kind ebpf.MapType) bool { return kind == ebpf.Array || kind == ebpf.PerCPUArray }
+
+// mapTypes reads the types of a map's key and value from the kernel: nil if it
+// has none.
+func mapTypes(m *ebpf.Map) (types [2]btf.Type, err error) {
+	type mapInfo struct { // struct bpf_map_info
+		_               [64]byte
+		btf, key, value uint32
+	}
+	info := new(mapInfo)
+	attr := struct { // of BPF_OBJ_GET_INFO_BY_FD
+		fd, length uint32
+		info       uint64
+	}{uint32(m.FD()), uint32(unsafe.Sizeof(*info)), uint64(uintptr(unsafe.Pointer(info)))}
+	_, _, errno := unix.Syscall(unix.SYS_BPF, unix.BPF_OBJ_GET_INFO_BY_FD, uintptr(unsafe.Pointer(&attr)), unsafe.Sizeof(attr))
+	runtime.KeepAlive(info)
+	if errno != 0 {
+		return types, fmt.Errorf("read the types of %v: %w", m, errno)
+	}
+	if info.btf == 0 {
+		return types, nil
+	}
+	spec, err := btfOf(btf.ID(info.btf))
+	if err != nil {
+		return types, err
+	}
+	for i, id := range []uint32{info.key, info.value} {
+		if id == 0 {
+			continue
+		}
+		if types[i], err = spec.TypeByID(btf.TypeID(id)); err != nil {
+			return types, fmt.Errorf("read the types of %v: %w", m, err)
+		}
+	}
+	return types, nil
+}
+
+func btfOf(id btf.ID) (*btf.Spec, error) {
+	handle, err := btf.NewHandleFromID(id)
+	if err != nil {
+		return nil, fmt.Errorf("open the types of the kernel: %w", err)
+	}
+	defer handle.Close()
+	spec, err := handle.Spec(nil)
+	if err != nil {
+		return nil, fmt.Errorf("read the types of the kernel: %w", err)
+	}
+	return spec, nil
+}
+
+// programTypes finds the types of a map by their names among those of a pinned
+// program: nil if there is none.
+func programTypes(dir string, want *ebpf.MapSpec) (types [2]btf.Type, err error) {
+	program, err := ebpf.LoadPinnedProgram(filepath.Join(dir, programsDirectory, FromEndpoint.name), nil)
+	if errors.Is(err, os.ErrNotExist) {
+		return types, nil
+	}
+	if err != nil {
+		return types, fmt.Errorf("open program %s: %w", FromEndpoint, err)
+	}
+	defer program.Close()
+	info, err := program.Info()
+	if err != nil {
+		return types, fmt.Errorf("read program %s: %w", FromEndpoint, err)
+	}
+	id, _ := info.BTFID() // known since Linux 5.0
+	spec, err := btfOf(id)
+	if err != nil {
+		return types, err
+	}
+	key := want.Key
+	if described := describedKey(want.Value); described != nil {
+		key = described
+	}
+	for i, t := range []btf.Type{key, want.Value} {
+		if types[i], err = spec.AnyTypeByName(t.TypeName()); err != nil {
+			return [2]btf.Type{}, nil
+		}
+	}
+	return types, nil
+}
+
+// learnedTables lists the tables of learned stations, which are of use only
+// together.
+func learnedTables() []string {
+	return []string{
+		bpf.EbpnetMapLearnedFdb, bpf.EbpnetMapLearnedNeigh,
+		bpf.EbpnetMapLearnedQueue, bpf.EbpnetMapLearnedCounts,
+	}
+}
+
+// countTables numbers the tables of counts, as enum count_table of
+// bpf/count_command.h does.
+func countTables() map[string]uint32 {
+	return map[string]uint32{
+		bpf.EbpnetMapDrops:         0,
+		bpf.EbpnetMapEndpointStats: 1,
+		bpf.EbpnetMapTunnelStats:   2,
+		bpf.EbpnetMapRefusals:      3,
+		bpf.EbpnetMapFloodBudgets:  4,
+	}
+}
+
+// isCount tells whether a number in a table of counts is a count: not the time
+// of a flood budget.
+func isCount(l leaf) bool { return l.name != "due" }
+
+// retireTables sees to it that tables that belong together are made again
+// together, and keeps those of before whose state changes until FinishMigration.
+func (u *upgrade) retireTables() error {
+	u.retireFlows()
+	if slices.ContainsFunc(learnedTables(), func(name string) bool { return u.kept[name] == nil }) {
+		for _, name := range learnedTables() {
+			u.retire(name)
+		}
+	}
+	for _, name := range keptTables() {
+		p, ok := u.before[name]
+		if !ok || p.known != nil {
+			continue
+		}
+		if err := u.keepOld(name, p.table); err != nil {
+			return fmt.Errorf("keep table %s of before: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// retire has a table made again that was to be used on.
+func (u *upgrade) retire(name string) {
+	m := u.kept[name]
+	if m == nil {
+		return
+	}
+	delete(u.kept, name)
+	layout, err := tableLayout(m, u.spec.Maps[name], u.dir)
+	u.before[name] = pinnedTable{m, layout, err}
+}
+
+// copyTables copies what the tables of before hold into those that take their
+// place. What the store wants the agent writes again, whatever it was.
+func (u *upgrade) copyTables() error {
+	for name, p := range u.before {
+		if p.known != nil || slices.Contains(flowTables(), name) ||
+			name == bpf.EbpnetMapLearnedQueue || name == bpf.EbpnetMapLearnedCounts {
+			continue
+		}
+		if err := u.copyTable(name, p); err != nil {
+			return fmt.Errorf("copy table %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+func (u *upgrade) copyTable(name string, p pinnedTable) error {
+	c, err := newTableCopy(p.layout, u.spec.Maps[name], u.maps[name])
+	if err != nil {
+		return err
+	}
+	var copied *ebpf.Map
+	if _, ok := countTables()[name]; ok {
+		if copied, err = u.makeCopied(p); err != nil {
+			return err
+		}
+		defer copied.Close()
+	}
+	return eachEntry(p.table, func(key, value []byte) error {
+		if isZero(value) && isArray(p.layout.kind) {
+			return nil
+		}
+		if copied != nil {
+			if err := copied.Put(key, c.from.sum(value)); err != nil {
+				return err
+			}
+		}
+		return c.put(key, value)
+	})
+}
+
+// makeCopied makes and pins the table of the sums that a new table of counts
+// begins with.
+func (u *upgrade) makeCopied(p pinnedTable) (*ebpf.Map, error) {
+	id, err := mapID(p.table)
+	if err != nil {
+		return nil, err
+	}
+	spec := &ebpf.MapSpec{
+		Name: copiedTable, Type: ebpf.Array, KeySize: p.layout.key.size, ValueSize: p.layout.value.size,
+		MaxEntries: p.layout.entries, Key: p.layout.types[0], Value: p.layout.types[1],
+	}
+	describeKey(spec)
+	copied, err := ebpf.NewMap(spec)
+	if err != nil {
+		return nil, err
+	}
+	if err := copied.Pin(filepath.Join(oldPath(u.dir, id), copiedTable)); err != nil {
+		return nil, errors.Join(err, copied.Close())
+	}
+	return copied, nil
+}
+
+// tableCopy copies entries of one table into another.
+type tableCopy struct {
+	to         *ebpf.Map
+	from       mapLayout
+	layout     mapLayout // of to
+	key, value converter
+}
+
+func newTableCopy(from mapLayout, spec *ebpf.MapSpec, to *ebpf.Map) (*tableCopy, error) {
+	layout, err := specLayout(spec)
+	if err != nil {
+		return nil, err
+	}
+	c := &tableCopy{to: to, from: from, layout: layout, key: newConverter(from.key, layout.key)}
+	value := layout.value
+	if slices.Contains(learnedTables(), spec.Name) {
+		value = value.without("number") // of a record in `learned_queue`, which is new
+	}
+	c.value = newConverter(from.value, value)
+	return c, nil
+}
+
+// put copies an entry. One whose key means nothing in the other layout is left
+// out, as is one for which the other table has no room.
+func (c *tableCopy) put(key, value []byte) error {
+	key, whole := c.key.convert(key)
+	if !whole {
+		return nil
+	}
+	var err error
+	if c.layout.kind == ebpf.PerCPUArray {
+		perCPU := c.from.perCPU(value)
+		for i := range perCPU {
+			perCPU[i], _ = c.value.convert(perCPU[i])
+		}
+		err = c.to.Put(key, perCPU)
+	} else {
+		value, _ = c.value.convert(value)
+		err = c.to.Update(key, value, ebpf.UpdateAny)
+	}
+	if errors.Is(err, unix.E2BIG) {
+		return nil
+	}
+	return err
+}
+
+// perCPU gives the values of an entry.
+func (m mapLayout) perCPU(value []byte) [][]byte {
+	if m.kind != ebpf.PerCPUArray {
+		return [][]byte{value}
+	}
+	const aligned = 8
+	return slices.Collect(func(yield func([]byte) bool) {
+		for chunk := range slices.Chunk(value, int(m.value.size+aligned-1)/aligned*aligned) {
+			if !yield(chunk[:m.value.size]) {
+				return
+			}
+		}
+	})
+}
+
+// sum adds up the values of an entry.
+func (m mapLayout) sum(value []byte) []byte {
+	sum := make([]byte, m.value.size)
+	for _, one := range m.perCPU(value) {
+		for _, l := range m.value.leaves {
+			l.write(sum, l.read(sum)+l.read(one))
+		}
+	}
+	return sum
+}
+
+func isZero(bytes []byte) bool {
+	return !slices.ContainsFunc(bytes, func(b byte) bool { return b != 0 })
+}
+
+// MigrationPending tells whether FinishMigration has something to do.
+func (o *Objects) MigrationPending() (bool, error) {
+	tables, err := o.oldTables()
+	if err != nil {
+		return false, fmt.Errorf("open the tables of the previous version: %w", err)
+	}
+	closeOldTables(tables)
+	return len(tables) > 0, nil
+}
+
+// CarryFlows opens the flows of the old tables in the new ones.
+func (o *Objects) CarryFlows() error {
+	_, err := o.migrate(false)
+	return err
+}
+
+// FinishMigration copies the changes that the old programs have made to the old
+// tables until they were replaced everywhere, and removes these tables. It
+// gives the number of flows that the new tables did not take.
+func (o *Objects) FinishMigration() (lost int, err error) { return o.migrate(true) }
+
+func (o *Objects) migrate(finish bool) (lost int, err error) {
+	tables, err := o.oldTables()
+	if err != nil {
+		return 0, fmt.Errorf("open the tables of the previous version: %w", err)
+	}
+	defer closeOldTables(tables)
+	if lost, err = o.restoreFlows(tables, finish); err != nil {
+		return 0, fmt.Errorf("restore the flows of the previous version: %w", err)
+	}
+	if !finish {
+		return lost, nil
+	}
+	for _, t := range tables {
+		if t.table != nil {
+			if err := o.finishTable(t); err != nil {
+				return lost, fmt.Errorf("copy table %s of the previous version: %w", t.name, err)
+			}
+		}
+		if err := os.RemoveAll(t.directory); err != nil {
+			return lost, fmt.Errorf("remove the tables of the previous version: %w", err)
+		}
+	}
+	if err := removeOld(o.dir); err != nil {
+		return lost, fmt.Errorf("remove the tables of the previous version: %w", err)
+	}
+	return lost, nil
+}
+
+func (o *Objects) finishTable(t *oldTable) error {
+	switch t.name {
+	case bpf.EbpnetMapLearnedFdb:
+		return o.addLearned(t, o.Maps.LearnedFdb)
+	case bpf.EbpnetMapLearnedNeigh:
+		return o.addLearned(t, o.Maps.LearnedNeigh)
+	}
+	if number, ok := countTables()[t.name]; ok && t.copied != nil {
+		return o.addCounts(t, number)
+	}
+	return nil
+}
+
+// addLearned adds the stations that were learned since.
+func (o *Objects) addLearned(t *oldTable, to *ebpf.Map) error {
+	c, err := newTableCopy(t.layout, o.spec.Maps[t.name], to)
+	if err != nil {
+		return err
+	}
+	added := false
+	err = eachEntry(t.table, func(key, value []byte) error {
+		key, _ = c.key.convert(key)
+		value, _ = c.value.convert(value)
+		err := to.Update(key, value, ebpf.UpdateNoExist)
+		if errors.Is(err, ebpf.ErrKeyExist) || errors.Is(err, unix.E2BIG) {
+			return nil
+		}
+		added = added || err == nil
+		return err
+	})
+	if err != nil || !added {
+		return err
+	}
+	return o.startSweep() // which gives them records
+}
+
+// addCounts adds what was counted since.
+func (o *Objects) addCounts(t *oldTable, number uint32) error {
+	c, err := newTableCopy(t.layout, o.spec.Maps[t.name], nil)
+	if err != nil {
+		return err
+	}
+	return eachEntry(t.table, func(key, value []byte) error {
+		total := t.layout.sum(value)
+		copied, err := t.copied.LookupBytes(key)
+		if err != nil || slices.Equal(total, copied) {
+			return err
+		}
+		counted, whole := c.key.convert(key)
+		if !whole {
+			return nil
+		}
+		command := binary.NativeEndian.AppendUint32(make([]byte, shortestFrame), number)
+		command = append(command, counted...)
+		now, _ := c.value.convert(total)
+		then, _ := c.value.convert(copied)
+		var words [countWords]uint64
+		for _, l := range c.layout.value.leaves {
+			if isCount(l) {
+				words[l.offset/8] = l.read(now) - l.read(then)
+			}
+		}
+		for _, word := range words {
+			command = binary.NativeEndian.AppendUint64(command, word)
+		}
+		status, err := o.Programs.AddCounts.Run(&ebpf.RunOptions{Data: command})
+		if err == nil && status != 0 {
+			err = fmt.Errorf("the program gives %d", status)
+		}
+		if err != nil {
+			return err
+		}
+		return t.copied.Put(key, total)
+	})
+}
+
+// countWords is COUNT_WORDS of bpf/count_command.h.
+const countWords = 4

@@ -1,0 +1,686 @@
+package loader
+
+import (
+	"bytes"
+	"compress/gzip"
+	"encoding/binary"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/ebpnet/ebpnet/bpf"
+)
+
+// compiled reads compiled programs below testdata/.
+func compiled(t testing.TB, name string) *ebpf.CollectionSpec {
+	t.Helper()
+	file, err := os.Open(filepath.Join("testdata", name))
+	must(t, err)
+	defer file.Close()
+	unpacked, err := gzip.NewReader(file)
+	must(t, err)
+	object, err := io.ReadAll(unpacked)
+	must(t, err)
+	spec, err := ebpf.LoadCollectionSpecFromReader(bytes.NewReader(object))
+	must(t, err)
+	return spec
+}
+
+// release is a datapath of version e41502a, the first that was released.
+type release struct {
+	*ebpf.Collection
+	dir string
+}
+
+// loadRelease loads and pins the programs of version e41502a, as it did.
+func loadRelease(t testing.TB) *release {
+	t.Helper()
+	dir := pinDirectory(t)
+	spec := compiled(t, "e41502a/ebpnet.o.gz")
+	sizeFlows(spec, fewFlows)
+	must(t, spec.Variables[bpf.EbpnetVarFlowSlots].Set(spec.Maps[bpf.EbpnetMapFlows].MaxEntries))
+	must(t, spec.Variables[bpf.EbpnetVarGatewayIfindex].Set(uint32(1)))
+	c, err := ebpf.NewCollection(spec)
+	must(t, err)
+	t.Cleanup(c.Close)
+	for _, sub := range []string{mapsDirectory, programsDirectory, linksDirectory} {
+		must(t, os.MkdirAll(filepath.Join(dir, sub), 0o700))
+	}
+	for name, m := range c.Maps {
+		if !isSection(name) {
+			must(t, m.Pin(filepath.Join(dir, mapsDirectory, name)))
+		}
+	}
+	for name, p := range c.Programs {
+		must(t, p.Pin(filepath.Join(dir, programsDirectory, name)))
+	}
+	return &release{c, dir}
+}
+
+// loadXDP loads and pins the release's program of XDP, with the maps of the
+// others.
+func (r *release) loadXDP(t testing.TB) *ebpf.Program {
+	t.Helper()
+	spec := compiled(t, "e41502a/xdp.o.gz")
+	shared := map[string]*ebpf.Map{}
+	for name, m := range spec.Maps {
+		if !isSection(name) {
+			shared[name] = r.Maps[name]
+			m.MaxEntries = r.Maps[name].MaxEntries()
+		}
+	}
+	c, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: shared})
+	must(t, err)
+	t.Cleanup(c.Close)
+	program := c.Programs[bpf.XdpProgXdpUplink]
+	must(t, program.Pin(filepath.Join(r.dir, programsDirectory, bpf.XdpProgXdpUplink)))
+	return program
+}
+
+// TestUpgradeOfTheReleaseWhereAttached replaces attached programs of version
+// e41502a, in the links that it made.
+func TestUpgradeOfTheReleaseWhereAttached(t *testing.T) {
+	t.Parallel()
+	old := loadRelease(t)
+	w := newWire(t)
+	before := &Objects{dir: old.dir, XDP: old.loadXDP(t)}
+	before.Programs.FromUplink = old.Programs[FromUplink.name]
+	w.Do(func() {
+		must(t, before.Attach(FromUplink, w.ifindex))
+		must(t, before.AttachXDP(w.ifindex, XDPNative))
+	})
+	o, err := Load(old.dir, Config{GatewayIfindex: 1, Flows: fewFlows, NeedXDP: true})
+	must(t, err)
+	t.Cleanup(func() { must(t, o.Close()) })
+	w.Do(func() {
+		must(t, o.AttachXDP(w.ifindex, XDPNative))
+		// First before the older one, then alone.
+		if inFront, err := o.AttachInFront(FromUplink, w.ifindex); err != nil || !inFront {
+			t.Errorf("from_uplink does not run in front: %v, %v", inFront, err)
+		}
+	})
+	both := []ebpf.ProgramID{programID(t, o.Programs.FromUplink), programID(t, old.Programs[FromUplink.name])}
+	if got := w.attached(t); !slices.Equal(got, both) {
+		t.Errorf("programs %v are attached, want %v", got, both)
+	}
+	must(t, o.PromoteFronts())
+	w.awaitAttached(t, 1)
+	w.Do(func() { must(t, o.Attach(FromUplink, w.ifindex)) })
+	w.expectXDP(t, o, map[int]XDPMode{w.ifindex: XDPNative})
+	if got, want := w.xdp(t), programID(t, o.XDP); got != want {
+		t.Errorf("XDP program %d is attached, want %d", got, want)
+	}
+	if got, want := w.attached(t), []ebpf.ProgramID{programID(t, o.Programs.FromUplink)}; !slices.Equal(got, want) {
+		t.Errorf("programs %v are attached, want %v", got, want)
+	}
+	must(t, o.DetachXDP(w.ifindex))
+}
+
+// releaseFlow is the struct flow of version e41502a.
+type releaseFlow struct {
+	Original, Reply bpf.EbpnetFlowKey
+	Opened, Seen    uint64
+	Sent            [2]bpf.EbpnetCounter
+	Mapping, Users  uint32
+	Turn            uint32
+	Flags           bpf.EbpnetFlowFlag
+	State           uint32
+	Uplink          uint32
+	Sequence        uint32
+	Revision        uint32
+	Client, Server  uint32 // of a link only
+}
+
+// Values of enum flow_state of version e41502a.
+const (
+	releaseHalfOpen    = 2
+	releaseEstablished = 3
+)
+
+// put writes a flow into a slot of the release's tables.
+func (r *release) put(t testing.TB, slot uint32, f bpf.EbpnetFlow) {
+	t.Helper()
+	state := uint32(releaseEstablished)
+	if f.State == bpf.EbpnetFlowStateFLOW_HALF_OPEN {
+		state = releaseHalfOpen
+	}
+	must(t, r.Maps[bpf.EbpnetMapFlows].Put(slot, releaseFlow{
+		Original: f.Original, Reply: f.Reply, Opened: f.Opened, Seen: f.Seen, Sent: f.Sent, Mapping: f.Mapping,
+		Flags: f.Flags, State: state, Uplink: f.Uplink, Sequence: f.Sequence,
+		Client: 4711, Server: 4712, // what a link's flow left behind
+	}))
+}
+
+// addressOf is an IPv4 address as the tables have it.
+func addressOf(a, b, c, d byte) (address bpf.EbpnetAddress) {
+	whole := [16]byte{10: 0xff, 11: 0xff, 12: a, 13: b, 14: c, 15: d}
+	for i := range address.Word {
+		address.Word[i] = binary.NativeEndian.Uint32(whole[4*i:])
+	}
+	return address
+}
+
+// Ids of what the tests put into the tables.
+const (
+	testNetwork     = 1
+	testClient      = 7
+	testServer      = 9
+	testPublication = 3
+)
+
+// putStations has the client and the server of every testFlow known.
+func putStations(t testing.TB, neighbors *ebpf.Map, client, server bpf.EbpnetAddress) {
+	t.Helper()
+	must(t, neighbors.Put(client, bpf.EbpnetStation{Network: testNetwork, Endpoint: testClient}))
+	must(t, neighbors.Put(server, bpf.EbpnetStation{Network: testNetwork, Endpoint: testServer}))
+}
+
+// TestUpgradeOfTheRelease loads over version e41502a with every kind of state in
+// its tables.
+func TestUpgradeOfTheRelease(t *testing.T) {
+	t.Parallel()
+	old := loadRelease(t)
+
+	// Flows: of a link, half-open, masqueraded, and of a published port.
+	linked := testFlow(t, 1, bpf.EbpnetFlowStateFLOW_ESTABLISHED, time.Minute)
+	halfOpen := testFlow(t, 2, bpf.EbpnetFlowStateFLOW_HALF_OPEN, time.Second)
+	client, server := linked.Original.Src, linked.Original.Dst
+	masqueraded := testFlow(t, 3, bpf.EbpnetFlowStateFLOW_ESTABLISHED, 0)
+	masqueraded.Original.Dst = addressOf(192, 0, 2, 1)
+	masqueraded.Reply = bpf.EbpnetFlowKey{
+		Src: masqueraded.Original.Dst, Dst: addressOf(198, 51, 100, 1), Sport: 80, Dport: 5000, Protocol: 6,
+	}
+	masqueraded.Mapping, masqueraded.Uplink = 2, 5
+	published := testFlow(t, 4, bpf.EbpnetFlowStateFLOW_ESTABLISHED, 0)
+	published.Original.Network, published.Original.Src = 0, addressOf(192, 0, 2, 7)
+	published.Original.Dst, published.Original.Dport = addressOf(198, 51, 100, 1), 8080
+	published.Reply = bpf.EbpnetFlowKey{
+		Src: server, Dst: published.Original.Src, Sport: 80, Dport: published.Original.Sport, Network: testNetwork, Protocol: 6,
+	}
+	flows := []bpf.EbpnetFlow{linked, halfOpen, masqueraded, published}
+	for i, f := range flows {
+		old.put(t, uint32(i), f)
+	}
+	putStations(t, old.Maps[bpf.EbpnetMapNeighbors], client, server)
+
+	// Configuration, of which the port had a shorter record.
+	must(t, old.Maps[bpf.EbpnetMapPorts].Put(
+		bpf.EbpnetPortKey{Address: published.Original.Dst, Port: published.Original.Dport, Protocol: 6},
+		struct {
+			Address            bpf.EbpnetAddress
+			Network, ID, Flags uint32
+			Port               uint16
+			Pad                [2]byte
+		}{Address: server, Network: testNetwork, ID: testPublication, Port: 80},
+	))
+	must(t, old.Maps[bpf.EbpnetMapDevices].Put(uint32(12), bpf.EbpnetDevice{Network: testNetwork, Endpoint: testClient}))
+	must(t, old.Maps[bpf.EbpnetMapNetworks].Put(uint32(testNetwork), bpf.EbpnetNetwork{Flags: bpf.EbpnetNetworkFlagNETWORK_ICC, Members: 2}))
+
+	// Counts, a learned station, a path.
+	counts := newCounts(t)
+	counts.add(t, old.Maps[bpf.EbpnetMapDrops], uint32(bpf.EbpnetReasonREASON_POLICY), counter(3, 300))
+	counts.add(t, old.Maps[bpf.EbpnetMapEndpointStats], testClient, traffic(1, 2))
+	counts.add(t, old.Maps[bpf.EbpnetMapTunnelStats], 1, traffic(3, 4))
+	mac := bpf.EbpnetFdbKey{Network: testNetwork, Mac: bpf.EbpnetMac{Byte: [6]byte{2, 1}}}
+	station := bpf.EbpnetStation{Network: testNetwork, Endpoint: 11, Mac: mac.Mac}
+	learned := bpf.EbpnetLearned{Station: station, Seen: linked.Seen}
+	must(t, old.Maps[bpf.EbpnetMapLearnedFdb].Put(mac, learned))
+	must(t, old.Maps[bpf.EbpnetMapTunnelPaths].Put(uint32(1), bpf.EbpnetTunnelPath{Mtu: 1400, Sequence: 99}))
+	must(t, old.Maps[bpf.EbpnetMapPastTraffic].Put(uint32(testNetwork), bpf.EbpnetTraffic{Tx: counter(5, 6)}))
+
+	if n, err := CountDevices(old.dir); n != 1 || err != nil {
+		t.Errorf("%d devices, %v; want 1", n, err)
+	}
+	if o, err := Open(old.dir); !errors.Is(err, ErrOtherVersion) {
+		if err == nil {
+			must(t, o.Close())
+		}
+		t.Errorf("before the load: %v, want ErrOtherVersion", err)
+	}
+
+	o := loadFor(t, old.dir, fewFlows)
+	o.check(t, flows...)
+	found := o.found(t)
+	for _, c := range []struct {
+		flow          bpf.EbpnetFlow
+		owner, server uint32
+		counted       bool
+	}{
+		{linked, testClient, testServer, false},
+		{halfOpen, testClient, testServer, false},
+		{masqueraded, testClient, 0, true},
+		{published, ownerPorts + testPublication, testServer, false},
+	} {
+		got := found[c.flow.Original]
+		if got.Owner != c.owner || got.Server != c.server || (got.PlaceOwn != 0) != c.counted || got.Uplink != c.flow.Uplink {
+			t.Errorf("flow with port %d: owner %d, server %d, its port is counted at %d, uplink %d; want %+v",
+				c.flow.Original.Sport, got.Owner, got.Server, got.PlaceOwn, got.Uplink, c)
+		}
+	}
+	var port bpf.EbpnetPort
+	must(t, o.Maps.Ports.Lookup(bpf.EbpnetPortKey{Address: published.Original.Dst, Port: published.Original.Dport, Protocol: 6}, &port))
+	if want := (bpf.EbpnetPort{Address: server, Network: testNetwork, Id: testPublication, Port: 80}); port != want {
+		t.Errorf("the port is %+v, want %+v", port, want)
+	}
+	var got bpf.EbpnetLearned
+	must(t, o.Maps.LearnedFdb.Lookup(mac, &got))
+	if got.Station != learned.Station || got.Seen != learned.Seen || got.Number == 0 {
+		t.Errorf("the learned station is %+v, was %+v; want a record too", got, learned)
+	}
+	var path bpf.EbpnetTunnelPath
+	must(t, o.Maps.TunnelPaths.Lookup(uint32(1), &path))
+	if path.Mtu != 1400 || path.Sequence != 99 {
+		t.Errorf("the path is %+v", path)
+	}
+	counts.check(t, o)
+
+	// The old programs count and learn on until they are replaced.
+	counts.add(t, old.Maps[bpf.EbpnetMapDrops], uint32(bpf.EbpnetReasonREASON_POLICY), counter(1, 100))
+	counts.add(t, old.Maps[bpf.EbpnetMapDrops], uint32(bpf.EbpnetReasonREASON_CONGESTION), counter(2, 200))
+	late := mac
+	late.Mac.Byte[5] = 9
+	must(t, old.Maps[bpf.EbpnetMapLearnedFdb].Put(late, learned))
+	lateFlow := testFlow(t, 5, bpf.EbpnetFlowStateFLOW_ESTABLISHED, 0)
+	old.put(t, 9, lateFlow)
+	halfOpen.State = bpf.EbpnetFlowStateFLOW_ESTABLISHED
+	old.put(t, 1, halfOpen)
+	flows = []bpf.EbpnetFlow{linked, halfOpen, masqueraded, published, lateFlow}
+
+	if lost := o.finish(t); lost != 0 {
+		t.Errorf("%d flows are lost", lost)
+	}
+	o.check(t, flows...)
+	counts.check(t, o)
+	must(t, o.Maps.LearnedFdb.Lookup(late, &got))
+	if got.Number == 0 {
+		t.Error("the station that was learned late has no record")
+	}
+	o.finish(t)
+	counts.check(t, o)
+	if _, err := os.Stat(filepath.Join(old.dir, oldDirectory)); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("old tables are left: %v", err)
+	}
+
+	// From now on nothing is made again.
+	pins := listPins(t, old.dir)
+	again := loadFor(t, old.dir, fewFlows)
+	if idOf(t, o.Maps.Drops) != idOf(t, again.Maps.Drops) || !slices.Equal(pins, listPins(t, old.dir)) {
+		t.Error("a load of the same version makes tables again")
+	}
+}
+
+// ownerPorts is OWNER_PORTS of bpf/types.h.
+const ownerPorts = 131072
+
+func counter(packets, bytes uint64) bpf.EbpnetCounter {
+	return bpf.EbpnetCounter{Packets: packets, Bytes: bytes}
+}
+
+func traffic(tx, rx uint64) bpf.EbpnetTraffic {
+	return bpf.EbpnetTraffic{Tx: counter(tx, 10*tx), Rx: counter(rx, 10*rx)}
+}
+
+// counts are the sums that the tables should have: of every CPU, by table and
+// key.
+type counts struct {
+	cpus     int
+	drops    map[uint32]bpf.EbpnetCounter
+	traffics map[string]map[uint32]bpf.EbpnetTraffic
+}
+
+func newCounts(t testing.TB) *counts {
+	t.Helper()
+	cpus, err := ebpf.PossibleCPU()
+	must(t, err)
+	return &counts{cpus, map[uint32]bpf.EbpnetCounter{}, map[string]map[uint32]bpf.EbpnetTraffic{}}
+}
+
+// add counts on every CPU.
+func (c *counts) add(t testing.TB, m *ebpf.Map, key uint32, more any) {
+	t.Helper()
+	n := uint64(c.cpus)
+	switch more := more.(type) {
+	case bpf.EbpnetCounter:
+		var values []bpf.EbpnetCounter
+		must(t, m.Lookup(key, &values))
+		for i := range values {
+			values[i] = addCounter(values[i], more, 1)
+		}
+		must(t, m.Put(key, values))
+		c.drops[key] = addCounter(c.drops[key], more, n)
+	case bpf.EbpnetTraffic:
+		info, err := m.Info()
+		must(t, err)
+		var values []bpf.EbpnetTraffic
+		must(t, m.Lookup(key, &values))
+		for i := range values {
+			values[i] = addTraffic(values[i], more, 1)
+		}
+		must(t, m.Put(key, values))
+		if c.traffics[info.Name] == nil {
+			c.traffics[info.Name] = map[uint32]bpf.EbpnetTraffic{}
+		}
+		c.traffics[info.Name][key] = addTraffic(c.traffics[info.Name][key], more, n)
+	}
+}
+
+func addCounter(a, b bpf.EbpnetCounter, times uint64) bpf.EbpnetCounter {
+	return counter(a.Packets+times*b.Packets, a.Bytes+times*b.Bytes)
+}
+
+func addTraffic(a, b bpf.EbpnetTraffic, times uint64) bpf.EbpnetTraffic {
+	return bpf.EbpnetTraffic{Tx: addCounter(a.Tx, b.Tx, times), Rx: addCounter(a.Rx, b.Rx, times)}
+}
+
+// check expects just these counts.
+func (c *counts) check(t testing.TB, o *Objects) {
+	t.Helper()
+	for key := range o.Maps.Drops.MaxEntries() {
+		var values []bpf.EbpnetCounter
+		must(t, o.Maps.Drops.Lookup(key, &values))
+		var sum bpf.EbpnetCounter
+		for _, v := range values {
+			sum = addCounter(sum, v, 1)
+		}
+		if sum != c.drops[key] {
+			t.Errorf("reason %d: %+v, want %+v", key, sum, c.drops[key])
+		}
+	}
+	for name, want := range c.traffics {
+		m := map[string]*ebpf.Map{
+			bpf.EbpnetMapEndpointStats: o.Maps.EndpointStats, bpf.EbpnetMapTunnelStats: o.Maps.TunnelStats,
+		}[name]
+		for key, w := range want {
+			var values []bpf.EbpnetTraffic
+			must(t, m.Lookup(key, &values))
+			var sum bpf.EbpnetTraffic
+			for _, v := range values {
+				sum = addTraffic(sum, v, 1)
+			}
+			if sum != w {
+				t.Errorf("%s of %d: %+v, want %+v", name, key, sum, w)
+			}
+		}
+	}
+}
+
+// other gives the programs of a version whose state has another layout: see
+// testdata/other_layout.sh.
+func other(t testing.TB) *ebpf.CollectionSpec {
+	t.Helper()
+	return compiled(t, "other_layout.o.gz")
+}
+
+func loadOther(t testing.TB, dir string) *Objects {
+	t.Helper()
+	o, err := load(dir, other(t), Config{GatewayIfindex: 1, Flows: fewFlows, WithoutXDP: true})
+	if err != nil {
+		t.Fatalf("%+v", err)
+	}
+	t.Cleanup(func() { must(t, o.Close()) })
+	return o
+}
+
+// in gives a number of an entry by its name.
+func in(t testing.TB, l layout, entry []byte, name string) uint64 {
+	t.Helper()
+	f, err := l.must(name)
+	must(t, err)
+	return f.read(entry)
+}
+
+// TestUpgradeAndBack loads a version of another layout over this one, and this
+// one over that. Each finds what the other had, under its own offsets, and what
+// it has changed until it was replaced.
+func TestUpgradeAndBack(t *testing.T) {
+	t.Parallel()
+	dir := pinDirectory(t)
+	first := loadFor(t, dir, fewFlows)
+	flows := []bpf.EbpnetFlow{
+		testFlow(t, 1, bpf.EbpnetFlowStateFLOW_ESTABLISHED, 0),
+		testFlow(t, 2, bpf.EbpnetFlowStateFLOW_HALF_OPEN, time.Second),
+	}
+	for i := range flows {
+		flows[i].Owner, flows[i].Server = testClient, testServer
+	}
+	first.putFlows(t, flows...)
+	putStations(t, first.Maps.Neighbors, flows[0].Original.Src, flows[0].Original.Dst)
+	counts := newCounts(t)
+	counts.add(t, first.Maps.Drops, uint32(bpf.EbpnetReasonREASON_MALFORMED), counter(1, 10))
+	counts.add(t, first.Maps.Drops, uint32(bpf.EbpnetReasonREASON_LOOP), counter(2, 20))
+	counts.add(t, first.Maps.EndpointStats, testClient, traffic(3, 4))
+	mac := bpf.EbpnetFdbKey{Network: testNetwork, Mac: bpf.EbpnetMac{Byte: [6]byte{2, 1}}}
+	learned := bpf.EbpnetLearned{Station: bpf.EbpnetStation{Network: testNetwork, Endpoint: 11, Mac: mac.Mac}, Seen: flows[0].Seen}
+	must(t, first.Maps.LearnedFdb.Put(mac, learned))
+	link := bpf.EbpnetLinkKey{Client: testClient, Server: testServer, Port: 80, Protocol: 6}
+	must(t, first.Maps.Links.Put(link, uint32(1)))
+
+	middle := loadOther(t, dir)
+	layouts := map[string]mapLayout{}
+	for name, spec := range middle.spec.Maps {
+		if isPinned(name) {
+			l, err := specLayout(spec)
+			must(t, err)
+			layouts[name] = l
+		}
+	}
+	flowLayout := layouts[bpf.EbpnetMapFlows].value
+	if now, err := specLayout(first.spec.Maps[bpf.EbpnetMapFlows]); err != nil || now.value.size == flowLayout.size {
+		t.Fatalf("both versions have flows of one size, %v", err)
+	}
+	state, err := flowLayout.must(flowState)
+	must(t, err)
+	if now := uint64(bpf.EbpnetFlowStateFLOW_HALF_OPEN); state.values[flowHalfOpen] == now {
+		t.Fatal("both versions have the same states")
+	}
+	found := 0
+	must(t, eachBatch(middle.Maps.Flows, func(value []byte) error {
+		s := state.read(value)
+		if s != state.values[flowEstablished] && s != state.values[flowHalfOpen] {
+			return nil
+		}
+		found++
+		f := flows[0]
+		if s == state.values[flowHalfOpen] {
+			f = flows[1]
+		}
+		for name, want := range map[string]uint64{
+			"original.sport": uint64(f.Original.Sport), "reply.dport": uint64(f.Reply.Dport), "opened": f.Opened, "seen": f.Seen,
+			"sent[0].packets": f.Sent[0].Packets, "sent[0].bytes": f.Sent[0].Bytes, "flags": uint64(f.Flags),
+			"owner": testClient, "server": testServer,
+		} {
+			if got := in(t, flowLayout, value, name); got != want {
+				t.Errorf("flow with port %d: %s is %d, want %d", f.Original.Sport, name, got, want)
+			}
+		}
+		return nil
+	}))
+	if found != len(flows) {
+		t.Errorf("%d flows, want %d", found, len(flows))
+	}
+	drops := layouts[bpf.EbpnetMapDrops]
+	for name, want := range map[string]uint64{"REASON_MALFORMED": 1, "REASON_LOOP": 2, "REASON_INTERMEDIATE": 0} {
+		index := uint32(drops.key.leaves[0].values[name])
+		value, err := middle.Maps.Drops.LookupBytes(index)
+		must(t, err)
+		sum := mapLayout{kind: ebpf.PerCPUArray, value: drops.value}.sum(value)
+		if got := in(t, drops.value, sum, "packets"); got != want*uint64(counts.cpus) {
+			t.Errorf("%s, which is %d there, has %d packets, want %d", name, index, got, want*uint64(counts.cpus))
+		}
+	}
+	stats := layouts[bpf.EbpnetMapEndpointStats].value
+	value, err := middle.Maps.EndpointStats.LookupBytes(uint32(testClient))
+	must(t, err)
+	if tx, rx := in(t, stats, value, "tx.packets"), in(t, stats, value, "rx.packets"); tx != 3 || rx != 4 {
+		t.Errorf("the endpoint has sent %d and got %d on a CPU, want 3 and 4", tx, rx)
+	}
+	entry, err := middle.Maps.LearnedFdb.LookupBytes(mac)
+	must(t, err)
+	l := layouts[bpf.EbpnetMapLearnedFdb].value
+	if seen, endpoint := in(t, l, entry, "seen"), in(t, l, entry, "station.endpoint"); seen != learned.Seen || endpoint != 11 {
+		t.Errorf("the station was seen at %d and is endpoint %d, want %d and 11", seen, endpoint, learned.Seen)
+	}
+
+	// The first version counts on until it is replaced.
+	counts.add(t, first.Maps.Drops, uint32(bpf.EbpnetReasonREASON_POLICY), counter(5, 50))
+	counts.add(t, first.Maps.EndpointStats, testClient, traffic(1, 1))
+	late := testFlow(t, 3, bpf.EbpnetFlowStateFLOW_ESTABLISHED, 0)
+	late.Owner, late.Server = testClient, testServer
+	first.putFlows(t, late)
+	middle.finish(t)
+
+	last := loadFor(t, dir, fewFlows)
+	last.finish(t)
+	last.check(t, append(flows, late)...)
+	for _, f := range last.found(t) {
+		if f.Owner != testClient || f.Server != testServer {
+			t.Errorf("a flow has owner %d and server %d", f.Owner, f.Server)
+		}
+	}
+	counts.check(t, last)
+	var got bpf.EbpnetLearned
+	must(t, last.Maps.LearnedFdb.Lookup(mac, &got))
+	if got.Station != learned.Station || got.Seen != learned.Seen || got.Number == 0 {
+		t.Errorf("the learned station is %+v, was %+v", got, learned)
+	}
+	var one uint32
+	if err := last.Maps.Links.Lookup(link, &one); err != nil || one != 1 {
+		t.Errorf("the link: %d, %v", one, err)
+	}
+}
+
+// TestKilledUpgrade stops an upgrade after each of its steps, and a downgrade.
+// The next load, of the same version or of the one before, repairs it: every
+// flow is there, and nothing is counted twice.
+func TestKilledUpgrade(t *testing.T) {
+	t.Parallel()
+	var (
+		all    = len((&upgrade{objects: &Objects{}}).steps())
+		pinned = all - 1 // from then on other maps are pinned
+		dir    = pinDirectory(t)
+		config = Config{GatewayIfindex: 1, Flows: fewFlows, WithoutXDP: true}
+		here   = func(t testing.TB) *ebpf.CollectionSpec {
+			t.Helper()
+			spec, err := bpf.LoadEbpnet()
+			must(t, err)
+			return spec
+		}
+		versions = []func(testing.TB) *ebpf.CollectionSpec{here, other}
+		packets  uint64
+		flows    uint32
+	)
+	load := func(version int) *Objects {
+		t.Helper()
+		o, err := load(dir, versions[version](t), config)
+		must(t, err)
+		t.Cleanup(func() { must(t, o.Close()) })
+		return o
+	}
+	now := 0
+	o := load(now)
+	// work has the programs count a packet on each CPU, and open a flow.
+	work := func() {
+		t.Helper()
+		packets += o.countDrop(t)
+		flow := testFlow(t, flows, bpf.EbpnetFlowStateFLOW_ESTABLISHED, 0)
+		o.restore(t, flow)
+		flows++
+	}
+	for done := 1; done <= all; done++ {
+		for _, back := range []bool{false, true} {
+			if back && done < pinned {
+				continue // nothing has changed
+			}
+			work()
+			next := 1 - now
+			killSpecAfter(t, dir, versions[next](t), config, done)
+			work() // by the old programs, which are attached
+			if back {
+				next = now
+			}
+			o = load(next)
+			o.finish(t)
+			if got := o.drops(t); got != packets {
+				t.Errorf("after %d steps, back %v: %d packets are counted, want %d", done, back, got, packets)
+			}
+			if got := o.countFlows(t); got != flows {
+				t.Errorf("after %d steps, back %v: %d flows, want %d", done, back, got, flows)
+			}
+			if entries, err := os.ReadDir(dir); err != nil || len(entries) != 4 {
+				t.Errorf("after %d steps, back %v: %v, %v: something is left", done, back, entries, err)
+			}
+			now = next
+		}
+	}
+}
+
+// policyDrops finds where o counts packets dropped for REASON_POLICY.
+func (o *Objects) policyDrops(t testing.TB) (m mapLayout, index uint32, packets leaf) {
+	t.Helper()
+	m, err := specLayout(o.spec.Maps[bpf.EbpnetMapDrops])
+	must(t, err)
+	packets, err = m.value.must("packets")
+	must(t, err)
+	return m, uint32(m.key.leaves[0].values["REASON_POLICY"]), packets
+}
+
+func (o *Objects) drops(t testing.TB) uint64 {
+	t.Helper()
+	m, index, packets := o.policyDrops(t)
+	value, err := o.Maps.Drops.LookupBytes(index)
+	must(t, err)
+	return packets.read(m.sum(value))
+}
+
+// countDrop counts one more on each CPU, and tells how many that are.
+func (o *Objects) countDrop(t testing.TB) uint64 {
+	t.Helper()
+	m, index, packets := o.policyDrops(t)
+	value, err := o.Maps.Drops.LookupBytes(index)
+	must(t, err)
+	perCPU := m.perCPU(value)
+	for _, v := range perCPU {
+		packets.write(v, packets.read(v)+1)
+	}
+	must(t, o.Maps.Drops.Put(index, perCPU))
+	return uint64(len(perCPU))
+}
+
+// restore opens a flow of this version's layout in o's tables.
+func (o *Objects) restore(t testing.TB, flow bpf.EbpnetFlow) {
+	t.Helper()
+	spec, err := bpf.LoadEbpnet()
+	must(t, err)
+	from, err := specLayout(spec.Maps[bpf.EbpnetMapFlows])
+	must(t, err)
+	c, err := newTableCopy(from, o.spec.Maps[bpf.EbpnetMapFlows], nil)
+	must(t, err)
+	record, err := binary.Append(nil, binary.NativeEndian, flow)
+	must(t, err)
+	record, _ = c.value.convert(record)
+	status, err := o.Programs.RestoreFlow.Run(&ebpf.RunOptions{Data: append(make([]byte, shortestFrame), record...)})
+	if err != nil || status != 0 {
+		t.Fatalf("restore_flow gives %d, %v", status, err)
+	}
+}
+
+func (o *Objects) countFlows(t testing.TB) (n uint32) {
+	t.Helper()
+	m, err := specLayout(o.spec.Maps[bpf.EbpnetMapFlows])
+	must(t, err)
+	state, err := m.value.must(flowState)
+	must(t, err)
+	must(t, eachBatch(o.Maps.Flows, func(value []byte) error {
+		if state.read(value) == state.values[flowEstablished] {
+			n++
+		}
+		return nil
+	}))
+	return n
+}
