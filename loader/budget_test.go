@@ -100,7 +100,7 @@ func budgets(t *testing.T, spec *ebpf.CollectionSpec) (all []budget) {
 		must(t, err)
 		instructions, _ := info.VerifiedInstructions()
 		b := budget{program: name, instructions: int(instructions)}
-		functions := readFunctions(spec.Programs[name].Instructions)
+		functions := keepLive(t, readFunctions(spec.Programs[name].Instructions), info)
 		setStacks(t, functions, program.VerifierLog)
 		for _, f := range functions {
 			if !f.begins {
@@ -155,6 +155,23 @@ func readFunctions(instructions asm.Instructions) (all []*function) {
 		caller.calls = append(caller.calls, callee)
 	}
 	return all
+}
+
+// keepLive leaves out the functions that the verifier has removed, because no
+// path leads to them.
+func keepLive(t *testing.T, functions []*function, info *ebpf.ProgramInfo) []*function {
+	t.Helper()
+	infos, err := info.FuncInfos()
+	must(t, err)
+	live := map[string]bool{}
+	for _, i := range infos {
+		live[i.Func.Name] = true
+	}
+	dead := func(f *function) bool { return !live[f.name] }
+	for _, f := range functions {
+		f.calls = slices.DeleteFunc(f.calls, dead)
+	}
+	return slices.DeleteFunc(functions, dead)
 }
 
 // nextHelper is the kernel's function that the instructions call first.
