@@ -135,7 +135,7 @@ act_change(struct __sk_buff *skb, struct scratch *scratch)
 }
 
 /* Applies the decision. @network is that of the sender, NULL for packets from
- * outside. */
+ * outside. A dry run returns the action. */
 static __always_inline int
 act(struct __sk_buff *skb, struct scratch *scratch,
     const struct network *network, enum action action)
@@ -144,6 +144,8 @@ act(struct __sk_buff *skb, struct scratch *scratch,
 	const struct packet *pkt = &scratch->packet;
 	enum reason reason = REASON_NONE;
 
+	if (dry_run)
+		return action;
 	if (action == ACTION_DROP)
 		return act_drop(skb, scratch);
 	if (action == ACTION_IGNORE)
@@ -156,7 +158,7 @@ act(struct __sk_buff *skb, struct scratch *scratch,
 		return verdict_drop(skb, reason);
 	switch (action) {
 	case ACTION_PASS:
-		return VERDICT_PASS;
+		return verdict_pass();
 	case ACTION_ANSWER:
 		return act_answer(skb, scratch);
 	case ACTION_DELIVER:

@@ -4,9 +4,16 @@
 #ifndef EBPNET_CONFIG_H
 #define EBPNET_CONFIG_H
 
+#include <stdbool.h>
+
 #include <bpf/bpf_helpers.h>
 
 #include "types.h"
+
+/* True in a copy of the programs that only tells what would happen to a packet:
+ * it decides on the live tables, and writes none of them but scratch. Nothing
+ * attaches it. */
+const volatile bool dry_run = false;
 
 /* The near end of the host's own veth. Packets for the host go in here. */
 const volatile __u32 gateway_ifindex = 0;

@@ -3,6 +3,7 @@
 #ifndef EBPNET_COUNT_H
 #define EBPNET_COUNT_H
 
+#include "config.h"
 #include "ctx.h"
 #include "maps.h"
 
@@ -17,7 +18,7 @@ static __always_inline void count_tx(void *map, __u32 id, ctx_t *ctx)
 {
 	struct traffic *traffic = bpf_map_lookup_elem(map, &id);
 
-	if (traffic)
+	if (traffic && !dry_run)
 		count_add(&traffic->tx, ctx);
 }
 
@@ -25,7 +26,7 @@ static __always_inline void count_rx(void *map, __u32 id, ctx_t *ctx)
 {
 	struct traffic *traffic = bpf_map_lookup_elem(map, &id);
 
-	if (traffic)
+	if (traffic && !dry_run)
 		count_add(&traffic->rx, ctx);
 }
 

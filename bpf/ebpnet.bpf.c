@@ -90,7 +90,7 @@ int to_gateway(struct __sk_buff *skb)
 	if (skb->ingress_ifindex)
 		return verdict_drop(skb, REASON_NOT_FROM_HOST);
 	detour_unmark(skb);
-	return VERDICT_PASS;
+	return verdict_pass();
 }
 
 /* Packets from the host to containers: TC ingress of the far end of its veth.
@@ -126,7 +126,7 @@ int to_tunnel(struct __sk_buff *skb)
 	enum reason reason;
 
 	if (!tunnel_is_detoured(mark))
-		return VERDICT_PASS;
+		return verdict_pass();
 	scratch = scratch_new();
 	if (!scratch)
 		return verdict_drop(skb, REASON_KERNEL_ERROR);
@@ -138,7 +138,7 @@ int to_tunnel(struct __sk_buff *skb)
 		network = bpf_map_lookup_elem(&networks, &id);
 	action = reason ? decision_drop(scratch, reason) :
 			  tunnel_decide_detoured(skb, scratch, mark, network);
-	if (action == ACTION_ENCAPSULATE && network)
+	if (action == ACTION_ENCAPSULATE && network && !dry_run)
 		return tunnel_encapsulate(skb, scratch, network, true);
 	if (action == ACTION_REFUSE) /* its sender is not known here */
 		action = ACTION_DROP;
@@ -159,12 +159,12 @@ int from_uplink(struct __sk_buff *skb)
 	/* Frames for other MACs or VLANs are not ours: pass. Malformed ones
 	 * pass too: the host drops them. */
 	if (skb->pkt_type != PACKET_HOST || uplink_is_tagged(skb))
-		return VERDICT_PASS;
+		return verdict_pass();
 	if (skb->vlan_present && bpf_skb_vlan_pop(skb))
 		return verdict_drop(skb, REASON_KERNEL_ERROR);
 	scratch = scratch_new();
 	if (!scratch || !uplink_classify(skb, scratch))
-		return VERDICT_PASS;
+		return verdict_pass();
 	if (scratch->packet.protocol != IPPROTO_GRE) {
 		action = uplink_decide(skb, scratch, NETWORK_OUTSIDE);
 		return act(skb, scratch, NULL, action);
@@ -174,7 +174,7 @@ int from_uplink(struct __sk_buff *skb)
 	if (reason)
 		return verdict_drop(skb, reason);
 	if (!scratch->origin.tunnel)
-		return VERDICT_PASS;
+		return verdict_pass();
 	network = overlay_network(scratch);
 	reason = network ? overlay_classify(skb, scratch, network, &endpoint) :
 			   REASON_UNKNOWN_KEY;
@@ -192,7 +192,7 @@ int from_loopback(struct __sk_buff *skb)
 	struct scratch *scratch = scratch_new();
 
 	if (!scratch || !uplink_classify(skb, scratch))
-		return VERDICT_PASS;
+		return verdict_pass();
 	return act(skb, scratch, NULL,
 		   uplink_decide(skb, scratch, NETWORK_LOOPBACK));
 }
@@ -206,11 +206,11 @@ int to_uplink(struct __sk_buff *skb)
 	struct scratch *scratch;
 
 	if (skb->tc_index == mark || uplink_is_tagged(skb))
-		return VERDICT_PASS;
+		return verdict_pass();
 	skb->tc_index = mark;
 	scratch = scratch_new();
 	if (!scratch || !uplink_classify(skb, scratch))
-		return VERDICT_PASS;
+		return verdict_pass();
 	return act(skb, scratch, NULL, host_decide_out(skb, scratch));
 }
 

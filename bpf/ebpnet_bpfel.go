@@ -13,6 +13,29 @@ import (
 	"github.com/cilium/ebpf"
 )
 
+type EbpnetAction uint32
+
+const (
+	EbpnetActionACTION_UNDECIDED             EbpnetAction = 0
+	EbpnetActionACTION_PASS                  EbpnetAction = 1
+	EbpnetActionACTION_DROP                  EbpnetAction = 2
+	EbpnetActionACTION_REFUSE                EbpnetAction = 3
+	EbpnetActionACTION_IGNORE                EbpnetAction = 4
+	EbpnetActionACTION_ANSWER                EbpnetAction = 5
+	EbpnetActionACTION_BRIDGE                EbpnetAction = 6
+	EbpnetActionACTION_FLOOD                 EbpnetAction = 7
+	EbpnetActionACTION_DELIVER               EbpnetAction = 8
+	EbpnetActionACTION_DELIVER_BY_VETH       EbpnetAction = 9
+	EbpnetActionACTION_HOST                  EbpnetAction = 10
+	EbpnetActionACTION_LOOPBACK              EbpnetAction = 11
+	EbpnetActionACTION_HAIRPIN               EbpnetAction = 12
+	EbpnetActionACTION_SEND                  EbpnetAction = 13
+	EbpnetActionACTION_SEND_FRAGMENTS        EbpnetAction = 14
+	EbpnetActionACTION_ENCAPSULATE           EbpnetAction = 15
+	EbpnetActionACTION_ENCAPSULATE_FRAGMENTS EbpnetAction = 16
+	EbpnetActionACTION_DETOUR                EbpnetAction = 17
+)
+
 type EbpnetAddress struct {
 	_    structs.HostLayout
 	Word [4]uint32
@@ -545,6 +568,7 @@ const (
 	EbpnetVarDatapathIfindex       = "datapath_ifindex"
 	EbpnetVarDecapIpv4Flags        = "decap_ipv4_flags"
 	EbpnetVarDecapIpv6Flags        = "decap_ipv6_flags"
+	EbpnetVarDryRun                = "dry_run"
 	EbpnetVarFibFlags              = "fib_flags"
 	EbpnetVarFirstPort             = "first_port"
 	EbpnetVarFlowGrace             = "flow_grace"
@@ -670,6 +694,7 @@ type EbpnetVariableSpecs struct {
 	DatapathIfindex       *ebpf.VariableSpec `ebpf:"datapath_ifindex"`
 	DecapIpv4Flags        *ebpf.VariableSpec `ebpf:"decap_ipv4_flags"`
 	DecapIpv6Flags        *ebpf.VariableSpec `ebpf:"decap_ipv6_flags"`
+	DryRun                *ebpf.VariableSpec `ebpf:"dry_run"`
 	FibFlags              *ebpf.VariableSpec `ebpf:"fib_flags"`
 	FirstPort             *ebpf.VariableSpec `ebpf:"first_port"`
 	FlowGrace             *ebpf.VariableSpec `ebpf:"flow_grace"`
@@ -798,6 +823,7 @@ type EbpnetVariables struct {
 	DatapathIfindex       *ebpf.Variable `ebpf:"datapath_ifindex"`
 	DecapIpv4Flags        *ebpf.Variable `ebpf:"decap_ipv4_flags"`
 	DecapIpv6Flags        *ebpf.Variable `ebpf:"decap_ipv6_flags"`
+	DryRun                *ebpf.Variable `ebpf:"dry_run"`
 	FibFlags              *ebpf.Variable `ebpf:"fib_flags"`
 	FirstPort             *ebpf.Variable `ebpf:"first_port"`
 	FlowGrace             *ebpf.Variable `ebpf:"flow_grace"`

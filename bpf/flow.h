@@ -91,6 +91,8 @@ flow_update(ctx_t *ctx, struct flow *flow, __u32 slot, const struct packet *pkt,
 	__u64 now = bpf_ktime_get_coarse_ns();
 	__u32 set = 0, clear = 0;
 
+	if (dry_run)
+		return;
 	count_add(&flow->sent[side == FLOW_REPLY], ctx);
 	if (now - flow->seen > SECONDS)
 		flow->seen = now;
@@ -157,6 +159,8 @@ static __noinline enum reason flow_open(struct scratch *scratch, __u32 slot,
 	struct flow *flow = flow_at(slot);
 	int err;
 
+	if (dry_run)
+		return REASON_NONE;
 	if (!flow)
 		return REASON_KERNEL_ERROR;
 	flow->original = *original;

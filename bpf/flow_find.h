@@ -71,4 +71,18 @@ flow_find_to(struct scratch *scratch, const struct flow_key *key,
 	return flow_has(flow, key, *side) ? flow : NULL;
 }
 
+/* The same for a flow that has just been opened with scratch->original and
+ * scratch->reply. A dry run opens none: then scratch->to is the key that its
+ * other side would have. */
+static __always_inline struct flow *
+flow_find_opened(struct scratch *scratch, enum flow_side *side, __u32 *slot)
+{
+	if (!dry_run)
+		return flow_find_to(scratch, &scratch->key, side, slot);
+	*side = FLOW_ORIGINAL;
+	*slot = NO_MAPPING;
+	scratch->to = scratch->reply;
+	return NULL;
+}
+
 #endif

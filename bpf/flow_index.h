@@ -5,6 +5,7 @@
 
 #include <linux/errno.h>
 
+#include "config.h"
 #include "maps.h"
 
 /* Adds @key for the flow in @slot; -EEXIST if another flow has the key. The
@@ -15,6 +16,8 @@ flow_index_add(const struct flow_key *key, __u32 slot, enum flow_side side)
 {
 	struct flow_ref ref = { .slot = slot, .side = side };
 
+	if (dry_run)
+		return bpf_map_lookup_elem(&flow_index, key) ? -EEXIST : 0;
 	return bpf_map_update_elem(&flow_index, key, &ref, BPF_NOEXIST);
 }
 
@@ -22,8 +25,11 @@ flow_index_add(const struct flow_key *key, __u32 slot, enum flow_side side)
 static __always_inline void
 flow_index_remove(const struct flow_key *key, __u32 slot)
 {
-	const struct flow_ref *ref = bpf_map_lookup_elem(&flow_index, key);
+	const struct flow_ref *ref;
 
+	if (dry_run)
+		return;
+	ref = bpf_map_lookup_elem(&flow_index, key);
 	if (ref && ref->slot == slot)
 		bpf_map_delete_elem(&flow_index, key);
 }

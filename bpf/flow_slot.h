@@ -64,7 +64,7 @@ flow_slot_claim(struct scratch *scratch, __u32 *slot)
 	enum reason reason = share_may_open(scratch);
 	struct refused *refusals;
 
-	if (reason == REASON_FLOW_LIMIT) {
+	if (reason == REASON_FLOW_LIMIT && !dry_run) {
 		refusals = limits_refusals(scratch->owner);
 		if (refusals)
 			__sync_fetch_and_add(&refusals->flows, 1);
@@ -72,6 +72,9 @@ flow_slot_claim(struct scratch *scratch, __u32 *slot)
 	if (reason)
 		return reason;
 	scratch->place_own = scratch->place_all = 0;
+	*slot = NO_MAPPING; /* no slot either */
+	if (dry_run)
+		return REASON_NONE;
 	return flow_slot_find(scratch, slot) ? REASON_NONE :
 					       REASON_FLOW_TABLE_FULL;
 }

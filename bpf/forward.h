@@ -124,10 +124,10 @@ __verified_once int forward_decide(struct __sk_buff *skb, __u32 from)
 		action = forward_open(skb, scratch, from, &device);
 		if (action)
 			return action;
-		flow = flow_find_to(scratch, &scratch->key, &side, &slot);
-		if (!flow)
+		flow = flow_find_opened(scratch, &side, &slot);
+		if (!flow && !dry_run)
 			return decision_drop(scratch, REASON_FLOW_TABLE_FULL);
-		if (device)
+		if (device && flow)
 			flow->uplink = device;
 	}
 	reason = forward_check(scratch, from);
@@ -135,7 +135,8 @@ __verified_once int forward_decide(struct __sk_buff *skb, __u32 from)
 		return decision_drop(scratch, reason);
 	if (pkt->fragment == FRAGMENT_FIRST)
 		fragment_remember(pkt, from, FRAGMENT_IN | skb->ifindex);
-	flow_update(skb, flow, slot, pkt, side);
+	if (flow)
+		flow_update(skb, flow, slot, pkt, side);
 	scratch->decision.changes |= CHANGE_ADDRESSES;
 	return forward_exit(scratch, from);
 }

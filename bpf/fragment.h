@@ -72,7 +72,8 @@ fragment_remember(const struct packet *pkt, __u32 network, __u32 owner)
 		.dport = pkt->dport,
 	};
 
-	bpf_map_update_elem(&datagrams, &place, &ports, BPF_ANY);
+	if (!dry_run)
+		bpf_map_update_elem(&datagrams, &place, &ports, BPF_ANY);
 }
 
 /* Gives a later fragment the ports of its first; false if they are not stored.
@@ -107,7 +108,7 @@ fragment_reason(const struct packet *pkt, __u32 endpoint)
 	if (!(pkt->flags & PACKET_DISPLACED))
 		return REASON_FRAGMENT;
 	refusals = limits_refusals(endpoint);
-	if (refusals)
+	if (refusals && !dry_run)
 		__sync_fetch_and_add(&refusals->fragments, 1);
 	return REASON_FRAGMENT_LIMIT;
 }

@@ -211,8 +211,7 @@ gateway_decide_error(struct __sk_buff *skb, struct scratch *scratch,
 /* Whether the packet may leave by its flow to the outside. Finds its route. */
 static __always_inline enum reason
 gateway_check_route(struct __sk_buff *skb, const struct network *network,
-		    struct scratch *scratch, const struct flow *flow,
-		    enum flow_side side)
+		    struct scratch *scratch, __u32 uplink, enum flow_side side)
 {
 	const struct flow_key *to = &scratch->to;
 	struct route *route = &scratch->route;
@@ -233,21 +232,20 @@ gateway_check_route(struct __sk_buff *skb, const struct network *network,
 	    (!(network->flags & NETWORK_MASQUERADE) &&
 	     address_equal(&to->dst, &pkt->src)))
 		return REASON_NONE;
-	return gateway_check_source(
-		skb, pkt, to, side == FLOW_ORIGINAL ? flow->uplink : 0, route);
+	return gateway_check_source(skb, pkt, to,
+				    side == FLOW_ORIGINAL ? uplink : 0, route);
 }
 
 /* Where a translated packet goes. */
 static __always_inline enum action
-gateway_exit(struct __sk_buff *skb, struct scratch *scratch,
-	     const struct flow *flow)
+gateway_exit(struct __sk_buff *skb, struct scratch *scratch, __u32 uplink)
 {
 	const struct route *route = &scratch->route;
 	const struct packet *pkt = &scratch->packet;
 
 	scratch->decision.changes |= CHANGE_ADDRESSES;
 	if (scratch->to.network == NETWORK_LOOPBACK) {
-		scratch->decision.ifindex = flow->uplink;
+		scratch->decision.ifindex = uplink;
 		return ACTION_LOOPBACK;
 	}
 	scratch->decision.changes |= CHANGE_HOP;
@@ -273,8 +271,8 @@ gateway_decide_packet(struct __sk_buff *skb, const struct device *device,
 	struct flow *flow = NULL;
 	enum flow_side side;
 	enum action action;
+	__u32 slot, uplink;
 	bool has_ports;
-	__u32 slot;
 
 	route->ifindex = 0;
 	has_ports = fragment_find_ports(pkt, device->network, device->endpoint);
@@ -289,28 +287,31 @@ gateway_decide_packet(struct __sk_buff *skb, const struct device *device,
 		action = gateway_open(skb, device, network, scratch, has_ports);
 		if (action)
 			return action;
-		flow = flow_find_to(scratch, &scratch->key, &side, &slot);
-		if (!flow)
+		flow = flow_find_opened(scratch, &side, &slot);
+		if (!flow && !dry_run)
 			return decision_drop(scratch, gateway_why_not(scratch));
 	}
+	uplink = flow ? flow->uplink : 0;
 
 	if (network->flags & NETWORK_INTERNAL)
 		return decision_drop(scratch, REASON_INTERNAL);
 	if (scratch->to.network == NETWORK_OUTSIDE)
-		reason = gateway_check_route(skb, network, scratch, flow, side);
+		reason = gateway_check_route(skb, network, scratch, uplink,
+					     side);
 	if (!reason && scratch->to.network != NETWORK_LOOPBACK && pkt->ttl <= 1)
 		reason = REASON_TTL_EXCEEDED;
-	if (!reason && !flow->uplink && side == FLOW_ORIGINAL)
+	if (!reason && !uplink && side == FLOW_ORIGINAL && flow && !dry_run)
 		flow->uplink = route->ifindex;
-	if (reason == REASON_ADDRESS_LOST)
+	if (reason == REASON_ADDRESS_LOST && flow)
 		flow_end(flow, slot, flow->state);
 	if (reason)
 		return decision_refuse(scratch, reason, route->mtu);
 
 	if (pkt->fragment == FRAGMENT_FIRST)
 		fragment_remember(pkt, device->network, device->endpoint);
-	flow_update(skb, flow, slot, pkt, side);
-	return gateway_exit(skb, scratch, flow);
+	if (flow)
+		flow_update(skb, flow, slot, pkt, side);
+	return gateway_exit(skb, scratch, uplink);
 }
 
 /* Decides about a packet that @device sent to the gateway's MAC. */

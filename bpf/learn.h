@@ -123,6 +123,8 @@ learn_write(void *map, const void *key, __u32 size,
 		.seen = bpf_ktime_get_coarse_ns(),
 	};
 
+	if (dry_run)
+		return;
 	if (old && old->station.tunnel == station->tunnel &&
 	    old->station.ifindex == station->ifindex &&
 	    mac_equal(&old->station.mac, &station->mac)) {

@@ -52,7 +52,7 @@ static __always_inline void loop_mark(__u32 ifindex, __u8 mark)
 {
 	struct device *device = bpf_map_lookup_elem(&devices, &ifindex);
 
-	if (device && device->trunk)
+	if (device && device->trunk && !dry_run)
 		device->trunk = TRUNK | mark;
 }
 
@@ -83,6 +83,8 @@ loop_receive(struct __sk_buff *skb, const struct device *device)
 	    out->network != network)
 		return REASON_UNKNOWN_PROTOCOL;
 	if (probe.endpoint >= endpoint)
+		return REASON_LOOP;
+	if (dry_run)
 		return REASON_LOOP;
 	if (!loop_is_blocked(in))
 		__sync_fetch_and_add(&in->loops, 1);

@@ -80,6 +80,8 @@ __verified_once int mapping_release(__u32 slot)
 	struct flow *flow = flow_at(slot);
 	struct flow_key key;
 
+	if (dry_run)
+		return 0;
 	if (!flow || __sync_fetch_and_sub(&flow->users, 1) != 1)
 		return 0;
 	mapping_outside(&key, &flow->original, &flow->reply);
@@ -128,6 +130,9 @@ static __always_inline __u32 mapping_acquire(const struct flow_key *key)
 	flow = flow_at(slot);
 	if (!flow)
 		return NO_MAPPING;
+	if (dry_run)
+		return flow->users && mapping_has_key(flow, key) ? slot :
+								   NO_MAPPING;
 	for (int i = 0; i < ACQUIRE_ATTEMPTS; i++) {
 		users = flow->users;
 		if (!users)

@@ -135,9 +135,9 @@ masquerade_host(struct __sk_buff *skb, struct packet *pkt,
 		reason = masquerade_open(skb, &pkt->src);
 		if (reason)
 			return reason;
-		flow = flow_find_to(scratch, key, &side, &slot);
+		flow = flow_find_opened(scratch, &side, &slot);
 		if (!flow)
-			return REASON_FLOW_TABLE_FULL;
+			return dry_run ? REASON_NONE : REASON_FLOW_TABLE_FULL;
 	}
 	if (pkt->fragment == FRAGMENT_FIRST)
 		fragment_remember(pkt, NETWORK_OUTSIDE,

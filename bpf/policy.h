@@ -95,7 +95,7 @@ policy_links(ctx_t *ctx, struct packet *pkt, __u32 id, __u32 from, __u32 to)
 			reason = flow_open_inside(scratch, pkt, id);
 			side = FLOW_ORIGINAL;
 			flow = flow_find_inside(scratch, pkt, id, &side, &slot);
-		} else if (between && side == FLOW_ORIGINAL) {
+		} else if (between && side == FLOW_ORIGINAL && !dry_run) {
 			flow->revision = revision;
 		}
 		if (flow)
@@ -104,7 +104,7 @@ policy_links(ctx_t *ctx, struct packet *pkt, __u32 id, __u32 from, __u32 to)
 		if (!flow || side != FLOW_REPLY ||
 		    !policy_has_link(to, from, pkt->sport, pkt->protocol))
 			return REASON_POLICY;
-		if (between)
+		if (between && !dry_run)
 			flow->revision = revision;
 		flow_update(ctx, flow, slot, pkt, side);
 	}

@@ -170,7 +170,7 @@ ports_check(struct scratch *scratch, __u32 first, __u32 last)
 	if (!own)
 		return REASON_PORTS_EXHAUSTED;
 	refusals = limits_refusals(scratch->owner);
-	if (refusals)
+	if (refusals && !dry_run)
 		__sync_fetch_and_add(&refusals->ports, 1);
 	return REASON_PORT_LIMIT;
 }

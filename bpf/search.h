@@ -209,7 +209,7 @@ static int search_try(__u32 attempt, void *context)
 	 */
 	if (err == -EEXIST && search->kind == SEARCH_HOST && !attempt &&
 	    flow_end_by_key(reply, FLOW_HALF_OPEN))
-		err = search_take(search, scratch);
+		err = dry_run ? 0 : search_take(search, scratch);
 	if (err == -EEXIST)
 		return 0;
 	search->reason = flow_index_reason(err);

@@ -274,7 +274,7 @@ tunnel_note_mtu(struct __sk_buff *skb, const struct packet *pkt)
 	if (!tunnel_sends(id, network, gre.flags))
 		return;
 	path = bpf_map_lookup_elem(&tunnel_paths, &id);
-	if (!path)
+	if (!path || dry_run)
 		return;
 	lowered = tunnel_lowered_mtu(path);
 	if (lowered && lowered <= mtu)

@@ -292,8 +292,10 @@ act(ctx_t *ctx, struct scratch *scratch, enum action action)
 {
 	enum reason reason;
 
+	if (dry_run)
+		return action;
 	if (action == ACTION_PASS)
-		return VERDICT_PASS;
+		return verdict_pass();
 	if (scratch->origin.tunnel)
 		count_rx(&tunnel_stats, scratch->origin.tunnel, ctx);
 	if (action != ACTION_DELIVER)
@@ -314,10 +316,10 @@ int xdp_uplink(struct xdp_md *ctx)
 	enum action action;
 
 	if (!uplink)
-		return VERDICT_PASS;
+		return verdict_pass();
 	scratch = scratch_new();
 	if (!scratch)
-		return VERDICT_PASS;
+		return verdict_pass();
 	action = classify(ctx, scratch, uplink);
 	if (!action)
 		action = decide(ctx, scratch, uplink);

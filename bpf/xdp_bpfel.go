@@ -59,6 +59,7 @@ const (
 	XdpVarDatapathIfindex       = "datapath_ifindex"
 	XdpVarDecapIpv4Flags        = "decap_ipv4_flags"
 	XdpVarDecapIpv6Flags        = "decap_ipv6_flags"
+	XdpVarDryRun                = "dry_run"
 	XdpVarFibFlags              = "fib_flags"
 	XdpVarFirstPort             = "first_port"
 	XdpVarFlowGrace             = "flow_grace"
@@ -172,6 +173,7 @@ type XdpVariableSpecs struct {
 	DatapathIfindex       *ebpf.VariableSpec `ebpf:"datapath_ifindex"`
 	DecapIpv4Flags        *ebpf.VariableSpec `ebpf:"decap_ipv4_flags"`
 	DecapIpv6Flags        *ebpf.VariableSpec `ebpf:"decap_ipv6_flags"`
+	DryRun                *ebpf.VariableSpec `ebpf:"dry_run"`
 	FibFlags              *ebpf.VariableSpec `ebpf:"fib_flags"`
 	FirstPort             *ebpf.VariableSpec `ebpf:"first_port"`
 	FlowGrace             *ebpf.VariableSpec `ebpf:"flow_grace"`
@@ -300,6 +302,7 @@ type XdpVariables struct {
 	DatapathIfindex       *ebpf.Variable `ebpf:"datapath_ifindex"`
 	DecapIpv4Flags        *ebpf.Variable `ebpf:"decap_ipv4_flags"`
 	DecapIpv6Flags        *ebpf.Variable `ebpf:"decap_ipv6_flags"`
+	DryRun                *ebpf.Variable `ebpf:"dry_run"`
 	FibFlags              *ebpf.Variable `ebpf:"fib_flags"`
 	FirstPort             *ebpf.Variable `ebpf:"first_port"`
 	FlowGrace             *ebpf.Variable `ebpf:"flow_grace"`

@@ -1,0 +1,148 @@
+package datapath
+
+import (
+	"errors"
+	"fmt"
+	"reflect"
+	"slices"
+	"testing"
+
+	"github.com/cilium/ebpf"
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/ebpnet/ebpnet/bpf"
+	"github.com/ebpnet/ebpnet/internal/testutil"
+	"github.com/ebpnet/ebpnet/loader"
+)
+
+// dryPrograms are copies of a world's programs that only decide, on its tables.
+func dryPrograms(t *testing.T, w *world, spec *ebpf.CollectionSpec) map[loader.Hook]*ebpf.Program {
+	t.Helper()
+	if err := setConstant(spec, bpf.EbpnetVarDryRun, true); err != nil {
+		t.Fatal(err)
+	}
+	shared := map[string]*ebpf.Map{}
+	maps := reflect.ValueOf(w.Maps)
+	for i := range maps.NumField() {
+		shared[maps.Type().Field(i).Tag.Get("ebpf")] = maps.Field(i).Interface().(*ebpf.Map)
+	}
+	collection, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: shared})
+	if err != nil {
+		t.Fatalf("%+v", err)
+	}
+	t.Cleanup(collection.Close)
+	programs := map[loader.Hook]*ebpf.Program{}
+	for _, hook := range []loader.Hook{
+		loader.FromEndpoint, loader.FromHost, loader.FromUplink, loader.FromLoopback, loader.ToGateway, loader.ToUplink, loader.ToTunnel,
+	} {
+		programs[hook] = collection.Programs[hook.String()]
+	}
+	return programs
+}
+
+// verdictsOf gives the verdicts that the actions may come to.
+func verdictsOf(action bpf.EbpnetAction) []int {
+	switch action {
+	case bpf.EbpnetActionACTION_PASS:
+		return []int{verdictPass}
+	case bpf.EbpnetActionACTION_DROP, bpf.EbpnetActionACTION_IGNORE, bpf.EbpnetActionACTION_FLOOD,
+		bpf.EbpnetActionACTION_SEND_FRAGMENTS, bpf.EbpnetActionACTION_ENCAPSULATE_FRAGMENTS:
+		return []int{verdictShot}
+	case bpf.EbpnetActionACTION_REFUSE:
+		return []int{verdictShot, verdictDirect}
+	case bpf.EbpnetActionACTION_UNDECIDED, bpf.EbpnetActionACTION_BRIDGE, bpf.EbpnetActionACTION_HAIRPIN:
+		return nil // never the last word
+	}
+	return []int{verdictDirect}
+}
+
+// written is all that the datapath writes into tables, but for scratch.
+func (w *world) written(t *testing.T) map[string][]string {
+	t.Helper()
+	all := map[string][]string{}
+	err := errors.Join(
+		noteUsed(all, "flows", w.Maps.Flows, func(_ uint32, f bpf.EbpnetFlow) bool { return f.State != bpf.EbpnetFlowStateFLOW_FREE }),
+		noteUsed(all, "flow_index", w.Maps.FlowIndex, func(bpf.EbpnetFlowKey, bpf.EbpnetFlowRef) bool { return true }),
+		noteUsed(all, "half_open", w.Maps.HalfOpen, func(_, slot uint32) bool { return slot != 0 }),
+		noteUsed(all, "port_counts", w.Maps.PortCounts, func(_, count uint32) bool { return count != 0 }),
+		noteUsed(all, "datagrams", w.Maps.Datagrams, func(bpf.EbpnetFragmentPlace, bpf.EbpnetDatagram) bool { return true }),
+		noteUsed(all, "learned_fdb", w.Maps.LearnedFdb, func(bpf.EbpnetFdbKey, bpf.EbpnetLearned) bool { return true }),
+		noteUsed(all, "learned_neigh", w.Maps.LearnedNeigh, func(bpf.EbpnetAddress, bpf.EbpnetLearned) bool { return true }),
+		noteUsed(all, "learned_counts", w.Maps.LearnedCounts, func(bpf.EbpnetLearnedPlace, bpf.EbpnetLearnedCount) bool { return true }),
+		noteUsed(all, "tunnel_paths", w.Maps.TunnelPaths, func(_ uint32, p bpf.EbpnetTunnelPath) bool { return p != bpf.EbpnetTunnelPath{} }),
+		noteUsed(all, "trunks", w.Maps.Trunks, func(_ uint32, trunk bpf.EbpnetTrunk) bool { return trunk != bpf.EbpnetTrunk{} }),
+		noteUsed(all, "refusals", w.Maps.Refusals, func(_ uint32, r bpf.EbpnetRefused) bool { return r != bpf.EbpnetRefused{} }),
+		noteUsed(all, "flood_budgets", w.Maps.FloodBudgets, func(_ uint32, b bpf.EbpnetFloodBudget) bool { return b != bpf.EbpnetFloodBudget{} }),
+		noteUsed(all, "flow_shares", w.Maps.FlowShares, func(_ uint32, s bpf.EbpnetFlowShare) bool { return s.HalfOpen+s.Established+s.First != 0 }),
+	)
+	if err != nil {
+		t.Fatal(err)
+	}
+	all["counters"] = []string{fmt.Sprintf("%+v", w.counters(t))}
+	return all
+}
+
+// noteUsed tells of the entries of a table that are used.
+func noteUsed[K, V any](all map[string][]string, name string, m *ebpf.Map, used func(K, V) bool) error {
+	var lines []string
+	err := eachBatch(m, func(keys []K, values []V) {
+		for i := range keys {
+			if used(keys[i], values[i]) {
+				lines = append(lines, fmt.Sprintf("%+v = %+v", keys[i], values[i]))
+			}
+		}
+	})
+	slices.Sort(lines)
+	all[name] = lines
+	return err
+}
+
+// TestDryRun: a dry run decides as the programs do, and writes no table.
+func TestDryRun(t *testing.T) {
+	t.Parallel()
+	testutil.RequireRoot(t)
+	for _, g := range pathGroups(t) {
+		t.Run(g.name, func(t *testing.T) {
+			var spec *ebpf.CollectionSpec
+			w := newWorld(t, loadStill(func(s *ebpf.CollectionSpec) error {
+				const slots, halfOpen = 4096, 1024 // few, as all are read
+				s.Maps[bpf.EbpnetMapFlows].MaxEntries = slots
+				s.Maps[bpf.EbpnetMapHalfOpen].MaxEntries = halfOpen
+				err := errors.Join(
+					setConstant(s, bpf.EbpnetVarFlowSlots, uint32(slots)),
+					setConstant(s, bpf.EbpnetVarHalfOpenSlots, uint32(halfOpen)))
+				spec = s.Copy()
+				return err
+			}))
+			if g.change != nil {
+				g.change(&w.wanted)
+				remember(t, w)
+			}
+			programs := dryPrograms(t, w, spec)
+			for _, r := range g.rows(t) {
+				t.Run(r.way.name, func(t *testing.T) { r.checkDry(t, w, programs[r.hook]) })
+			}
+		})
+	}
+}
+
+// checkDry fails unless a dry run of the row's packet writes nothing, and decides
+// what the program then does.
+func (r row) checkDry(t *testing.T, w *world, dry *ebpf.Program) {
+	if r.undo != nil {
+		defer r.undo(t, w)
+	}
+	r.prepare(t, w)
+	before := w.written(t)
+	o, err := w.try(dry, r.device, r.in, r.skb)
+	if err != nil {
+		t.Fatalf("dry run with %x: %v", r.in, err)
+	}
+	if diff := cmp.Diff(before, w.written(t)); diff != "" {
+		t.Errorf("the dry run wrote (-before +after):\n%s", diff)
+	}
+	verdict, _ := w.run(t, w.program(r.hook), r.device, r.in, r.skb)
+	if action := bpf.EbpnetAction(o.verdict); !slices.Contains(verdictsOf(action), verdict) {
+		t.Errorf("the dry run decided on action %d, but the verdict is %d", action, verdict)
+	}
+}
