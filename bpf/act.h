@@ -93,7 +93,8 @@ act_loopback(struct __sk_buff *skb, const struct scratch *scratch)
 	return bpf_redirect(ifindex, BPF_F_INGRESS);
 }
 
-/* Writes the MACs of the receiver and of the sender that changed. */
+/* Writes the receiver's MAC and, with CHANGE_SENDER, the gateway's as the
+ * sender's. */
 static __always_inline enum reason
 act_readdress(struct __sk_buff *skb, struct scratch *scratch)
 {
@@ -106,7 +107,8 @@ act_readdress(struct __sk_buff *skb, struct scratch *scratch)
 					      pkt->src_mac);
 }
 
-/* Makes the changes of the decision. */
+/* Makes the changes of the decision. The outer headers go first, because the
+ * other changes are those of the inner packet. */
 static __noinline enum reason
 act_change(struct __sk_buff *skb, struct scratch *scratch)
 {
@@ -134,8 +136,9 @@ act_change(struct __sk_buff *skb, struct scratch *scratch)
 	return reason;
 }
 
-/* Applies the decision. @network is that of the sender, NULL for packets from
- * outside. A dry run returns the action. */
+/* Applies the decision. @network is that of a frame from an endpoint or out of
+ * a tunnel, and NULL for all other packets: they are never flooded or
+ * encapsulated here. A dry run returns the action. */
 static __always_inline int
 act(struct __sk_buff *skb, struct scratch *scratch,
     const struct network *network, enum action action)
@@ -150,8 +153,9 @@ act(struct __sk_buff *skb, struct scratch *scratch,
 		return act_drop(skb, scratch);
 	if (action == ACTION_IGNORE)
 		return verdict_consume();
-	if (action == ACTION_REFUSE && network)
-		return act_refuse(skb, scratch, network);
+	if (action == ACTION_REFUSE)
+		return network ? act_refuse(skb, scratch, network) :
+				 act_drop(skb, scratch);
 	if (decision->changes)
 		reason = act_change(skb, scratch);
 	if (reason)

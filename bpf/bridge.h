@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* Bridging: from a MAC to a station, and from a station to its device. */
+/* Bridging: frames to a station of the same network, and copies to all its
+ * members. */
 #ifndef EBPNET_BRIDGE_H
 #define EBPNET_BRIDGE_H
 
@@ -50,8 +51,7 @@ bridge_decide(struct __sk_buff *skb, struct scratch *scratch,
 
 /* Where copies of a frame go. */
 enum flood {
-	FLOOD_TUNNELS =
-		1, /* not set for frames out of a tunnel: prevents loops */
+	FLOOD_TUNNELS = 1, /* never for frames out of a tunnel: no loops */
 	FLOOD_UNKNOWN = 2, /* unknown MAC: only to trunks and tunnels */
 };
 

@@ -83,10 +83,12 @@ static __always_inline bool ctx_reach(ctx_t *ctx, __u32 length)
 }
 
 static __always_inline long
-ctx_load(const ctx_t *ctx, __u32 offset, void *to, __u32 length)
+ctx_load_bytes(const ctx_t *ctx, __u32 offset, void *to, __u32 length)
 {
 	return bpf_skb_load_bytes(ctx, offset, to, length);
 }
+
+#include "ctx_in_place.h"
 
 /* @flags: BPF_F_RECOMPUTE_CSUM to update the device's checksum of the whole
  * packet too. */

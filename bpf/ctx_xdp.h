@@ -66,8 +66,13 @@ static __always_inline bool ctx_has(const ctx_t *ctx, __u32 length)
 	       length <= ctx_length(ctx);
 }
 
-/* Callers never ask for more. This shows it to the verifier. */
-#define MAX_IN_PLACE 256
+static __always_inline long
+ctx_load_bytes(const ctx_t *ctx, __u32 offset, void *to, __u32 length)
+{
+	return bpf_xdp_load_bytes((ctx_t *)ctx, offset, to, length);
+}
+
+#include "ctx_in_place.h"
 
 /* Whether the first @length bytes of the frame, or all if it has less, are
  * readable in place. */
@@ -80,34 +85,6 @@ static __always_inline bool ctx_reach(ctx_t *ctx, __u32 length)
 		return true;
 	all = ctx_length(ctx);
 	return all < length && all <= MAX_IN_PLACE && data + all <= end;
-}
-
-/* The @length bytes from @offset on in place; NULL if they are not in place. */
-static __always_inline void *
-ctx_at(const ctx_t *ctx, __u32 offset, __u32 length)
-{
-	void *at = ctx_data(ctx);
-
-	/* The compiler may know that this holds; the verifier does not. */
-	asm volatile("" : "+r"(offset));
-	if (offset > MAX_IN_PLACE)
-		return NULL;
-	at += offset;
-	return at + length <= ctx_end(ctx) ? at : NULL;
-}
-
-static __always_inline long
-ctx_load(const ctx_t *ctx, __u32 offset, void *to, __u32 length)
-{
-	if (__builtin_constant_p(length)) {
-		const void *at = ctx_at(ctx, offset, length);
-
-		if (at) {
-			__builtin_memcpy(to, at, length);
-			return 0;
-		}
-	}
-	return bpf_xdp_load_bytes((ctx_t *)ctx, offset, to, length);
 }
 
 /* Only small frames are written to, and they are in one piece. The flags matter

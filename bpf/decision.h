@@ -16,8 +16,8 @@ decision_drop(struct scratch *scratch, enum reason reason)
 	return ACTION_DROP;
 }
 
-/* Drops the packet. Tells its sender why, and the @mtu that would fit, where
- * ICMP has an error for it. */
+/* Drops the packet, and tells its sender if ICMP has an error for @reason. @mtu
+ * is the longest packet that would fit, or 0. */
 static __always_inline enum action
 decision_refuse(struct scratch *scratch, enum reason reason, __u32 mtu)
 {

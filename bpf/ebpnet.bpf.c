@@ -29,9 +29,9 @@
 #include "uplink.h"
 #include "flow_command.h"
 
-/* Goes on with a packet that an endpoint sends to a mapped port of another
- * endpoint: it is changed as if it left the host, and comes in again. RFC 4787
- * REQ-9. */
+/* Decides about a packet that an endpoint sends to a mapped port of another
+ * endpoint: it is changed as if it left the host, and then comes in like one
+ * from outside. RFC 4787 REQ-9. */
 static __always_inline enum action
 hairpin(struct __sk_buff *skb, struct scratch *scratch)
 {
@@ -140,8 +140,7 @@ int to_tunnel(struct __sk_buff *skb)
 			  tunnel_decide_detoured(skb, scratch, mark, network);
 	if (action == ACTION_ENCAPSULATE && network && !dry_run)
 		return tunnel_encapsulate(skb, scratch, network, true);
-	if (action == ACTION_REFUSE) /* its sender is not known here */
-		action = ACTION_DROP;
+	/* A refused frame is only dropped: its sender is not known here. */
 	return act(skb, scratch, NULL, action);
 }
 

@@ -105,6 +105,7 @@ endpoint_decide_gateway(struct __sk_buff *skb, struct scratch *scratch,
 	return bridge_decide(skb, scratch, device, network, &scratch->station);
 }
 
+/* Decides about a frame that passed endpoint_classify(). */
 static __always_inline enum action
 endpoint_decide(struct __sk_buff *skb, struct scratch *scratch,
 		const struct device *device, const struct network *network)
@@ -114,8 +115,8 @@ endpoint_decide(struct __sk_buff *skb, struct scratch *scratch,
 	enum action action;
 	enum reason reason;
 
-	/* Also a request to a neighbor's own MAC, which asks whether the
-	 * neighbor is still there: it needs no link. */
+	/* This answers a request to a neighbor's own MAC too (whether the
+	 * neighbor is still there), also if no link leads to it. */
 	action = neigh_decide(skb, scratch, device->network);
 	if (action)
 		return action;

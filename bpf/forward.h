@@ -13,9 +13,9 @@
 #include "publish.h"
 
 /*
- * Has a packet on lo forget the route to the host that the host gave it: on 6.1
- * the endpoint's namespace would follow that route. Any other route takes its
- * place, also one that leads nowhere.
+ * Replaces the route to the host itself that a packet on lo has from the host:
+ * on 6.1 the endpoint's namespace would follow that route. The new one leads
+ * nowhere.
  */
 static __noinline enum reason forward_forget_route(struct __sk_buff *skb)
 {
@@ -60,7 +60,7 @@ forward_check(struct scratch *scratch, __u32 from)
 	return reason;
 }
 
-/* Where a translated packet goes. */
+/* Decides where the packet goes after its translation. */
 static __always_inline enum action
 forward_exit(struct scratch *scratch, __u32 from)
 {
@@ -71,7 +71,8 @@ forward_exit(struct scratch *scratch, __u32 from)
 	return forward_to_station(scratch);
 }
 
-/* Opens the flow of a packet for a published port or a mapped port. */
+/* Opens the flow of a packet for a published port or a mapped port. Gives the
+ * @device to which an answer by lo goes, if not to lo: see loopback.h. */
 static __always_inline enum action
 forward_open(struct __sk_buff *skb, struct scratch *scratch, __u32 from,
 	     __u32 *device)
@@ -141,8 +142,8 @@ __verified_once int forward_decide(struct __sk_buff *skb, __u32 from)
 	return forward_exit(scratch, from);
 }
 
-/* The same for an ICMP error, which goes where the packets of the flow go that
- * it is about. */
+/* Decides about an ICMP error in the same way: it goes where the packets of its
+ * flow go. */
 __verified_once int forward_decide_error(struct __sk_buff *skb, __u32 from)
 {
 	struct scratch *scratch = scratch_get();

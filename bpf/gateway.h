@@ -93,7 +93,7 @@ gateway_decide_station(struct __sk_buff *skb, struct scratch *scratch,
 	return decision_drop(scratch, REASON_ISOLATED);
 }
 
-/* Why a packet without a flow cannot be translated by a new one. */
+/* The reason why no new flow can translate the packet, or REASON_NONE. */
 static __always_inline enum reason
 gateway_check_translation(const struct device *device, struct scratch *scratch,
 			  bool has_ports)
@@ -108,9 +108,9 @@ gateway_check_translation(const struct device *device, struct scratch *scratch,
 }
 
 /*
- * Decides about a packet without a flow: it goes to its network or to the host.
- * If it is for a published port or for the outside, opens its flow and returns
- * ACTION_UNDECIDED.
+ * Decides about a packet without a flow: it goes to a station of its network or
+ * to the host. If it is for a published port, a mapped port or the outside,
+ * opens its flow and returns ACTION_UNDECIDED.
  */
 static __always_inline enum action
 gateway_open(struct __sk_buff *skb, const struct device *device,
@@ -193,9 +193,7 @@ gateway_decide_error(struct __sk_buff *skb, struct scratch *scratch,
 	if (to->network == NETWORK_LOOPBACK)
 		return ACTION_LOOPBACK;
 	if (to->network == NETWORK_OUTSIDE) {
-		reason = route_find(
-			skb, scratch->decision.router ? &pkt->src : &to->dst,
-			&to->src, 0, route);
+		reason = route_find(skb, &to->dst, &to->src, 0, route);
 		if (!reason && !route->ifindex)
 			return ACTION_HAIRPIN;
 		if (reason)
@@ -208,7 +206,8 @@ gateway_decide_error(struct __sk_buff *skb, struct scratch *scratch,
 						forward_to_station(scratch);
 }
 
-/* Whether the packet may leave by its flow to the outside. Finds its route. */
+/* Checks whether the packet may leave by its flow to the outside, and finds its
+ * route. */
 static __always_inline enum reason
 gateway_check_route(struct __sk_buff *skb, const struct network *network,
 		    struct scratch *scratch, __u32 uplink, enum flow_side side)
@@ -236,7 +235,7 @@ gateway_check_route(struct __sk_buff *skb, const struct network *network,
 				    side == FLOW_ORIGINAL ? uplink : 0, route);
 }
 
-/* Where a translated packet goes. */
+/* Decides where the packet goes after its translation. */
 static __always_inline enum action
 gateway_exit(struct __sk_buff *skb, struct scratch *scratch, __u32 uplink)
 {

@@ -62,10 +62,11 @@ host_is_to_be_remembered(struct __sk_buff *skb, const struct packet *pkt)
 	       search_is_published(pkt->protocol, pkt->sport);
 }
 
-/* Whether the host may remember one flow more. An answer opens none, and what
- * is remembered, also if all of it is established, leaves others their share:
- * strangers with any source can have the host answer from such a number, and
- * acknowledge what they send. */
+/* Whether the host may have one more flow for host_is_to_be_remembered(). A
+ * reply opens none. Half-open flows count as established ones here, so that the
+ * host's flows leave others their share even if all of them get established:
+ * strangers with any source address can make the host send from a published
+ * port's number, and can acknowledge its packets. */
 static __always_inline bool host_may_remember(const struct packet *pkt)
 {
 	const struct flow_share *own = share_of(OWNER_HOST),
@@ -97,7 +98,8 @@ host_decide_out(struct __sk_buff *skb, struct scratch *scratch)
 	    (!host_is_to_be_remembered(skb, pkt) || !host_may_remember(pkt)))
 		return ACTION_PASS;
 	reason = masquerade_host(skb, pkt, scratch);
-	/* If there is no room for its flow, it leaves as it is. */
+	/* Without room for its flow it leaves as it is, unless it needs a
+	 * translation. */
 	if (reason)
 		return needed ? decision_drop(scratch, reason) : ACTION_PASS;
 	scratch->decision.changes = CHANGE_ADDRESSES;

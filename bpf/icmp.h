@@ -273,10 +273,11 @@ icmp_translate_quoted(struct __sk_buff *skb, const struct packet *pkt,
 }
 
 /*
- * Finds the known flow that the error from @network is about: scratch->to is
- * the key of the side that gets the error, scratch->reply that of the quoted
- * packet's way back. An error neither ends the flow nor keeps it alive: RFC
- * 5508 REQ-3, RFC 5382 REQ-9, RFC 4787 REQ-12.
+ * Finds the known flow that the error from @network is about. Afterwards
+ * scratch->to is the key of the side that gets the error, scratch->reply the
+ * key of packets in the other direction than the quoted one, and the decision
+ * has what icmp_translate() needs. An error neither ends the flow nor keeps it
+ * alive: RFC 5508 REQ-3, RFC 5382 REQ-9, RFC 4787 REQ-12.
  */
 static __noinline enum reason
 icmp_find(struct __sk_buff *skb, const struct packet *pkt, __u32 network)

@@ -149,7 +149,7 @@ neigh_answer(struct __sk_buff *skb, const struct packet *pkt,
 		       neigh_answer_nd(skb, pkt, mac);
 }
 
-/* Decides about a question: it is answered, or goes on. */
+/* Decides to answer a question, if the tables have its @station. */
 static __always_inline enum action
 neigh_decide_for(struct scratch *scratch, const struct station *station)
 {
@@ -203,9 +203,8 @@ neigh_decide(struct __sk_buff *skb, struct scratch *scratch, __u32 network)
 	return ACTION_UNDECIDED;
 }
 
-/* The static station that a question in ARP or ND asks for; NULL if the packet
- * is no question, or asks for another address. After parse_l4() if it is IPv6.
- * */
+/* The static station that a question in ARP or ND asks for; NULL if there is
+ * none, or if the packet is no question. After parse_l4() if it is IPv6. */
 static __noinline const struct station *
 neigh_find_asked(struct __sk_buff *skb, const struct packet *pkt)
 {

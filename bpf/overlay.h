@@ -9,18 +9,17 @@
 #include "learn.h"
 #include "neigh.h"
 
-/* The network of the frame. */
+/* Finds the network of the frame, and notes it in the decision. */
 static __always_inline const struct network *
 overlay_network(struct scratch *scratch)
 {
 	__u32 id = scratch->origin.network;
 
 	scratch->decision.network = id;
-	scratch->decision.sender = 0;
 	return bpf_map_lookup_elem(&networks, &id);
 }
 
-/* Reads the inner frame and checks its sender. Gives the sender's endpoint, if
+/* Reads the inner frame and checks its sender. Gives the sender's @endpoint if
  * it has a static entry. */
 static __always_inline enum reason
 overlay_classify(struct __sk_buff *skb, struct scratch *scratch,
@@ -37,7 +36,7 @@ overlay_classify(struct __sk_buff *skb, struct scratch *scratch,
 	return reason;
 }
 
-/* Floods the frame to local members. */
+/* Decides to flood the frame to the local members of its network. */
 static __always_inline enum action
 overlay_flood(struct scratch *scratch, const struct network *network,
 	      enum flood flood)

@@ -181,7 +181,8 @@ parse_l3(ctx_t *ctx, struct packet *pkt, __u32 start)
 	void *data, *end, *l3;
 	struct ethhdr *eth;
 
-	/* The compiler knows that this holds; the verifier has lost it. */
+	/* Without it the compiler would remove this check, because it knows
+	 * @start. The verifier does not. */
 	barrier_var(start);
 	if (start > MAX_OUTER_LENGTH ||
 	    !ctx_reach(ctx, start + sizeof(*eth) + sizeof(struct iphdr)))

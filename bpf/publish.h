@@ -56,8 +56,8 @@ publish_is_reachable(ctx_t *ctx, const struct address *dst)
 	       route_is_local(ctx, dst);
 }
 
-/* Whether @dst leads to the host but is not an address of the host. A route
- * lookup does not tell. No flow may have it: answers would come from it. */
+/* Whether @dst is a broadcast or anycast address: the route leads to the host,
+ * but the host must not send from it, so no flow may be opened to it. */
 static __always_inline bool publish_is_broadcast(const struct address *dst)
 {
 	return bpf_map_lookup_elem(&broadcasts, dst);
@@ -242,8 +242,8 @@ refuse:
 	return result;
 }
 
-/* Opens the flow of an echo request to the own address of an endpoint on a
- * network that is routed to. */
+/* Opens the flow of an echo request to an endpoint's own address, if its
+ * network is a routed one. */
 static __always_inline enum publish_result
 publish_open_echo(ctx_t *ctx, struct scratch *scratch)
 {

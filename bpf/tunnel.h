@@ -181,7 +181,7 @@ tunnel_decide_detoured(struct __sk_buff *skb, struct scratch *scratch,
 			reason = REASON_NO_ROUTE;
 		return reason ? decision_drop(scratch, reason) : ACTION_SEND;
 	}
-	/* Either may have gone while the frame was on its way. */
+	/* The network or the tunnel may have gone during the detour. */
 	if (!network ||
 	    !gre_has_network(tunnel, scratch->decision.network, network))
 		return decision_drop(scratch, REASON_UNKNOWN_TUNNEL);

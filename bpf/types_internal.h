@@ -19,7 +19,8 @@ enum {
 	LOOP_PROBE = 24, /* bytes of a probe */
 };
 
-/* How many bytes of a packet are summed up or written at once. */
+/* The size of scratch.piece: that many bytes of a packet are summed up or
+ * written at once. */
 enum {
 	PIECE_SIZE = 128, /* a power of two */
 };
@@ -88,15 +89,17 @@ enum action {
 	ACTION_PASS, /* leave it to the kernel */
 	ACTION_DROP, /* for decision.reason */
 	ACTION_REFUSE, /* the same, and tell its sender by ICMP */
-	ACTION_IGNORE, /* the receiver has it already */
+	ACTION_IGNORE, /* drop it uncounted: its receiver gets it anyway */
 	ACTION_ANSWER, /* answer the ARP or ND request for decision.mac */
-	ACTION_BRIDGE, /* to scratch.station, which is on its network */
+	ACTION_BRIDGE, /* of gateway_decide(): to scratch.station, which is on
+			* the same network; act() never gets it */
 	ACTION_FLOOD, /* copy it to the members of its network */
 	ACTION_DELIVER, /* into the namespace of the local endpoint */
-	ACTION_DELIVER_BY_VETH, /* the same, where the kernel reads it again */
+	ACTION_DELIVER_BY_VETH, /* the same, but the kernel reads it again */
 	ACTION_HOST, /* to the host itself */
 	ACTION_LOOPBACK, /* to a socket of the host that speaks to the host */
-	ACTION_HAIRPIN, /* change it, and decide again as if from outside */
+	ACTION_HAIRPIN, /* change it, and decide again as if from outside;
+			 * act() never gets it */
 	ACTION_SEND, /* by an uplink: scratch.route */
 	ACTION_SEND_FRAGMENTS, /* the same, in fragments */
 	ACTION_ENCAPSULATE, /* into decision.tunnel */
@@ -106,32 +109,33 @@ enum action {
 
 /* What is changed in a packet before its action. */
 enum change {
-	CHANGE_HOP = 1, /* one hop less to live */
+	CHANGE_HOP = 1, /* decrement the TTL */
 	CHANGE_ADDRESSES = 2, /* translate it to scratch.to */
-	CHANGE_ERROR = 4, /* the same for an ICMP error and its quote */
+	CHANGE_ERROR = 4, /* the same for an ICMP error and the packet in it */
 	CHANGE_RECEIVER = 8, /* its destination MAC to decision.mac */
-	CHANGE_SENDER = 16, /* its source MAC to the gateway's */
-	CHANGE_ROUTE = 32, /* forget the route that the host gave it */
-	CHANGE_OUTER = 64, /* take off the outer headers: scratch.origin */
+	CHANGE_SENDER = 16, /* its source MAC to the gateway's; only with
+			     * CHANGE_RECEIVER */
+	CHANGE_ROUTE = 32, /* replace the route that the host gave it */
+	CHANGE_OUTER = 64, /* remove the outer headers: scratch.origin */
 };
 
 /* The details of an action. */
 struct decision {
 	enum reason reason; /* of DROP and REFUSE */
 	__u32 changes; /* enum change */
-	__u32 mtu; /* of REFUSE: what would fit */
+	__u32 mtu; /* of REFUSE: the longest packet that would fit */
 	__u32 endpoint; /* of DELIVER */
 	__u32 ifindex; /* of DELIVER and LOOPBACK */
-	__u32 tunnel; /* of ENCAPSULATE and DETOUR */
-	__u32 room; /* of ENCAPSULATE_FRAGMENTS: payload in each */
-	__u32 flood; /* enum flood */
+	__u32 tunnel; /* of ENCAPSULATE, its fragments, and DETOUR */
+	__u32 room; /* of ENCAPSULATE_FRAGMENTS: bytes of payload in each */
+	__u32 flood; /* of FLOOD: enum flood */
 	__u32 payer; /* of FLOOD: whose budget pays */
-	__u32 network; /* of the sender */
-	__u32 sender; /* endpoint; 0 if it is not a local one */
-	__u32 quoted_l3; /* of CHANGE_ERROR: offsets in the quoted packet */
+	__u32 network; /* of the frame, if it is on one */
+	__u32 sender; /* of REFUSE: the endpoint that gets the ICMP error */
+	__u32 quoted_l3; /* of CHANGE_ERROR: offsets of the quoted headers */
 	__u32 quoted_l4;
 	struct mac mac;
-	__u8 router; /* of CHANGE_ERROR, 1: a router on the way sent it */
+	__u8 router; /* of CHANGE_ERROR: 1 if a router on the way sent it */
 	__u8 pad;
 };
 _Static_assert(sizeof(struct decision) == 60, "struct decision");
@@ -158,10 +162,9 @@ struct scratch {
 	struct packet packet;
 	struct decision decision;
 	struct gre_origin origin;
-	struct bpf_fib_lookup fib; /* the question of route_ask() */
+	struct bpf_fib_lookup fib; /* of route_ask() */
 	struct route route; /* of the packet at hand */
-	struct port echo; /* in place of a published port, for echoes from
-			   * outside */
+	struct port echo; /* stands for a published port: publish_open_echo() */
 	struct flow_key key; /* of the packet at hand */
 	struct flow_key mapping;
 	struct flow_key original; /* of the flow that is being opened */
@@ -172,10 +175,10 @@ struct scratch {
 	__u32 claimed; /* the slot of `flows` that was claimed last */
 	__u32 owner; /* of the flow that is being opened */
 	__u32 server; /* the endpoint that it is opened to, or 0 */
-	__u32 place_own; /* where its port is to be counted, or 0 */
+	__u32 place_own; /* where its port is counted (ports.h), or 0 */
 	__u32 place_all;
 	__u32 max_ports; /* of the owner towards one destination, or 0 */
-	struct station learned; /* the copy of fdb_copy_learned() */
+	struct station learned; /* the copy that fdb_copy_learned() made */
 	struct station station; /* of ACTION_BRIDGE */
 	__u8 piece[PIECE_SIZE];
 	__u32 pad;

@@ -5,8 +5,8 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /*
  * Packets from an uplink before there is a socket buffer. The stages are those
- * of from_uplink(), but decide leaves most packets to it: XDP drops, and takes
- * small frames to endpoints. All other frames pass unchanged and uncounted.
+ * of from_uplink(). XDP only drops frames, and delivers small ones to
+ * endpoints. All others pass to from_uplink(), unchanged and uncounted.
  */
 #include <stdbool.h>
 #include <stddef.h>
@@ -201,7 +201,8 @@ decide_flow(ctx_t *ctx, struct flow *flow, __u32 slot, enum flow_side side)
 		return ACTION_PASS;
 	flow_update(ctx, flow, slot, pkt, side);
 	decision_readdress(scratch, station);
-	scratch->decision.changes |= CHANGE_HOP | CHANGE_ADDRESSES;
+	scratch->decision.changes |=
+		CHANGE_SENDER | CHANGE_HOP | CHANGE_ADDRESSES;
 	return decision_deliver(scratch, station);
 }
 
@@ -263,7 +264,8 @@ decide(ctx_t *ctx, struct scratch *scratch, const struct uplink *uplink)
 	return ACTION_PASS;
 }
 
-/* Makes the changes of the decision. */
+/* Makes the changes of the decision. A frame that is readdressed always comes
+ * from the gateway here. */
 static __always_inline enum reason
 act_change(ctx_t *ctx, struct scratch *scratch)
 {
