@@ -8,7 +8,7 @@
 
 #include <linux/if_packet.h>
 
-#include "bridge.h"
+#include "bridge_flood.h"
 #include "deliver_veth.h"
 #include "detour.h"
 #include "ecn.h"
@@ -18,9 +18,11 @@
 #include "icmp.h"
 #include "icmp_reply.h"
 #include "loopback.h"
+#include "nat.h"
 #include "neigh.h"
+#include "route.h"
 #include "route_send.h"
-#include "tunnel.h"
+#include "tunnel_send.h"
 
 /* lo has this number in every network namespace. */
 #define LOOPBACK_IFINDEX 1

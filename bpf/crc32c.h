@@ -8,7 +8,6 @@
 #include <bpf/bpf_helpers.h>
 
 #define CRC32C_POLYNOMIAL 0x82f63b78 /* its lowest power is the highest bit */
-#define CRC32C_ONE	  0x80000000
 
 /* x to the power of 8 * 2^i, modulo the polynomial: the factor for 2^i more
  * bytes. */

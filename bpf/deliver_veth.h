@@ -3,8 +3,8 @@
 #ifndef EBPNET_DELIVER_VETH_H
 #define EBPNET_DELIVER_VETH_H
 
+#include "count.h"
 #include "parse.h"
-#include "verdict.h"
 
 /* Writes the MACs of the frame. */
 static __always_inline enum reason

@@ -11,7 +11,6 @@
 #include <stddef.h>
 
 #include <linux/bpf.h>
-#include <linux/pkt_cls.h>
 
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>

@@ -20,8 +20,8 @@
 #ifndef EBPNET_FLOW_H
 #define EBPNET_FLOW_H
 
+#include "count.h"
 #include "half_open.h"
-#include "verdict.h"
 
 static __always_inline __u64 flow_timeout(const struct flow *flow)
 {

@@ -7,8 +7,8 @@
 #include "decision.h"
 #include "fragment.h"
 #include "icmp.h"
-#include "learn.h"
 #include "loopback.h"
+#include "neighbor.h"
 #include "policy.h"
 #include "publish.h"
 
@@ -75,14 +75,14 @@ forward_exit(struct scratch *scratch, __u32 from)
  * @device to which an answer by lo goes, if not to lo: see loopback.h. */
 static __always_inline enum action
 forward_open(struct __sk_buff *skb, struct scratch *scratch, __u32 from,
-	     __u32 *device)
+	     __u32 *ifindex)
 {
 	const struct packet *pkt = &scratch->packet;
 
 	if (from == NETWORK_LOOPBACK && !address_is_ipv4(&pkt->src) &&
 	    address_is_link_local(&pkt->src)) {
-		*device = loopback_device(skb);
-		if (!*device)
+		*ifindex = loopback_device(skb);
+		if (!*ifindex)
 			return ACTION_PASS;
 	}
 	switch (publish_open(skb, scratch)) {
@@ -104,7 +104,7 @@ forward_open(struct __sk_buff *skb, struct scratch *scratch, __u32 from,
 __verified_once int forward_decide(struct __sk_buff *skb, __u32 from)
 {
 	struct scratch *scratch = scratch_get();
-	__u32 slot, device = 0;
+	__u32 slot, ifindex = 0;
 	enum flow_side side;
 	enum action action;
 	struct packet *pkt;
@@ -122,14 +122,14 @@ __verified_once int forward_decide(struct __sk_buff *skb, __u32 from)
 	flow_key_of(&scratch->key, pkt, from);
 	flow = flow_find_to(scratch, &scratch->key, &side, &slot);
 	if (!flow) {
-		action = forward_open(skb, scratch, from, &device);
+		action = forward_open(skb, scratch, from, &ifindex);
 		if (action)
 			return action;
 		flow = flow_find_opened(scratch, &side, &slot);
 		if (!flow && !dry_run)
 			return decision_drop(scratch, REASON_FLOW_TABLE_FULL);
-		if (device && flow)
-			flow->uplink = device;
+		if (ifindex && flow)
+			flow->uplink = ifindex;
 	}
 	reason = forward_check(scratch, from);
 	if (reason)

@@ -123,4 +123,27 @@ fragment_find_ports(struct packet *pkt, __u32 network, __u32 owner)
 	return packet_has_ports(pkt->protocol) || pkt->echo;
 }
 
+/* Offsets of fragments count in units of 8 bytes. */
+#define FRAGMENT_UNIT 8
+
+/* A packet that needs more fragments is not sent: each is a copy of the whole
+ * packet, so it would take too long. */
+#define MAX_FRAGMENTS 64
+
+/* The MTU that every path has at least: RFC 791, 3.2. */
+#define FRAGMENT_LEAST_MTU 68
+
+/* The payload of each fragment if a fragment has at most @mtu bytes; 0 if the
+ * packet may not be sent in fragments. */
+static __always_inline __u32 fragment_room(const struct packet *pkt, __u32 mtu)
+{
+	__u32 length = pkt->length, room;
+
+	if (!(pkt->flags & PACKET_FRAGMENTABLE) || mtu < FRAGMENT_LEAST_MTU ||
+	    mtu > 0xffff)
+		return 0;
+	room = (mtu - sizeof(struct iphdr)) & ~(FRAGMENT_UNIT - 1);
+	return length <= sizeof(struct iphdr) + room * MAX_FRAGMENTS ? room : 0;
+}
+
 #endif

@@ -12,20 +12,11 @@
 
 #include "csum.h"
 #include "ctx_sum.h"
-#include "route_send.h"
+#include "fragment.h"
 #include "offload.h"
 #include "route_send.h"
-#include "tunnel.h"
-
-/* Offsets of fragments count in units of 8 bytes. */
-#define FRAGMENT_UNIT 8
-
-/* A packet that needs more fragments is not sent: each is a copy of the whole
- * packet, so it would take too long. */
-#define MAX_FRAGMENTS 64
-
-/* The MTU that every path has at least: RFC 791, 3.2. */
-#define FRAGMENT_LEAST_MTU 68
+#include "tunnel_send.h"
+#include "verdict.h"
 
 /* skb->mark of a copy: the fragment's number in the lowest bits, then the units
  * of payload in each. */
@@ -53,20 +44,6 @@ _Static_assert(sizeof(struct fragment_route) == 2 * ETH_ALEN,
 	       "struct fragment_route");
 
 #define FRAGMENT_UNICAST 2 /* locally administered, in little-endian order */
-
-/* The payload of each fragment if a fragment has at most @mtu bytes; 0 if the
- * packet may not be sent in fragments. */
-static __always_inline __u32 fragment_room(struct __sk_buff *skb,
-					   const struct packet *pkt, __u32 mtu)
-{
-	__u32 length = pkt->length, room;
-
-	if (!(pkt->flags & PACKET_FRAGMENTABLE) || mtu < FRAGMENT_LEAST_MTU ||
-	    mtu > 0xffff)
-		return 0;
-	room = (mtu - sizeof(struct iphdr)) & ~(FRAGMENT_UNIT - 1);
-	return length <= sizeof(struct iphdr) + room * MAX_FRAGMENTS ? room : 0;
-}
 
 struct fragment_copies {
 	struct __sk_buff *skb;
@@ -132,7 +109,7 @@ static __noinline int
 fragment_send_by(struct __sk_buff *skb, const struct packet *pkt,
 		 const struct route *route)
 {
-	__u32 room = fragment_room(skb, pkt, route->mtu);
+	__u32 room = fragment_room(pkt, route->mtu);
 	struct fragment_route target = {
 		.unicast = FRAGMENT_UNICAST,
 		.ifindex = { route->ifindex, route->ifindex >> 16 },

@@ -4,7 +4,6 @@
 #ifndef EBPNET_GATEWAY_H
 #define EBPNET_GATEWAY_H
 
-#include "bridge.h"
 #include "forward.h"
 #include "masquerade.h"
 

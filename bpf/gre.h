@@ -8,7 +8,6 @@
 
 #include "ctx_sum.h"
 #include "parse.h"
-#include "verdict.h"
 
 #define GRE_FLAG_CSUM bpf_htons(0x8000)
 #define GRE_FLAG_KEY  bpf_htons(0x2000)

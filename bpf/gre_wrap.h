@@ -9,8 +9,6 @@
 #include "ecn.h"
 #include "gre.h"
 
-#define GRE_DONT_FRAGMENT bpf_htons(0x4000)
-
 /* The longest packet that an IP header can describe. */
 #define GRE_LONGEST 0xffff
 
@@ -64,7 +62,7 @@ gre_write_ipv4(struct iphdr *ip, const struct tunnel *tunnel, __u8 tos,
 		.ihl = 5,
 		.tos = tos,
 		.tot_len = bpf_htons(sizeof(*ip) + length),
-		.frag_off = GRE_DONT_FRAGMENT,
+		.frag_off = bpf_htons(IP_DF),
 		.ttl = tunnel->ttl,
 		.protocol = IPPROTO_GRE,
 		.saddr = tunnel->ends.local.word[3],

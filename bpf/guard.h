@@ -103,8 +103,6 @@ struct nd_option {
 };
 _Static_assert(sizeof(struct nd_option) == 8, "struct nd_option");
 
-#define ND_SOURCE_MAC 1
-#define ND_TARGET_MAC 2
 #define ND_OPTIONS_AT 24 /* the code of solicitations and advertisements */
 #define ND_OPTIONS    8 /* more options than any sender has */
 
@@ -136,7 +134,7 @@ guard_nd(ctx_t *ctx, const struct device *device, const struct packet *pkt)
 {
 	struct address target;
 
-	if (ctx_load(ctx, pkt->l4 + 8, &target, sizeof(target)))
+	if (ctx_load(ctx, pkt->l4 + ND_TARGET_AT, &target, sizeof(target)))
 		return REASON_MALFORMED;
 	if (!guard_is_own_ipv6(device, &target))
 		return REASON_SPOOFED_ADDRESS;

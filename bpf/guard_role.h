@@ -35,6 +35,11 @@ enum icmpv6_type {
 };
 
 #define ND_HOP_LIMIT 255 /* RFC 4861: from the same link */
+#define ND_TARGET_AT 8 /* in solicitations and advertisements: RFC 4861, 4.3 */
+
+/* Kinds of options with a MAC: RFC 4861, 4.6.1. */
+#define ND_SOURCE_MAC 1
+#define ND_TARGET_MAC 2
 
 /* RFC 2131, RFC 8415. */
 #define DHCP_SERVER_PORT   67

@@ -92,7 +92,7 @@ guard_shared_nd(ctx_t *ctx, const struct packet *pkt,
 {
 	struct address target;
 
-	if (ctx_load(ctx, pkt->l4 + 8, &target, sizeof(target)))
+	if (ctx_load(ctx, pkt->l4 + ND_TARGET_AT, &target, sizeof(target)))
 		return REASON_MALFORMED;
 	return guard_shared_address(source, &pkt->src_mac, &target) ?
 		       REASON_NONE :

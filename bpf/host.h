@@ -53,7 +53,7 @@ host_decide(struct __sk_buff *skb, struct scratch *scratch)
  * none for echoes, forwarded packets and sockets bound to a device. Packets
  * from a port whose number is published need a flow too. */
 static __always_inline bool
-host_is_to_be_remembered(struct __sk_buff *skb, const struct packet *pkt)
+host_needs_flow(struct __sk_buff *skb, const struct packet *pkt)
 {
 	struct bpf_sock *sk = skb->sk;
 
@@ -62,12 +62,12 @@ host_is_to_be_remembered(struct __sk_buff *skb, const struct packet *pkt)
 	       search_is_published(pkt->protocol, pkt->sport);
 }
 
-/* Whether the host may have one more flow for host_is_to_be_remembered(). A
+/* Whether the host may have one more flow for host_needs_flow(). A
  * reply opens none. Half-open flows count as established ones here, so that the
  * host's flows leave others their share even if all of them get established:
  * strangers with any source address can make the host send from a published
  * port's number, and can acknowledge its packets. */
-static __always_inline bool host_may_remember(const struct packet *pkt)
+static __always_inline bool host_may_open(const struct packet *pkt)
 {
 	const struct flow_share *own = share_of(OWNER_HOST),
 				*all = share_of(OWNER_ALL);
@@ -94,8 +94,7 @@ host_decide_out(struct __sk_buff *skb, struct scratch *scratch)
 		return ACTION_PASS;
 	flow_key_of(&scratch->key, pkt, NETWORK_OUTSIDE);
 	needed = masquerade_is_needed(&scratch->key, &scratch->mapping);
-	if (!needed &&
-	    (!host_is_to_be_remembered(skb, pkt) || !host_may_remember(pkt)))
+	if (!needed && (!host_needs_flow(skb, pkt) || !host_may_open(pkt)))
 		return ACTION_PASS;
 	reason = masquerade_host(skb, pkt, scratch);
 	/* Without room for its flow it leaves as it is, unless it needs a

@@ -6,8 +6,9 @@
 #include "config.h"
 #include "csum.h"
 #include "ctx_sum.h"
+#include "maps.h"
+#include "parse.h"
 #include "scratch.h"
-#include "verdict.h"
 
 /* An error that the datapath sends. */
 struct icmp_error {

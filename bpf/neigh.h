@@ -7,18 +7,16 @@
 #ifndef EBPNET_NEIGH_H
 #define EBPNET_NEIGH_H
 
+#include "arp.h"
 #include "csum.h"
 #include "decision.h"
-#include "guard.h"
+#include "guard_role.h"
 #include "maps.h"
 #include "neighbor.h"
 
 /* RFC 4861, section 4.4: solicited, override. */
-#define ND_FLAG_SOLICITED    0x40
-#define ND_FLAG_OVERRIDE     0x20
-#define ND_OPTION_TARGET_MAC 2
-
-#define ND_TARGET_AT 8 /* offset in a solicitation: RFC 4861, 4.3 */
+#define ND_FLAG_SOLICITED 0x40
+#define ND_FLAG_OVERRIDE  0x20
 
 struct nd_advert {
 	__u8 type;
@@ -106,7 +104,7 @@ neigh_answer_nd(struct __sk_buff *skb, const struct packet *pkt,
 	struct nd_advert advert = {
 		.type = ND_ADVERT,
 		.flags = ND_FLAG_SOLICITED | ND_FLAG_OVERRIDE,
-		.option = ND_OPTION_TARGET_MAC,
+		.option = ND_TARGET_MAC,
 		.option_length = 1,
 		.mac = *mac,
 	};

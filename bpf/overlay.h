@@ -5,8 +5,9 @@
 
 #include "bridge.h"
 #include "ecn.h"
+#include "fdb.h"
+#include "gre_wrap.h"
 #include "guard_overlay.h"
-#include "learn.h"
 #include "neigh.h"
 
 /* Finds the network of the frame, and notes it in the decision. */

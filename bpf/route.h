@@ -8,9 +8,8 @@
 #define EBPNET_ROUTE_H
 
 #include "config.h"
-#include "headers/uapi.h"
 #include "scratch.h"
-#include "verdict.h"
+#include "headers/uapi.h"
 
 /* Distributes routes over the places of the cache: 2^64 divided by the golden
  * ratio (Knuth's multiplicative hashing). */

@@ -33,8 +33,8 @@ static __always_inline __u32 share_capacity(void)
 					      flow_slots;
 }
 
-/* Whether an owner other than the host, which has @own established flows and a
- * limit of @limit, may have one more while all owners have @all. */
+/* Whether an owner that has @own established flows and a limit of @limit may
+ * have one more while all owners have @all. */
 static __always_inline enum reason
 share_check(__u32 limit, __u32 own, __u32 all)
 {

@@ -3,9 +3,9 @@
 #ifndef EBPNET_TRUNK_H
 #define EBPNET_TRUNK_H
 
-#include "bridge.h"
 #include "guard_shared.h"
 #include "learn.h"
+#include "loop.h"
 
 /* Checks a frame from behind a trunk, and learns its sender. */
 static __noinline enum reason

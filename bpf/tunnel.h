@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* Sends frames into tunnels, and keeps the path MTU of each tunnel. */
+/* Tunnels: which frames go into one and how, and the path MTU of each. */
 #ifndef EBPNET_TUNNEL_H
 #define EBPNET_TUNNEL_H
 
@@ -7,7 +7,6 @@
 #include "gre_wrap.h"
 #include "packet.h"
 #include "route.h"
-#include "route_send.h"
 
 /*
  * Some frames take a detour: out of the far end of the host's own veth and in
@@ -41,12 +40,6 @@ static __always_inline bool tunnel_is_detoured(__u32 mark)
 static __always_inline __u32 tunnel_network_of(__u32 mark)
 {
 	return mark >> TUNNEL_MARK_NETWORK & ((1 << TUNNEL_MARK_NETWORK) - 1);
-}
-
-static __always_inline int tunnel_detour(struct __sk_buff *skb, __u32 mark)
-{
-	skb->mark = mark;
-	return bpf_redirect(datapath_ifindex, 0);
 }
 
 /* How long a tunnel uses a smaller path MTU that a router has reported: RFC
@@ -131,39 +124,6 @@ tunnel_decide(struct __sk_buff *skb, const struct network *network, __u32 id,
 		       ACTION_ENCAPSULATE;
 }
 
-/* Puts the frame into the tunnel of its decision, and sends it. A superframe
- * that the kernel does not wrap whole takes the detour first. */
-static __noinline int
-tunnel_encapsulate(struct __sk_buff *skb, struct scratch *scratch,
-		   const struct network *network, bool detoured)
-{
-	__u32 id = scratch->decision.tunnel, sequence = 0;
-	const struct tunnel *tunnel = bpf_map_lookup_elem(&tunnels, &id);
-	struct tunnel_path *path;
-	enum gre_result result;
-
-	if (!tunnel)
-		return verdict_drop(skb, REASON_UNKNOWN_TUNNEL);
-	if (tunnel->flags & TUNNEL_SEQ) {
-		path = bpf_map_lookup_elem(&tunnel_paths, &id);
-		if (path)
-			sequence = __sync_fetch_and_add(&path->sequence, 1);
-	}
-	result = gre_encap(skb, scratch, tunnel, network, sequence);
-	if (result == GRE_TO_BE_SEGMENTED && !detoured)
-		return tunnel_detour(skb, tunnel_mark(scratch->decision.network,
-						      id));
-	if (result > GRE_WRAPPED_OPAQUE)
-		return verdict_drop(skb, REASON_KERNEL_ERROR);
-	count_tx(&tunnel_stats, id, skb);
-	/* A frame with a checksum has taken the detour: it is no superframe. */
-	if (gre_put_checksum(skb, tunnel))
-		return verdict_drop(skb, REASON_KERNEL_ERROR);
-	if (result == GRE_WRAPPED_OPAQUE)
-		return tunnel_detour(skb, TUNNEL_MARK_PACKET);
-	return route_send(skb, &scratch->route);
-}
-
 /* Decides about a frame, or a packet of the tunnel, after its detour. */
 static __always_inline enum action
 tunnel_decide_detoured(struct __sk_buff *skb, struct scratch *scratch,
@@ -243,7 +203,7 @@ tunnel_note_mtu(struct __sk_buff *skb, const struct packet *pkt)
 		    code != ICMP_FRAG_NEEDED ||
 		    bpf_skb_load_bytes(skb, at, &quote4, sizeof(quote4)) ||
 		    quote4.ip.protocol != IPPROTO_GRE || quote4.ip.ihl != 5 ||
-		    quote4.ip.frag_off != GRE_DONT_FRAGMENT)
+		    quote4.ip.frag_off != bpf_htons(IP_DF))
 			return;
 		ends.local = address_from_ipv4(quote4.ip.saddr);
 		ends.remote = address_from_ipv4(quote4.ip.daddr);
