@@ -9,6 +9,21 @@
 #include "ctx_sum.h"
 #include "parse.h"
 
+/*
+ * The header. A field that its flag does not announce is left out, and those
+ * behind it move up. RFC 2784, RFC 2890:
+ *
+ *     0               16              31
+ *    +-+-+-+-+-------+---------------+
+ *    |C|0|K|S|  zero |   protocol    |  always
+ *    +-+-+-+-+-------+---------------+
+ *    |   checksum    |     zero      |  C: GRE_FLAG_CSUM
+ *    +---------------+---------------+
+ *    |              key              |  K: GRE_FLAG_KEY
+ *    +-------------------------------+
+ *    |        sequence number        |  S: GRE_FLAG_SEQ
+ *    +-------------------------------+
+ */
 #define GRE_FLAG_CSUM bpf_htons(0x8000)
 #define GRE_FLAG_KEY  bpf_htons(0x2000)
 #define GRE_FLAG_SEQ  bpf_htons(0x1000)
