@@ -393,8 +393,8 @@ func TestKilledXDPIsMended(t *testing.T) {
 		sees(t, u.Outside, "udp", at(h.IP6, published), u.IP6)
 	}
 	entries, err := os.ReadDir(h.Pin)
-	if err != nil || len(entries) != 3 {
-		t.Errorf("%v, %v; want maps, programs and links", entries, err)
+	if err != nil || len(entries) != 4 {
+		t.Errorf("%v, %v; want format, maps, programs and links", entries, err)
 	}
 	h.Ebpnet(t, "load", "--xdp", "native")
 	h.Ebpnet(t, "unload")
