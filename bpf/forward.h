@@ -72,12 +72,14 @@ forward_exit(struct scratch *scratch, __u32 from)
 }
 
 /* Opens the flow of a packet for a published port or a mapped port. Gives the
- * @device to which an answer by lo goes, if not to lo: see loopback.h. */
+ * @ifindex of the device that gets an answer by lo, or 0 for lo itself: see
+ * loopback.h. */
 static __always_inline enum action
 forward_open(struct __sk_buff *skb, struct scratch *scratch, __u32 from,
 	     __u32 *ifindex)
 {
 	const struct packet *pkt = &scratch->packet;
+	enum publish_result result;
 
 	if (from == NETWORK_LOOPBACK && !address_is_ipv4(&pkt->src) &&
 	    address_is_link_local(&pkt->src)) {
@@ -85,15 +87,9 @@ forward_open(struct __sk_buff *skb, struct scratch *scratch, __u32 from,
 		if (!*ifindex)
 			return ACTION_PASS;
 	}
-	switch (publish_open(skb, scratch)) {
-	case PUBLISH_OPENED:
-		return ACTION_UNDECIDED;
-	case PUBLISH_REFUSED:
-		return ACTION_DROP;
-	case PUBLISH_NOT_OURS:
-		break;
-	}
-	return ACTION_PASS;
+	result = publish_open(skb, scratch);
+	return result == PUBLISH_NOT_OURS ? ACTION_PASS :
+					    publish_action(result);
 }
 
 /*

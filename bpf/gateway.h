@@ -75,21 +75,18 @@ gateway_decide_station(struct __sk_buff *skb, struct scratch *scratch,
 		       const struct network *network,
 		       const struct station *station, bool has_ports)
 {
+	enum publish_result result;
+
 	if (station->network == device->network) {
 		scratch->station = *station;
 		return ACTION_BRIDGE;
 	}
 	if (!has_ports || network->flags & NETWORK_INTERNAL)
 		return decision_drop(scratch, REASON_ISOLATED);
-	switch (publish_open_routed(skb, scratch)) {
-	case PUBLISH_OPENED:
-		return ACTION_UNDECIDED;
-	case PUBLISH_REFUSED:
-		return ACTION_DROP;
-	case PUBLISH_NOT_OURS:
-		break;
-	}
-	return decision_drop(scratch, REASON_ISOLATED);
+	result = publish_open_routed(skb, scratch);
+	return result == PUBLISH_NOT_OURS ?
+		       decision_drop(scratch, REASON_ISOLATED) :
+		       publish_action(result);
 }
 
 /* The reason why no new flow can translate the packet, or REASON_NONE. */
@@ -121,6 +118,7 @@ gateway_open(struct __sk_buff *skb, const struct device *device,
 		bpf_map_lookup_elem(&neighbors, &pkt->dst);
 	const struct address *source = &pkt->src;
 	struct route *route = &scratch->route;
+	enum publish_result result;
 	enum reason reason;
 
 	scratch->owner = device->endpoint;
@@ -145,14 +143,9 @@ gateway_open(struct __sk_buff *skb, const struct device *device,
 	if (!route->ifindex) { /* to the host itself */
 		if (!has_ports || pkt->echo)
 			return ACTION_HOST;
-		switch (publish_open(skb, scratch)) {
-		case PUBLISH_OPENED:
-			return ACTION_UNDECIDED;
-		case PUBLISH_REFUSED:
-			return ACTION_DROP;
-		case PUBLISH_NOT_OURS:
-			break;
-		}
+		result = publish_open(skb, scratch);
+		if (result != PUBLISH_NOT_OURS)
+			return publish_action(result);
 		if (!gateway_is_mapped(scratch) ||
 		    search_socket(skb, &scratch->key) != SOCKET_NONE)
 			return ACTION_HOST;

@@ -24,6 +24,12 @@ publish_result(struct scratch *scratch, enum reason reason)
 	return reason ? PUBLISH_REFUSED : PUBLISH_OPENED;
 }
 
+/* The action for a packet that is for an endpoint. */
+static __always_inline enum action publish_action(enum publish_result result)
+{
+	return result == PUBLISH_OPENED ? ACTION_UNDECIDED : ACTION_DROP;
+}
+
 /* The port that is published at the destination of @key, or at every address
  * of its family. */
 static __noinline const struct port *publish_lookup(const struct flow_key *key)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* Types that only the programs use: the packet at hand, and data that is too
- * large for the stack. */
+/* Types that only the programs use: the current packet, its decision, and data
+ * that is too large for the stack. */
 #ifndef EBPNET_TYPES_INTERNAL_H
 #define EBPNET_TYPES_INTERNAL_H
 
@@ -53,7 +53,7 @@ enum packet_flag {
 	PACKET_DISPLACED = 8, /* a later fragment: see fragment_recall() */
 };
 
-/* The packet at hand, as bpf/parse.h reads it. */
+/* The current packet, as bpf/parse.h reads it. */
 struct packet {
 	struct address src;
 	struct address dst;
@@ -163,9 +163,9 @@ struct scratch {
 	struct decision decision;
 	struct gre_origin origin;
 	struct bpf_fib_lookup fib; /* of route_ask() */
-	struct route route; /* of the packet at hand */
+	struct route route; /* of the current packet */
 	struct port echo; /* stands for a published port: publish_open_echo() */
-	struct flow_key key; /* of the packet at hand */
+	struct flow_key key; /* of the current packet */
 	struct flow_key mapping;
 	struct flow_key original; /* of the flow that is being opened */
 	struct flow_key reply;

@@ -28,12 +28,12 @@ func flowTables() []string {
 // `flows`: see bpf/maps.h.
 const indexEntries = 4
 
-// sizeFlows gives the tables of flows room for so many answered ones, and
+// sizeFlows gives the tables of flows room for so many established ones, and
 // returns the entries of `flows`. Zero leaves them as compiled.
-func sizeFlows(spec *ebpf.CollectionSpec, answered uint32) (slots uint32) {
+func sizeFlows(spec *ebpf.CollectionSpec, established uint32) (slots uint32) {
 	flows := spec.Maps[bpf.EbpnetMapFlows]
-	if answered != 0 {
-		flows.MaxEntries = answered + spec.Maps[bpf.EbpnetMapHalfOpen].MaxEntries
+	if established != 0 {
+		flows.MaxEntries = established + spec.Maps[bpf.EbpnetMapHalfOpen].MaxEntries
 		spec.Maps[bpf.EbpnetMapFlowIndex].MaxEntries = indexEntries * flows.MaxEntries
 	}
 	return flows.MaxEntries
@@ -175,7 +175,7 @@ func (o *Objects) knows(key []byte, state leaf) (known, halfOpen bool, err error
 	return true, err == nil && state.read(flow) == state.values[flowHalfOpen], err
 }
 
-// ownerUnknown is OWNER_UNKNOWN of bpf/types.h.
+// ownerUnknown is OWNER_UNKNOWN of bpf/types_flows.h.
 const ownerUnknown = 0xffffffff
 
 // restoreFlows opens flows of the old tables in the new ones, as many as there
@@ -188,10 +188,10 @@ func (o *Objects) restoreFlows(tables []*oldTable, updates bool) (lost int, err 
 	fit := min(len(candidates), int(o.Maps.Flows.MaxEntries()))
 	lost = len(candidates) - fit
 	candidates = candidates[:fit]
-	// Of half-open flows the one that was opened first will make room first.
-	established := slices.IndexFunc(candidates, func(c candidate) bool { return !c.established })
-	if established >= 0 {
-		slices.Reverse(candidates[established:])
+	// A new half-open flow displaces others, so the one seen last is opened last.
+	halfOpen := slices.IndexFunc(candidates, func(c candidate) bool { return !c.established })
+	if halfOpen >= 0 {
+		slices.Reverse(candidates[halfOpen:])
 	}
 	for _, c := range candidates {
 		status, err := o.Programs.RestoreFlow.Run(&ebpf.RunOptions{Data: append(make([]byte, shortestFrame), c.record...)})
@@ -205,7 +205,7 @@ func (o *Objects) restoreFlows(tables []*oldTable, updates bool) (lost int, err 
 	return lost, nil
 }
 
-// EachFlow gives f every flow that is answered or half-open, with its slot,
+// EachFlow gives f every flow that is established or half-open, with its slot,
 // until f fails. What f is given may change with the next call.
 func (o *Objects) EachFlow(f func(slot uint32, flow *bpf.EbpnetFlow) error) error {
 	return eachFlow(o.Maps.Flows, f)

@@ -18,7 +18,7 @@ import (
 	"github.com/ebpnet/ebpnet/internal/testutil"
 )
 
-// Numbers of established flows that there is to be room for.
+// Sizes of tables, in established flows.
 const (
 	fewFlows  = 2048
 	manyFlows = 10000

@@ -164,7 +164,7 @@ func (m mapLayout) String() string {
 	return s.String()
 }
 
-// specLayout reads the layout of a map that is to be made.
+// specLayout reads the layout of a map before the map is made.
 func specLayout(spec *ebpf.MapSpec) (mapLayout, error) {
 	m := mapLayout{kind: spec.Type, entries: spec.MaxEntries, flags: spec.Flags, types: [2]btf.Type{spec.Key, spec.Value}}
 	return m, m.read(spec.KeySize, spec.ValueSize, nil)

@@ -1,7 +1,6 @@
 package loader
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -197,22 +196,6 @@ func learnedTables() []string {
 	}
 }
 
-// countTables numbers the tables of counts, as enum count_table of
-// bpf/count_command.h does.
-func countTables() map[string]uint32 {
-	return map[string]uint32{
-		bpf.EbpnetMapDrops:         0,
-		bpf.EbpnetMapEndpointStats: 1,
-		bpf.EbpnetMapTunnelStats:   2,
-		bpf.EbpnetMapRefusals:      3,
-		bpf.EbpnetMapFloodBudgets:  4,
-	}
-}
-
-// isCount tells whether a number in a table of counts is a count: not the time
-// of a flood budget.
-func isCount(l leaf) bool { return l.name != "due" }
-
 // retireTables sees to it that tables that belong together are made again
 // together, and keeps those of before whose state changes until FinishMigration.
 func (u *upgrade) retireTables() error {
@@ -285,28 +268,6 @@ func (u *upgrade) copyTable(name string, p pinnedTable) error {
 	})
 }
 
-// makeCopied makes and pins the table of the sums that a new table of counts
-// begins with.
-func (u *upgrade) makeCopied(p pinnedTable) (*ebpf.Map, error) {
-	id, err := mapID(p.table)
-	if err != nil {
-		return nil, err
-	}
-	spec := &ebpf.MapSpec{
-		Name: copiedTable, Type: ebpf.Array, KeySize: p.layout.key.size, ValueSize: p.layout.value.size,
-		MaxEntries: p.layout.entries, Key: p.layout.types[0], Value: p.layout.types[1],
-	}
-	describeKey(spec)
-	copied, err := ebpf.NewMap(spec)
-	if err != nil {
-		return nil, err
-	}
-	if err := copied.Pin(filepath.Join(oldPath(u.dir, id), copiedTable)); err != nil {
-		return nil, errors.Join(err, copied.Close())
-	}
-	return copied, nil
-}
-
 // tableCopy copies entries of one table into another.
 type tableCopy struct {
 	to         *ebpf.Map
@@ -366,17 +327,6 @@ func (m mapLayout) perCPU(value []byte) [][]byte {
 			}
 		}
 	})
-}
-
-// sum adds up the values of an entry.
-func (m mapLayout) sum(value []byte) []byte {
-	sum := make([]byte, m.value.size)
-	for _, one := range m.perCPU(value) {
-		for _, l := range m.value.leaves {
-			l.write(sum, l.read(sum)+l.read(one))
-		}
-	}
-	return sum
 }
 
 func isZero(bytes []byte) bool {
@@ -467,46 +417,3 @@ func (o *Objects) addLearned(t *oldTable, to *ebpf.Map) error {
 	}
 	return o.startSweep() // which gives them records
 }
-
-// addCounts adds what was counted since.
-func (o *Objects) addCounts(t *oldTable, number uint32) error {
-	c, err := newTableCopy(t.layout, o.spec.Maps[t.name], nil)
-	if err != nil {
-		return err
-	}
-	return eachEntry(t.table, func(key, value []byte) error {
-		total := t.layout.sum(value)
-		copied, err := t.copied.LookupBytes(key)
-		if err != nil || slices.Equal(total, copied) {
-			return err
-		}
-		counted, whole := c.key.convert(key)
-		if !whole {
-			return nil
-		}
-		command := binary.NativeEndian.AppendUint32(make([]byte, shortestFrame), number)
-		command = append(command, counted...)
-		now, _ := c.value.convert(total)
-		then, _ := c.value.convert(copied)
-		var words [countWords]uint64
-		for _, l := range c.layout.value.leaves {
-			if isCount(l) {
-				words[l.offset/8] = l.read(now) - l.read(then)
-			}
-		}
-		for _, word := range words {
-			command = binary.NativeEndian.AppendUint64(command, word)
-		}
-		status, err := o.Programs.AddCounts.Run(&ebpf.RunOptions{Data: command})
-		if err == nil && status != 0 {
-			err = fmt.Errorf("the program gives %d", status)
-		}
-		if err != nil {
-			return err
-		}
-		return t.copied.Put(key, total)
-	})
-}
-
-// countWords is COUNT_WORDS of bpf/count_command.h.
-const countWords = 4
