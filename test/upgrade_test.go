@@ -25,17 +25,23 @@ func TestUpgradeFromRelease(t *testing.T) {
 	t.Parallel()
 	testutil.RequireRoot(t)
 	program := testutil.BuildFromHistory(t, release)
-	rounds := 1
-	if s := os.Getenv("EBPNET_UPGRADES"); s != "" {
-		n, err := strconv.Atoi(s)
-		if err != nil {
-			t.Fatalf("EBPNET_UPGRADES=%s: %v", s, err)
-		}
-		rounds = n
-	}
-	for round := range rounds {
+	for round := range upgrades(t, 1) {
 		t.Run(strconv.Itoa(round+1), func(t *testing.T) { upgradeFromRelease(t, program) })
 	}
+}
+
+// upgrades is how often to upgrade.
+func upgrades(t *testing.T, otherwise int) int {
+	t.Helper()
+	s := os.Getenv("EBPNET_UPGRADES")
+	if s == "" {
+		return otherwise
+	}
+	n, err := strconv.Atoi(s)
+	if err != nil {
+		t.Fatalf("EBPNET_UPGRADES=%s: %v", s, err)
+	}
+	return n
 }
 
 func upgradeFromRelease(t *testing.T, program string) {
@@ -108,16 +114,7 @@ func upgradeFromRelease(t *testing.T, program string) {
 		}
 	}
 	takeTurns(t, established...)
-	now := map[string]listedFlow{}
-	for _, f := range flowsOf(t, p.a) {
-		now[f.Protocol+f.From.String()+f.To.String()] = f
-	}
-	for _, f := range flows {
-		got, ok := now[f.Protocol+f.From.String()+f.To.String()]
-		if !ok || got.SentPackets < f.SentPackets || got.AgeSeconds < f.AgeSeconds || got.Translated != f.Translated {
-			t.Errorf("the flow is %+v, was %+v", got, f)
-		}
-	}
+	checkFlows(t, p.a, flows)
 	checkCounts(t, before, after)
 	checkCounts(t, after, p.a.Stats(t))
 	connectsNot(t, p.a, "policy", server.Netns, "tcp", at(client.IP4, service))
@@ -159,6 +156,21 @@ func openOne(from *testutil.Netns, network, to string, limit time.Duration) erro
 	}
 	_, err = c.Read(make([]byte, 64))
 	return err
+}
+
+// checkFlows expects the host to have these flows still.
+func checkFlows(t *testing.T, h *testutil.Host, flows []listedFlow) {
+	t.Helper()
+	now := map[string]listedFlow{}
+	for _, f := range flowsOf(t, h) {
+		now[f.Protocol+f.From.String()+f.To.String()] = f
+	}
+	for _, f := range flows {
+		got, ok := now[f.Protocol+f.From.String()+f.To.String()]
+		if !ok || got.SentPackets < f.SentPackets || got.AgeSeconds < f.AgeSeconds || got.Translated != f.Translated {
+			t.Errorf("the flow is %+v, was %+v", got, f)
+		}
+	}
 }
 
 var (
