@@ -1,6 +1,7 @@
 package datapath
 
 import (
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"reflect"
@@ -12,32 +13,48 @@ import (
 
 	"github.com/ebpnet/ebpnet/bpf"
 	"github.com/ebpnet/ebpnet/internal/testutil"
-	"github.com/ebpnet/ebpnet/loader"
 )
 
-// dryPrograms are copies of a world's programs that only decide, on its tables.
-func dryPrograms(t *testing.T, w *world, spec *ebpf.CollectionSpec) map[loader.Hook]*ebpf.Program {
+// loadDry loads programs that use the tables of w. With dry they only decide.
+func loadDry(t *testing.T, w *world, spec *ebpf.CollectionSpec, dry bool) map[string]*ebpf.Program {
 	t.Helper()
-	if err := setConstant(spec, bpf.EbpnetVarDryRun, true); err != nil {
+	if err := setConstant(spec, bpf.EbpnetVarDryRun, dry); err != nil {
 		t.Fatal(err)
 	}
 	shared := map[string]*ebpf.Map{}
 	maps := reflect.ValueOf(w.Maps)
 	for i := range maps.NumField() {
-		shared[maps.Type().Field(i).Tag.Get("ebpf")] = maps.Field(i).Interface().(*ebpf.Map)
+		name := maps.Type().Field(i).Tag.Get("ebpf")
+		if m := spec.Maps[name]; m != nil {
+			shared[name] = maps.Field(i).Interface().(*ebpf.Map)
+			m.MaxEntries = shared[name].MaxEntries()
+		}
 	}
 	collection, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: shared})
 	if err != nil {
 		t.Fatalf("%+v", err)
 	}
 	t.Cleanup(collection.Close)
-	programs := map[loader.Hook]*ebpf.Program{}
-	for _, hook := range []loader.Hook{
-		loader.FromEndpoint, loader.FromHost, loader.FromUplink, loader.FromLoopback, loader.ToGateway, loader.ToUplink, loader.ToTunnel,
-	} {
-		programs[hook] = collection.Programs[hook.String()]
-	}
-	return programs
+	return collection.Programs
+}
+
+// newDryWorld is newWorld with small tables of flows, as all are read. It gives
+// the programs that it has loaded, too.
+func newDryWorld(t *testing.T) (*world, *ebpf.CollectionSpec) {
+	t.Helper()
+	var spec *ebpf.CollectionSpec
+	w := newWorld(t, loadStill(func(s *ebpf.CollectionSpec) error {
+		const slots, halfOpen = 2048, 1024
+		s.Maps[bpf.EbpnetMapFlows].MaxEntries = slots
+		s.Maps[bpf.EbpnetMapFlowIndex].MaxEntries = 4 * slots
+		s.Maps[bpf.EbpnetMapHalfOpen].MaxEntries = halfOpen
+		err := errors.Join(
+			setConstant(s, bpf.EbpnetVarFlowSlots, uint32(slots)),
+			setConstant(s, bpf.EbpnetVarHalfOpenSlots, uint32(halfOpen)))
+		spec = s.Copy()
+		return err
+	}))
+	return w, spec
 }
 
 // verdictsOf gives the verdicts that the actions may come to.
@@ -103,24 +120,13 @@ func TestDryRun(t *testing.T) {
 	testutil.RequireRoot(t)
 	for _, g := range pathGroups(t) {
 		t.Run(g.name, func(t *testing.T) {
-			var spec *ebpf.CollectionSpec
-			w := newWorld(t, loadStill(func(s *ebpf.CollectionSpec) error {
-				const slots, halfOpen = 4096, 1024 // few, as all are read
-				s.Maps[bpf.EbpnetMapFlows].MaxEntries = slots
-				s.Maps[bpf.EbpnetMapHalfOpen].MaxEntries = halfOpen
-				err := errors.Join(
-					setConstant(s, bpf.EbpnetVarFlowSlots, uint32(slots)),
-					setConstant(s, bpf.EbpnetVarHalfOpenSlots, uint32(halfOpen)))
-				spec = s.Copy()
-				return err
-			}))
+			w, spec := newDryWorld(t)
 			if g.change != nil {
-				g.change(&w.wanted)
-				remember(t, w)
+				w.change(t, g.change)
 			}
-			programs := dryPrograms(t, w, spec)
+			programs := loadDry(t, w, spec, true)
 			for _, r := range g.rows(t) {
-				t.Run(r.way.name, func(t *testing.T) { r.checkDry(t, w, programs[r.hook]) })
+				t.Run(r.way.name, func(t *testing.T) { r.checkDry(t, w, programs[r.hook.String()]) })
 			}
 		})
 	}
@@ -138,11 +144,76 @@ func (r row) checkDry(t *testing.T, w *world, dry *ebpf.Program) {
 	if err != nil {
 		t.Fatalf("dry run with %x: %v", r.in, err)
 	}
-	if diff := cmp.Diff(before, w.written(t)); diff != "" {
-		t.Errorf("the dry run wrote (-before +after):\n%s", diff)
-	}
+	w.expectUnwritten(t, before)
 	verdict, _ := w.run(t, w.program(r.hook), r.device, r.in, r.skb)
 	if action := bpf.EbpnetAction(o.verdict); !slices.Contains(verdictsOf(action), verdict) {
 		t.Errorf("the dry run decided on action %d, but the verdict is %d", action, verdict)
+	}
+}
+
+func (w *world) expectUnwritten(t *testing.T, before map[string][]string) {
+	t.Helper()
+	if diff := cmp.Diff(before, w.written(t)); diff != "" {
+		t.Errorf("the dry run wrote (-before +after):\n%s", diff)
+	}
+}
+
+// TestDryRunOfXDP: so does a dry run of the program of XDP. It has the packets
+// that this program delivers: for these it would write most.
+func TestDryRunOfXDP(t *testing.T) {
+	t.Parallel()
+	testutil.RequireRoot(t)
+	w, others := newDryWorld(t)
+	w.change(t, withXDP)
+	dry, wet := loadXDP(t, w, others, true), loadXDP(t, w, others, false)
+	for _, r := range slices.Concat(xdpTunnelRows(t), xdpFlowRows(t)) {
+		if r.verdict == verdictDirect {
+			t.Run(r.name, func(t *testing.T) { r.checkDryXDP(t, w, dry, wet) })
+		}
+	}
+}
+
+func loadXDP(t *testing.T, w *world, others *ebpf.CollectionSpec, dry bool) *ebpf.Program {
+	t.Helper()
+	spec, err := bpf.LoadXdp()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, constant := range spec.Variables {
+		if same := others.Variables[name]; same != nil {
+			constant.Value = slices.Clone(same.Value)
+		}
+	}
+	return loadDry(t, w, spec, dry)[bpf.XdpProgXdpUplink]
+}
+
+func (r row) checkDryXDP(t *testing.T, w *world, dry, wet *ebpf.Program) {
+	if r.undo != nil {
+		defer r.undo(t, w)
+	}
+	r.prepare(t, w)
+	before := w.written(t)
+	w.XDP = dry
+	o, err := w.tryXDP(r.in)
+	if err != nil {
+		t.Fatalf("dry run with %x: %v", r.in, err)
+	}
+	w.expectUnwritten(t, before)
+	if string(o.frame) != string(r.in) {
+		t.Errorf("the dry run changed the frame:\n%s", cmp.Diff(hex.Dump(r.in), hex.Dump(o.frame)))
+	}
+	w.XDP = wet
+	decided := bpf.EbpnetAction(o.verdict)
+	o, _ = w.runXDP(t, r.in)
+	if want := verdictsOfXDP()[decided]; o.verdict != want {
+		t.Errorf("the dry run decided on action %d, but the verdict is %d, not %d", decided, o.verdict, want)
+	}
+}
+
+func verdictsOfXDP() map[bpf.EbpnetAction]int {
+	return map[bpf.EbpnetAction]int{
+		bpf.EbpnetActionACTION_PASS:    xdpPass,
+		bpf.EbpnetActionACTION_DROP:    xdpDrop,
+		bpf.EbpnetActionACTION_DELIVER: xdpRedirect,
 	}
 }

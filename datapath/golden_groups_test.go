@@ -31,13 +31,19 @@ func (g group) world(t testing.TB, more ...func(*Wanted)) *world {
 	if g.change != nil {
 		more = append(more, g.change)
 	}
-	for _, change := range more {
+	w.change(t, more...)
+	return w
+}
+
+// change changes what is wanted of the world.
+func (w *world) change(t testing.TB, changes ...func(*Wanted)) {
+	t.Helper()
+	for _, change := range changes {
 		change(&w.wanted)
 	}
-	if len(more) > 0 {
+	if len(changes) > 0 {
 		remember(t, w)
 	}
-	return w
 }
 
 // unchanged names the group of all rows for which the world is as newWorld
