@@ -15,7 +15,8 @@ import (
 	"github.com/ebpnet/ebpnet/loader"
 )
 
-// dryPrograms are copies of a world's programs that only decide, on its tables.
+// dryPrograms loads copies of a world's programs that only decide. They share
+// the world's tables.
 func dryPrograms(t *testing.T, w *world, spec *ebpf.CollectionSpec) map[loader.Hook]*ebpf.Program {
 	t.Helper()
 	if err := setConstant(spec, bpf.EbpnetVarDryRun, true); err != nil {
@@ -40,7 +41,7 @@ func dryPrograms(t *testing.T, w *world, spec *ebpf.CollectionSpec) map[loader.H
 	return programs
 }
 
-// verdictsOf gives the verdicts that the actions may come to.
+// verdictsOf returns the verdicts that an action can lead to.
 func verdictsOf(action bpf.EbpnetAction) []int {
 	switch action {
 	case bpf.EbpnetActionACTION_PASS:
@@ -51,12 +52,13 @@ func verdictsOf(action bpf.EbpnetAction) []int {
 	case bpf.EbpnetActionACTION_REFUSE:
 		return []int{verdictShot, verdictDirect}
 	case bpf.EbpnetActionACTION_UNDECIDED, bpf.EbpnetActionACTION_BRIDGE, bpf.EbpnetActionACTION_HAIRPIN:
-		return nil // never the last word
+		return nil // never a final action
 	}
 	return []int{verdictDirect}
 }
 
-// written is all that the datapath writes into tables, but for scratch.
+// written lists the content of all tables that the datapath writes, except
+// scratch records.
 func (w *world) written(t *testing.T) map[string][]string {
 	t.Helper()
 	all := map[string][]string{}
@@ -82,7 +84,7 @@ func (w *world) written(t *testing.T) map[string][]string {
 	return all
 }
 
-// noteUsed tells of the entries of a table that are used.
+// noteUsed adds the used entries of a table to all.
 func noteUsed[K, V any](all map[string][]string, name string, m *ebpf.Map, used func(K, V) bool) error {
 	var lines []string
 	err := eachBatch(m, func(keys []K, values []V) {
@@ -97,7 +99,8 @@ func noteUsed[K, V any](all map[string][]string, name string, m *ebpf.Map, used 
 	return err
 }
 
-// TestDryRun: a dry run decides as the programs do, and writes no table.
+// TestDryRun checks that a dry run takes the same decisions as the programs,
+// and writes no table.
 func TestDryRun(t *testing.T) {
 	t.Parallel()
 	testutil.RequireRoot(t)
@@ -105,7 +108,7 @@ func TestDryRun(t *testing.T) {
 		t.Run(g.name, func(t *testing.T) {
 			var spec *ebpf.CollectionSpec
 			w := newWorld(t, loadStill(func(s *ebpf.CollectionSpec) error {
-				const slots, halfOpen = 4096, 1024 // few, as all are read
+				const slots, halfOpen = 4096, 1024 // few, because the test reads all of them
 				s.Maps[bpf.EbpnetMapFlows].MaxEntries = slots
 				s.Maps[bpf.EbpnetMapHalfOpen].MaxEntries = halfOpen
 				err := errors.Join(
@@ -126,8 +129,8 @@ func TestDryRun(t *testing.T) {
 	}
 }
 
-// checkDry fails unless a dry run of the row's packet writes nothing, and decides
-// what the program then does.
+// checkDry fails unless a dry run with the row's packet writes nothing and
+// takes the decision that the program then takes.
 func (r row) checkDry(t *testing.T, w *world, dry *ebpf.Program) {
 	if r.undo != nil {
 		defer r.undo(t, w)
@@ -136,13 +139,13 @@ func (r row) checkDry(t *testing.T, w *world, dry *ebpf.Program) {
 	before := w.written(t)
 	o, err := w.try(dry, r.device, r.in, r.skb)
 	if err != nil {
-		t.Fatalf("dry run with %x: %v", r.in, err)
+		t.Fatalf("dry run with frame %x: %v", r.in, err)
 	}
 	if diff := cmp.Diff(before, w.written(t)); diff != "" {
 		t.Errorf("the dry run wrote (-before +after):\n%s", diff)
 	}
 	verdict, _ := w.run(t, w.program(r.hook), r.device, r.in, r.skb)
 	if action := bpf.EbpnetAction(o.verdict); !slices.Contains(verdictsOf(action), verdict) {
-		t.Errorf("the dry run decided on action %d, but the verdict is %d", action, verdict)
+		t.Errorf("the dry run decided action %d, but the program returned verdict %d", action, verdict)
 	}
 }

@@ -321,7 +321,7 @@ func (t *Tables) countDatagrams() (map[uint32]int, error) {
 // FloodShare is the flooding for an endpoint or out of a tunnel.
 type FloodShare struct {
 	Limit          uint32 `json:"limit"`           // copies per second
-	AheadCopies    uint64 `json:"ahead_copies"`    // copies ahead of the limit; at most two seconds' worth
+	AheadCopies    uint64 `json:"ahead_copies"`    // copies ahead of the limit; flooding stops at two seconds' worth
 	LimitedPackets uint64 `json:"limited_packets"` // frames not flooded because of the limit
 }
 

@@ -7,8 +7,8 @@ import (
 	"github.com/ebpnet/ebpnet/internal/testutil"
 )
 
-// TestWaysLieApart: containers that speak to one place do not take each other's
-// way out of the cache at each packet.
+// TestWaysLieApart checks that containers that send to one destination do not
+// evict each other's entries from the route cache.
 func TestWaysLieApart(t *testing.T) {
 	t.Parallel()
 	testutil.RequireRoot(t)
@@ -32,7 +32,7 @@ func TestWaysLieApart(t *testing.T) {
 			}
 		}
 		if kept < len(senders) {
-			t.Errorf("IPv6 %t: %d ways are kept of %d senders", v6, kept, len(senders))
+			t.Errorf("IPv6 %t: the route cache keeps %d entries for %d senders", v6, kept, len(senders))
 		}
 	}
 }
