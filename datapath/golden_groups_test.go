@@ -17,7 +17,7 @@ type group struct {
 	name   string
 	load   func(testing.TB, loader.Config) *Tables // nil: loadPinned
 	rows   func(testing.TB) []row
-	change func(*Wanted) // what is wanted of the world; nil: as it is
+	change func(*Wanted) // changes the world; nil: no change
 }
 
 // world makes the world of the group.
@@ -40,12 +40,12 @@ func (g group) world(t testing.TB, more ...func(*Wanted)) *world {
 	return w
 }
 
-// unchanged names the group of all rows for which the world is as newWorld
-// makes it.
+// unchanged names the group of all rows that use the world of newWorld without
+// a change.
 const unchanged = "unchanged"
 
-// shareWorld puts the groups together that change nothing in their world:
-// loading the programs takes longer than all of their rows.
+// shareWorld merges the groups that do not change their world, because loading
+// the programs takes longer than all their rows.
 func shareWorld(t testing.TB, all []group) []group {
 	t.Helper()
 	var rows []row
@@ -129,7 +129,7 @@ func TestGolden(t *testing.T) {
 	}
 }
 
-// TestEveryReasonHasAGoldenPacket holds the rows against enum reason.
+// TestEveryReasonHasAGoldenPacket checks that the rows cover enum reason.
 func TestEveryReasonHasAGoldenPacket(t *testing.T) {
 	t.Parallel()
 	var seen []string
@@ -149,7 +149,7 @@ func TestEveryReasonHasAGoldenPacket(t *testing.T) {
 	}
 }
 
-// bothFamilies makes rows for IPv4 and for IPv6.
+// bothFamilies returns the rows for IPv4 and for IPv6.
 func bothFamilies(rows func(v6 bool) []row) []row {
 	var all []row
 	for _, v6 := range []bool{false, true} {
