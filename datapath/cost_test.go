@@ -46,7 +46,7 @@ func BenchmarkPath(b *testing.B) {
 		}
 		for _, r := range g.rows(b) {
 			if !r.flooded {
-				b.Run(r.way.name, func(b *testing.B) { r.benchmark(b, w) })
+				b.Run(r.example.name, func(b *testing.B) { r.benchmark(b, w) })
 			}
 		}
 	}
@@ -95,7 +95,7 @@ func (r row) benchmark(b *testing.B, w *world) {
 // keepsItsPlace reports whether a replay can restore the row's packet, and the
 // packet takes the same path again.
 func (r row) keepsItsPlace() bool {
-	return !r.way.opens && (r.out == nil || len(r.out) == len(r.in))
+	return !r.example.opens && (r.out == nil || len(r.out) == len(r.in))
 }
 
 func (r row) replayed(b *testing.B, w *world) (costs []float64) {
@@ -115,11 +115,11 @@ func (r row) single(b *testing.B, w *world) (costs []float64) {
 		at = atL4v6
 	}
 	for b.Loop() {
-		if r.way.opens {
+		if r.example.opens {
 			r.prepare(b, w)
 		}
 		for range singles {
-			if r.way.opens {
+			if r.example.opens {
 				const first = 32768
 				port = first + (port+1)%first
 				binary.BigEndian.PutUint16(frame[at:], port)

@@ -154,7 +154,7 @@ func (c contents) join(s bpf.EbpnetStation) {
 // behind an endpoint or a tunnel that is gone.
 func (t *Tables) Replace(w Wanted) error {
 	c := contentsOf(w)
-	members, err := t.settled(c.members)
+	members, err := t.keepIndexes(c.members)
 	if err != nil {
 		return err
 	}

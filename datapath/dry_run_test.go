@@ -123,7 +123,7 @@ func TestDryRun(t *testing.T) {
 			}
 			programs := dryPrograms(t, w, spec)
 			for _, r := range g.rows(t) {
-				t.Run(r.way.name, func(t *testing.T) { r.checkDry(t, w, programs[r.hook]) })
+				t.Run(r.example.name, func(t *testing.T) { r.checkDry(t, w, programs[r.hook]) })
 			}
 		})
 	}

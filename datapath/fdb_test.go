@@ -205,9 +205,9 @@ func TestForgetLearned(t *testing.T) {
 	}
 }
 
-// TestLearnedGoWithTheirPlace checks that a deletion forgets the stations
+// TestDeletionForgetsLearned checks that a deletion forgets the stations
 // learned at the deleted place, and no others.
-func TestLearnedGoWithTheirPlace(t *testing.T) {
+func TestDeletionForgetsLearned(t *testing.T) {
 	t.Parallel()
 	tables := emptyTables(t)
 	const (

@@ -183,13 +183,13 @@ func (t *Tables) endUnbackedFlowsOf(endpoints ...uint32) error {
 	return nil
 }
 
-// flowsARun is the number of flows that one run of a program checks. The CPU
+// flowsPerRun is the number of flows that one run of a program checks. The CPU
 // does nothing else during a run.
-const flowsARun = 65536
+const flowsPerRun = 65536
 
 // endFlows ends the flows that filter matches. It checks all flows.
 func (t *Tables) endFlows(filter bpf.EbpnetFlowFilter) error {
-	filter.Count = flowsARun
+	filter.Count = flowsPerRun
 	for ; filter.First < t.Maps.Flows.MaxEntries(); filter.First += filter.Count {
 		if _, err := command(t.Programs.EndFlows, filter); err != nil {
 			return fmt.Errorf("end flows: %w", err)
@@ -206,10 +206,10 @@ func (t *Tables) endFlowsOf(endpoint uint32, filter bpf.EbpnetFlowFilter) error 
 		return t.endFlows(filter)
 	}
 	listed := filter
-	listed.Endpoint, listed.Count = endpoint, flowsARun
+	listed.Endpoint, listed.Count = endpoint, flowsPerRun
 	whole := false
 	// A flow is in up to two lists. A run may start again at the first flow.
-	for range 8 * (1 + 2*t.Maps.Flows.MaxEntries()/flowsARun) {
+	for range 8 * (1 + 2*t.Maps.Flows.MaxEntries()/flowsPerRun) {
 		var err error
 		if listed, err = command(t.Programs.EndFlows, listed); err != nil {
 			return fmt.Errorf("end flows of endpoint %d: %w", endpoint, err)

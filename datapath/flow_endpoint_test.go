@@ -208,7 +208,7 @@ func TestListWithoutEnd(t *testing.T) {
 func TestPortOfUnknownEndpoint(t *testing.T) {
 	t.Parallel()
 	testutil.RequireRoot(t)
-	w := newWorld(t, loadSlots(flowsARun+64, nil))
+	w := newWorld(t, loadSlots(flowsPerRun+64, nil))
 	p := publishAlice()
 	p.Endpoint = 0
 	must(t, w.PutPorts([]Port{p}))

@@ -119,9 +119,9 @@ func reversed(v6 bool, l4 transport, port uint16) transport {
 	return transport{protocol: l4.protocol, sport: l4.dport, dport: port, flags: "A"}
 }
 
-// TestClientsThatLookTheSame opens two flows to one server that differ only in
-// the published port. Each client gets its own replies.
-func TestClientsThatLookTheSame(t *testing.T) {
+// TestIndistinguishableClients opens two flows to one server that differ only
+// in the published port. Each client gets its own replies.
+func TestIndistinguishableClients(t *testing.T) {
 	t.Parallel()
 	testutil.RequireRoot(t)
 	w := newWorld(t, loadPinned)

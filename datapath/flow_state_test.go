@@ -194,10 +194,10 @@ func livesInside() []life {
 	}
 }
 
-// TestWhatKeepsFlows sends packets about idle flows. Accepted packets keep
-// their flows. ICMP errors and refused packets neither keep nor end them (RFC
-// 4787 REQ-6 and REQ-12, RFC 5382 REQ-10, RFC 5508 REQ-6).
-func TestWhatKeepsFlows(t *testing.T) {
+// TestPacketsThatKeepFlows sends packets about idle flows. Accepted packets
+// keep their flows. ICMP errors and refused packets neither keep nor end them
+// (RFC 4787 REQ-6 and REQ-12, RFC 5382 REQ-10, RFC 5508 REQ-6).
+func TestPacketsThatKeepFlows(t *testing.T) {
 	t.Parallel()
 	testutil.RequireRoot(t)
 	const timeout = 2 * time.Second
@@ -206,11 +206,11 @@ func TestWhatKeepsFlows(t *testing.T) {
 		bpf.EbpnetVarTcpEstablishedTimeout: time.Hour,
 	}))
 	open := func(port uint16) { w.send(t, sentBy(t, alice, false, udp(port, 53))) }
-	complain := func(c complaint) row {
+	complain := func(c icmpError) row {
 		in, _ := c.frames(t, problemPort(false), wholePacket)
 		return fromUplink("", in)
 	}
-	about := complaintIn(false, website, udp(2001, 53))
+	about := icmpErrorIn(false, website, udp(2001, 53))
 	for port := uint16(2001); port <= 2004; port++ {
 		open(port)
 	}
@@ -227,7 +227,7 @@ func TestWhatKeepsFlows(t *testing.T) {
 		2001: complain(about),
 		2004: fromUplink("", incoming(false, udp(54, 2004)).frame(t)),
 	}
-	refused := complain(complaintIn(false, website, tcp(2010, 80, "A")))
+	refused := complain(icmpErrorIn(false, website, tcp(2010, 80, "A")))
 	var left map[uint16]bool
 	testutil.Eventually(t, "the end of the idle flows, after twice their timeout", func() bool {
 		for _, r := range kept {

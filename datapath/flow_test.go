@@ -114,15 +114,15 @@ func TestAnswersFollowTheChosenPort(t *testing.T) {
 			want := incoming(v6, reversed(v6, l4, 40000))
 			answer := fromUplink("", incoming(v6, reversed(v6, l4, chosen)).frame(t)).delivered(bob, translated(want, bob).frame(t))
 			// A router's error about the masqueraded packet.
-			c := complaint{aboutIn: withIdentifier(masqueraded(second), chosen), aboutOut: second}
+			c := icmpError{aboutIn: withIdentifier(masqueraded(second), chosen), aboutOut: second}
 			c.aboutOut.ttl = c.aboutIn.ttl
 			c.in = packet{from: routerMAC, to: uplinkMAC, src: peer.ip(v6), dst: uplink.ip(v6)}
 			c.out = translated(c.in, bob)
-			complained, told := c.frames(t, problemTTL(v6), wholePacket)
+			complained, translatedError := c.frames(t, problemTTL(v6), wholePacket)
 			t.Run(l4.protocol.String()+second.dst.String(), func(t *testing.T) {
 				answer.checkOnly(t, w)
 				fromUplink("", want.frame(t)).delivered(alice, translated(want, alice).frame(t)).checkOnly(t, w)
-				fromUplink("", complained).delivered(bob, told).checkOnly(t, w)
+				fromUplink("", complained).delivered(bob, translatedError).checkOnly(t, w)
 			})
 		}
 	}
@@ -168,11 +168,11 @@ func TestHostKeepsItsPort(t *testing.T) {
 		restored.l4.dport = 40000
 		fromUplink("", back.frame(t)).rewritten(restored.frame(t)).checkOnly(t, w)
 
-		c := complaint{aboutIn: moved, aboutOut: own}
+		c := icmpError{aboutIn: moved, aboutOut: own}
 		c.in = packet{from: routerMAC, to: uplinkMAC, src: peer.ip(v6), dst: uplink.ip(v6)}
 		c.out = c.in
-		complained, told := c.frames(t, problemTTL(v6), wholePacket)
-		fromUplink("", complained).rewritten(told).checkOnly(t, w)
+		complained, translatedError := c.frames(t, problemTTL(v6), wholePacket)
+		fromUplink("", complained).rewritten(translatedError).checkOnly(t, w)
 		// An endpoint that uses the host's new port gets another port.
 		taken := outgoing(bob, v6, tcp(chosen, 80, "S"))
 		_, out = w.send(t, fromEndpoint("", bob, taken.frame(t)))

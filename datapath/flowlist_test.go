@@ -38,9 +38,9 @@ func (w *world) expectFlows(t testing.TB, after string, f FlowFilter, want ...Fl
 	}
 }
 
-// TestFlowTellsItsState checks the state of a connection to the outside after
+// TestStateOfAFlow checks the state of a connection to the outside after
 // each packet, from first to last.
-func TestFlowTellsItsState(t *testing.T) {
+func TestStateOfAFlow(t *testing.T) {
 	t.Parallel()
 	testutil.RequireRoot(t)
 	w := newWorld(t, loadPinned)
@@ -181,7 +181,7 @@ func TestUnbackedFlowsEnd(t *testing.T) {
 	}
 }
 
-func TestUsageTellsHalfOpenFlowsApart(t *testing.T) {
+func TestUsageSeparatesHalfOpenFlows(t *testing.T) {
 	t.Parallel()
 	testutil.RequireRoot(t)
 	w := newWorld(t, loadPinned)

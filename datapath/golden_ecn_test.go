@@ -48,7 +48,7 @@ func ecnRows(t testing.TB) []row {
 			around := cameOut(tunnel, openNet)
 			around.class = expedited
 			rows = append(rows, outOf(tunnel, fmt.Sprintf("class of tunnel %d", tunnel), around.around(t, p.frame(t))).delivered(alice, p.frame(t)))
-			arp := inners(t, far, alice)[len(inners(t, far, alice))-1].frame
+			arp := innerFrames(t, far, alice)[len(innerFrames(t, far, alice))-1].frame
 			around.class = ce
 			rows = append(rows, outOf(tunnel, fmt.Sprintf("ARP out of congested tunnel %d", tunnel), around.around(t, arp)).delivered(alice, arp))
 		}

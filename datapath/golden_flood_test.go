@@ -82,7 +82,7 @@ func question(t testing.TB, from host, target netip.Addr) []byte {
 // floodRows check which receivers get flooded frames.
 func floodRows(t testing.TB) []row {
 	return bothFamilies(func(v6 bool) []row {
-		return slices.Concat(floodLocalRows(t, v6), floodTunnelRows(t, v6), askedRows(t, v6))
+		return slices.Concat(floodLocalRows(t, v6), floodTunnelRows(t, v6), questionRows(t, v6))
 	})
 }
 
@@ -91,7 +91,7 @@ func floodLocalRows(t testing.TB, v6 bool) []row {
 	behind, far := stranger(trunk, 80), stranger(host{}, 90)
 	tunnels := []uint32{theTunnel, sixTunnel}
 	to := func(from host) []byte { return between(from, far, v6, udp(1, 2)).frame(t) }
-	closed := turned(openNet, func(n *Network) { n.ICC = false })
+	closed := changeNetwork(openNet, func(n *Network) { n.ICC = false })
 	group := multicast(alice, v6).frame(t)
 	arrives := func(what string, tunnel uint32, frame []byte) row {
 		return toTunnel(what, frameMark(openNet, tunnel), frame).tunnelledBy(tunnel, intoTunnel(t, tunnel, frame))
@@ -163,7 +163,7 @@ func floodTunnelRows(t testing.TB, v6 bool) []row {
 	group := multicast(far, v6).frame(t)
 	ofRemote := multicast(remote, v6).frame(t)
 	to := between(far, nowhere, v6, udp(1, 2)).frame(t)
-	closed := turned(openNet, func(n *Network) { n.ICC = false })
+	closed := changeNetwork(openNet, func(n *Network) { n.ICC = false })
 	var rows []row
 	for tunnel, name := range map[uint32]string{theTunnel: "out of a tunnel", sixTunnel: "out of one over IPv6"} {
 		rows = append(rows,
@@ -191,9 +191,9 @@ func withoutTrunks(t testing.TB, w *world) {
 	}
 }
 
-// askedRows are questions from a tunnel. A question for a known station is not
-// flooded.
-func askedRows(t testing.TB, v6 bool) []row {
+// questionRows are questions from a tunnel. A question for a known station is
+// not flooded.
+func questionRows(t testing.TB, v6 bool) []row {
 	far := stranger(host{}, 90)
 	asks := func(name string, target netip.Addr) row {
 		return fromTunnel(t, "question out of a tunnel for "+name, theTunnel, question(t, far, target))
@@ -209,7 +209,7 @@ func askedRows(t testing.TB, v6 bool) []row {
 	announces := func(name string, frame []byte) row {
 		return everywhere(fromTunnel(t, name, theTunnel, frame), frame)
 	}
-	closed := turned(openNet, func(n *Network) { n.ICC = false })
+	closed := changeNetwork(openNet, func(n *Network) { n.ICC = false })
 	rows := []row{
 		asks("an endpoint of this host", alice.ip(v6)).delivered(alice, question(t, far, alice.ip(v6))),
 		asks("a trunk", trunk.ip(v6)).delivered(trunk, question(t, far, trunk.ip(v6))),

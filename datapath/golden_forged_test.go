@@ -18,7 +18,7 @@ func forgedErrorRows(t testing.TB) []row {
 		sent := func(from, to netip.Addr) packet {
 			return packet{src: from, dst: to, l4: udp(40000, 53), payload: "quoted"}
 		}
-		said := func(e problem, to mac, dst netip.Addr, about packet) packet {
+		errorAbout := func(e problem, to mac, dst netip.Addr, about packet) packet {
 			return packet{from: alice.mac, to: to, src: own, dst: dst, l4: e.about(t, about, wholePacket)}
 		}
 		says := func(name string, p packet) row { return fromEndpoint(name, alice, p.frame(t)) }
@@ -41,7 +41,7 @@ func forgedErrorRows(t testing.TB) []row {
 				{"its echo reply to a tunnel endpoint", gateway, packet{src: uplink.ip(v6), dst: peer.ip(v6), l4: echo(v6, true, 7)}, false},
 				{"her packet to it", gateway, sent(own, gateway), false},
 			} {
-				r := says(fmt.Sprintf("to the host: %s about %s", e.name, c.name), said(e, gatewayMAC, c.to, c.about))
+				r := says(fmt.Sprintf("to the host: %s about %s", e.name, c.name), errorAbout(e, gatewayMAC, c.to, c.about))
 				if c.wanted {
 					rows = append(rows, r.redirected(nil))
 				} else {
@@ -50,7 +50,7 @@ func forgedErrorRows(t testing.TB) []row {
 			}
 		}
 		e := problemPort(v6)
-		mine, others := said(e, gatewayMAC, gateway, sent(gateway, own)), said(e, gatewayMAC, gateway, sent(gateway, bob.ip(v6)))
+		mine, others := errorAbout(e, gatewayMAC, gateway, sent(gateway, own)), errorAbout(e, gatewayMAC, gateway, sent(gateway, bob.ip(v6)))
 		first := func(p packet) packet { p.fragment = fragment{more: true, id: datagramID}; return p }
 		padded := func(p packet) packet {
 			p.options = []byte{1, 4, 0, 0, 0, 0}
@@ -101,7 +101,7 @@ func forgedErrorRows(t testing.TB) []row {
 			name string
 			to   mac
 		}{{"to bob", bob.mac}, {"to bob through the gateway", gatewayMAC}, {"to everybody", broadcastMAC}} {
-			toBob := func(about packet) packet { return said(problemSize(v6, 1280), way.to, bob.ip(v6), about) }
+			toBob := func(about packet) packet { return errorAbout(problemSize(v6, 1280), way.to, bob.ip(v6), about) }
 			good := says(way.name+": about his packet to her", toBob(sent(bob.ip(v6), own)))
 			if way.to == broadcastMAC {
 				good = good.floodedTo(bob).into(theTunnel)
@@ -130,8 +130,8 @@ func forgedErrorRows(t testing.TB) []row {
 		for _, kind := range []uint8{0, 5, 100, 127} { // errors of undefined types
 			unknown := problem{fmt.Sprintf("error of type %d", kind), kind, 0, 0}
 			rows = append(rows,
-				says(unknown.name+" about its packet to her", said(unknown, gatewayMAC, gateway, sent(gateway, own))).redirected(nil),
-				says(unknown.name+" about its packet to bob", said(unknown, gatewayMAC, gateway, sent(gateway, bob.ip(v6)))).dropped("unknown_flow"))
+				says(unknown.name+" about its packet to her", errorAbout(unknown, gatewayMAC, gateway, sent(gateway, own))).redirected(nil),
+				says(unknown.name+" about its packet to bob", errorAbout(unknown, gatewayMAC, gateway, sent(gateway, bob.ip(v6)))).dropped("unknown_flow"))
 		}
 		local := packet{from: alice.mac, to: gatewayMAC, src: linkLocal(alice.mac), dst: linkLocal(gatewayMAC)}
 		about := func(from, to netip.Addr) packet { p := local; p.l4 = e.about(t, sent(from, to), wholePacket); return p }
@@ -142,19 +142,19 @@ func forgedErrorRows(t testing.TB) []row {
 // trunkErrorRows are ICMP errors from behind a trunk.
 func trunkErrorRows(t testing.TB, v6 bool) []row {
 	behind, gateway := stranger(trunk, 80), gatewayOf(openNet).ip(v6)
-	said := func(to mac, dst, quoted netip.Addr) []byte {
+	errorAbout := func(to mac, dst, quoted netip.Addr) []byte {
 		about := packet{src: dst, dst: quoted, l4: udp(40000, 53), payload: "quoted"}
 		return packet{from: behind.mac, to: to, src: behind.ip(v6), dst: dst, l4: problemPort(v6).about(t, about, wholePacket)}.frame(t)
 	}
-	foreign := said(alice.mac, alice.ip(v6), website.ip(v6))
+	foreign := errorAbout(alice.mac, alice.ip(v6), website.ip(v6))
 	router := allowed(trunk, false, true)
 	return []row{
 		fromEndpoint("error to alice about another packet, from behind a router", trunk, foreign).given(router, remember).dropped("unknown_flow"),
 		fromEndpoint("error to alice about another packet, from a router", trunk, patch(foreign, len(mac{}), trunk.mac[:]...)).
 			given(router, remember).delivered(alice, nil),
-		fromEndpoint("error to the host about its packet", trunk, said(gatewayMAC, gateway, behind.ip(v6))).redirected(nil),
-		fromEndpoint("error to the host about another packet", trunk, said(gatewayMAC, gateway, bob.ip(v6))).dropped("unknown_flow"),
-		fromEndpoint("error to alice about her packet", trunk, said(alice.mac, alice.ip(v6), behind.ip(v6))).delivered(alice, nil),
+		fromEndpoint("error to the host about its packet", trunk, errorAbout(gatewayMAC, gateway, behind.ip(v6))).redirected(nil),
+		fromEndpoint("error to the host about another packet", trunk, errorAbout(gatewayMAC, gateway, bob.ip(v6))).dropped("unknown_flow"),
+		fromEndpoint("error to alice about her packet", trunk, errorAbout(alice.mac, alice.ip(v6), behind.ip(v6))).delivered(alice, nil),
 		fromEndpoint("error to alice about another packet", trunk, foreign).dropped("unknown_flow"),
 	}
 }
@@ -174,7 +174,7 @@ func misled(to netip.Addr) func(testing.TB, *world) {
 		t.Helper()
 		v6 := to.Is6()
 		mtu := leastPMTU(v6)
-		e := complains(t, "", problemSize(v6, mtu), ipPacket(packet{src: uplink.ip(v6), dst: to, l4: echo(v6, true, 7)}.frame(t)))
+		e := routerError(t, "", problemSize(v6, mtu), ipPacket(packet{src: uplink.ip(v6), dst: to, l4: echo(v6, true, 7)}.frame(t)))
 		w.ns.NewTap(t, "up0peer").Send(t, e.in)
 		awaitRoute(t, w, to, fmt.Sprintf("mtu %d ", mtu))
 	}
@@ -196,9 +196,9 @@ func misledRows(t testing.TB) []row {
 	})
 }
 
-// unheardRows are errors that do not lower a tunnel's MTU because they quote
-// packets that the tunnel does not send.
-func unheardRows(t testing.TB, v6 bool) []row {
+// ignoredErrorRows are errors that do not lower a tunnel's MTU because they
+// quote packets that the tunnel does not send.
+func ignoredErrorRows(t testing.TB, v6 bool) []row {
 	tunnel := map[bool]uint32{false: keyedTunnel4, true: keyedTunnel6}[v6]
 	around := sentInto(tunnel, openNet)
 	full := ofLength(t, between(alice, remoteBehind(tunnel, openNet), false, udp(1, 2)), uplinkMTU-overhead(around))
@@ -209,7 +209,7 @@ func unheardRows(t testing.TB, v6 bool) []row {
 	with := func(change func(*wrapping)) row {
 		w := around
 		change(&w)
-		return complains(t, "", problemSize(v6, 1400), quoted(t, w))
+		return routerError(t, "", problemSize(v6, 1400), quoted(t, w))
 	}
 	body := string(binary.BigEndian.AppendUint32(nil, 1400)) + string(quoted(t, around))
 	elsewhere := packet{from: routerMAC, to: uplinkMAC, src: website.ip(v6), dst: newUplink.ip(v6), l4: icmp4(unreachable4, body)}
@@ -229,12 +229,12 @@ func unheardRows(t testing.TB, v6 bool) []row {
 	}
 	// Fragmentable packets cause no error.
 	loose := ofLength(t, between(alice, remoteBehind(fragmentable4, openNet), false, udp(1, 2)), uplinkMTU-overhead(around))
-	cut := fromEndpoint("ignored error/a tunnel without DF", alice, loose.frame(t)).after(tooLong(t, fragmentable4, 1400)).tunnelledBy(fragmentable4, nil)
+	cut := fromEndpoint("ignored error/a tunnel without DF", alice, loose.frame(t)).after(reportMTU(t, fragmentable4, 1400)).tunnelledBy(fragmentable4, nil)
 	cut.outOf = withAnyID(sentInto(fragmentable4, openNet).around(t, loose.frame(t)))
 	const atFragment = 6
 	return append(rows, cut,
-		check("without DF", complains(t, "", problemSize(v6, 1400), patch(quoted(t, around), atFragment, 0, 0))),
-		check("a fragment", complains(t, "", problemSize(v6, 1400), patch(quoted(t, around), atFragment, 0x40, 1))))
+		check("without DF", routerError(t, "", problemSize(v6, 1400), patch(quoted(t, around), atFragment, 0, 0))),
+		check("a fragment", routerError(t, "", problemSize(v6, 1400), patch(quoted(t, around), atFragment, 0x40, 1))))
 }
 
 // awaitRoute waits until the host's route to an address contains a text.

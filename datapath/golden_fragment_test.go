@@ -83,9 +83,9 @@ func (r row) withSCTPLeft(out []byte) row {
 
 func nothing(testing.TB, *world) {}
 
-// fragmentsOfEndpoint is the most datagrams of one endpoint that are kept:
+// endpointFragments is the most datagrams of one endpoint that are kept:
 // ENDPOINT_FRAGMENTS of bpf/types_state.h.
-const fragmentsOfEndpoint = 64
+const endpointFragments = 64
 
 // beginning sends the first fragments, like p, of n more datagrams.
 func beginning(n int, r func(string, []byte) row, p packet) func(testing.TB, *world) {
@@ -122,17 +122,17 @@ func fragmentShareRows(t testing.TB, v6 bool) []row {
 	in, _, inLast := inFragments(incoming(v6, udp(53, 40000)))
 	query := by(alice)("", outgoing(alice, v6, udp(40000, 53)).frame(t))
 	return []row{
-		out("last, after as many other datagrams as are kept", beginning(fragmentsOfEndpoint, by(alice), first)).dropped("fragment_limit"),
-		out("last, after one datagram less", beginning(fragmentsOfEndpoint-1, by(alice), first)).redirected(masqueraded(last).frame(t)),
-		out("last, after many of another endpoint", beginning(4*fragmentsOfEndpoint, by(bob), bobFirst)).redirected(masqueraded(last).frame(t)),
-		out("last, after many from outside", beginning(4*fragmentsOfEndpoint, fromUplink, in)).redirected(masqueraded(last).frame(t)),
+		out("last, after as many other datagrams as are kept", beginning(endpointFragments, by(alice), first)).dropped("fragment_limit"),
+		out("last, after one datagram less", beginning(endpointFragments-1, by(alice), first)).redirected(masqueraded(last).frame(t)),
+		out("last, after many of another endpoint", beginning(4*endpointFragments, by(bob), bobFirst)).redirected(masqueraded(last).frame(t)),
+		out("last, after many from outside", beginning(4*endpointFragments, fromUplink, in)).redirected(masqueraded(last).frame(t)),
 		withLimit("last, after as many other datagrams as the endpoint's limit", alice.id, 8).dropped("fragment_limit"),
 		withLimit("last, after one datagram less than the endpoint's limit", alice.id, 7).redirected(masqueraded(last).frame(t)),
 		withLimit("last, after more datagrams than another endpoint's limit", bob.id, 8).redirected(masqueraded(last).frame(t)),
-		linked("last over a link, after as many other datagrams as are kept", fragmentsOfEndpoint).dropped("fragment_limit"),
-		linked("last over a link, after one datagram less", fragmentsOfEndpoint-1).delivered(server, nil),
+		linked("last over a link, after as many other datagrams as are kept", endpointFragments).dropped("fragment_limit"),
+		linked("last over a link, after one datagram less", endpointFragments-1).delivered(server, nil),
 		fromUplink("reply, last, after many of an endpoint", inLast.frame(t)).after(query, fromUplink("", in.frame(t))).
-			given(beginning(4*fragmentsOfEndpoint, by(alice), first), nothing).delivered(alice, translated(inLast, alice).frame(t)),
+			given(beginning(4*endpointFragments, by(alice), first), nothing).delivered(alice, translated(inLast, alice).frame(t)),
 	}
 }
 

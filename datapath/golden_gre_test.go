@@ -18,8 +18,8 @@ type sample struct {
 	frame []byte
 }
 
-// inners returns a frame of every kind that a tunnel carries.
-func inners(t testing.TB, from, to host) []sample {
+// innerFrames returns a frame of every kind that a tunnel carries.
+func innerFrames(t testing.TB, from, to host) []sample {
 	odd4, odd6 := between(from, to, false, udp(1, 2)), between(from, to, true, udp(1, 2))
 	odd4.payload, odd6.payload = "0123456789abcdefghij!", "!"
 	long := odd4
@@ -66,7 +66,7 @@ func greOutRows(t testing.TB) []row {
 			from, to := localOn(network), remoteBehind(tunnel.ID, network)
 			around := sentInto(tunnel.ID, network)
 			around.ttl = tunnel.TTL
-			for _, inner := range inners(t, from, to) {
+			for _, inner := range innerFrames(t, from, to) {
 				name := fmt.Sprintf("into tunnel %d of network %d/%s", tunnel.ID, network, inner.name)
 				out := around.around(t, inner.frame)
 				r := fromEndpoint(name, from, inner.frame)
@@ -223,7 +223,7 @@ func greInRows(t testing.TB) []row {
 				if fields&formSequence != 0 {
 					w.sequence = key(0xfffffffe)
 				}
-				for _, inner := range inners(t, from, to) {
+				for _, inner := range innerFrames(t, from, to) {
 					name := fmt.Sprintf("out of tunnel %d of network %d, with fields %d/%s", tunnel, network, fields, inner.name)
 					frame := w.around(t, inner.frame)
 					const padding = "padding of Ethernet"
@@ -253,9 +253,9 @@ func greInRows(t testing.TB) []row {
 // greShortRows are packets without padding.
 func greShortRows(t testing.TB) []row { return shortRows(t, false) }
 
-// greBeforeRows are for kernels before Linux 6.3. They leave a packet at least
-// as long as the outer IP header.
-func greBeforeRows(t testing.TB) []row { return append(greInRows(t), shortRows(t, true)...) }
+// greOldKernelRows are for kernels before Linux 6.3. They leave a packet at
+// least as long as the outer IP header.
+func greOldKernelRows(t testing.TB) []row { return append(greInRows(t), shortRows(t, true)...) }
 
 // shortRows are the shortest packets, with or without padding over IPv6.
 func shortRows(t testing.TB, padded bool) []row {

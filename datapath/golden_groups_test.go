@@ -81,7 +81,7 @@ func groups() []group {
 		{name: "tunnel", rows: tunnelRows},
 		{name: "tunnel forms", rows: greRows, change: withForms},
 		{name: "tunnel forms, short", load: loadDecap(decapIPv4, decapIPv6), rows: greShortRows, change: withForms},
-		{name: "tunnel forms, before Linux 6.3", load: loadDecap(0, 0), rows: greBeforeRows, change: withForms},
+		{name: "tunnel forms, before Linux 6.3", load: loadDecap(0, 0), rows: greOldKernelRows, change: withForms},
 		{name: "tunnel marks", rows: ecnRows, change: withForms},
 		{name: "tunnel sizes", rows: sizeRows, change: withForms},
 		{name: "flood", rows: floodRows, change: withShared},
@@ -154,7 +154,7 @@ func bothFamilies(rows func(v6 bool) []row) []row {
 	var all []row
 	for _, v6 := range []bool{false, true} {
 		for _, r := range rows(v6) {
-			r.way = r.way.of(v6)
+			r.example = r.example.of(v6)
 			r.name = fmt.Sprintf("IPv%d/%s", map[bool]int{false: 4, true: 6}[v6], r.name)
 			all = append(all, r)
 		}

@@ -109,9 +109,9 @@ func (r row) refused(reason string, out []byte) row {
 	return r
 }
 
-// complaint is an ICMP error with its quoted packet, before and after the
+// icmpError is an ICMP error with its quoted packet, before and after the
 // translation.
-type complaint struct {
+type icmpError struct {
 	in, out           packet
 	aboutIn, aboutOut packet
 }
@@ -119,7 +119,7 @@ type complaint struct {
 // frames returns the error as it arrives and as it leaves. The quoted CRC of
 // SCTP does not change: no receiver checks it, and it can cover more than the
 // quote.
-func (c complaint) frames(t testing.TB, e problem, quote int) (in, out []byte) {
+func (c icmpError) frames(t testing.TB, e problem, quote int) (in, out []byte) {
 	c.in.l4, c.out.l4 = e.about(t, c.aboutIn, quote), e.about(t, c.aboutOut, quote)
 	if crc := 4 + leastQuoted(c.aboutIn); c.aboutIn.l4.protocol == protocolSCTP && len(c.in.l4.body) > crc {
 		c.out.l4.body = c.out.l4.body[:crc] + c.in.l4.body[crc:crc+4] + c.out.l4.body[crc+4:]
@@ -127,21 +127,21 @@ func (c complaint) frames(t testing.TB, e problem, quote int) (in, out []byte) {
 	return c.in.frame(t), c.out.frame(t)
 }
 
-// complaintIn is an error from outside about a packet of alice, from the
+// icmpErrorIn is an error from outside about a packet of alice, from the
 // receiver or from a router on the path.
-func complaintIn(v6 bool, from host, l4 transport) complaint {
+func icmpErrorIn(v6 bool, from host, l4 transport) icmpError {
 	sent := outgoing(alice, v6, l4)
 	sent.ttl = 63
-	c := complaint{aboutIn: masqueraded(sent), aboutOut: sent}
+	c := icmpError{aboutIn: masqueraded(sent), aboutOut: sent}
 	c.in = packet{from: routerMAC, to: uplinkMAC, src: from.ip(v6), dst: uplink.ip(v6), class: 0xc0}
 	c.out = translated(c.in, alice)
 	return c
 }
 
-// complaintOut is an error of alice about a reply from outside.
-func complaintOut(v6 bool, l4 transport) complaint {
+// icmpErrorOut is an error of alice about a reply from outside.
+func icmpErrorOut(v6 bool, l4 transport) icmpError {
 	got := translated(incoming(v6, l4), alice)
-	c := complaint{aboutIn: got, aboutOut: got}
+	c := icmpError{aboutIn: got, aboutOut: got}
 	c.aboutOut.dst = uplink.ip(v6)
 	c.in = packet{from: alice.mac, to: gatewayMAC, src: alice.ip(v6), dst: website.ip(v6)}
 	c.out = c.in
@@ -153,7 +153,7 @@ func complaintOut(v6 bool, l4 transport) complaint {
 func errorRows(t testing.TB) []row {
 	return bothFamilies(func(v6 bool) []row {
 		var rows []row
-		add := func(name string, in row, c complaint, e problem, quote int, end func(row, []byte) row) {
+		add := func(name string, in row, c icmpError, e problem, quote int, end func(row, []byte) row) {
 			var out []byte
 			in.name = name
 			in.in, out = c.frames(t, e, quote)
@@ -173,8 +173,8 @@ func errorRows(t testing.TB) []row {
 		} {
 			opened := sentBy(t, alice, v6, c.out)
 			answered := answerTo(t, "", v6, c.answer, opened)
-			fromPeer, fromRouter := complaintIn(v6, website, c.out), complaintIn(v6, router, c.out)
-			back := complaintOut(v6, c.answer)
+			fromPeer, fromRouter := icmpErrorIn(v6, website, c.out), icmpErrorIn(v6, router, c.out)
+			back := icmpErrorOut(v6, c.answer)
 			arrive := fromUplink("", nil).after(opened)
 			leave := fromEndpoint("", alice, nil).after(opened, answered)
 			for _, e := range problems(v6) {
@@ -208,7 +208,7 @@ func errorRows(t testing.TB) []row {
 		// plain is not masqueraded.
 		sent := outgoing(plain, v6, udp(40000, 53))
 		sent.ttl = 63
-		bare := complaint{aboutIn: sent, aboutOut: sent}
+		bare := icmpError{aboutIn: sent, aboutOut: sent}
 		bare.in = packet{from: routerMAC, to: uplinkMAC, src: router.ip(v6), dst: plain.ip(v6)}
 		bare.out = translated(bare.in, plain)
 		add("not masqueraded", fromUplink("", nil).after(sentBy(t, plain, v6, udp(40000, 53))), bare, problemTTL(v6), wholePacket,
@@ -252,12 +252,12 @@ func publishedErrorRows(t testing.TB, v6 bool) []row {
 			replied := fromEndpoint("", alice, answer.frame(t)).after(asked)
 
 			// Alice's error, about the request.
-			mine := complaint{aboutIn: arrived, aboutOut: way.asked}
+			mine := icmpError{aboutIn: arrived, aboutOut: way.asked}
 			mine.aboutOut.ttl = arrived.ttl
 			mine.in = packet{from: alice.mac, to: gatewayMAC, src: alice.ip(v6), dst: way.seen.ip(v6)}
 			mine.out = packet{from: alice.mac, to: gatewayMAC, src: way.asked.dst, dst: way.asked.src, ttl: 63}
 			// The client's error, about the reply.
-			theirs := complaint{aboutIn: repliedOutside(answer, way.asked), aboutOut: answer}
+			theirs := icmpError{aboutIn: repliedOutside(answer, way.asked), aboutOut: answer}
 			theirs.aboutOut.ttl = theirs.aboutIn.ttl
 			theirs.in = packet{from: way.asked.from, to: way.asked.to, src: way.asked.src, dst: way.asked.dst}
 			theirs.out = translated(theirs.in, alice)

@@ -46,7 +46,7 @@ func (r row) unknown() row { return r.floodedTo(trunk, otherTrunk).into(theTunne
 // learnRows are frames from and to learned stations.
 func learnRows(t testing.TB) []row {
 	return bothFamilies(func(v6 bool) []row {
-		return slices.Concat(placeRows(t, v6), onwardRows(t, v6), ageRows(t, v6), shareRows(t, v6), untaughtRows(t, v6))
+		return slices.Concat(placeRows(t, v6), learnedPairRows(t, v6), ageRows(t, v6), shareRows(t, v6), notLearnedRows(t, v6))
 	})
 }
 
@@ -78,8 +78,8 @@ func placeRows(t testing.TB, v6 bool) []row {
 	return rows
 }
 
-// onwardRows are frames from one learned station to another.
-func onwardRows(t testing.TB, v6 bool) []row {
+// learnedPairRows are frames from one learned station to another.
+func learnedPairRows(t testing.TB, v6 bool) []row {
 	here, far := stranger(trunk, 90), stranger(host{}, 91)
 	there, farther := stranger(otherTrunk, 92), stranger(host{}, 93)
 	sends := func(from, to host) []byte { return between(from, to, v6, udp(1, 2)).frame(t) }
@@ -150,8 +150,8 @@ func ageRows(t testing.TB, v6 bool) []row {
 	}
 }
 
-// untaughtRows are refused frames. Their senders are not learned.
-func untaughtRows(t testing.TB, v6 bool) []row {
+// notLearnedRows are refused frames. Their senders are not learned.
+func notLearnedRows(t testing.TB, v6 bool) []row {
 	far := stranger(host{}, 90)
 	good := between(far, alice, v6, udp(1, 2))
 	withSource := func(a netip.Addr) []byte {
@@ -160,24 +160,24 @@ func untaughtRows(t testing.TB, v6 bool) []row {
 		return p.frame(t)
 	}
 	var rows []row
-	untaught := func(name string, r row) {
+	notLearned := func(name string, r row) {
 		rows = append(rows, reaches(t, "after "+name, far, v6).after(r).unknown())
 	}
 	out := func(frame []byte) row { return fromTunnel(t, "", theTunnel, frame) }
-	untaught("an endpoint's address", out(withSource(bob.ip(v6))))
-	untaught("the gateway's address", out(withSource(gatewayOf(openNet).ip(v6))))
-	untaught("an unknown protocol", out(patch(good.frame(t), atEthertype, 0x88, 0xcc)))
-	untaught("a malformed packet", out(patch(good.frame(t), atIP, 0x25)))
-	untaught("an unknown key", fromUplink("", arriving(false, key(strangeKey)).around(t, good.frame(t))))
-	untaught("an unknown peer", fromUplink("", patch(arriving(false, key(openKey)).around(t, good.frame(t)), atIP+15, 99)))
-	untaught("another network's key", fromUplink("", arriving(false, key(closedKey)).around(t, good.frame(t))))
-	untaught("an address of a trunk's neighbor", fromEndpoint("", trunk, withSource(bob.ip(v6))))
+	notLearned("an endpoint's address", out(withSource(bob.ip(v6))))
+	notLearned("the gateway's address", out(withSource(gatewayOf(openNet).ip(v6))))
+	notLearned("an unknown protocol", out(patch(good.frame(t), atEthertype, 0x88, 0xcc)))
+	notLearned("a malformed packet", out(patch(good.frame(t), atIP, 0x25)))
+	notLearned("an unknown key", fromUplink("", arriving(false, key(strangeKey)).around(t, good.frame(t))))
+	notLearned("an unknown peer", fromUplink("", patch(arriving(false, key(openKey)).around(t, good.frame(t)), atIP+15, 99)))
+	notLearned("another network's key", fromUplink("", arriving(false, key(closedKey)).around(t, good.frame(t))))
+	notLearned("an address of a trunk's neighbor", fromEndpoint("", trunk, withSource(bob.ip(v6))))
 	// Without ICC, only known stations may send.
 	closed := func(says row) func(testing.TB, *world) {
 		return func(t testing.TB, w *world) {
-			turned(openNet, func(n *Network) { n.ICC = false })(t, w)
+			changeNetwork(openNet, func(n *Network) { n.ICC = false })(t, w)
 			w.send(t, says)
-			turned(openNet, func(*Network) {})(t, w)
+			changeNetwork(openNet, func(*Network) {})(t, w)
 		}
 	}
 	here := stranger(trunk, 90)
@@ -224,9 +224,9 @@ func staticRows(t testing.TB, v6 bool) []row {
 	return append(rows, overlayGuardRows(t, v6)...)
 }
 
-// nobodysAddresses are addresses that no packet may come from: group,
+// invalidSources are addresses that no packet may come from: group,
 // broadcast, reserved and loopback addresses.
-func nobodysAddresses(v6 bool) []netip.Addr {
+func invalidSources(v6 bool) []netip.Addr {
 	texts := []string{"224.0.0.251", "239.1.2.3", "240.0.0.1", "255.255.255.255", "127.0.0.1", "127.255.255.254"}
 	if v6 {
 		texts = []string{"ff02::fb", "ff0e::5", "::1"}
@@ -260,7 +260,7 @@ func overlayGuardRows(t testing.TB, v6 bool) []row {
 		spoofed("the gateway's address", from(gatewayOf(openNet).ip(v6))),
 		spoofed("an address of another network's", from(client.ip(v6))),
 	}
-	for _, a := range nobodysAddresses(v6) {
+	for _, a := range invalidSources(v6) {
 		known := between(remote, alice, v6, udp(1, 2))
 		known.src = a
 		rows = append(rows, spoofed("from "+a.String(), from(a)), spoofed("a known remote from "+a.String(), known.frame(t)))
@@ -271,7 +271,7 @@ func overlayGuardRows(t testing.TB, v6 bool) []row {
 	tells := func(frame, sender mac, ip netip.Addr) []byte {
 		return arp(t, frame, alice.mac, layers.ARPReply, sender, ip, alice.mac, alice.ip4)
 	}
-	for _, a := range nobodysAddresses(v6) {
+	for _, a := range invalidSources(v6) {
 		rows = append(rows, spoofed("ARP from "+a.String(), tells(far.mac, far.mac, a)))
 	}
 	return append(rows,

@@ -13,9 +13,9 @@ const (
 	echoLength = 8
 )
 
-// said is a frame whose IP header has this payload length. The rest of the
-// frame is padding.
-func said(frame []byte, payload int) []byte {
+// withLength is a frame whose IP header has this payload length. The rest of
+// the frame is padding.
+func withLength(frame []byte, payload int) []byte {
 	if frame[atEthertype] == 0x86 {
 		return patch(frame, atIP6Length, binary.BigEndian.AppendUint16(nil, uint16(payload))...)
 	}
@@ -63,10 +63,10 @@ func lengthRows(t testing.TB) []row {
 				extension = 8
 			}
 			rows = append(rows,
-				malformed(c.name+" ends after the packet", said(padded(p), c.length-1)),
-				malformed(c.name+" starts after the packet", said(padded(p), 0)),
+				malformed(c.name+" ends after the packet", withLength(padded(p), c.length-1)),
+				malformed(c.name+" starts after the packet", withLength(padded(p), 0)),
 				leaves(c.name+" ends with the packet", padded(p), padded(masqueraded(p))),
-				malformed(c.name+" ends after the first fragment", said(padded(first), extension+c.length-1)),
+				malformed(c.name+" ends after the first fragment", withLength(padded(first), extension+c.length-1)),
 				leaves(c.name+" ends with the first fragment", padded(first), padded(masqueraded(first))),
 			)
 		}
@@ -81,7 +81,7 @@ func lengthRows(t testing.TB) []row {
 			behind += 8
 		}
 		rows = append(rows,
-			malformed("TCP's options end after the packet", said(withDataOffset(in, l4, 6), tcpLength+3)),
+			malformed("TCP's options end after the packet", withLength(withDataOffset(in, l4, 6), tcpLength+3)),
 			leaves("TCP's options end with the packet", withDataOffset(in, l4, 6), withDataOffset(out, l4, 6)),
 			malformed("TCP's header length below five", withDataOffset(in, l4, 4)),
 			leaves("TCP's options in the next fragment", withDataOffset(begun.frame(t), behind, 15),
@@ -92,9 +92,9 @@ func lengthRows(t testing.TB) []row {
 		own := outgoing(uplink, v6, tcp(40000, 80, "A"))
 		own.from, own.to = uplinkMAC, routerMAC
 		rows = append(rows,
-			fromUplink("to a published port, header ends after the packet", said(padded(call), tcpLength-1)).passed(),
+			fromUplink("to a published port, header ends after the packet", withLength(padded(call), tcpLength-1)).passed(),
 			fromUplink("to a published port, header ends with the packet", padded(call)).delivered(alice, padded(reached(call, alice, 80))),
-			toUplink("the host's own, header ends after the packet", said(padded(own), tcpLength-1)).passed(),
+			toUplink("the host's own, header ends after the packet", withLength(padded(own), tcpLength-1)).passed(),
 		)
 
 		super := func(r row) row {
@@ -102,7 +102,7 @@ func lengthRows(t testing.TB) []row {
 			return r
 		}
 		rows = append(rows,
-			super(malformed("superframe, header ends after the packet", said(padded(syn), tcpLength-1))),
+			super(malformed("superframe, header ends after the packet", withLength(padded(syn), tcpLength-1))),
 			super(leaves("superframe, header ends with the packet", padded(syn), padded(masqueraded(syn)))),
 		)
 		if !v6 {
@@ -111,11 +111,11 @@ func lengthRows(t testing.TB) []row {
 		later := outgoing(alice, v6, udp(40000, 53))
 		later.fragment = fragmentAt(5)
 		return append(rows,
-			malformed("fragment header ends after the packet", said(later.frame(t), 7)),
-			fromEndpoint("fragment header ends with the packet", alice, said(later.frame(t), 8)).dropped("fragment"),
-			super(fromEndpoint("superframe of no length, without the option", alice, said(padded(syn), 0)).
-				redirected(said(padded(masqueraded(syn)), 0))),
-			fromUplink("of no length, no superframe", said(padded(call), 0)).passed(),
+			malformed("fragment header ends after the packet", withLength(later.frame(t), 7)),
+			fromEndpoint("fragment header ends with the packet", alice, withLength(later.frame(t), 8)).dropped("fragment"),
+			super(fromEndpoint("superframe of no length, without the option", alice, withLength(padded(syn), 0)).
+				redirected(withLength(padded(masqueraded(syn)), 0))),
+			fromUplink("of no length, no superframe", withLength(padded(call), 0)).passed(),
 		)
 	})
 }

@@ -51,7 +51,7 @@ func sameMappingRows(t testing.TB, v6 bool) []row {
 func sending(setup func(testing.TB, *world), packets ...row) func(testing.TB, *world) {
 	return func(t testing.TB, w *world) {
 		setup(t, w)
-		w.forgetWays(t)
+		w.clearRouteCache(t)
 		for _, r := range packets {
 			w.send(t, r)
 		}
@@ -169,7 +169,7 @@ func mappedHairpinRows(t testing.TB, v6 bool) []row {
 	// Bob's error about alice's packet, as bob received it.
 	about := translated(callsOut(alice, outside, udp(40000, 40001)), bob)
 	about.src, about.ttl = outside, 62
-	c := complaint{aboutIn: about, aboutOut: callsOut(alice, outside, udp(40000, 40001))}
+	c := icmpError{aboutIn: about, aboutOut: callsOut(alice, outside, udp(40000, 40001))}
 	c.aboutOut.ttl = 62
 	c.in = packet{from: bob.mac, to: gatewayMAC, src: bob.ip(v6), dst: outside}
 	c.out = translated(c.in, alice)

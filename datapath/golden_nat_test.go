@@ -154,14 +154,14 @@ func changedRows(t testing.TB, v6 bool, query, answered row) []row {
 	fresh.l4.sport, freshOut.l4.sport = 40001, 40001
 	leave := func(name string, from host, p packet) row { return fromEndpoint(name, from, p.frame(t)) }
 	plainQuery := leave("", plain, plainOut)
-	masqueradeOn := turned(plainNet, func(n *Network) { n.Masquerade = true })
-	masqueradeOff := turned(openNet, func(n *Network) { n.Masquerade = false })
+	masqueradeOn := changeNetwork(plainNet, func(n *Network) { n.Masquerade = true })
+	masqueradeOff := changeNetwork(openNet, func(n *Network) { n.Masquerade = false })
 	// once returns a setup that makes a change and sends the first packet after
 	// it.
 	once := func(change func(testing.TB, *world), r row) func(testing.TB, *world) {
 		return func(t testing.TB, w *world) {
 			change(t, w)
-			w.forgetWays(t)
+			w.clearRouteCache(t)
 			w.send(t, r)
 		}
 	}
@@ -267,8 +267,8 @@ func listening(v6 bool, port uint16) (open, shut func(testing.TB, *world)) {
 	return open, shut
 }
 
-// turned changes a network's policy.
-func turned(network uint32, change func(*Network)) func(testing.TB, *world) {
+// changeNetwork changes a network's policy.
+func changeNetwork(network uint32, change func(*Network)) func(testing.TB, *world) {
 	return func(t testing.TB, w *world) {
 		n := w.wanted.Networks[network-1]
 		change(&n)
@@ -280,7 +280,7 @@ func turned(network uint32, change func(*Network)) func(testing.TB, *world) {
 
 // opened lets everybody send to the mapped ports of a network.
 func opened(network uint32) func(testing.TB, *world) {
-	return turned(network, func(n *Network) { n.Open = true })
+	return changeNetwork(network, func(n *Network) { n.Open = true })
 }
 
 // forget removes an address from the tables. remember restores all tables.

@@ -17,19 +17,19 @@ type path struct {
 // path marks the row as an example of a path. If there are rows for both
 // families, only the IPv4 row is one.
 func (r row) path(name string) row {
-	r.way = path{name: name}
+	r.example = path{name: name}
 	return r
 }
 
 // paths marks rows for both families as examples of two paths.
 func (r row) paths(name string) row {
-	r.way = path{name: name, both: true}
+	r.example = path{name: name, both: true}
 	return r
 }
 
 // opening is paths for rows that open a flow.
 func (r row) opening(name string) row {
-	r.way = path{name: name, both: true, opens: true}
+	r.example = path{name: name, both: true, opens: true}
 	return r
 }
 
@@ -51,7 +51,7 @@ func pathGroups(t testing.TB) []group {
 	var all []group
 	var alike []row
 	for _, g := range groups() {
-		rows := slices.DeleteFunc(g.rows(t), func(r row) bool { return r.way.name == "" })
+		rows := slices.DeleteFunc(g.rows(t), func(r row) bool { return r.example.name == "" })
 		switch {
 		case len(rows) == 0:
 		case g.change == nil:
@@ -69,7 +69,7 @@ func TestPathsHaveDifferentNames(t *testing.T) {
 	seen := map[string]string{}
 	for _, g := range groups() {
 		for _, r := range g.rows(t) {
-			name, at := r.way.name, fmt.Sprintf("%s/%s", g.name, r.name)
+			name, at := r.example.name, fmt.Sprintf("%s/%s", g.name, r.name)
 			if other, ok := seen[name]; ok && name != "" {
 				t.Errorf("path %s is both %s and %s", name, other, at)
 			}

@@ -8,7 +8,7 @@ import (
 )
 
 func policyRows(t testing.TB) []row {
-	open, shut := turned(closedNet, func(n *Network) { n.ICC = true }), turned(closedNet, func(*Network) {})
+	open, shut := changeNetwork(closedNet, func(n *Network) { n.ICC = true }), changeNetwork(closedNet, func(*Network) {})
 	unlink := func(t testing.TB, w *world) {
 		if err := w.DeleteLink(w.wanted.Links[0]); err != nil {
 			t.Fatal(err)

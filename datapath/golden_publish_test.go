@@ -203,7 +203,7 @@ func publishRefusals(t testing.TB, v6 bool) []row {
 		call("another source forbidden later", from(peer.ip(v6), web.l4)).after(call("", from(peer.ip(v6), web.l4))).given(toPeer, remember).
 			delivered(alice, reached(from(peer.ip(v6), web.l4), alice, 80).frame(t)),
 		call("network made internal", web).after(first).
-			given(turned(openNet, func(n *Network) { n.Internal = true }), remember).dropped("internal"),
+			given(changeNetwork(openNet, func(n *Network) { n.Internal = true }), remember).dropped("internal"),
 		fromEndpoint("reply from a lost address", alice, answer.frame(t)).after(first).given(moved, movedBack).dropped("address_lost"),
 		fromEndpoint("reply from an address that is not preferred any more", alice, answer.frame(t)).after(first).
 			given(renumbered, numbered).redirected(repliedOutside(answer, web).frame(t)),

@@ -16,41 +16,41 @@ func strayErrorRows(t testing.TB) []row {
 		e := problemPort(v6)
 		query := sentBy(t, alice, v6, udp(40000, 53))
 		answered := answerTo(t, "", v6, udp(53, 40000), query)
-		in := func(name string, change func(*complaint), quote int) row {
-			c := complaintIn(v6, website, udp(40000, 53))
+		in := func(name string, change func(*icmpError), quote int) row {
+			c := icmpErrorIn(v6, website, udp(40000, 53))
 			change(&c)
 			frame, _ := c.frames(t, e, quote)
 			return fromUplink(name, frame)
 		}
-		out := func(name string, change func(*complaint), quote int) row {
-			c := complaintOut(v6, udp(53, 40000))
+		out := func(name string, change func(*icmpError), quote int) row {
+			c := icmpErrorOut(v6, udp(53, 40000))
 			change(&c)
 			frame, _ := c.frames(t, e, quote)
 			return fromEndpoint(name, alice, frame)
 		}
-		same := func(*complaint) {}
-		short := leastQuoted(complaintIn(v6, website, udp(40000, 53)).aboutIn) - 1
-		foreign := func(c *complaint) { c.aboutIn.l4 = transport{protocol: protocolESP} }
-		later := func(c *complaint) { c.aboutIn.fragment = fragmentAt(1) }
-		otherPort := func(c *complaint) { c.aboutIn.l4.sport++ }
-		otherAddress := func(c *complaint) { c.aboutIn.src = newUplink.ip(v6) }
-		bobs := func(c *complaint) { c.aboutIn.dst = bob.ip(v6) }
-		toHost := func(c *complaint) { c.in.dst = gatewayOf(openNet).ip(v6) }
-		from := func(h host) func(*complaint) { return func(c *complaint) { c.in.src = h.ip(v6) } }
+		same := func(*icmpError) {}
+		short := leastQuoted(icmpErrorIn(v6, website, udp(40000, 53)).aboutIn) - 1
+		foreign := func(c *icmpError) { c.aboutIn.l4 = transport{protocol: protocolESP} }
+		later := func(c *icmpError) { c.aboutIn.fragment = fragmentAt(1) }
+		otherPort := func(c *icmpError) { c.aboutIn.l4.sport++ }
+		otherAddress := func(c *icmpError) { c.aboutIn.src = newUplink.ip(v6) }
+		bobs := func(c *icmpError) { c.aboutIn.dst = bob.ip(v6) }
+		toHost := func(c *icmpError) { c.in.dst = gatewayOf(openNet).ip(v6) }
+		from := func(h host) func(*icmpError) { return func(c *icmpError) { c.in.src = h.ip(v6) } }
 		bobQuery := sentBy(t, bob, v6, udp(40001, 53))
-		ofBob := func(c *complaint) { c.aboutIn.dst, c.aboutIn.l4.dport = bob.ip(v6), 40001 }
-		inside := complaint{in: between(alice, bob, v6, udp(1, 2)), aboutIn: between(bob, alice, v6, udp(2, 1))}
+		ofBob := func(c *icmpError) { c.aboutIn.dst, c.aboutIn.l4.dport = bob.ip(v6), 40001 }
+		inside := icmpError{in: between(alice, bob, v6, udp(1, 2)), aboutIn: between(bob, alice, v6, udp(2, 1))}
 		inside.in.payload = ""
 		inside.out, inside.aboutOut = inside.in, inside.aboutIn
 		bridged, _ := inside.frames(t, e, wholePacket)
 
-		stale, dying := complaintIn(v6, website, udp(40000, 53)), complaintOut(v6, udp(53, 40000))
+		stale, dying := icmpErrorIn(v6, website, udp(40000, 53)), icmpErrorOut(v6, udp(53, 40000))
 		stale.in.ttl, dying.in.ttl = 1, 1
 		staleIn, _ := stale.frames(t, e, wholePacket)
 		dyingIn, _ := dying.frames(t, e, wholePacket)
 
 		// A wrong checksum stays wrong by the same amount: RFC 5508 REQ-3.
-		wrong := complaintIn(v6, website, udp(40000, 53))
+		wrong := icmpErrorIn(v6, website, udp(40000, 53))
 		wrongIn, wrongOut := wrong.frames(t, e, wholePacket)
 		at := atL4 + 2
 		if v6 {
@@ -82,7 +82,7 @@ func strayErrorRows(t testing.TB) []row {
 			out("of an endpoint, about its neighbor's flow", ofBob, wholePacket).after(bobQuery).dropped("unknown_flow"),
 			out("of an endpoint, to the host about another's packet", toHost, wholePacket).dropped("unknown_flow"),
 			out("of an endpoint, network made internal", same, wholePacket).after(query, answered).
-				given(turned(openNet, func(n *Network) { n.Internal = true }), remember).dropped("internal"),
+				given(changeNetwork(openNet, func(n *Network) { n.Internal = true }), remember).dropped("internal"),
 			fromEndpoint("of an endpoint, TTL 1", alice, dyingIn).after(query, answered).dropped("ttl_exceeded"),
 			fromEndpoint("of an endpoint to its neighbor", alice, bridged).delivered(bob, nil),
 			fromLoopback("of the host to itself", in("", same, wholePacket).in).passed(),

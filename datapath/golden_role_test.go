@@ -246,15 +246,15 @@ func roleRows(t testing.TB) []row {
 				overlay = "spoofed_overlay"
 			}
 			rows = append(rows, out.dropped(overlay), outLearned.dropped(overlay))
-			rows = append(rows, roleTwins(t, m, v6, behind)...)
+			rows = append(rows, roleHolderRows(t, m, v6, behind)...)
 		}
-		return append(rows, roleWayRows(t, v6)...)
+		return append(rows, roleDirectionRows(t, v6)...)
 	})
 	return append(rows, roleHiddenRows(t)...)
 }
 
-// roleTwins are a refused message from endpoints with roles.
-func roleTwins(t testing.TB, m message, v6 bool, behind host) []row {
+// roleHolderRows are a refused message from endpoints with roles.
+func roleHolderRows(t testing.TB, m message, v6 bool, behind host) []row {
 	may := func(from host, server, router bool) row {
 		r := fromEndpoint(m.name+", from an endpoint with the role", from, m.packet(from, bob, v6).frame(t))
 		return r.given(allowed(from, server, router), remember)
@@ -276,8 +276,8 @@ func roleTwins(t testing.TB, m message, v6 bool, behind host) []row {
 	return []row{may(alice, server, router).delivered(bob, nil), other, own, nested.dropped(m.reason), peer.dropped(m.reason)}
 }
 
-// roleWayRows are the messages in other directions.
-func roleWayRows(t testing.TB, v6 bool) []row {
+// roleDirectionRows are the messages in other directions.
+func roleDirectionRows(t testing.TB, v6 bool) []row {
 	everybody := func(p packet) packet {
 		p.to, p.dst = broadcastMAC, netip.MustParseAddr("255.255.255.255")
 		if v6 {

@@ -59,9 +59,9 @@ func sizeRows(t testing.TB) []row {
 			rows = append(rows, loweredRows(t, v6, tunnel)...)
 			rows = append(rows, narrowUplinkRows(t, v6, tunnel)...)
 		}
-		return slices.Concat(rows, untoldRows(t, v6), toldRows(t, v6))
+		return slices.Concat(rows, silentDropRows(t, v6), reportedDropRows(t, v6))
 	})
-	return slices.Concat(rows, forgedRows(t, false), forgedRows(t, true), unheardRows(t, false), unheardRows(t, true), heardRows(t))
+	return slices.Concat(rows, forgedRows(t, false), forgedRows(t, true), ignoredErrorRows(t, false), ignoredErrorRows(t, true), arrivingErrorRows(t))
 }
 
 // fitRows are the largest packet that fits into a tunnel of withForms, and one
@@ -106,19 +106,19 @@ func fitRows(t testing.TB, v6 bool, tunnel, network uint32) []row {
 		toTunnel(name("larger than fits, after the detour"), mark, big.frame(t)).dropped("too_big"))
 }
 
-// untoldRows are packets that are too big and cause no error.
-func untoldRows(t testing.TB, v6 bool) []row {
+// silentDropRows are packets that are too big and cause no error.
+func silentDropRows(t testing.TB, v6 bool) []row {
 	big := ofLength(t, between(alice, remoteBehind(plainForm4, openNet), v6, udp(1, 2)), uplinkMTU)
 	big.whole = true
 	later := big
 	later.fragment = fragmentAt(1)
-	complaint := big
-	complaint.l4 = problemPort(v6).about(t, between(remoteBehind(plainForm4, openNet), alice, v6, udp(2, 1)), wholePacket)
+	tooBigError := big
+	tooBigError.l4 = problemPort(v6).about(t, between(remoteBehind(plainForm4, openNet), alice, v6, udp(2, 1)), wholePacket)
 	spent := func(t testing.TB, w *world) { w.setBudget(t, alice, time.Minute) }
 	left := func(t testing.TB, w *world) { w.setBudget(t, alice, 0) }
 	rows := []row{
 		fromEndpoint("later fragment, too big", alice, later.frame(t)).dropped("too_big"),
-		fromEndpoint("ICMP error, too big", alice, complaint.frame(t)).dropped("too_big"),
+		fromEndpoint("ICMP error, too big", alice, tooBigError.frame(t)).dropped("too_big"),
 		fromEndpoint("too big, over the limit of errors", alice, big.frame(t)).given(spent, left).dropped("too_big"),
 	}
 	groups := []string{"224.0.0.251", "255.255.255.255"}
@@ -149,9 +149,9 @@ func untoldRows(t testing.TB, v6 bool) []row {
 	return rows
 }
 
-// toldRows are packets other than TCP and UDP that are too big and cause an
-// error.
-func toldRows(t testing.TB, v6 bool) []row {
+// reportedDropRows are packets other than TCP and UDP that are too big and
+// cause an error.
+func reportedDropRows(t testing.TB, v6 bool) []row {
 	most := uplinkMTU - overhead(sentInto(plainForm4, openNet))
 	big := ofLength(t, between(alice, remoteBehind(plainForm4, openNet), v6, udp(1, 2)), most+1)
 	big.whole = true
@@ -175,8 +175,8 @@ func toldRows(t testing.TB, v6 bool) []row {
 	}
 }
 
-// complains is an ICMP error of a router about a packet of a tunnel.
-func complains(t testing.TB, name string, e problem, about []byte) row {
+// routerError is an ICMP error of a router about a packet of a tunnel.
+func routerError(t testing.TB, name string, e problem, about []byte) row {
 	v6 := about[0]>>4 == 6
 	body := string(binary.BigEndian.AppendUint32(nil, e.value)) + string(about)
 	p := packet{from: routerMAC, to: uplinkMAC, src: website.ip(v6), dst: uplink.ip(v6), l4: icmp4(e.icmp, body)}
@@ -193,10 +193,10 @@ func quoted(t testing.TB, around wrapping) []byte {
 	return ipPacket(around.around(t, nil))
 }
 
-// tooLong is an error that reports a path MTU for a tunnel.
-func tooLong(t testing.TB, tunnel uint32, mtu uint32) row {
+// reportMTU is an error that reports a path MTU for a tunnel.
+func reportMTU(t testing.TB, tunnel uint32, mtu uint32) row {
 	around := sentInto(tunnel, openNet)
-	return complains(t, "", problemSize(around.dst.Is6(), mtu), quoted(t, around))
+	return routerError(t, "", problemSize(around.dst.Is6(), mtu), quoted(t, around))
 }
 
 // loweredRows are tunnels with a reported path MTU.
@@ -222,9 +222,9 @@ func loweredRows(t testing.TB, v6 bool, tunnel uint32) []row {
 		}
 		return narrow(what, mtu, nil, before...)
 	}
-	heard := func(mtu uint32) row { return tooLong(t, tunnel, mtu) }
-	// justFits is the path MTU that the smallest guaranteed packet needs.
-	justFits := uint32(least + room)
+	reported := func(mtu uint32) row { return reportMTU(t, tunnel, mtu) }
+	// exact is the path MTU that the smallest guaranteed packet needs.
+	exact := uint32(least + room)
 	then := map[bool]uint32{false: 68, true: 1400}[overIPv6(tunnel)]
 	old := func(age time.Duration) func(testing.TB, *world) {
 		return func(t testing.TB, w *world) { w.agePath(t, tunnel, age) }
@@ -232,27 +232,27 @@ func loweredRows(t testing.TB, v6 bool, tunnel uint32) []row {
 	const slack = 10 * time.Second
 	other := map[bool]uint32{false: keyedTunnel6, true: keyedTunnel4}[overIPv6(tunnel)]
 	return slices.Concat(
-		narrow("reported 1400", 1400, nil, heard(1400)),
-		narrow("reported 1400 and then more", 1400, nil, heard(1400), heard(1450)),
-		narrow("reported 1400 and then less", 1300, nil, heard(1400), heard(1300)),
-		low("reported as much as the guaranteed packet needs", justFits, heard(justFits)),
-		low("reported a byte more", justFits+1, heard(justFits+1)),
-		low("reported a byte less", justFits-1, heard(justFits-1)),
-		low("reported the minimum of IPv6", leastMTU6, heard(leastMTU6)),
-		low("reported less than the minimum of IPv6", leastMTU6-1, heard(leastMTU6-1)),
-		low("reported the minimum of IPv4", 68, heard(68)),
-		low("reported 1", 1, heard(1)),
-		narrow("reported 1400 and then the minimum of IPv4", then, nil, heard(1400), heard(68)),
-		narrow("reported the minimum of IPv4 and then 1400", then, nil, heard(68), heard(1400)),
-		narrow("reported more than the uplink's MTU", uplinkMTU, nil, heard(9000)),
-		narrow("reported 0", uplinkMTU, nil, heard(0)),
-		narrow("reported for another tunnel", uplinkMTU, nil, tooLong(t, other, 1400)),
-		narrow("reported 1400, before the timeout", 1400, old(loweredFor-slack), heard(1400)),
-		narrow("reported 1400, after the timeout", uplinkMTU, old(loweredFor), heard(1400)),
+		narrow("reported 1400", 1400, nil, reported(1400)),
+		narrow("reported 1400 and then more", 1400, nil, reported(1400), reported(1450)),
+		narrow("reported 1400 and then less", 1300, nil, reported(1400), reported(1300)),
+		low("reported as much as the guaranteed packet needs", exact, reported(exact)),
+		low("reported a byte more", exact+1, reported(exact+1)),
+		low("reported a byte less", exact-1, reported(exact-1)),
+		low("reported the minimum of IPv6", leastMTU6, reported(leastMTU6)),
+		low("reported less than the minimum of IPv6", leastMTU6-1, reported(leastMTU6-1)),
+		low("reported the minimum of IPv4", 68, reported(68)),
+		low("reported 1", 1, reported(1)),
+		narrow("reported 1400 and then the minimum of IPv4", then, nil, reported(1400), reported(68)),
+		narrow("reported the minimum of IPv4 and then 1400", then, nil, reported(68), reported(1400)),
+		narrow("reported more than the uplink's MTU", uplinkMTU, nil, reported(9000)),
+		narrow("reported 0", uplinkMTU, nil, reported(0)),
+		narrow("reported for another tunnel", uplinkMTU, nil, reportMTU(t, other, 1400)),
+		narrow("reported 1400, before the timeout", 1400, old(loweredFor-slack), reported(1400)),
+		narrow("reported 1400, after the timeout", uplinkMTU, old(loweredFor), reported(1400)),
 		narrow("more reported after the timeout", 1450, func(t testing.TB, w *world) {
 			w.agePath(t, tunnel, loweredFor)
-			w.send(t, heard(1450))
-		}, heard(1400)),
+			w.send(t, reported(1450))
+		}, reported(1400)),
 	)
 }
 
@@ -285,13 +285,13 @@ func narrowUplinkRows(t testing.TB, v6 bool, tunnel uint32) []row {
 		}
 	}
 	add("narrow uplink", narrow-room, mtu(narrow), mtu(uplinkMTU))
-	add("narrow uplink, more reported", narrow-room, mtu(narrow), mtu(uplinkMTU), tooLong(t, tunnel, 1400))
+	add("narrow uplink, more reported", narrow-room, mtu(narrow), mtu(uplinkMTU), reportMTU(t, tunnel, 1400))
 	if !overIPv6(tunnel) && v6 {
-		add("narrow uplink, minimum of IPv4 reported", narrow-room, mtu(narrow), mtu(uplinkMTU), tooLong(t, tunnel, 68))
+		add("narrow uplink, minimum of IPv4 reported", narrow-room, mtu(narrow), mtu(uplinkMTU), reportMTU(t, tunnel, 68))
 	}
 	add("forwarding off", uplinkMTU-room, unrouted(uplinkMTU), routed)
 	add("forwarding off, narrow uplink", narrow-room, unrouted(narrow), routed)
-	add("forwarding off, 1400 reported", 1400-room, unrouted(uplinkMTU), routed, tooLong(t, tunnel, 1400))
+	add("forwarding off, 1400 reported", 1400-room, unrouted(uplinkMTU), routed, reportMTU(t, tunnel, 1400))
 	return rows
 }
 
@@ -317,7 +317,7 @@ func forgedRows(t testing.TB, v6 bool) []row {
 	var rows []row
 	forged := func(name string, e problem, quote []byte) {
 		rows = append(rows, fromEndpoint(fmt.Sprintf("forged over IPv6: %v/%s", v6, name), alice, full.frame(t)).
-			after(complains(t, "", e, quote)).tunnelledBy(tunnel, around.around(t, full.frame(t))))
+			after(routerError(t, "", e, quote)).tunnelledBy(tunnel, around.around(t, full.frame(t))))
 	}
 	with := func(change func(*wrapping)) []byte {
 		w := around
@@ -347,25 +347,25 @@ func forgedRows(t testing.TB, v6 bool) []row {
 	return rows
 }
 
-// heardRows are the same errors as they arrive, which the host processes too,
-// for tunnels with all combinations of headers.
-func heardRows(t testing.TB) []row {
+// arrivingErrorRows are the same errors as they arrive, which the host
+// processes too, for tunnels with all combinations of headers.
+func arrivingErrorRows(t testing.TB) []row {
 	const all4, all6 = firstForm + formChecksum + formSequence, firstForm + formChecksum + formSequence + formOverIPv6
 	var rows []row
 	for _, tunnel := range []uint32{all4, all6} {
 		around := sentInto(tunnel, openNet)
-		heard := tooLong(t, tunnel, 1400)
-		heard.name = fmt.Sprintf("about tunnel %d", tunnel)
+		reported := reportMTU(t, tunnel, 1400)
+		reported.name = fmt.Sprintf("about tunnel %d", tunnel)
 		big := ofLength(t, between(alice, remoteBehind(tunnel, openNet), false, udp(1, 2)), 1400-overhead(around)+1)
 		big.whole = true
 		fits := ofLength(t, big, 1400-overhead(around))
 		mark := frameMark(openNet, tunnel)
 		rows = append(rows,
-			heard,
-			fromEndpoint(fmt.Sprintf("before the detour into tunnel %d", tunnel), alice, big.frame(t)).after(heard).
+			reported,
+			fromEndpoint(fmt.Sprintf("before the detour into tunnel %d", tunnel), alice, big.frame(t)).after(reported).
 				refused("too_big", refusal(t, alice, problemSize(false, uint32(1400-overhead(around))), big).frame(t)),
-			toTunnel(fmt.Sprintf("after the detour into tunnel %d", tunnel), mark, big.frame(t)).after(heard).dropped("too_big"),
-			toTunnel(fmt.Sprintf("after the detour into tunnel %d, as large as fits", tunnel), mark, fits.frame(t)).after(heard).
+			toTunnel(fmt.Sprintf("after the detour into tunnel %d", tunnel), mark, big.frame(t)).after(reported).dropped("too_big"),
+			toTunnel(fmt.Sprintf("after the detour into tunnel %d, as large as fits", tunnel), mark, fits.frame(t)).after(reported).
 				tunnelledBy(tunnel, around.around(t, fits.frame(t))))
 	}
 	keyless := sentInto(keylessTunnel4, plainNet)
@@ -373,6 +373,6 @@ func heardRows(t testing.TB) []row {
 	big.whole = true
 	return append(rows,
 		fromEndpoint("about a packet without a key", plain, big.frame(t)).
-			after(complains(t, "", problemSize(false, 1400), quoted(t, keyless))).
+			after(routerError(t, "", problemSize(false, 1400), quoted(t, keyless))).
 			refused("too_big", refusal(t, plain, problemSize(false, uint32(1400-overhead(keyless))), big).frame(t)))
 }

@@ -15,9 +15,9 @@ func segmentSize(v6 bool) uint32 {
 	return uplinkMTU - 20 - 20
 }
 
-// unsaid is the frame of a superframe of more than 64 KB. The length in its IP
-// header is 0. In IPv6, a hop-by-hop header has the length.
-func unsaid(frame []byte) []byte {
+// withoutLength is the frame of a superframe of more than 64 KB. The length in
+// its IP header is 0. In IPv6, a hop-by-hop header has the length.
+func withoutLength(frame []byte) []byte {
 	frame = slices.Clone(frame)
 	if frame[atEthertype] == 0x86 {
 		return patch(frame, atIP6Length, 0, 0)
@@ -47,16 +47,16 @@ func superRows(t testing.TB) []row {
 		call, wide := withJumbo(incoming(v6, tcp(40000, webPort, "S"))), segmentSize(v6)
 		inside := withJumbo(packet{from: alice.mac, to: bob.mac, src: alice.ip(v6), dst: bob.ip(v6), l4: tcp(40000, 80, "S"), payload: "hello"})
 		rows := []row{
-			super(fromEndpoint("out", alice, unsaid(sent.frame(t))).redirected(unsaid(masqueraded(sent).frame(t))), wide),
-			super(fromEndpoint("to a neighbor", alice, unsaid(inside.frame(t))).delivered(bob, unsaid(inside.frame(t))), wide),
-			super(fromUplink("to a published port", unsaid(call.frame(t))).delivered(alice, unsaid(reached(call, alice, 80).frame(t))), wide),
+			super(fromEndpoint("out", alice, withoutLength(sent.frame(t))).redirected(withoutLength(masqueraded(sent).frame(t))), wide),
+			super(fromEndpoint("to a neighbor", alice, withoutLength(inside.frame(t))).delivered(bob, withoutLength(inside.frame(t))), wide),
+			super(fromUplink("to a published port", withoutLength(call.frame(t))).delivered(alice, withoutLength(reached(call, alice, 80).frame(t))), wide),
 		}
 		if v6 {
 			return rows
 		}
 		return append(rows,
-			fromEndpoint("out, no superframe", alice, unsaid(sent.frame(t))).dropped("malformed"),
-			super(fromEndpoint("out, not of TCP", alice, unsaid(datagram.frame(t))).dropped("malformed"), wide),
-			fromUplink("to a published port, no superframe", unsaid(call.frame(t))).passed())
+			fromEndpoint("out, no superframe", alice, withoutLength(sent.frame(t))).dropped("malformed"),
+			super(fromEndpoint("out, not of TCP", alice, withoutLength(datagram.frame(t))).dropped("malformed"), wide),
+			fromUplink("to a published port, no superframe", withoutLength(call.frame(t))).passed())
 	})
 }

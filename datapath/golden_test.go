@@ -40,7 +40,7 @@ type row struct {
 	fragments  []uint32            // marks of copies of out that become fragments
 	fromTunnel uint32              // 0: none
 	toTunnel   uint32
-	way        path
+	example    path
 }
 
 // step is a packet that is sent before the row's packet.
@@ -241,8 +241,8 @@ func (w *world) program(h loader.Hook) *ebpf.Program {
 	}[h]
 }
 
-// forgetWays clears the route cache, as after a tick of the clock.
-func (w *world) forgetWays(t testing.TB) {
+// clearRouteCache clears the route cache, as after a tick of the clock.
+func (w *world) clearRouteCache(t testing.TB) {
 	t.Helper()
 	cpus, err := ebpf.PossibleCPU()
 	if err != nil {
@@ -257,8 +257,8 @@ func (w *world) forgetWays(t testing.TB) {
 	}
 }
 
-// forgetPackets clears all state of earlier packets.
-func (w *world) forgetPackets(t testing.TB) {
+// clearState clears all state of earlier packets.
+func (w *world) clearState(t testing.TB) {
 	t.Helper()
 	err := errors.Join(
 		w.FlushFlows(FlowFilter{}),
@@ -280,14 +280,14 @@ func (w *world) forgetPackets(t testing.TB) {
 // prepare resets the world and sends the packets before the row's packet.
 func (r row) prepare(t testing.TB, w *world) {
 	t.Helper()
-	w.forgetPackets(t)
-	w.forgetWays(t)
+	w.clearState(t)
+	w.clearRouteCache(t)
 	for _, s := range r.before {
 		w.run(t, w.program(s.hook), s.device, s.frame, s.skb)
 	}
 	if r.setup != nil {
 		r.setup(t, w)
-		w.forgetWays(t)
+		w.clearRouteCache(t)
 	}
 }
 

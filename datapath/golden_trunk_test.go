@@ -34,11 +34,11 @@ func trunkGuardRows(t testing.TB, v6 bool) []row {
 	unspecified := map[bool]netip.Addr{false: netip.IPv4Unspecified(), true: netip.IPv6Unspecified()}[v6]
 	good := from(behind.mac, behind.ip(v6))
 	vlan := slices.Concat(good[:atEthertype], []byte{0x81, 0, 0, 5}, good[atEthertype:])
-	closed := turned(openNet, func(n *Network) { n.ICC = false })
+	closed := changeNetwork(openNet, func(n *Network) { n.ICC = false })
 	old := outgoing(behind, v6, udp(40000, 53))
 	old.ttl = 1
 	var rows []row
-	for _, a := range nobodysAddresses(v6) {
+	for _, a := range invalidSources(v6) {
 		rows = append(rows,
 			says("from "+a.String(), from(behind.mac, a)).dropped("spoofed_address"),
 			says("by the trunk's own MAC from "+a.String(), from(trunk.mac, a)).dropped("spoofed_address"))
@@ -138,7 +138,7 @@ func trunkOutwardRows(t testing.TB, v6 bool) []row {
 		spoofed("a neighbor's address", bob.ip(v6)),
 		spoofed("no address", none),
 	)
-	for _, a := range nobodysAddresses(v6) {
+	for _, a := range invalidSources(v6) {
 		rows = append(rows, spoofed(a.String(), a)...)
 	}
 	if !v6 {
@@ -189,7 +189,7 @@ func trunkOutsideRows(t testing.TB, v6 bool) []row {
 	unknown := func(name string, to host) row { return calls(name, to).dropped("unknown_destination") }
 	const slack = 10 * time.Second
 	closed := func(t testing.TB, w *world) {
-		turned(openNet, func(n *Network) { n.ICC = false })(t, w)
+		changeNetwork(openNet, func(n *Network) { n.ICC = false })(t, w)
 		w.send(t, hello(behind))
 	}
 	return []row{
@@ -237,7 +237,7 @@ func trunkARPRows(t testing.TB) []row {
 	}
 	zero := netip.IPv4Unspecified()
 	var rows []row
-	for _, a := range nobodysAddresses(false) {
+	for _, a := range invalidSources(false) {
 		rows = append(rows, says("ARP from "+a.String(), tells(behind.mac, behind.mac, a)).dropped("spoofed_address"))
 	}
 	return append(rows,

@@ -75,7 +75,7 @@ func uplinkInRows(t testing.TB, v6 bool) []row {
 		fromUplink("reply to another MAC", astray.frame(t)).after(query).passed(),
 		fromUplink("reply to the broadcast MAC", toAll.frame(t)).after(query).passed(),
 		fromUplink("network made internal", incoming(v6, udp(53, 40000)).frame(t)).after(query).
-			given(turned(openNet, func(n *Network) { n.Internal = true }), remember).dropped("internal"),
+			given(changeNetwork(openNet, func(n *Network) { n.Internal = true }), remember).dropped("internal"),
 	}
 }
 

@@ -61,7 +61,7 @@ func xdpFrameRows(t testing.TB) []row {
 
 // xdpTunnelRows are senders and receivers of frames from a tunnel.
 func xdpTunnelRows(t testing.TB) []row {
-	closed := turned(openNet, func(n *Network) { n.ICC = false })
+	closed := changeNetwork(openNet, func(n *Network) { n.ICC = false })
 	return bothFamilies(func(v6 bool) []row {
 		wrapped := func(k uint32, p packet) []byte { return arriving(false, key(k)).around(t, p.frame(t)) }
 		in := between(remote, alice, v6, tcp(1, 2, "A"))

@@ -108,7 +108,7 @@ func xdpFlowRows(t testing.TB) []row {
 			left("without a driver", answer).given(withoutDriver, remember),
 			left("without NAPI", answer).given(withoutNAPI, remember),
 			left("endpoint deleted", answer).given(forget(alice.ip(v6)), remember),
-			left("network made internal", answer).given(turned(openNet, func(n *Network) { n.Internal = true }), remember),
+			left("network made internal", answer).given(changeNetwork(openNet, func(n *Network) { n.Internal = true }), remember),
 			in("of a guest that the host forwards for", answer).after(forwarded).passed(),
 			in("of the host's own", answer).given(open, shut).passed(),
 			fromUplink("to another's MAC", ethernet(answer, routerMAC, alice.mac).frame(t)).after(query).passed(),

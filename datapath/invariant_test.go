@@ -100,7 +100,7 @@ func (j *judge) fromEndpoint(v verdict, in, out headers) error {
 	}
 	switch wrapped, _ := out.within(v.frame); {
 	case v.mark&^0xfffff == frameKind:
-		if n := v.mark >> markNetwork & markMask; n != e.Network || !j.carried(v.mark&markMask, n) {
+		if n := v.mark >> markNetwork & markMask; n != e.Network || !j.carries(v.mark&markMask, n) {
 			return fmt.Errorf("the mark has network %d and tunnel %d", n, v.mark&markMask)
 		}
 		return j.identity(e, v.frame, out)

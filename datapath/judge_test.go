@@ -105,7 +105,7 @@ func (j *judge) isService(h headers) bool {
 	return j.services[netip.AddrPortFrom(h.ip, h.sport)][h.protocol] || h.protocol == protoICMP || h.protocol == protoICMPv6
 }
 
-func (j *judge) carried(tunnel, network uint32) bool {
+func (j *judge) carries(tunnel, network uint32) bool {
 	return slices.ContainsFunc(j.w.wanted.TunnelNetworks, func(c TunnelNetwork) bool { return c.Tunnel == tunnel && c.Network == network })
 }
 

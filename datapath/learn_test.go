@@ -99,15 +99,15 @@ func TestFullPlaceLearnsNoMore(t *testing.T) {
 		}
 	}
 	first, second := stranger(host{}, 90), stranger(host{}, 91)
-	fill(learnedAPlace - 1)
+	fill(learnedPerPlace - 1)
 	w.send(t, seen(t, first, false, theTunnel))
-	expect("the last station within the limit", learnedAPlace, learnedAPlace)
+	expect("the last station within the limit", learnedPerPlace, learnedPerPlace)
 	w.send(t, seen(t, second, false, theTunnel))
-	expect("one station more", learnedAPlace, learnedAPlace)
+	expect("one station more", learnedPerPlace, learnedPerPlace)
 	w.send(t, seen(t, second, false, sixTunnel))
-	expect("a station at another place", learnedAPlace+1, learnedAPlace)
-	if n := len(w.learned(t)); n != learnedAPlace+1 {
-		t.Errorf("%d learned stations, want %d", n, learnedAPlace+1)
+	expect("a station at another place", learnedPerPlace+1, learnedPerPlace)
+	if n := len(w.learned(t)); n != learnedPerPlace+1 {
+		t.Errorf("%d learned stations, want %d", n, learnedPerPlace+1)
 	}
 	if err := w.ForgetLearned(LearnedFilter{Tunnel: theTunnel}); err != nil {
 		t.Fatal(err)

@@ -86,12 +86,12 @@ func (t *Tables) setLimits(owner uint32, l Limits) error {
 	if err != nil || before.Flood == l.MaxFlood {
 		return err
 	}
-	return t.forgiveFloods(owner)
+	return t.clearFloodDebt(owner)
 }
 
-// forgiveFloods clears the flood debt of an endpoint or a tunnel. The old limit
-// determined how long the debt lasts.
-func (t *Tables) forgiveFloods(owner uint32) error {
+// clearFloodDebt clears the flood debt of an endpoint or a tunnel. The old
+// limit determined how long the debt lasts.
+func (t *Tables) clearFloodDebt(owner uint32) error {
 	flooders := []uint32{owner}
 	if owner >= ownerTunnels {
 		flooders = t.tunnelFlooders(owner - ownerTunnels)

@@ -82,10 +82,10 @@ func TestUseOfLimits(t *testing.T) {
 	}
 }
 
-// TestShareOfPortsFollowsFromWhatIsFree checks that the reported limit of ports
+// TestReportedLimitOfPortsHolds checks that the reported limit of ports
 // equals the number that the programs allow, also if the user's limit is
 // higher.
-func TestShareOfPortsFollowsFromWhatIsFree(t *testing.T) {
+func TestReportedLimitOfPortsHolds(t *testing.T) {
 	t.Parallel()
 	testutil.RequireRoot(t)
 	const first, last = 2000, 2000 + 511 // ports
@@ -116,9 +116,9 @@ func TestShareOfPortsFollowsFromWhatIsFree(t *testing.T) {
 	}
 }
 
-// TestLimitOfFlowsIsTheOneThatHolds checks that the reported limit of flows
+// TestReportedLimitOfFlowsHolds checks that the reported limit of flows
 // equals the number that the programs allow if the user's limit is higher.
-func TestLimitOfFlowsIsTheOneThatHolds(t *testing.T) {
+func TestReportedLimitOfFlowsHolds(t *testing.T) {
 	t.Parallel()
 	testutil.RequireRoot(t)
 	const capacity, halfOpen, beyond = 128, 64, 1000

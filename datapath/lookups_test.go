@@ -58,10 +58,10 @@ func (c *countedWorld) calls(passed map[callSite]uint64) calls {
 			hash[s.table] += times
 		}
 	}
-	return calls{inWords(hash), inWords(array), inWords(updates), inWords(deletes)}
+	return calls{formatCalls(hash), formatCalls(array), formatCalls(updates), formatCalls(deletes)}
 }
 
-func inWords(times map[string]uint64) string {
+func formatCalls(times map[string]uint64) string {
 	var words []string
 	for _, name := range slices.Sorted(maps.Keys(times)) {
 		if n := times[name]; n > 1 {
@@ -88,7 +88,7 @@ func TestLookups(t *testing.T) {
 			}
 			taps, ends := c.newTaps(t), c.newEnds(t)
 			for _, r := range g.rows(t) {
-				t.Run(r.way.name, func(t *testing.T) { r.checkCalls(t, c, taps, ends) })
+				t.Run(r.example.name, func(t *testing.T) { r.checkCalls(t, c, taps, ends) })
 			}
 		})
 	}
@@ -103,11 +103,11 @@ func (r row) checkCalls(t *testing.T, c *countedWorld, taps map[string]*testutil
 	// machine, ticks are short relative to a packet: then it tries more
 	// packets.
 	const attempts, mostAttempts = 3, 50
-	want := callsOfPaths()[lineOf(r.way.name)]
+	want := callsOfPaths()[lineOf(r.example.name)]
 	var least map[callSite]uint64
 	for i := 0; i < attempts || i < mostAttempts && c.calls(least) != want; i++ {
 		r.prepare(t, c.world)
-		if !r.way.opens {
+		if !r.example.opens {
 			c.run(t, c.program(r.hook), r.device, r.in, r.skb)
 		}
 		passed := c.during(t, r.hook.String(), func() { c.run(t, c.program(r.hook), r.device, r.in, r.skb) })
@@ -116,7 +116,7 @@ func (r row) checkCalls(t *testing.T, c *countedWorld, taps map[string]*testutil
 		}
 	}
 	if got := c.calls(least); got != want {
-		t.Errorf("%s: the line must be\n\t\t%q: %s,\nbut it is\n\t\t%q: %s,", r.way.name, lineOf(r.way.name), got, lineOf(r.way.name), want)
+		t.Errorf("%s: the line must be\n\t\t%q: %s,\nbut it is\n\t\t%q: %s,", r.example.name, lineOf(r.example.name), got, lineOf(r.example.name), want)
 	}
 }
 
@@ -129,7 +129,7 @@ func TestEveryLineOfCallsHasItsPath(t *testing.T) {
 	left := callsOfPaths()
 	for _, g := range pathGroups(t) {
 		for _, r := range g.rows(t) {
-			delete(left, lineOf(r.way.name))
+			delete(left, lineOf(r.example.name))
 		}
 	}
 	if len(left) > 0 {

@@ -71,20 +71,20 @@ func (t *Tables) leave(s bpf.EbpnetStation) error {
 	return remove(t.Maps.Members, bpf.EbpnetMemberKey{Network: s.Network, Index: last})
 }
 
-// settled gives wanted members the indexes that they already have, if that
+// keepIndexes gives wanted members the indexes that they already have, if that
 // leaves no gap. So a frame that is being flooded at the same time reaches all
 // of them.
-func (t *Tables) settled(wanted map[bpf.EbpnetMemberKey]bpf.EbpnetStation) (map[bpf.EbpnetMemberKey]bpf.EbpnetStation, error) {
-	unsettled := make(map[bpf.EbpnetStation]bool, len(wanted))
+func (t *Tables) keepIndexes(wanted map[bpf.EbpnetMemberKey]bpf.EbpnetStation) (map[bpf.EbpnetMemberKey]bpf.EbpnetStation, error) {
+	remaining := make(map[bpf.EbpnetStation]bool, len(wanted))
 	for _, s := range wanted {
-		unsettled[s] = true
+		remaining[s] = true
 	}
 	places := make(map[bpf.EbpnetMemberKey]bpf.EbpnetStation, len(wanted))
 	err := eachBatch(t.Maps.Members, func(keys []bpf.EbpnetMemberKey, stations []bpf.EbpnetStation) {
 		for i, key := range keys {
-			if _, taken := wanted[key]; taken && unsettled[stations[i]] {
+			if _, taken := wanted[key]; taken && remaining[stations[i]] {
 				places[key] = stations[i]
-				delete(unsettled, stations[i])
+				delete(remaining, stations[i])
 			}
 		}
 	})
@@ -97,7 +97,7 @@ func (t *Tables) settled(wanted map[bpf.EbpnetMemberKey]bpf.EbpnetStation) (map[
 			free[key.Network] = append(free[key.Network], key)
 		}
 	}
-	for s := range unsettled {
+	for s := range remaining {
 		keys := free[s.Network]
 		places[keys[0]] = s
 		free[s.Network] = keys[1:]

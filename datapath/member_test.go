@@ -64,7 +64,7 @@ func TestMembersStayDense(t *testing.T) {
 			Addresses: []netip.Addr{address4(1+n%2, n)}, Trunk: n%3 == 0,
 		}
 	}
-	carried := func(n uint32) TunnelNetwork {
+	tunnelNetwork := func(n uint32) TunnelNetwork {
 		c := TunnelNetwork{Tunnel: 1 + (n-endpoints)/2, Network: 1 + n%2}
 		if c.Network == 2 {
 			c.Key = key(0) // key 0 differs from no key
@@ -75,13 +75,13 @@ func TestMembersStayDense(t *testing.T) {
 		if n < endpoints {
 			return tables.PutEndpoint(endpoint(n))
 		}
-		return tables.PutTunnelNetwork(carried(n))
+		return tables.PutTunnelNetwork(tunnelNetwork(n))
 	}
 	deleteMember := func(n uint32) error {
 		if n < endpoints {
 			return tables.DeleteEndpoint(endpoint(n))
 		}
-		return tables.DeleteTunnelNetwork(carried(n))
+		return tables.DeleteTunnelNetwork(tunnelNetwork(n))
 	}
 	random := rand.New(rand.NewPCG(1, 2))
 	in := map[uint32]bool{}
@@ -105,7 +105,7 @@ func TestMembersStayDense(t *testing.T) {
 		case there && n < endpoints:
 			want = append(want, endpoint(n).station())
 		case there:
-			want = append(want, carried(n).member())
+			want = append(want, tunnelNetwork(n).member())
 			tunnelled++
 		}
 	}

@@ -47,8 +47,8 @@ const (
 	publishedTCP = iota
 	publishedUDP
 	publishedSCTP
-	portsAWord     = 64
-	publishedWords = 65536 / portsAWord
+	portsPerWord   = 64
+	publishedWords = 65536 / portsPerWord
 )
 
 // published are the entries of the tables for published ports.
@@ -119,7 +119,7 @@ func (e published) mark(key bpf.EbpnetPortKey) {
 		row = publishedSCTP
 	}
 	port := networkOrder16(key.Port)
-	e.words[row*publishedWords+uint32(port)/portsAWord] |= 1 << (port % portsAWord)
+	e.words[row*publishedWords+uint32(port)/portsPerWord] |= 1 << (port % portsPerWord)
 }
 
 func (p Port) sourceKey(prefix netip.Prefix) bpf.EbpnetPortSourceKey {

@@ -74,10 +74,10 @@ func addrOrUnspecified(a bpf.EbpnetAddress) netip.Addr {
 func (t *Tables) bit(tb testing.TB, row, port uint32) bool {
 	tb.Helper()
 	var word uint64
-	if err := t.Maps.PublishedPorts.Lookup(row*publishedWords+port/portsAWord, &word); err != nil {
+	if err := t.Maps.PublishedPorts.Lookup(row*publishedWords+port/portsPerWord, &word); err != nil {
 		tb.Fatal(err)
 	}
-	return word>>(port%portsAWord)&1 != 0
+	return word>>(port%portsPerWord)&1 != 0
 }
 
 // allows looks up a source as the datapath does.
@@ -219,7 +219,7 @@ func TestMappedPrefixes(t *testing.T) {
 	}
 }
 
-func TestFullPortTablesSaySo(t *testing.T) {
+func TestFullPortTablesReturnErrFull(t *testing.T) {
 	t.Parallel()
 	testutil.RequireRoot(t)
 	tables := loadChanged(func(spec *ebpf.CollectionSpec) error {

@@ -10,10 +10,10 @@ import (
 	"github.com/ebpnet/ebpnet/internal/testutil"
 )
 
-// TestLostRecordTakesItsEntryAlong has another CPU fill the queue of records
+// TestLostRecordRemovesItsEntry has another CPU fill the queue of records
 // after a tick removes a record and before the tick puts it back. The entry
 // must go too: without a record, it would never age.
-func TestLostRecordTakesItsEntryAlong(t *testing.T) {
+func TestLostRecordRemovesItsEntry(t *testing.T) {
 	testutil.RequireRoot(t)
 	const rounds = 20000
 	w := newWorld(t, loadStill(func(spec *ebpf.CollectionSpec) error {
@@ -51,9 +51,9 @@ func TestLostRecordTakesItsEntryAlong(t *testing.T) {
 	must(t, err)
 }
 
-// TestForgottenInTheSameMoment has one CPU learn stations while the other CPU
+// TestLearnWhileForgetting has one CPU learn stations while the other CPU
 // forgets them. In the end, no station is counted.
-func TestForgottenInTheSameMoment(t *testing.T) {
+func TestLearnWhileForgetting(t *testing.T) {
 	testutil.RequireRoot(t)
 	const rounds = 10000
 	w := newStillWorld(t, 64)

@@ -78,10 +78,10 @@ func TestRestoredFlowsOfAGatewayCount(t *testing.T) {
 	}
 }
 
-// TestCommandsLeaveThePacketsScratch checks that the programs of commands do
+// TestCommandsKeepThePacketsScratch checks that the programs of commands do
 // not write the scratch record of packets. A packet may arrive on the same CPU
 // while such a program runs.
-func TestCommandsLeaveThePacketsScratch(t *testing.T) {
+func TestCommandsKeepThePacketsScratch(t *testing.T) {
 	t.Parallel()
 	testutil.RequireRoot(t)
 	old, w := newWorld(t, loadSlots(64, nil)), newWorld(t, loadSlots(64, nil))

@@ -139,10 +139,10 @@ func TestSharesOfFlows(t *testing.T) {
 	}
 }
 
-// TestAccompliceFillsNothing opens flows within the limit of half-open flows
+// TestRepliesBeyondTheShare opens flows within the limit of half-open flows
 // and sends their replies when the limit of established flows is reached. They
 // stay half-open, and their packets pass.
-func TestAccompliceFillsNothing(t *testing.T) {
+func TestRepliesBeyondTheShare(t *testing.T) {
 	t.Parallel()
 	testutil.RequireRoot(t)
 	const limit = 20

@@ -265,7 +265,7 @@ func TestLimits(t *testing.T) {
 	}
 }
 
-func TestFullTableSaysSo(t *testing.T) {
+func TestFullTableReturnsErrFull(t *testing.T) {
 	t.Parallel()
 	testutil.RequireRoot(t)
 	tables := loadChanged(func(spec *ebpf.CollectionSpec) error {

@@ -50,9 +50,9 @@ func (w *world) receive(t testing.TB, frame []byte) {
 	}
 }
 
-// TestXDPTakesFramesInPieces sends frames larger than a page, whose first part
-// has only the headers.
-func TestXDPTakesFramesInPieces(t *testing.T) {
+// TestXDPTakesMultiBufferFrames sends frames larger than a page, whose first
+// part has only the headers.
+func TestXDPTakesMultiBufferFrames(t *testing.T) {
 	t.Parallel()
 	testutil.RequireRoot(t)
 	w := newWorld(t, loadPinned)

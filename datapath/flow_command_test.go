@@ -56,9 +56,9 @@ func (w *world) raw(t testing.TB) []bpf.EbpnetFlow {
 	return flows
 }
 
-// TestRestoredFlowsGoOn copies flows of all kinds to another table. Their
+// TestRestoredFlowsContinue copies flows of all kinds to another table. Their
 // packets pass as before, and their mappings hold.
-func TestRestoredFlowsGoOn(t *testing.T) {
+func TestRestoredFlowsContinue(t *testing.T) {
 	t.Parallel()
 	testutil.RequireRoot(t)
 	old, w := newWorld(t, loadPinned), newWorld(t, loadSlots(64, nil))
