@@ -107,7 +107,7 @@ func (c *craft) tinyFragments() {
 		send(id+4, 8191, false, refused)         // past 65535
 		send(id+4, 8191, true, refused)          // with more fragments
 		send(id+5, 0, true, allowed[:13])        // not a multiple of 8 bytes
-		send(id+6, 1, false, refused[:8])        // without the ports
+		send(id+6, 1, false, refused[:8])        // without a first fragment
 		send(id+7, 0, false, refused)            // IPv6: an atomic fragment
 		send(id+8, 0, true, refused[:tcpLength]) // the refused part first
 		send(id+8, 2, false, refused[16:])
