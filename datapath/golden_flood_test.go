@@ -165,7 +165,7 @@ func floodTunnelRows(t testing.TB, v6 bool) []row {
 	to := between(far, nowhere, v6, udp(1, 2)).frame(t)
 	closed := changeNetwork(openNet, func(n *Network) { n.ICC = false })
 	var rows []row
-	for tunnel, name := range map[uint32]string{theTunnel: "out of a tunnel", sixTunnel: "out of one over IPv6"} {
+	for tunnel, name := range map[uint32]string{theTunnel: "out of a tunnel", sixTunnel: "out of a tunnel over IPv6"} {
 		rows = append(rows,
 			fromTunnel(t, name+", to a group", tunnel, group).floodedAs(group, alice, bob, trunk, otherTrunk),
 			fromTunnel(t, name+", to an unknown MAC", tunnel, to).floodedAs(to, trunk, otherTrunk),
@@ -218,7 +218,7 @@ func questionRows(t testing.TB, v6 bool) []row {
 		everywhere(asks("an endpoint of another network", client.ip(v6)), question(t, far, client.ip(v6))),
 		everywhere(asks("a station of another network behind a tunnel", remoteClient.ip(v6)), question(t, far, remoteClient.ip(v6))),
 		everywhere(asks("another network's gateway", gatewayOf(closedNet).ip(v6)), question(t, far, gatewayOf(closedNet).ip(v6))),
-		everywhere(asks("nobody", nobody.ip(v6)), question(t, far, nobody.ip(v6))),
+		everywhere(asks("an unknown address", nobody.ip(v6)), question(t, far, nobody.ip(v6))),
 		asks("an endpoint of another network, without ICC", client.ip(v6)).given(closed, remember).dropped("policy"),
 		announces("announcement out of a tunnel", tells(far)),
 		announces("announcement of a known station", tells(remote)),

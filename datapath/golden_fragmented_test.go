@@ -160,7 +160,7 @@ func fragmentedRows(t testing.TB) []row {
 	wrong := patch(mine.frame(t), len(in)-1, in[len(in)-1]^1)
 	wrongOut := patch(out, len(in)-1, in[len(in)-1]^1)
 	rows = append(rows,
-		fromEndpoint("with a checksum like an incomplete one", plain, patch(in, atL4+6, sum...)).
+		fromEndpoint("with a checksum that looks incomplete", plain, patch(in, atL4+6, sum...)).
 			fragmented(3, uplinkMTU, theRouter.on(patch(out, atL4+6, sum...))),
 		fromEndpoint("with a wrong checksum", plain, wrong).fragmented(3, uplinkMTU, theRouter.on(wrongOut)),
 	)

@@ -246,7 +246,7 @@ func greInRows(t testing.TB) []row {
 	rows = append(rows, greExtensionRows(t)...)
 	return append(rows,
 		outOf(zeroTunnel, "a key of zero", cameOut(zeroTunnel, internalNet).around(t, fromZero)).delivered(insider, fromZero),
-		outOf(zeroTunnel, "no key, where zero is one", cameOut(zeroTunnel, plainNet).around(t, fromKeyless)).delivered(plain, fromKeyless),
+		outOf(zeroTunnel, "no key, where zero is a key", cameOut(zeroTunnel, plainNet).around(t, fromKeyless)).delivered(plain, fromKeyless),
 	)
 }
 

@@ -252,7 +252,7 @@ func overlayGuardRows(t testing.TB, v6 bool) []row {
 	spoofed := func(name string, frame []byte) row { return says(name, frame).dropped("spoofed_overlay") }
 	rows := []row{
 		let("own address", from(far.ip(v6))),
-		let("an address that nobody has", from(nobody.ip(v6))),
+		let("an unused address", from(nobody.ip(v6))),
 		let("an address outside", from(website.ip(v6))),
 		spoofed("an endpoint's address", from(bob.ip(v6))),
 		spoofed("the address of the receiver", from(alice.ip(v6))),
@@ -308,7 +308,7 @@ func overlayNDRows(t testing.TB, far host, let, spoofed func(string, []byte) row
 	return []row{
 		let("no address", from(far.mac, netip.IPv6Unspecified())),
 		let("own link-local address", from(far.mac, linkLocal(far.mac))),
-		let("a link-local address of nobody's MAC", from(far.mac, linkLocal(nobody.mac))),
+		let("a link-local address of an unused MAC", from(far.mac, linkLocal(nobody.mac))),
 		let("a link-local address of no MAC", from(far.mac, opaque)),
 		spoofed("an endpoint's link-local address", from(far.mac, linkLocal(bob.mac))),
 		spoofed("the gateway's link-local address", from(far.mac, linkLocal(gatewayMAC))),

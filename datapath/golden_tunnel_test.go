@@ -42,7 +42,7 @@ func hostRows(t testing.TB) []row {
 			marked(toGateway("with a mark below", 0, to(gw, alice).frame(t)).passed(), 0xeb0fffff, 0xeb0fffff),
 			marked(toGateway("with a mark above", 0, to(gw, alice).frame(t)).passed(), 0xeb400000, 0xeb400000),
 			toGateway("forwarded", anyDevice, to(website.ip(v6), alice).frame(t)).dropped("not_from_host").path("drop-not-from-host"),
-			toGateway("forwarded as from the gateway", anyDevice, to(gw, alice).frame(t)).dropped("not_from_host"),
+			toGateway("forwarded, with the gateway's address", anyDevice, to(gw, alice).frame(t)).dropped("not_from_host"),
 			fromHost("to an unknown address", to(gw, nobody).frame(t)).dropped("unknown_destination"),
 			fromHost("to a station behind a tunnel", to(gw, remote).frame(t)).dropped("unknown_destination"),
 			fromHost("to a group", group.frame(t)).dropped("unknown_destination"),
