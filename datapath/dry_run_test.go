@@ -15,7 +15,8 @@ import (
 	"github.com/ebpnet/ebpnet/internal/testutil"
 )
 
-// loadDry loads programs that use the tables of w. With dry they only decide.
+// loadDry loads programs that share the tables of a world. If dry is true, they
+// only decide.
 func loadDry(t *testing.T, w *world, spec *ebpf.CollectionSpec, dry bool) map[string]*ebpf.Program {
 	t.Helper()
 	if err := setConstant(spec, bpf.EbpnetVarDryRun, dry); err != nil {
@@ -38,8 +39,8 @@ func loadDry(t *testing.T, w *world, spec *ebpf.CollectionSpec, dry bool) map[st
 	return collection.Programs
 }
 
-// newDryWorld is newWorld with small tables of flows, as all are read. It gives
-// the programs that it has loaded, too.
+// newDryWorld makes a world with small tables of flows, because the test reads all
+// of them. It also returns the programs of that world.
 func newDryWorld(t *testing.T) (*world, *ebpf.CollectionSpec) {
 	t.Helper()
 	var spec *ebpf.CollectionSpec
@@ -57,7 +58,7 @@ func newDryWorld(t *testing.T) (*world, *ebpf.CollectionSpec) {
 	return w, spec
 }
 
-// verdictsOf gives the verdicts that the actions may come to.
+// verdictsOf returns the verdicts that an action can lead to.
 func verdictsOf(action bpf.EbpnetAction) []int {
 	switch action {
 	case bpf.EbpnetActionACTION_PASS:
@@ -68,12 +69,13 @@ func verdictsOf(action bpf.EbpnetAction) []int {
 	case bpf.EbpnetActionACTION_REFUSE:
 		return []int{verdictShot, verdictDirect}
 	case bpf.EbpnetActionACTION_UNDECIDED, bpf.EbpnetActionACTION_BRIDGE, bpf.EbpnetActionACTION_HAIRPIN:
-		return nil // never the last word
+		return nil // never a final action
 	}
 	return []int{verdictDirect}
 }
 
-// written is all that the datapath writes into tables, but for scratch.
+// written lists the content of all tables that the datapath writes, except
+// scratch records.
 func (w *world) written(t *testing.T) map[string][]string {
 	t.Helper()
 	all := map[string][]string{}
@@ -99,7 +101,7 @@ func (w *world) written(t *testing.T) map[string][]string {
 	return all
 }
 
-// noteUsed tells of the entries of a table that are used.
+// noteUsed adds the used entries of a table to all.
 func noteUsed[K, V any](all map[string][]string, name string, m *ebpf.Map, used func(K, V) bool) error {
 	var lines []string
 	err := eachBatch(m, func(keys []K, values []V) {
@@ -114,7 +116,8 @@ func noteUsed[K, V any](all map[string][]string, name string, m *ebpf.Map, used 
 	return err
 }
 
-// TestDryRun: a dry run decides as the programs do, and writes no table.
+// TestDryRun checks that a dry run takes the same decisions as the programs,
+// and writes no table.
 func TestDryRun(t *testing.T) {
 	t.Parallel()
 	testutil.RequireRoot(t)
@@ -126,14 +129,14 @@ func TestDryRun(t *testing.T) {
 			}
 			programs := loadDry(t, w, spec, true)
 			for _, r := range g.rows(t) {
-				t.Run(r.way.name, func(t *testing.T) { r.checkDry(t, w, programs[r.hook.String()]) })
+				t.Run(r.example.name, func(t *testing.T) { r.checkDry(t, w, programs[r.hook.String()]) })
 			}
 		})
 	}
 }
 
-// checkDry fails unless a dry run of the row's packet writes nothing, and decides
-// what the program then does.
+// checkDry fails unless a dry run with the row's packet writes nothing and
+// takes the decision that the program then takes.
 func (r row) checkDry(t *testing.T, w *world, dry *ebpf.Program) {
 	if r.undo != nil {
 		defer r.undo(t, w)
@@ -142,12 +145,12 @@ func (r row) checkDry(t *testing.T, w *world, dry *ebpf.Program) {
 	before := w.written(t)
 	o, err := w.try(dry, r.device, r.in, r.skb)
 	if err != nil {
-		t.Fatalf("dry run with %x: %v", r.in, err)
+		t.Fatalf("dry run with frame %x: %v", r.in, err)
 	}
 	w.expectUnwritten(t, before)
 	verdict, _ := w.run(t, w.program(r.hook), r.device, r.in, r.skb)
 	if action := bpf.EbpnetAction(o.verdict); !slices.Contains(verdictsOf(action), verdict) {
-		t.Errorf("the dry run decided on action %d, but the verdict is %d", action, verdict)
+		t.Errorf("the dry run decided action %d, but the program returned verdict %d", action, verdict)
 	}
 }
 
@@ -158,8 +161,8 @@ func (w *world) expectUnwritten(t *testing.T, before map[string][]string) {
 	}
 }
 
-// TestDryRunOfXDP: so does a dry run of the program of XDP. It has the packets
-// that this program delivers: for these it would write most.
+// TestDryRunOfXDP checks the same for the program of XDP, with the packets that
+// this program delivers. For these packets it writes most.
 func TestDryRunOfXDP(t *testing.T) {
 	t.Parallel()
 	testutil.RequireRoot(t)
@@ -206,7 +209,7 @@ func (r row) checkDryXDP(t *testing.T, w *world, dry, wet *ebpf.Program) {
 	decided := bpf.EbpnetAction(o.verdict)
 	o, _ = w.runXDP(t, r.in)
 	if want := verdictsOfXDP()[decided]; o.verdict != want {
-		t.Errorf("the dry run decided on action %d, but the verdict is %d, not %d", decided, o.verdict, want)
+		t.Errorf("the dry run decided action %d, but the program returned verdict %d, want %d", decided, o.verdict, want)
 	}
 }
 
