@@ -123,7 +123,7 @@ type EbpnetFlow struct {
 	Mapping    uint32
 	Users      uint32
 	HalfOpenAt uint32
-	Flags      EbpnetFlowFlag
+	Phase      EbpnetFlowPhase
 	State      EbpnetFlowState
 	Uplink     uint32
 	Sequence   uint32
@@ -158,17 +158,6 @@ type EbpnetFlowFilter struct {
 	Ipv6     EbpnetAddress
 }
 
-type EbpnetFlowFlag uint32
-
-const (
-	EbpnetFlowFlagFLOW_ORIGINAL_FIN EbpnetFlowFlag = 1
-	EbpnetFlowFlagFLOW_REPLY_FIN    EbpnetFlowFlag = 2
-	EbpnetFlowFlagFLOW_ORIGINAL_RST EbpnetFlowFlag = 4
-	EbpnetFlowFlagFLOW_REPLY_RST    EbpnetFlowFlag = 8
-	EbpnetFlowFlagFLOW_REPLIED      EbpnetFlowFlag = 16
-	EbpnetFlowFlagFLOW_HANDSHAKEN   EbpnetFlowFlag = 32
-)
-
 type EbpnetFlowKey struct {
 	_        structs.HostLayout
 	Src      EbpnetAddress
@@ -179,6 +168,30 @@ type EbpnetFlowKey struct {
 	Protocol uint8
 	Pad      [3]uint8
 }
+
+type EbpnetFlowPhase uint32
+
+const (
+	EbpnetFlowPhasePHASE_NONE                            EbpnetFlowPhase = 0
+	EbpnetFlowPhasePHASE_NEW                             EbpnetFlowPhase = 1
+	EbpnetFlowPhasePHASE_NEW_CLOSING_ORIGINAL            EbpnetFlowPhase = 2
+	EbpnetFlowPhasePHASE_REFUSED                         EbpnetFlowPhase = 3
+	EbpnetFlowPhasePHASE_REFUSED_CLOSING_REPLY           EbpnetFlowPhase = 4
+	EbpnetFlowPhasePHASE_REPLIED                         EbpnetFlowPhase = 5
+	EbpnetFlowPhasePHASE_REPLIED_CLOSING_ORIGINAL        EbpnetFlowPhase = 6
+	EbpnetFlowPhasePHASE_REPLIED_CLOSING_REPLY           EbpnetFlowPhase = 7
+	EbpnetFlowPhasePHASE_REPLIED_CLOSED                  EbpnetFlowPhase = 8
+	EbpnetFlowPhasePHASE_ESTABLISHED                     EbpnetFlowPhase = 9
+	EbpnetFlowPhasePHASE_CLOSING_ORIGINAL                EbpnetFlowPhase = 10
+	EbpnetFlowPhasePHASE_CLOSING_REPLY                   EbpnetFlowPhase = 11
+	EbpnetFlowPhasePHASE_RESET_ORIGINAL                  EbpnetFlowPhase = 12
+	EbpnetFlowPhasePHASE_RESET_REPLY                     EbpnetFlowPhase = 13
+	EbpnetFlowPhasePHASE_CLOSING_ORIGINAL_RESET_ORIGINAL EbpnetFlowPhase = 14
+	EbpnetFlowPhasePHASE_CLOSING_ORIGINAL_RESET_REPLY    EbpnetFlowPhase = 15
+	EbpnetFlowPhasePHASE_CLOSING_REPLY_RESET_ORIGINAL    EbpnetFlowPhase = 16
+	EbpnetFlowPhasePHASE_CLOSING_REPLY_RESET_REPLY       EbpnetFlowPhase = 17
+	EbpnetFlowPhasePHASE_CLOSED                          EbpnetFlowPhase = 18
+)
 
 type EbpnetFlowRef struct {
 	_    structs.HostLayout

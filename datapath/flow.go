@@ -133,18 +133,20 @@ func flowOf(entry *bpf.EbpnetFlow, now time.Duration) Flow {
 }
 
 func flowState(entry *bpf.EbpnetFlow) FlowState {
-	const (
-		reset = bpf.EbpnetFlowFlagFLOW_ORIGINAL_RST | bpf.EbpnetFlowFlagFLOW_REPLY_RST
-		ended = bpf.EbpnetFlowFlagFLOW_ORIGINAL_FIN | bpf.EbpnetFlowFlagFLOW_REPLY_FIN
-	)
-	switch {
-	case entry.State == bpf.EbpnetFlowStateFLOW_HALF_OPEN:
+	if entry.State == bpf.EbpnetFlowStateFLOW_HALF_OPEN {
 		return FlowHalfOpen
-	case entry.Flags&reset != 0 || entry.Flags&ended == ended:
+	}
+	switch entry.Phase {
+	case bpf.EbpnetFlowPhasePHASE_NEW, bpf.EbpnetFlowPhasePHASE_NEW_CLOSING_ORIGINAL,
+		bpf.EbpnetFlowPhasePHASE_REPLIED, bpf.EbpnetFlowPhasePHASE_REPLIED_CLOSING_ORIGINAL,
+		bpf.EbpnetFlowPhasePHASE_REPLIED_CLOSING_REPLY:
+		if entry.Original.Protocol == unix.IPPROTO_TCP {
+			return FlowHalfOpen // a new connection reuses the ports
+		}
+	case bpf.EbpnetFlowPhasePHASE_ESTABLISHED, bpf.EbpnetFlowPhasePHASE_CLOSING_ORIGINAL,
+		bpf.EbpnetFlowPhasePHASE_CLOSING_REPLY:
+	default:
 		return FlowClosing
-	// A new connection reuses the ports.
-	case entry.Original.Protocol == unix.IPPROTO_TCP && entry.Flags&bpf.EbpnetFlowFlagFLOW_HANDSHAKEN == 0:
-		return FlowHalfOpen
 	}
 	return FlowEstablished
 }

@@ -121,7 +121,7 @@ func testFlow(t testing.TB, n uint32, state bpf.EbpnetFlowState, ago time.Durati
 	reply := key
 	reply.Src, reply.Dst, reply.Sport, reply.Dport = key.Dst, key.Src, key.Dport, key.Sport
 	flow := bpf.EbpnetFlow{
-		Original: key, Reply: reply, State: state, Flags: bpf.EbpnetFlowFlagFLOW_HANDSHAKEN,
+		Original: key, Reply: reply, State: state, Phase: bpf.EbpnetFlowPhasePHASE_ESTABLISHED,
 		Opened: uint64(now.Nano() - ago.Nanoseconds()), Mapping: noMapping,
 	}
 	flow.Seen = flow.Opened
@@ -200,7 +200,7 @@ func (o *Objects) check(t testing.TB, want ...bpf.EbpnetFlow) {
 			continue
 		}
 		if got.Reply != w.Reply || got.Opened != w.Opened || got.Seen != w.Seen ||
-			got.Sent != w.Sent || got.Flags != w.Flags || got.State != w.State {
+			got.Sent != w.Sent || got.Phase != w.Phase || got.State != w.State {
 			t.Errorf("flow is %+v, was %+v", got, w)
 		}
 	}

@@ -129,7 +129,7 @@ type releaseFlow struct {
 	Sent            [2]bpf.EbpnetCounter
 	Mapping, Users  uint32
 	Turn            uint32
-	Flags           bpf.EbpnetFlowFlag
+	Flags           uint32
 	State           uint32
 	Uplink          uint32
 	Sequence        uint32
@@ -143,6 +143,21 @@ const (
 	releaseEstablished = 3
 )
 
+// releaseFlags gives the flags that version e41502a had set in a phase: of the
+// phases that the tests use.
+func releaseFlags(phase bpf.EbpnetFlowPhase) uint32 {
+	const (
+		answerFIN, openerRST   = 2, 4
+		answered, isHandshaken = 16, 32
+	)
+	return map[bpf.EbpnetFlowPhase]uint32{
+		bpf.EbpnetFlowPhasePHASE_REPLIED:        answered,
+		bpf.EbpnetFlowPhasePHASE_ESTABLISHED:    answered | isHandshaken,
+		bpf.EbpnetFlowPhasePHASE_CLOSING_REPLY:  answered | isHandshaken | answerFIN,
+		bpf.EbpnetFlowPhasePHASE_RESET_ORIGINAL: answered | isHandshaken | openerRST,
+	}[phase]
+}
+
 // put writes a flow into a slot of the release's tables.
 func (r *release) put(t testing.TB, slot uint32, f bpf.EbpnetFlow) {
 	t.Helper()
@@ -152,7 +167,7 @@ func (r *release) put(t testing.TB, slot uint32, f bpf.EbpnetFlow) {
 	}
 	must(t, r.Maps[bpf.EbpnetMapFlows].Put(slot, releaseFlow{
 		Original: f.Original, Reply: f.Reply, Opened: f.Opened, Seen: f.Seen, Sent: f.Sent, Mapping: f.Mapping,
-		Flags: f.Flags, State: state, Uplink: f.Uplink, Sequence: f.Sequence,
+		Flags: releaseFlags(f.Phase), State: state, Uplink: f.Uplink, Sequence: f.Sequence,
 		Client: 4711, Server: 4712, // what a link's flow left behind
 	}))
 }
@@ -203,7 +218,12 @@ func TestUpgradeOfTheRelease(t *testing.T) {
 	published.Reply = bpf.EbpnetFlowKey{
 		Src: server, Dst: published.Original.Src, Sport: 80, Dport: published.Original.Sport, Network: testNetwork, Protocol: 6,
 	}
-	flows := []bpf.EbpnetFlow{linked, halfOpen, masqueraded, published}
+	masqueraded.Phase = bpf.EbpnetFlowPhasePHASE_CLOSING_REPLY
+	published.Phase = bpf.EbpnetFlowPhasePHASE_RESET_ORIGINAL
+	halfOpen.Phase = bpf.EbpnetFlowPhasePHASE_REPLIED
+	closing := testFlow(t, 6, bpf.EbpnetFlowStateFLOW_HALF_OPEN, time.Second)
+	closing.Phase = bpf.EbpnetFlowPhasePHASE_REPLIED
+	flows := []bpf.EbpnetFlow{linked, halfOpen, masqueraded, published, closing}
 	for i, f := range flows {
 		old.put(t, uint32(i), f)
 	}
@@ -254,6 +274,7 @@ func TestUpgradeOfTheRelease(t *testing.T) {
 	}{
 		{linked, testClient, testServer, false},
 		{halfOpen, testClient, testServer, false},
+		{closing, testClient, testServer, false},
 		{masqueraded, testClient, 0, true},
 		{published, ownerPorts + testPublication, testServer, false},
 	} {
@@ -288,9 +309,14 @@ func TestUpgradeOfTheRelease(t *testing.T) {
 	must(t, old.Maps[bpf.EbpnetMapLearnedFdb].Put(late, learned))
 	lateFlow := testFlow(t, 5, bpf.EbpnetFlowStateFLOW_ESTABLISHED, 0)
 	old.put(t, 9, lateFlow)
-	halfOpen.State = bpf.EbpnetFlowStateFLOW_ESTABLISHED
+	halfOpen.State, halfOpen.Phase = bpf.EbpnetFlowStateFLOW_ESTABLISHED, bpf.EbpnetFlowPhasePHASE_ESTABLISHED
 	old.put(t, 1, halfOpen)
-	flows = []bpf.EbpnetFlow{linked, halfOpen, masqueraded, published, lateFlow}
+	// A handshake in the old tables, and a FIN in the new ones.
+	closing.State, closing.Phase = bpf.EbpnetFlowStateFLOW_ESTABLISHED, bpf.EbpnetFlowPhasePHASE_ESTABLISHED
+	old.put(t, 4, closing)
+	closing.Phase = bpf.EbpnetFlowPhasePHASE_REPLIED_CLOSING_REPLY
+	o.setPhase(t, closing)
+	flows = []bpf.EbpnetFlow{linked, halfOpen, masqueraded, published, closing, lateFlow}
 
 	if lost := o.finish(t); lost != 0 {
 		t.Errorf("%d flows are lost", lost)
@@ -313,6 +339,18 @@ func TestUpgradeOfTheRelease(t *testing.T) {
 	if idOf(t, o.Maps.Drops) != idOf(t, again.Maps.Drops) || !slices.Equal(pins, listPins(t, old.dir)) {
 		t.Error("a load of the same version makes tables again")
 	}
+}
+
+// setPhase moves a flow in the tables to the phase of f.
+func (o *Objects) setPhase(t testing.TB, f bpf.EbpnetFlow) {
+	t.Helper()
+	key, _ := indexed(f)
+	var ref bpf.EbpnetFlowRef
+	must(t, o.Maps.FlowIndex.Lookup(key, &ref))
+	var there bpf.EbpnetFlow
+	must(t, o.Maps.Flows.Lookup(ref.Slot, &there))
+	there.Phase = f.Phase
+	must(t, o.Maps.Flows.Put(ref.Slot, there))
 }
 
 // ownerPorts is OWNER_PORTS of bpf/types_flows.h.
