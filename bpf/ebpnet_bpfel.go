@@ -236,6 +236,7 @@ type EbpnetLearned struct {
 	Station EbpnetStation
 	Number  uint32
 	Seen    uint64
+	Address EbpnetAddress
 }
 
 type EbpnetLearnedCount struct {

@@ -55,8 +55,10 @@ struct learned {
 	struct station station;
 	__u32 number; /* of its record in `learned_queue`: see learn.h */
 	__u64 seen; /* bpf_ktime_get_coarse_ns(), a second's precision */
+	struct address
+		address; /* the key in `learned_neigh`; zero in `learned_fdb` */
 };
-_Static_assert(sizeof(struct learned) == 40, "struct learned");
+_Static_assert(sizeof(struct learned) == 56, "struct learned");
 
 enum learn_what {
 	LEARN_STATIONS,

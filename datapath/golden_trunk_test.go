@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/gopacket/gopacket/layers"
+
+	"github.com/ebpnet/ebpnet/bpf"
 )
 
 // trunkRows are of trunks, and of what is behind them.
@@ -192,6 +194,15 @@ func trunkOutsideRows(t testing.TB, v6 bool) []row {
 		turned(openNet, func(n *Network) { n.ICC = false })(t, w)
 		w.send(t, hello(behind))
 	}
+	// reused writes the entry as a program sees it if another address takes its
+	// memory right after the lookup.
+	reused := func(t testing.TB, w *world) {
+		var entry bpf.EbpnetLearned
+		key := addressOf(behind.ip(v6))
+		must(t, w.Maps.LearnedNeigh.Lookup(key, &entry))
+		entry.Address, entry.Station.Mac.Byte = addressOf(later.ip(v6)), later.mac
+		must(t, w.Maps.LearnedNeigh.Put(key, entry))
+	}
 	return []row{
 		spoke,
 		hello(behind),
@@ -207,6 +218,10 @@ func trunkOutsideRows(t testing.TB, v6 bool) []row {
 		asks("question of the host").after(hello(behind)).redirected(told),
 		asks("question of the host, never spoken to").dropped("unknown_destination"),
 		unknown("from the host, never spoken to", behind),
+		unknown("from the host, the entry reused for another address", behind).after(hello(behind)).given(reused, nil),
+		fromUplink("answer from outside, the entry reused for another address", answer.frame(t)).after(spoke).given(reused, nil).
+			dropped("unknown_destination"),
+		asks("question of the host, the entry reused for another address").after(hello(behind)).given(reused, nil).dropped("unknown_destination"),
 		unknown("from the host, spoken to by a neighbor", behind).after(hello(later)),
 		unknown("from the host, only bridged", behind).after(bridged),
 		unknown("from the host, to an address of no subnet", abroad).after(hello(abroad)),
