@@ -13,10 +13,10 @@ import (
 	"github.com/ebpnet/ebpnet/bpf"
 )
 
-// Networks that no network has for an id; see bpf/types_flows.h.
+// Networks that no network has for an id.
 const (
-	NetworkOutside  = 0          // what comes in by an uplink
-	NetworkLoopback = 0xffffffff // what the host sends to its own addresses
+	NetworkOutside  = uint32(bpf.EbpnetNetworkIdNETWORK_OUTSIDE)  // what comes in by an uplink
+	NetworkLoopback = uint32(bpf.EbpnetNetworkIdNETWORK_LOOPBACK) // what the host sends to its own addresses
 )
 
 // Flow is one tracked connection.

@@ -11,24 +11,23 @@ import (
 	"github.com/ebpnet/ebpnet/bpf"
 )
 
-// Owners of flows and of limits besides endpoints, as bpf/types_flows.h numbers them.
+// Owners of flows and of limits besides endpoints.
 const (
-	ownerPorts   = 131072 // plus a publication's id
-	ownerAll     = ownerPorts
-	ownerTunnels = ownerPorts + 65537 // plus a tunnel's id
+	ownerPorts   = uint32(bpf.EbpnetOwnerOWNER_PORTS) // plus a publication's id
+	ownerAll     = uint32(bpf.EbpnetOwnerOWNER_ALL)
+	ownerTunnels = uint32(bpf.EbpnetOwnerOWNER_TUNNELS) // plus a tunnel's id
 )
 
-// The defaults of bpf/types_flows.h: copies of frames a second that are flooded for an
+// The defaults: copies of frames a second that are flooded for an
 // endpoint, and for a trunk or a tunnel, which have many endpoints behind them;
 // datagrams that an endpoint may send in fragments at once.
 const (
-	DefaultMaxFlood     = 50000
-	TrunkMaxFlood       = 200000
-	DefaultMaxFragments = 64
+	DefaultMaxFlood     = uint32(bpf.EbpnetFloodLimitFLOODS_OF_ENDPOINT)
+	TrunkMaxFlood       = uint32(bpf.EbpnetFloodLimitFLOODS_OF_TUNNEL)
+	DefaultMaxFragments = uint32(bpf.EbpnetStateCapacityENDPOINT_FRAGMENTS)
 )
 
-// fragmentTimeout is FRAGMENT_TIMEOUT of bpf/fragment.h.
-const fragmentTimeout = 30 * time.Second
+const fragmentTimeout = time.Duration(bpf.EbpnetFragmentTimeoutFRAGMENT_SECONDS) * time.Second
 
 // Limits are how much an endpoint may have; of each, 0 is the default.
 type Limits struct {
@@ -239,16 +238,16 @@ func (t *Tables) mostPorts(endpoint uint32, masquerade PortRange) (most PortShar
 	return most, nil
 }
 
-// The numbers of bpf/ports.h.
+// The rules of bpf/ports.h, and the cells of its table.
 const (
-	portsReserve = 16
-	portsFew     = 4096
-	portCells    = 65536
-	portRowsAll  = 2
+	portsReserve = int(bpf.EbpnetPortsRulePORTS_RESERVE)
+	portsFew     = int(bpf.EbpnetPortsRulePORTS_FEW)
+	portCells    = uint32(bpf.EbpnetPortCellsPORT_CELLS)
+	portRowsAll  = uint32(bpf.EbpnetPortCellsPORT_ROWS_ALL)
 )
 
-// userPorts are those of a gateway: FIRST_USER_PORT to LAST_PORT of bpf/ports.h.
-var userPorts = PortRange{1024, 65535}
+// userPorts are those of a gateway.
+var userPorts = PortRange{uint16(bpf.EbpnetPortsRuleFIRST_USER_PORT), uint16(bpf.EbpnetPortsRuleLAST_PORT)}
 
 // PortRange is a range of ports.
 type PortRange struct{ First, Last uint16 }

@@ -39,16 +39,15 @@ type PortRoute struct {
 	Elsewhere bool
 }
 
-// Of bpf/types_tables.h: PORT_ROUTES_ID.
-const portRoutesID = 1 << 30
+const portRoutesID = uint32(bpf.EbpnetPortSourceIdPORT_ROUTES_ID)
 
-// Of bpf/types_tables.h: how published_ports is laid out.
+// The layout of published_ports.
 const (
-	publishedTCP = iota
-	publishedUDP
-	publishedSCTP
-	portsAWord     = 64
-	publishedWords = 65536 / portsAWord
+	publishedTCP   = uint32(bpf.EbpnetPublishedPUBLISHED_TCP)
+	publishedUDP   = uint32(bpf.EbpnetPublishedPUBLISHED_UDP)
+	publishedSCTP  = uint32(bpf.EbpnetPublishedPUBLISHED_SCTP)
+	portsAWord     = uint32(bpf.EbpnetPublishedPORTS_A_WORD)
+	publishedWords = uint32(bpf.EbpnetPublishedPUBLISHED_WORDS)
 )
 
 // published is what the tables say of ports.
@@ -111,15 +110,15 @@ func (p Port) addTo(entries published) {
 
 // mark sets the bit of a port.
 func (e published) mark(key bpf.EbpnetPortKey) {
-	row := uint32(publishedTCP)
+	row := publishedTCP
 	switch key.Protocol {
 	case unix.IPPROTO_UDP:
 		row = publishedUDP
 	case unix.IPPROTO_SCTP:
 		row = publishedSCTP
 	}
-	port := networkOrder16(key.Port)
-	e.words[row*publishedWords+uint32(port)/portsAWord] |= 1 << (port % portsAWord)
+	port := uint32(networkOrder16(key.Port))
+	e.words[row*publishedWords+port/portsAWord] |= 1 << (port % portsAWord)
 }
 
 func (p Port) sourceKey(prefix netip.Prefix) bpf.EbpnetPortSourceKey {

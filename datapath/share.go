@@ -46,10 +46,10 @@ func (t *Tables) endpointFlows(id uint32, limits bpf.EbpnetOwnerLimits, refused 
 	return f, err
 }
 
-// The numbers of bpf/share.h.
+// The rules of bpf/share.h.
 const (
-	leastFlows      = 16
-	reservedOfFlows = 64
+	leastFlows      = int(bpf.EbpnetShareRuleSHARE_MINIMUM)
+	reservedOfFlows = int(bpf.EbpnetShareRuleSHARE_RESERVE)
 )
 
 // share reads what an owner has of the table of flows.

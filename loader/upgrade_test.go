@@ -261,7 +261,7 @@ func TestUpgradeOfTheRelease(t *testing.T) {
 		{linked, testClient, testServer, false},
 		{halfOpen, testClient, testServer, false},
 		{masqueraded, testClient, 0, true},
-		{published, ownerPorts + testPublication, testServer, false},
+		{published, uint32(bpf.EbpnetOwnerOWNER_PORTS) + testPublication, testServer, false},
 	} {
 		got := found[c.flow.Original]
 		if got.Owner != c.owner || got.Server != c.server || (got.PlaceOwn != 0) != c.counted || got.Uplink != c.flow.Uplink {
@@ -330,9 +330,6 @@ func TestUpgradeOfTheRelease(t *testing.T) {
 		t.Error("a load of the same version makes tables again")
 	}
 }
-
-// ownerPorts is OWNER_PORTS of bpf/types_flows.h.
-const ownerPorts = 131072
 
 func counter(packets, bytes uint64) bpf.EbpnetCounter {
 	return bpf.EbpnetCounter{Packets: packets, Bytes: bytes}
