@@ -18,7 +18,7 @@ enum {
  * endpoint that sends it, or one of these two. The identifier of an ICMP echo
  * stands for the port of the side that asks.
  */
-enum {
+enum network_id {
 	NETWORK_OUTSIDE = 0, /* by an uplink */
 	NETWORK_LOOPBACK =
 		0xffffffff, /* the host to one of its own addresses */
@@ -75,7 +75,7 @@ enum flow_state {
 	FLOW_DEAD, /* grace period: other CPUs may still hold this slot */
 };
 
-enum {
+enum mapping_slot {
 	NO_MAPPING = 0xffffffff,
 };
 
@@ -120,7 +120,7 @@ _Static_assert(sizeof(struct flow) == 200, "struct flow");
 
 /* `port_counts` has two rows of cells for the ports of endpoints, and two for
  * the ports of all. */
-enum {
+enum port_cells {
 	PORT_CELLS = 65536,
 	PORT_ROWS_ALL = 2,
 	PORT_ROWS = 4,
@@ -138,7 +138,7 @@ _Static_assert(sizeof(struct port_secret) == 16, "struct port_secret");
  * id; the published port by which it came from outside, by OWNER_PORTS and its
  * id; OWNER_PINGS, if a ping from outside opened it; or the host.
  */
-enum {
+enum owner {
 	OWNER_HOST = 0,
 	OWNER_PORTS = 131072, /* more than any endpoint's id */
 	OWNER_ALL = OWNER_PORTS, /* the sum of all; no port has the id 0 */

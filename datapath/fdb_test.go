@@ -22,7 +22,8 @@ func (t *Tables) learn(tb testing.TB, s bpf.EbpnetStation, addresses ...netip.Ad
 	entry := bpf.EbpnetLearned{Station: s, Seen: uint64(now)}
 	err = errors.Join(err, t.Maps.LearnedFdb.Put(fdbKey(s.Network, s.Mac), entry))
 	for _, a := range addresses {
-		err = errors.Join(err, t.Maps.LearnedNeigh.Put(addressOf(a), entry))
+		entry.Address = addressOf(a)
+		err = errors.Join(err, t.Maps.LearnedNeigh.Put(entry.Address, entry))
 	}
 	for _, place := range placesOf(s) {
 		var count bpf.EbpnetLearnedCount

@@ -13,10 +13,10 @@ import (
 	"github.com/ebpnet/ebpnet/bpf"
 )
 
-// Network ids that are no network: see bpf/types_flows.h.
+// Network ids that are no network.
 const (
-	NetworkOutside  = 0          // packets from an uplink
-	NetworkLoopback = 0xffffffff // packets of the host to its own addresses
+	NetworkOutside  = uint32(bpf.EbpnetNetworkIdNETWORK_OUTSIDE)  // packets from an uplink
+	NetworkLoopback = uint32(bpf.EbpnetNetworkIdNETWORK_LOOPBACK) // packets of the host to its own addresses
 )
 
 // Flow is one tracked connection.

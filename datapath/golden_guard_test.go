@@ -100,6 +100,9 @@ func guardRows(t testing.TB) []row {
 			dropped("spoofed_address"),
 		fromEndpoint("NA for another's address to a MAC", alice, unicast(nd(alice.ip6, allNodes, neighborAnswer, ndBody(ndOverride, gatewayOf(openNet).ip6, ""))).frame(t)).
 			dropped("spoofed_address"),
+		fromEndpoint("NA for no address", alice, nd(alice.ip6, allNodes, neighborAnswer, ndBody(ndOverride, zero6, "")).frame(t)).dropped("spoofed_address"),
+		fromEndpoint("NA for its IPv4 address", alice, nd(alice.ip6, allNodes, neighborAnswer, ndBody(ndOverride, netip.AddrFrom16(alice.ip4.As16()), "")).frame(t)).
+			dropped("spoofed_address"),
 		fromEndpoint("NA for the link-local address", alice, nd(linkLocal(alice.mac), allNodes, neighborAnswer, ndBody(0, linkLocal(alice.mac), "")).frame(t)).floodedTo(bob).into(theTunnel),
 		fromEndpoint("NA at another MAC", alice, nd(alice.ip6, allNodes, neighborAnswer, ndBody(ndOverride, alice.ip6, ndOption(optionTargetMAC, bob.mac))).frame(t)).
 			dropped("spoofed_mac"),

@@ -321,6 +321,8 @@ func overlayNDRows(t testing.TB, far host, let, spoofed func(string, []byte) row
 		spoofed("NA for the gateway", advert(far, gatewayOf(openNet).ip6)),
 		spoofed("NA for a group", advert(far, netip.MustParseAddr("ff02::1"))),
 		spoofed("NA for the loopback address", advert(far, netip.IPv6Loopback())),
+		spoofed("NA for no address", advert(far, netip.IPv6Unspecified())),
+		spoofed("NA for its IPv4 address", advert(far, netip.AddrFrom16(far.ip4.As16()))),
 		spoofed("NA of a known remote for another's address", advert(remote, far.ip6)),
 		let("NS", nd(far, neighborAsk, ndBody(0, alice.ip6, ndOption(optionSourceMAC, far.mac)))),
 		let("router solicitation", nd(far, routerSolicit, "\x00\x00\x00\x00")),

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/gopacket/gopacket/layers"
+
+	"github.com/ebpnet/ebpnet/bpf"
 )
 
 // trunkRows are packets of trunks and of stations behind them.
@@ -192,6 +194,15 @@ func trunkOutsideRows(t testing.TB, v6 bool) []row {
 		changeNetwork(openNet, func(n *Network) { n.ICC = false })(t, w)
 		w.send(t, hello(behind))
 	}
+	// reused writes the entry as a program sees it if another address takes its
+	// memory right after the lookup.
+	reused := func(t testing.TB, w *world) {
+		var entry bpf.EbpnetLearned
+		key := addressOf(behind.ip(v6))
+		must(t, w.Maps.LearnedNeigh.Lookup(key, &entry))
+		entry.Address, entry.Station.Mac.Byte = addressOf(later.ip(v6)), later.mac
+		must(t, w.Maps.LearnedNeigh.Put(key, entry))
+	}
 	return []row{
 		spoke,
 		hello(behind),
@@ -209,6 +220,10 @@ func trunkOutsideRows(t testing.TB, v6 bool) []row {
 		unknown("from the host, to a station that never sent", behind),
 		unknown("from the host, after a packet of its neighbor", behind).after(hello(later)),
 		unknown("from the host, to a station that only sent to neighbors", behind).after(bridged),
+		unknown("from the host, the entry reused for another address", behind).after(hello(behind)).given(reused, nil),
+		fromUplink("reply from outside, the entry reused for another address", answer.frame(t)).after(spoke).given(reused, nil).
+			dropped("unknown_destination"),
+		asks("question of the host, the entry reused for another address").after(hello(behind)).given(reused, nil).dropped("unknown_destination"),
 		unknown("from the host, to an address of no subnet", abroad).after(hello(abroad)),
 		unknown("from the host, to an address of another subnet", beside).after(hello(beside)),
 		calls("from the host, after the timeout of stations", behind).after(hello(behind)).given(age(learnedFor), nil).delivered(behind, nil),

@@ -11,24 +11,23 @@ import (
 	"github.com/ebpnet/ebpnet/bpf"
 )
 
-// Owners of flows and of limits other than endpoints: see bpf/types_flows.h.
+// Owners of flows and of limits other than endpoints.
 const (
-	ownerPorts   = 131072 // plus a publication's id
-	ownerAll     = ownerPorts
-	ownerTunnels = ownerPorts + 65537 // plus a tunnel's id
+	ownerPorts   = uint32(bpf.EbpnetOwnerOWNER_PORTS) // plus a publication's id
+	ownerAll     = uint32(bpf.EbpnetOwnerOWNER_ALL)
+	ownerTunnels = uint32(bpf.EbpnetOwnerOWNER_TUNNELS) // plus a tunnel's id
 )
 
-// The defaults of bpf/types_flows.h: flooded copies per second for an endpoint;
-// the same for a trunk or a tunnel, which have many stations behind them;
-// datagrams in fragments of one endpoint at one time.
+// The defaults: flooded copies per second for an endpoint; the same for a trunk or
+// a tunnel, which have many stations behind them; datagrams in fragments of one
+// endpoint at one time.
 const (
-	DefaultMaxFlood     = 50000
-	TrunkMaxFlood       = 200000
-	DefaultMaxFragments = 64
+	DefaultMaxFlood     = uint32(bpf.EbpnetFloodLimitFLOODS_OF_ENDPOINT)
+	TrunkMaxFlood       = uint32(bpf.EbpnetFloodLimitFLOODS_OF_TUNNEL)
+	DefaultMaxFragments = uint32(bpf.EbpnetStateCapacityENDPOINT_FRAGMENTS)
 )
 
-// fragmentTimeout is FRAGMENT_TIMEOUT of bpf/fragment.h.
-const fragmentTimeout = 30 * time.Second
+const fragmentTimeout = time.Duration(bpf.EbpnetFragmentTimeoutFRAGMENT_SECONDS) * time.Second
 
 // Limits limit an endpoint. 0 means the default.
 type Limits struct {
@@ -241,17 +240,16 @@ func (t *Tables) mostPorts(endpoint uint32, masquerade PortRange) (most PortShar
 	return most, nil
 }
 
-// Constants of bpf/ports.h.
+// The rules of bpf/ports.h, and the cells of its table.
 const (
-	portsReserve = 16
-	portsFew     = 4096
-	portCells    = 65536
-	portRowsAll  = 2
+	portsReserve = int(bpf.EbpnetPortsRulePORTS_RESERVE)
+	portsFew     = int(bpf.EbpnetPortsRulePORTS_FEW)
+	portCells    = uint32(bpf.EbpnetPortCellsPORT_CELLS)
+	portRowsAll  = uint32(bpf.EbpnetPortCellsPORT_ROWS_ALL)
 )
 
-// userPorts are the ports at a gateway's address: FIRST_USER_PORT to LAST_PORT
-// of bpf/ports.h.
-var userPorts = PortRange{1024, 65535}
+// userPorts are the ports at a gateway's address.
+var userPorts = PortRange{uint16(bpf.EbpnetPortsRuleFIRST_USER_PORT), uint16(bpf.EbpnetPortsRuleLAST_PORT)}
 
 // PortRange is a range of ports.
 type PortRange struct{ First, Last uint16 }

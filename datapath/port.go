@@ -39,16 +39,15 @@ type PortRoute struct {
 	Elsewhere bool
 }
 
-// PORT_ROUTES_ID of bpf/types_tables.h.
-const portRoutesID = 1 << 30
+const portRoutesID = uint32(bpf.EbpnetPortSourceIdPORT_ROUTES_ID)
 
-// The layout of published_ports: see bpf/types_tables.h.
+// The layout of published_ports.
 const (
-	publishedTCP = iota
-	publishedUDP
-	publishedSCTP
-	portsPerWord   = 64
-	publishedWords = 65536 / portsPerWord
+	publishedTCP   = uint32(bpf.EbpnetPublishedPUBLISHED_TCP)
+	publishedUDP   = uint32(bpf.EbpnetPublishedPUBLISHED_UDP)
+	publishedSCTP  = uint32(bpf.EbpnetPublishedPUBLISHED_SCTP)
+	portsPerWord   = uint32(bpf.EbpnetPublishedPORTS_A_WORD)
+	publishedWords = uint32(bpf.EbpnetPublishedPUBLISHED_WORDS)
 )
 
 // published are the entries of the tables for published ports.
@@ -111,15 +110,15 @@ func (p Port) addTo(entries published) {
 
 // mark sets the bit of a port.
 func (e published) mark(key bpf.EbpnetPortKey) {
-	row := uint32(publishedTCP)
+	row := publishedTCP
 	switch key.Protocol {
 	case unix.IPPROTO_UDP:
 		row = publishedUDP
 	case unix.IPPROTO_SCTP:
 		row = publishedSCTP
 	}
-	port := networkOrder16(key.Port)
-	e.words[row*publishedWords+uint32(port)/portsPerWord] |= 1 << (port % portsPerWord)
+	port := uint32(networkOrder16(key.Port))
+	e.words[row*publishedWords+port/portsPerWord] |= 1 << (port % portsPerWord)
 }
 
 func (p Port) sourceKey(prefix netip.Prefix) bpf.EbpnetPortSourceKey {

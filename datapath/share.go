@@ -47,10 +47,10 @@ func (t *Tables) endpointFlows(id uint32, limits bpf.EbpnetOwnerLimits, refused 
 	return f, err
 }
 
-// Constants of bpf/share.h.
+// The rules of bpf/share.h.
 const (
-	leastFlows      = 16
-	reservedOfFlows = 64
+	leastFlows      = int(bpf.EbpnetShareRuleSHARE_MINIMUM)
+	reservedOfFlows = int(bpf.EbpnetShareRuleSHARE_RESERVE)
 )
 
 // share reads the flow counts of an owner.

@@ -122,16 +122,13 @@ func testFlow(t testing.TB, n uint32, state bpf.EbpnetFlowState, ago time.Durati
 	reply.Src, reply.Dst, reply.Sport, reply.Dport = key.Dst, key.Src, key.Dport, key.Sport
 	flow := bpf.EbpnetFlow{
 		Original: key, Reply: reply, State: state, Phase: bpf.EbpnetFlowPhasePHASE_ESTABLISHED,
-		Opened: uint64(now.Nano() - ago.Nanoseconds()), Mapping: noMapping,
+		Opened: uint64(now.Nano() - ago.Nanoseconds()), Mapping: uint32(bpf.EbpnetMappingSlotNO_MAPPING),
 	}
 	flow.Seen = flow.Opened
 	flow.Sent[bpf.EbpnetFlowSideFLOW_ORIGINAL] = bpf.EbpnetCounter{Packets: uint64(n) + 1, Bytes: 64 * uint64(n)}
 	flow.Sent[bpf.EbpnetFlowSideFLOW_REPLY] = bpf.EbpnetCounter{Packets: 1}
 	return flow
 }
-
-// noMapping is NO_MAPPING of bpf/types_flows.h.
-const noMapping = 0xffffffff
 
 // indexed gives the side of a flow inside a network that the index has, which is
 // the first in order, and its key: flow_key_is_first() in bpf/flow_key.h.

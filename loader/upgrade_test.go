@@ -249,8 +249,14 @@ func TestUpgradeOfTheRelease(t *testing.T) {
 	counts.add(t, old.Maps[bpf.EbpnetMapTunnelStats], 1, traffic(3, 4))
 	mac := bpf.EbpnetFdbKey{Network: testNetwork, Mac: bpf.EbpnetMac{Byte: [6]byte{2, 1}}}
 	station := bpf.EbpnetStation{Network: testNetwork, Endpoint: 11, Mac: mac.Mac}
-	learned := bpf.EbpnetLearned{Station: station, Seen: linked.Seen}
+	learned := struct { // without the address
+		Station bpf.EbpnetStation
+		Number  uint32
+		Seen    uint64
+	}{Station: station, Seen: linked.Seen}
 	must(t, old.Maps[bpf.EbpnetMapLearnedFdb].Put(mac, learned))
+	neighbor, lateNeighbor := addressOf(10, 0, 0, 90), addressOf(10, 0, 0, 91)
+	must(t, old.Maps[bpf.EbpnetMapLearnedNeigh].Put(neighbor, learned))
 	must(t, old.Maps[bpf.EbpnetMapTunnelPaths].Put(uint32(1), bpf.EbpnetTunnelPath{Mtu: 1400, Sequence: 99}))
 	must(t, old.Maps[bpf.EbpnetMapPastTraffic].Put(uint32(testNetwork), bpf.EbpnetTraffic{Tx: counter(5, 6)}))
 
@@ -276,7 +282,7 @@ func TestUpgradeOfTheRelease(t *testing.T) {
 		{halfOpen, testClient, testServer, false},
 		{closing, testClient, testServer, false},
 		{masqueraded, testClient, 0, true},
-		{published, ownerPorts + testPublication, testServer, false},
+		{published, uint32(bpf.EbpnetOwnerOWNER_PORTS) + testPublication, testServer, false},
 	} {
 		got := found[c.flow.Original]
 		if got.Owner != c.owner || got.Server != c.server || (got.PlaceOwn != 0) != c.counted || got.Uplink != c.flow.Uplink {
@@ -294,6 +300,14 @@ func TestUpgradeOfTheRelease(t *testing.T) {
 	if got.Station != learned.Station || got.Seen != learned.Seen || got.Number == 0 {
 		t.Errorf("the learned station is %+v, was %+v; want a record too", got, learned)
 	}
+	checkNeighbor := func(a bpf.EbpnetAddress) {
+		t.Helper()
+		must(t, o.Maps.LearnedNeigh.Lookup(a, &got))
+		if got.Station != learned.Station || got.Number == 0 || got.Address != a {
+			t.Errorf("the learned neighbor is %+v, was %+v; want a record and the address %v too", got, learned, a)
+		}
+	}
+	checkNeighbor(neighbor)
 	var path bpf.EbpnetTunnelPath
 	must(t, o.Maps.TunnelPaths.Lookup(uint32(1), &path))
 	if path.Mtu != 1400 || path.Sequence != 99 {
@@ -307,6 +321,7 @@ func TestUpgradeOfTheRelease(t *testing.T) {
 	late := mac
 	late.Mac.Byte[5] = 9
 	must(t, old.Maps[bpf.EbpnetMapLearnedFdb].Put(late, learned))
+	must(t, old.Maps[bpf.EbpnetMapLearnedNeigh].Put(lateNeighbor, learned))
 	lateFlow := testFlow(t, 5, bpf.EbpnetFlowStateFLOW_ESTABLISHED, 0)
 	old.put(t, 9, lateFlow)
 	halfOpen.State, halfOpen.Phase = bpf.EbpnetFlowStateFLOW_ESTABLISHED, bpf.EbpnetFlowPhasePHASE_ESTABLISHED
@@ -327,6 +342,7 @@ func TestUpgradeOfTheRelease(t *testing.T) {
 	if got.Number == 0 {
 		t.Error("the station that was learned late has no record")
 	}
+	checkNeighbor(lateNeighbor)
 	o.finish(t)
 	counts.check(t, o)
 	if _, err := os.Stat(filepath.Join(old.dir, oldDirectory)); !errors.Is(err, os.ErrNotExist) {
@@ -352,9 +368,6 @@ func (o *Objects) setPhase(t testing.TB, f bpf.EbpnetFlow) {
 	there.Phase = f.Phase
 	must(t, o.Maps.Flows.Put(ref.Slot, there))
 }
-
-// ownerPorts is OWNER_PORTS of bpf/types_flows.h.
-const ownerPorts = 131072
 
 func counter(packets, bytes uint64) bpf.EbpnetCounter {
 	return bpf.EbpnetCounter{Packets: packets, Bytes: bytes}
