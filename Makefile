@@ -187,10 +187,10 @@ attack-floods: build ## flood from a container in every way for FLOODTIME=5s eac
 	$(need_root)
 	EBPNET_FLOODS=$(FLOODTIME) go test -count=1 -timeout 0 -run '^TestFloods$$' -v ./test/attack
 
-test-upgrades: build ## upgrade from the first release under load, UPGRADES=10 times (root)
+test-upgrades: build ## upgrade from the first release under load, and kill such upgrades, UPGRADES=10 times each (root)
 	$(need_root)
 	$(call need,$(TEST_PACKAGES))
-	EBPNET_UPGRADES=$(UPGRADES) go test -count=1 -timeout 0 -run '^TestUpgradeFromRelease$$' -v ./test
+	EBPNET_UPGRADES=$(UPGRADES) go test -count=1 -timeout 0 -run 'UpgradeFromRelease$$' -v ./test
 
 test-kernels: build $(if $(filter 0,$(shell id -u)),$(KERNELS)) ## boot Linux 6.1, 6.12 and 7.2 in QEMU, and test there that ebpnet loads and passes packets (root)
 test-kernels-long: build $(if $(filter 0,$(shell id -u)),$(KERNELS)) ## test-kernels with all golden packets and more (root)

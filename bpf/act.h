@@ -114,7 +114,7 @@ act_readdress(struct __sk_buff *skb, struct scratch *scratch)
 static __noinline enum reason
 act_change(struct __sk_buff *skb, struct scratch *scratch)
 {
-	const struct gre_origin *origin = &scratch->origin;
+	const struct tunnel_origin *origin = &scratch->origin;
 	struct packet *pkt = &scratch->packet;
 	__u32 changes = scratch->decision.changes;
 	enum reason reason = REASON_NONE;

@@ -14,15 +14,11 @@ enum count_table {
 	COUNT_FLOODS,
 };
 
-enum {
-	COUNT_WORDS = 4,
-};
-
 /* What to add to an entry: one word for each __u64 of its value. */
 struct count_command {
-	__u32 table; /* enum count_table */
+	enum count_table table;
 	__u32 key;
-	__u64 words[COUNT_WORDS];
+	__u64 words[4];
 };
 
 /* Atomic: on 6.1 a packet may interrupt the command. A packet on another CPU

@@ -307,4 +307,21 @@ int end_flows(struct __sk_buff *skb)
 		       REASON_NONE;
 }
 
+/* The types that Go uses, but no map has. bpf2go finds types only if a variable
+ * or a member has them. */
+const struct {
+	struct count_command count_command;
+	enum fragment_timeout fragment_timeout;
+	enum mapping_slot mapping_slot;
+	enum network_id network_id;
+	enum owner owner;
+	enum port_cells port_cells;
+	enum port_source_id port_source_id;
+	enum ports_rule ports_rule;
+	enum published published;
+	enum share_rule share_rule;
+	enum state_capacity state_capacity;
+	enum flood_limit flood_limit;
+} go_types;
+
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -70,6 +70,23 @@ type EbpnetCachedRoute struct {
 	Pad    uint32
 }
 
+type EbpnetCountCommand struct {
+	_     structs.HostLayout
+	Table EbpnetCountTable
+	Key   uint32
+	Words [4]uint64
+}
+
+type EbpnetCountTable uint32
+
+const (
+	EbpnetCountTableCOUNT_DROPS     EbpnetCountTable = 0
+	EbpnetCountTableCOUNT_ENDPOINTS EbpnetCountTable = 1
+	EbpnetCountTableCOUNT_TUNNELS   EbpnetCountTable = 2
+	EbpnetCountTableCOUNT_REFUSALS  EbpnetCountTable = 3
+	EbpnetCountTableCOUNT_FLOODS    EbpnetCountTable = 4
+)
+
 type EbpnetCounter struct {
 	_       structs.HostLayout
 	Packets uint64
@@ -113,6 +130,13 @@ type EbpnetFloodBudget struct {
 	Limited uint64
 }
 
+type EbpnetFloodLimit uint32
+
+const (
+	EbpnetFloodLimitFLOODS_OF_ENDPOINT EbpnetFloodLimit = 50000
+	EbpnetFloodLimitFLOODS_OF_TUNNEL   EbpnetFloodLimit = 200000
+)
+
 type EbpnetFlow struct {
 	_          structs.HostLayout
 	Original   EbpnetFlowKey
@@ -123,7 +147,7 @@ type EbpnetFlow struct {
 	Mapping    uint32
 	Users      uint32
 	HalfOpenAt uint32
-	Flags      EbpnetFlowFlag
+	Phase      EbpnetFlowPhase
 	State      EbpnetFlowState
 	Uplink     uint32
 	Sequence   uint32
@@ -158,17 +182,6 @@ type EbpnetFlowFilter struct {
 	Ipv6     EbpnetAddress
 }
 
-type EbpnetFlowFlag uint32
-
-const (
-	EbpnetFlowFlagFLOW_ORIGINAL_FIN EbpnetFlowFlag = 1
-	EbpnetFlowFlagFLOW_REPLY_FIN    EbpnetFlowFlag = 2
-	EbpnetFlowFlagFLOW_ORIGINAL_RST EbpnetFlowFlag = 4
-	EbpnetFlowFlagFLOW_REPLY_RST    EbpnetFlowFlag = 8
-	EbpnetFlowFlagFLOW_REPLIED      EbpnetFlowFlag = 16
-	EbpnetFlowFlagFLOW_HANDSHAKEN   EbpnetFlowFlag = 32
-)
-
 type EbpnetFlowKey struct {
 	_        structs.HostLayout
 	Src      EbpnetAddress
@@ -179,6 +192,30 @@ type EbpnetFlowKey struct {
 	Protocol uint8
 	Pad      [3]uint8
 }
+
+type EbpnetFlowPhase uint32
+
+const (
+	EbpnetFlowPhasePHASE_NONE                            EbpnetFlowPhase = 0
+	EbpnetFlowPhasePHASE_NEW                             EbpnetFlowPhase = 1
+	EbpnetFlowPhasePHASE_NEW_CLOSING_ORIGINAL            EbpnetFlowPhase = 2
+	EbpnetFlowPhasePHASE_REFUSED                         EbpnetFlowPhase = 3
+	EbpnetFlowPhasePHASE_REFUSED_CLOSING_REPLY           EbpnetFlowPhase = 4
+	EbpnetFlowPhasePHASE_REPLIED                         EbpnetFlowPhase = 5
+	EbpnetFlowPhasePHASE_REPLIED_CLOSING_ORIGINAL        EbpnetFlowPhase = 6
+	EbpnetFlowPhasePHASE_REPLIED_CLOSING_REPLY           EbpnetFlowPhase = 7
+	EbpnetFlowPhasePHASE_REPLIED_CLOSED                  EbpnetFlowPhase = 8
+	EbpnetFlowPhasePHASE_ESTABLISHED                     EbpnetFlowPhase = 9
+	EbpnetFlowPhasePHASE_CLOSING_ORIGINAL                EbpnetFlowPhase = 10
+	EbpnetFlowPhasePHASE_CLOSING_REPLY                   EbpnetFlowPhase = 11
+	EbpnetFlowPhasePHASE_RESET_ORIGINAL                  EbpnetFlowPhase = 12
+	EbpnetFlowPhasePHASE_RESET_REPLY                     EbpnetFlowPhase = 13
+	EbpnetFlowPhasePHASE_CLOSING_ORIGINAL_RESET_ORIGINAL EbpnetFlowPhase = 14
+	EbpnetFlowPhasePHASE_CLOSING_ORIGINAL_RESET_REPLY    EbpnetFlowPhase = 15
+	EbpnetFlowPhasePHASE_CLOSING_REPLY_RESET_ORIGINAL    EbpnetFlowPhase = 16
+	EbpnetFlowPhasePHASE_CLOSING_REPLY_RESET_REPLY       EbpnetFlowPhase = 17
+	EbpnetFlowPhasePHASE_CLOSED                          EbpnetFlowPhase = 18
+)
 
 type EbpnetFlowRef struct {
 	_    structs.HostLayout
@@ -224,6 +261,12 @@ type EbpnetFragmentPlace struct {
 	Index uint32
 }
 
+type EbpnetFragmentTimeout uint32
+
+const (
+	EbpnetFragmentTimeoutFRAGMENT_SECONDS EbpnetFragmentTimeout = 30
+)
+
 type EbpnetLearnWhat uint32
 
 const (
@@ -236,6 +279,7 @@ type EbpnetLearned struct {
 	Station EbpnetStation
 	Number  uint32
 	Seen    uint64
+	Address EbpnetAddress
 }
 
 type EbpnetLearnedCount struct {
@@ -282,6 +326,12 @@ type EbpnetMac struct {
 	Byte [6]uint8
 }
 
+type EbpnetMappingSlot uint32
+
+const (
+	EbpnetMappingSlotNO_MAPPING EbpnetMappingSlot = 4294967295
+)
+
 type EbpnetMemberKey struct {
 	_       structs.HostLayout
 	Network uint32
@@ -312,6 +362,26 @@ const (
 	EbpnetNetworkFlagNETWORK_ROUTED     EbpnetNetworkFlag = 32
 )
 
+type EbpnetNetworkId uint32
+
+const (
+	EbpnetNetworkIdNETWORK_OUTSIDE  EbpnetNetworkId = 0
+	EbpnetNetworkIdNETWORK_LOOPBACK EbpnetNetworkId = 4294967295
+)
+
+type EbpnetOwner uint32
+
+const (
+	EbpnetOwnerOWNER_HOST    EbpnetOwner = 0
+	EbpnetOwnerOWNER_PORTS   EbpnetOwner = 131072
+	EbpnetOwnerOWNER_ALL     EbpnetOwner = 131072
+	EbpnetOwnerOWNER_PINGS   EbpnetOwner = 196608
+	EbpnetOwnerMAX_OWNERS    EbpnetOwner = 196609
+	EbpnetOwnerOWNER_TUNNELS EbpnetOwner = 196609
+	EbpnetOwnerMAX_LIMITED   EbpnetOwner = 197633
+	EbpnetOwnerOWNER_UNKNOWN EbpnetOwner = 4294967295
+)
+
 type EbpnetOwnerLimits struct {
 	_           structs.HostLayout
 	Established uint32
@@ -331,6 +401,14 @@ type EbpnetPort struct {
 	Port     uint16
 	Pad      [2]uint8
 }
+
+type EbpnetPortCells uint32
+
+const (
+	EbpnetPortCellsPORT_CELLS    EbpnetPortCells = 65536
+	EbpnetPortCellsPORT_ROWS_ALL EbpnetPortCells = 2
+	EbpnetPortCellsPORT_ROWS     EbpnetPortCells = 4
+)
 
 type EbpnetPortFlag uint32
 
@@ -354,12 +432,38 @@ type EbpnetPortSecret struct {
 	Second uint64
 }
 
+type EbpnetPortSourceId uint32
+
+const (
+	EbpnetPortSourceIdPORT_ROUTES_ID EbpnetPortSourceId = 1073741824
+)
+
 type EbpnetPortSourceKey struct {
 	_      structs.HostLayout
 	Length uint32
 	Id     uint32
 	Prefix EbpnetAddress
 }
+
+type EbpnetPortsRule uint32
+
+const (
+	EbpnetPortsRuleFIRST_USER_PORT EbpnetPortsRule = 1024
+	EbpnetPortsRuleLAST_PORT       EbpnetPortsRule = 65535
+	EbpnetPortsRulePORTS_RESERVE   EbpnetPortsRule = 16
+	EbpnetPortsRulePORTS_FEW       EbpnetPortsRule = 4096
+)
+
+type EbpnetPublished uint32
+
+const (
+	EbpnetPublishedPUBLISHED_TCP       EbpnetPublished = 0
+	EbpnetPublishedPUBLISHED_UDP       EbpnetPublished = 1
+	EbpnetPublishedPUBLISHED_SCTP      EbpnetPublished = 2
+	EbpnetPublishedPUBLISHED_PROTOCOLS EbpnetPublished = 3
+	EbpnetPublishedPORTS_A_WORD        EbpnetPublished = 64
+	EbpnetPublishedPUBLISHED_WORDS     EbpnetPublished = 1024
+)
 
 type EbpnetReason uint32
 
@@ -420,6 +524,27 @@ type EbpnetRefused struct {
 	Ports     uint64
 	Fragments uint64
 }
+
+type EbpnetShareRule uint32
+
+const (
+	EbpnetShareRuleSHARE_MINIMUM EbpnetShareRule = 16
+	EbpnetShareRuleSHARE_RESERVE EbpnetShareRule = 64
+)
+
+type EbpnetStateCapacity uint32
+
+const (
+	EbpnetStateCapacityTUNNEL_FLOODERS     EbpnetStateCapacity = 64
+	EbpnetStateCapacityMAX_FLOODERS        EbpnetStateCapacity = 81920
+	EbpnetStateCapacityMAX_LEARNED         EbpnetStateCapacity = 65536
+	EbpnetStateCapacityLEARNED_PER_NETWORK EbpnetStateCapacity = 4096
+	EbpnetStateCapacityLEARNED_PER_PLACE   EbpnetStateCapacity = 1024
+	EbpnetStateCapacityMAX_LEARNED_PLACES  EbpnetStateCapacity = 82944
+	EbpnetStateCapacityMAX_DATAGRAMS       EbpnetStateCapacity = 16384
+	EbpnetStateCapacityENDPOINT_FRAGMENTS  EbpnetStateCapacity = 64
+	EbpnetStateCapacityDEVICE_FRAGMENTS    EbpnetStateCapacity = 4096
+)
 
 type EbpnetStation struct {
 	_        structs.HostLayout
@@ -606,6 +731,7 @@ const (
 	EbpnetVarFlowSlots             = "flow_slots"
 	EbpnetVarGatewayIfindex        = "gateway_ifindex"
 	EbpnetVarGatewayMac            = "gateway_mac"
+	EbpnetVarGoTypes               = "go_types"
 	EbpnetVarHalfOpenSlots         = "half_open_slots"
 	EbpnetVarIcmpTimeout           = "icmp_timeout"
 	EbpnetVarLastPort              = "last_port"
@@ -732,6 +858,7 @@ type EbpnetVariableSpecs struct {
 	FlowSlots             *ebpf.VariableSpec `ebpf:"flow_slots"`
 	GatewayIfindex        *ebpf.VariableSpec `ebpf:"gateway_ifindex"`
 	GatewayMac            *ebpf.VariableSpec `ebpf:"gateway_mac"`
+	GoTypes               *ebpf.VariableSpec `ebpf:"go_types"`
 	HalfOpenSlots         *ebpf.VariableSpec `ebpf:"half_open_slots"`
 	IcmpTimeout           *ebpf.VariableSpec `ebpf:"icmp_timeout"`
 	LastPort              *ebpf.VariableSpec `ebpf:"last_port"`
@@ -861,6 +988,7 @@ type EbpnetVariables struct {
 	FlowSlots             *ebpf.Variable `ebpf:"flow_slots"`
 	GatewayIfindex        *ebpf.Variable `ebpf:"gateway_ifindex"`
 	GatewayMac            *ebpf.Variable `ebpf:"gateway_mac"`
+	GoTypes               *ebpf.Variable `ebpf:"go_types"`
 	HalfOpenSlots         *ebpf.Variable `ebpf:"half_open_slots"`
 	IcmpTimeout           *ebpf.Variable `ebpf:"icmp_timeout"`
 	LastPort              *ebpf.Variable `ebpf:"last_port"`

@@ -23,7 +23,7 @@ endpoint_check(struct __sk_buff *skb, const struct device *device,
 	case bpf_htons(ETH_P_IPV6):
 		return guard_ipv6(skb, device, pkt);
 	case bpf_htons(ETH_P_ARP):
-		return guard_arp(skb, device, pkt);
+		return guard_arp(skb, pkt, device, NULL);
 	}
 	return REASON_UNKNOWN_PROTOCOL;
 }

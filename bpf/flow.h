@@ -25,15 +25,11 @@
 
 static __always_inline __u64 flow_timeout(const struct flow *flow)
 {
-	const __u32 closed = FLOW_ORIGINAL_FIN | FLOW_REPLY_FIN;
 	bool established = flow->state == FLOW_ESTABLISHED;
-	__u32 flags = flow->flags;
 
 	switch (flow->original.protocol) {
 	case IPPROTO_TCP:
-		if (established && flags & FLOW_HANDSHAKEN &&
-		    (flags & closed) != closed &&
-		    !(flags & (FLOW_ORIGINAL_RST | FLOW_REPLY_RST)))
+		if (established && flow_phase_is_alive(flow->phase))
 			return tcp_established_timeout;
 		return tcp_transitory_timeout;
 	case IPPROTO_UDP:
@@ -43,20 +39,15 @@ static __always_inline __u64 flow_timeout(const struct flow *flow)
 	return icmp_timeout;
 }
 
-/* How far the acknowledgment of the original side may be beyond the sequence
- * number of the last reply: the largest window without scaling (RFC 9293). One
- * guess in 65,536 hits it. */
-#define MAX_ACKNOWLEDGED 65535
-
-/* Whether the packet confirms a half-open flow. */
+/* Whether the packet confirms a half-open flow, which is in @phase now. */
 static __always_inline bool
-flow_is_confirmed(const struct flow *flow, const struct packet *pkt,
-		  enum flow_side side)
+flow_is_confirmed(const struct flow *flow, enum flow_phase phase,
+		  const struct packet *pkt, enum flow_side side)
 {
 	if (pkt->protocol == IPPROTO_TCP)
-		return flow->flags & FLOW_HANDSHAKEN;
+		return flow_phase_is_handshaken(phase);
 	if (flow->original.network == NETWORK_OUTSIDE)
-		return side == FLOW_ORIGINAL && flow->flags & FLOW_REPLIED;
+		return side == FLOW_ORIGINAL && flow_phase_is_replied(phase);
 	return side == FLOW_REPLY;
 }
 
@@ -83,46 +74,37 @@ flow_establish(struct flow *flow, __u32 slot, bool restored)
 		__sync_val_compare_and_swap(place, slot + 1, 0);
 }
 
+/* Moves the flow in @slot for one of its packets, and establishes it if the
+ * packet confirms it. */
+__verified_once int flow_advance(struct flow *flow, __u32 slot,
+				 const struct packet *pkt, enum flow_side side)
+{
+	enum flow_phase phase;
+
+	if (!flow || !pkt)
+		return 0;
+	phase = flow_move(flow, pkt, side);
+	if (flow->state == FLOW_HALF_OPEN &&
+	    flow_is_confirmed(flow, phase, pkt, side))
+		flow_establish(flow, slot, false);
+	return 0;
+}
+
 /* Updates the flow in @slot for one of its packets. */
 static __always_inline void
 flow_update(ctx_t *ctx, struct flow *flow, __u32 slot, const struct packet *pkt,
 	    enum flow_side side)
 {
 	__u64 now = bpf_ktime_get_coarse_ns();
-	__u32 set = 0, clear = 0;
 
 	if (dry_run)
 		return;
 	count_add(&flow->sent[side == FLOW_REPLY], ctx);
 	if (now - flow->seen > SECONDS)
 		flow->seen = now;
-	if (side == FLOW_REPLY && !(pkt->tcp_flags & TCP_RST))
-		set |= FLOW_REPLIED;
-	if (pkt->protocol == IPPROTO_TCP && pkt->fragment != FRAGMENT_LATER) {
-		if (pkt->tcp_flags & TCP_FIN)
-			set |= FLOW_ORIGINAL_FIN << side;
-		if (pkt->tcp_flags & TCP_RST)
-			set |= FLOW_ORIGINAL_RST << side;
-		else /* this side did not send an earlier reset */
-			clear |= FLOW_ORIGINAL_RST << side;
-		/* A new connection uses the same ports. */
-		if ((pkt->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN &&
-		    side == FLOW_ORIGINAL)
-			clear = ~set;
-		else if (side == FLOW_ORIGINAL && pkt->tcp_flags & TCP_ACK &&
-			 flow->flags & FLOW_REPLIED &&
-			 pkt->acknowledged - flow->sequence <= MAX_ACKNOWLEDGED)
-			set |= FLOW_HANDSHAKEN;
-		if (side == FLOW_REPLY && !(flow->flags & FLOW_HANDSHAKEN))
-			flow->sequence =
-				pkt->sequence + !!(pkt->tcp_flags & TCP_SYN);
-	}
-	if (flow->flags & clear)
-		__sync_fetch_and_and(&flow->flags, ~clear);
-	if (set & ~flow->flags)
-		__sync_fetch_and_or(&flow->flags, set);
-	if (flow->state == FLOW_HALF_OPEN && flow_is_confirmed(flow, pkt, side))
-		flow_establish(flow, slot, false);
+	if (flow->state == FLOW_HALF_OPEN ||
+	    !flow_phase_stays(flow->phase, pkt))
+		flow_advance(flow, slot, pkt, side);
 }
 
 /* Whether the packet may open a flow: a reply may not. */
@@ -169,7 +151,7 @@ static __noinline enum reason flow_open(struct scratch *scratch, __u32 slot,
 	__builtin_memset(flow->sent, 0, sizeof(flow->sent));
 	flow->mapping = mapping;
 	flow->half_open_at = MAX_HALF_OPEN; /* none yet */
-	flow->flags = 0;
+	flow->phase = PHASE_NEW;
 	flow->uplink = 0;
 	flow->revision = 0;
 	flow->owner = scratch->owner;

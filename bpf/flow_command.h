@@ -198,16 +198,20 @@ flow_command_find_owner(struct scratch *scratch, const struct flow *old)
 }
 
 /* The flow in @slot is in the new tables already. In the old ones it may have
- * been established since. */
+ * been established since. If it has begun to close in the new ones, its phase
+ * stays. */
 static __always_inline void
 flow_command_update(const struct flow *old, __u32 slot)
 {
 	struct flow *flow = flow_at(slot);
+	enum flow_phase phase;
 
 	if (!flow || old->state != FLOW_ESTABLISHED ||
 	    flow->state != FLOW_HALF_OPEN)
 		return;
-	__sync_fetch_and_or(&flow->flags, old->flags);
+	phase = flow->phase;
+	if (phase == PHASE_NEW || phase == PHASE_REPLIED)
+		__sync_val_compare_and_swap(&flow->phase, phase, old->phase);
 	flow_establish(flow, slot, true);
 }
 
@@ -280,7 +284,7 @@ flow_command_restore(struct scratch *scratch, const struct flow *old)
 	flow->opened = old->opened;
 	flow->sent[0] = old->sent[0];
 	flow->sent[1] = old->sent[1];
-	flow->flags = old->flags;
+	flow->phase = old->phase;
 	flow->uplink = old->uplink;
 	flow->sequence = old->sequence;
 	if (old->state == FLOW_ESTABLISHED)

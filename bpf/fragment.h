@@ -15,7 +15,11 @@
 
 /* How long the ports of a datagram are stored: RFC 8200, 4.5 has 60 seconds,
  * Linux 30. */
-#define FRAGMENT_TIMEOUT (30 * SECONDS)
+enum fragment_timeout {
+	FRAGMENT_SECONDS = 30,
+};
+
+#define FRAGMENT_TIMEOUT (FRAGMENT_SECONDS * SECONDS)
 
 /* The owner whose share of `datagrams` a packet uses: an endpoint, or the
  * device of the host by which the packet comes in or leaves. */

@@ -74,21 +74,6 @@ static __always_inline __u32 gre_overhead(const struct tunnel *tunnel,
 	       gre_length(gre_flags(tunnel, network));
 }
 
-/* Whether the tunnel carries the network with the id. */
-static __always_inline bool
-gre_has_network(__u32 tunnel, __u32 id, const struct network *network)
-{
-	bool keyed = network->flags & NETWORK_KEYED;
-	struct tunnel_network_key key = {
-		.tunnel = tunnel,
-		.key = keyed ? network->key : 0,
-		.keyed = keyed,
-	};
-	const __u32 *found = bpf_map_lookup_elem(&carried, &key);
-
-	return found && *found == id;
-}
-
 /* Finds the network that the GRE header at @offset is of in a tunnel. */
 static __always_inline enum reason
 gre_find_network(ctx_t *ctx, __u32 tunnel, __u32 offset,
@@ -112,7 +97,7 @@ gre_find_network(ctx_t *ctx, __u32 tunnel, __u32 offset,
 
 /* Reads the outer headers of a GRE packet to this host, after parse_l4(). */
 static __noinline enum reason
-gre_identify(ctx_t *ctx, const struct packet *pkt, struct gre_origin *origin)
+gre_identify(ctx_t *ctx, const struct packet *pkt, struct tunnel_origin *origin)
 {
 	__u32 offset = pkt->l4, id;
 	struct gre_base gre = {};

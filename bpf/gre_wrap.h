@@ -223,8 +223,8 @@ gre_put_checksum(struct __sk_buff *skb, const struct tunnel *tunnel)
 /* The shortest packet, with an Ethernet header, that the kernel allows after
  * decapsulation: before 6.3 it leaves as many bytes as the outer IP header has.
  * ARP has the minimum length of Ethernet. */
-static __always_inline __u32 gre_least_length(const struct packet *pkt,
-					      const struct gre_origin *origin)
+static __always_inline __u32
+gre_least_length(const struct packet *pkt, const struct tunnel_origin *origin)
 {
 	if (pkt->ethertype == bpf_htons(ETH_P_ARP))
 		return ETH_ZLEN;
@@ -236,7 +236,7 @@ static __always_inline __u32 gre_least_length(const struct packet *pkt,
 /* Removes the outer headers in front of the inner frame of @pkt. */
 static __noinline enum reason
 gre_decap(struct __sk_buff *skb, struct packet *pkt,
-	  const struct gre_origin *origin)
+	  const struct tunnel_origin *origin)
 {
 	struct frame frame = { pkt->dst_mac, pkt->src_mac, pkt->ethertype };
 	__u32 least = origin->inner + gre_least_length(pkt, origin);
@@ -255,15 +255,6 @@ gre_decap(struct __sk_buff *skb, struct packet *pkt,
 	if (pkt->l4)
 		pkt->l4 -= origin->inner;
 	return REASON_NONE;
-}
-
-/* Whether the kernel still classifies the inner packet of @origin like the
- * outer one. */
-static __always_inline bool
-gre_is_mistaken(const struct packet *pkt, const struct gre_origin *origin)
-{
-	return pkt->ethertype == bpf_htons(ETH_P_ARP) ||
-	       (pkt->ethertype != origin->outer && !decap_ipv6_flags);
 }
 
 #endif

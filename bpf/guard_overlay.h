@@ -10,7 +10,7 @@
 /* Whether the packet is from a static endpoint behind this tunnel, as most are.
  * One lookup of its address finds the sender. Gives the endpoint. */
 static __always_inline bool
-guard_is_plain(const struct packet *pkt, const struct gre_origin *origin,
+guard_is_plain(const struct packet *pkt, const struct tunnel_origin *origin,
 	       __u32 *endpoint)
 {
 	const struct station *owner;
@@ -37,8 +37,9 @@ guard_is_plain(const struct packet *pkt, const struct gre_origin *origin,
  * Roles hold only on an endpoint's own host: another host may not run ebpnet,
  * and may let its containers send anything. */
 static __noinline enum reason
-guard_overlay(ctx_t *ctx, struct packet *pkt, const struct gre_origin *origin,
-	      const struct network *network, __u32 *endpoint)
+guard_overlay(ctx_t *ctx, struct packet *pkt,
+	      const struct tunnel_origin *origin, const struct network *network,
+	      __u32 *endpoint)
 {
 	struct shared_source source = { .network = origin->network };
 	const struct station *known;

@@ -7,6 +7,7 @@
 #define EBPNET_HALF_OPEN_H
 
 #include "flow_end.h"
+#include "flow_phase.h"
 
 /* How many random places of `half_open` are tried. */
 #define HALF_OPEN_ATTEMPTS 16
@@ -29,7 +30,8 @@ static __always_inline __u32 half_open_weigh(__u32 at)
 	if (!flow || flow->half_open_at != at || flow->state != FLOW_HALF_OPEN)
 		return HALF_OPEN_FREE;
 	share = share_of(flow->owner);
-	return share ? 2 * share->half_open + !!(flow->flags & FLOW_REPLIED) :
+	return share ? 2 * share->half_open +
+			       flow_phase_is_replied(flow->phase) :
 		       0;
 }
 

@@ -125,6 +125,8 @@ learn_write(void *map, const void *key, __u32 size,
 
 	if (dry_run)
 		return;
+	if (what == LEARN_NEIGHBORS)
+		__builtin_memcpy(&new.address, key, size);
 	if (old && old->station.tunnel == station->tunnel &&
 	    old->station.ifindex == station->ifindex &&
 	    mac_equal(&old->station.mac, &station->mac)) {

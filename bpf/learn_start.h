@@ -43,6 +43,7 @@ static long learn_start_station(void *map, struct fdb_key *key,
 static long learn_start_neighbor(void *map, struct address *key,
 				 struct learned *learned, void *context)
 {
+	learned->address = *key; /* older versions have not written it */
 	learn_start_adopt(key, sizeof(*key), learned, LEARN_NEIGHBORS);
 	return 0;
 }

@@ -19,13 +19,18 @@ static __always_inline __u64 neighbor_learned_timeout(void)
 	return most < udp_established_timeout ? udp_established_timeout : most;
 }
 
-/* The learned station that has the address. */
+/* The learned station that has the address. The address of the entry is
+ * compared after the copy: see fdb_copy_learned(). */
 static __always_inline const struct station *
 neighbor_lookup_learned(struct scratch *scratch, const struct address *address)
 {
-	return fdb_copy_learned(scratch,
-				bpf_map_lookup_elem(&learned_neigh, address),
-				neighbor_learned_timeout());
+	const struct learned *learned =
+		bpf_map_lookup_elem(&learned_neigh, address);
+	const struct station *station =
+		fdb_copy_learned(scratch, learned, neighbor_learned_timeout());
+
+	return station && address_equal(&learned->address, address) ? station :
+								      NULL;
 }
 
 /* The station that has the address, static or learned. */

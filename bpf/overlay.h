@@ -26,7 +26,7 @@ static __always_inline enum reason
 overlay_classify(struct __sk_buff *skb, struct scratch *scratch,
 		 const struct network *network, __u32 *endpoint)
 {
-	struct gre_origin *origin = &scratch->origin;
+	struct tunnel_origin *origin = &scratch->origin;
 	struct packet *pkt = &scratch->packet;
 	enum reason reason = parse_l3(skb, pkt, origin->inner);
 
@@ -47,12 +47,22 @@ overlay_flood(struct scratch *scratch, const struct network *network,
 						      scratch->origin.network));
 }
 
+/* Whether the kernel still classifies the inner packet of @origin like the
+ * outer one. */
+static __always_inline bool
+overlay_is_misclassified(const struct packet *pkt,
+			 const struct tunnel_origin *origin)
+{
+	return pkt->ethertype == bpf_htons(ETH_P_ARP) ||
+	       (pkt->ethertype != origin->outer && !decap_ipv6_flags);
+}
+
 /* Decides about a frame out of a tunnel: it goes to local stations only. */
 static __noinline enum action
 overlay_decide(struct __sk_buff *skb, struct scratch *scratch,
 	       const struct network *network, __u32 endpoint)
 {
-	const struct gre_origin *origin = &scratch->origin;
+	const struct tunnel_origin *origin = &scratch->origin;
 	struct packet *pkt = &scratch->packet;
 	__u32 id = scratch->decision.network;
 	const struct station *station;
@@ -81,8 +91,8 @@ overlay_decide(struct __sk_buff *skb, struct scratch *scratch,
 	if (reason)
 		return decision_drop(scratch, reason);
 	decision_deliver(scratch, station);
-	return gre_is_mistaken(pkt, origin) ? ACTION_DELIVER_BY_VETH :
-					      ACTION_DELIVER;
+	return overlay_is_misclassified(pkt, origin) ? ACTION_DELIVER_BY_VETH :
+						       ACTION_DELIVER;
 }
 
 #endif

@@ -17,15 +17,16 @@
 #include "config.h"
 #include "limits.h"
 
-/* RFC 4787 REQ-3 a, RFC 5382 REQ-7: a port below may have a meaning. */
-#define FIRST_USER_PORT 1024
-#define LAST_PORT	65535
-
-/* Each reserve is one sixteenth of the ports. */
-#define PORTS_RESERVE 16
-
-/* An endpoint has few ports while it has fewer than ports / PORTS_FEW. */
-#define PORTS_FEW 4096
+enum ports_rule {
+	/* RFC 4787 REQ-3 a, RFC 5382 REQ-7: a port below may have a meaning. */
+	FIRST_USER_PORT = 1024,
+	LAST_PORT = 65535,
+	/* Each reserve is one sixteenth of the ports. */
+	PORTS_RESERVE = 16,
+	/* An endpoint has few ports while it has fewer than ports / PORTS_FEW.
+	 */
+	PORTS_FEW = 4096,
+};
 
 /* Narrows a range of ports to the class of @own: below FIRST_USER_PORT, or not.
  * The range stays as it is if it has no port of that class. All ports are in

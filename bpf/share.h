@@ -15,11 +15,12 @@
 #include "config.h"
 #include "limits.h"
 
-/* Every owner may have this many flows, also from the reserve. */
-#define SHARE_MINIMUM 16
-
-/* The reserve is one sixty-fourth of the established flows. */
-#define SHARE_RESERVE 64
+enum share_rule {
+	/* Every owner may have this many flows, also from the reserve. */
+	SHARE_MINIMUM = 16,
+	/* The reserve is one sixty-fourth of the established flows. */
+	SHARE_RESERVE = 64,
+};
 
 static __always_inline struct flow_share *share_of(__u32 owner)
 {

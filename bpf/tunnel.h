@@ -124,6 +124,21 @@ tunnel_decide(struct __sk_buff *skb, const struct network *network, __u32 id,
 		       ACTION_ENCAPSULATE;
 }
 
+/* Whether the tunnel carries the network with the id. */
+static __always_inline bool
+tunnel_has_network(__u32 tunnel, __u32 id, const struct network *network)
+{
+	bool keyed = network->flags & NETWORK_KEYED;
+	struct tunnel_network_key key = {
+		.tunnel = tunnel,
+		.key = keyed ? network->key : 0,
+		.keyed = keyed,
+	};
+	const __u32 *found = bpf_map_lookup_elem(&carried, &key);
+
+	return found && *found == id;
+}
+
 /* Decides about a frame, or a packet of the tunnel, after its detour. */
 static __always_inline enum action
 tunnel_decide_detoured(struct __sk_buff *skb, struct scratch *scratch,
@@ -143,7 +158,7 @@ tunnel_decide_detoured(struct __sk_buff *skb, struct scratch *scratch,
 	}
 	/* The network or the tunnel may have gone during the detour. */
 	if (!network ||
-	    !gre_has_network(tunnel, scratch->decision.network, network))
+	    !tunnel_has_network(tunnel, scratch->decision.network, network))
 		return decision_drop(scratch, REASON_UNKNOWN_TUNNEL);
 	return tunnel_decide(skb, network, tunnel, true);
 }

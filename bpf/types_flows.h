@@ -18,7 +18,7 @@ enum {
  * endpoint that sends it, or one of these two. The identifier of an ICMP echo
  * stands for the port of the side that asks.
  */
-enum {
+enum network_id {
 	NETWORK_OUTSIDE = 0, /* by an uplink */
 	NETWORK_LOOPBACK =
 		0xffffffff, /* the host to one of its own addresses */
@@ -41,15 +41,27 @@ enum flow_side {
 	FLOW_MAPPING, /* the key of a mapping, not of packets: see mapping.h */
 };
 
-/* The flags of a side are shifted by enum flow_side. */
-enum flow_flag {
-	FLOW_ORIGINAL_FIN = 1,
-	FLOW_REPLY_FIN = 2,
-	FLOW_ORIGINAL_RST = 4,
-	FLOW_REPLY_RST = 8,
-	FLOW_REPLIED = 16, /* the reply side has sent, and no reset */
-	FLOW_HANDSHAKEN =
-		32, /* TCP: the original side has acknowledged the reply */
+/* How far a connection has come: see flow_phase.h, also for the order. */
+enum flow_phase {
+	PHASE_NONE,
+	PHASE_NEW,
+	PHASE_NEW_CLOSING_ORIGINAL,
+	PHASE_REFUSED,
+	PHASE_REFUSED_CLOSING_REPLY,
+	PHASE_REPLIED,
+	PHASE_REPLIED_CLOSING_ORIGINAL,
+	PHASE_REPLIED_CLOSING_REPLY,
+	PHASE_REPLIED_CLOSED,
+	PHASE_ESTABLISHED,
+	PHASE_CLOSING_ORIGINAL,
+	PHASE_CLOSING_REPLY,
+	PHASE_RESET_ORIGINAL,
+	PHASE_RESET_REPLY,
+	PHASE_CLOSING_ORIGINAL_RESET_ORIGINAL,
+	PHASE_CLOSING_ORIGINAL_RESET_REPLY,
+	PHASE_CLOSING_REPLY_RESET_ORIGINAL,
+	PHASE_CLOSING_REPLY_RESET_REPLY,
+	PHASE_CLOSED,
 };
 
 /* The state of a slot of `flows`. */
@@ -63,7 +75,7 @@ enum flow_state {
 	FLOW_DEAD, /* grace period: other CPUs may still hold this slot */
 };
 
-enum {
+enum mapping_slot {
 	NO_MAPPING = 0xffffffff,
 };
 
@@ -89,7 +101,7 @@ struct flow {
 			*/
 	__u32 users; /* flows that use the mapping held here */
 	__u32 half_open_at; /* half-open: its index in `half_open` */
-	enum flow_flag flags;
+	enum flow_phase phase;
 	enum flow_state state;
 	__u32 uplink; /* ifindex; of a masqueraded flow: the uplink that it left
 		       * by; of a flow to the host's own link-local address: the
@@ -108,7 +120,7 @@ _Static_assert(sizeof(struct flow) == 200, "struct flow");
 
 /* `port_counts` has two rows of cells for the ports of endpoints, and two for
  * the ports of all. */
-enum {
+enum port_cells {
 	PORT_CELLS = 65536,
 	PORT_ROWS_ALL = 2,
 	PORT_ROWS = 4,
@@ -126,7 +138,7 @@ _Static_assert(sizeof(struct port_secret) == 16, "struct port_secret");
  * id; the published port by which it came from outside, by OWNER_PORTS and its
  * id; OWNER_PINGS, if a ping from outside opened it; or the host.
  */
-enum {
+enum owner {
 	OWNER_HOST = 0,
 	OWNER_PORTS = 131072, /* more than any endpoint's id */
 	OWNER_ALL = OWNER_PORTS, /* the sum of all; no port has the id 0 */

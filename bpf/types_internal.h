@@ -141,7 +141,7 @@ struct decision {
 _Static_assert(sizeof(struct decision) == 60, "struct decision");
 
 /* A frame that came out of a tunnel. */
-struct gre_origin {
+struct tunnel_origin {
 	__u32 tunnel; /* 0: not ours, leave it to the host */
 	__u32 network;
 	__u32 inner; /* offset of the inner Ethernet header */
@@ -149,7 +149,7 @@ struct gre_origin {
 	__u8 tos; /* of the outer packet */
 	__u8 pad;
 };
-_Static_assert(sizeof(struct gre_origin) == 16, "struct gre_origin");
+_Static_assert(sizeof(struct tunnel_origin) == 16, "struct tunnel_origin");
 
 /* Records of `scratches`. */
 enum {
@@ -161,7 +161,7 @@ enum {
 struct scratch {
 	struct packet packet;
 	struct decision decision;
-	struct gre_origin origin;
+	struct tunnel_origin origin;
 	struct bpf_fib_lookup fib; /* of route_ask() */
 	struct route route; /* of the current packet */
 	struct port echo; /* stands for a published port: publish_open_echo() */

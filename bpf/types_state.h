@@ -10,7 +10,7 @@
 #include "types_tables.h"
 
 /* Capacities of the tables. */
-enum {
+enum state_capacity {
 	TUNNEL_FLOODERS = 64, /* networks of a tunnel with a budget each */
 	MAX_FLOODERS = MAX_LOCAL_ENDPOINTS + MAX_TUNNELS * TUNNEL_FLOODERS,
 	MAX_LEARNED = 65536, /* stations, and as many neighbors */
@@ -55,8 +55,9 @@ struct learned {
 	struct station station;
 	__u32 number; /* of its record in `learned_queue`: see learn.h */
 	__u64 seen; /* bpf_ktime_get_coarse_ns(), a second's precision */
+	struct address address; /* the key in `learned_neigh`, or zero */
 };
-_Static_assert(sizeof(struct learned) == 40, "struct learned");
+_Static_assert(sizeof(struct learned) == 56, "struct learned");
 
 enum learn_what {
 	LEARN_STATIONS,

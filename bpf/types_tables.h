@@ -237,7 +237,7 @@ _Static_assert(sizeof(struct port) == 36, "struct port");
 
 /* A bit in the id of a struct port_source_key: the prefix is a route of the
  * namespace of the port's endpoint. Ids of publications are smaller. */
-enum {
+enum port_source_id {
 	PORT_ROUTES_ID = 1 << 30,
 };
 
@@ -253,7 +253,7 @@ _Static_assert(sizeof(struct port_source_key) == 24, "struct port_source_key");
 
 /* `published_ports` has a bit for each port of these, so that most packets need
  * no lookup in `ports`. */
-enum {
+enum published {
 	PUBLISHED_TCP,
 	PUBLISHED_UDP,
 	PUBLISHED_SCTP,

@@ -128,7 +128,7 @@ __verified_once int decide_tunnel(ctx_t *ctx, bool take)
 	struct scratch *scratch = scratch_get();
 	const struct station *station;
 	const struct network *network;
-	struct gre_origin *origin;
+	struct tunnel_origin *origin;
 	__u32 endpoint = 0, id;
 	struct packet *pkt;
 	enum reason reason;
@@ -165,7 +165,7 @@ __verified_once int decide_tunnel(ctx_t *ctx, bool take)
 static __always_inline enum action
 decide_gre(ctx_t *ctx, struct scratch *scratch, const struct receiver *receiver)
 {
-	struct gre_origin *origin = &scratch->origin;
+	struct tunnel_origin *origin = &scratch->origin;
 	enum reason reason = gre_identify(ctx, &scratch->packet, origin);
 
 	if (reason)

@@ -10,26 +10,26 @@ import (
 	"github.com/cilium/ebpf/asm"
 )
 
-// callSite is a place where a program asks something of a map.
+// callSite is a call on a map in a program.
 type callSite struct {
 	program string
 	call    asm.BuiltinFunc
 	table   string // the map
 }
 
-// counterSize is that of a call site's counter.
+// counterSize is the size of the counter of one call site.
 const counterSize = 8
 
-// isCounted tells the calls that countCalls looks at.
+// isCounted reports whether countCalls counts an instruction.
 func isCounted(ins asm.Instruction) bool {
 	return ins.IsBuiltinCall() && slices.Contains([]asm.BuiltinFunc{
 		asm.FnMapLookupElem, asm.FnMapLookupPercpuElem, asm.FnMapUpdateElem, asm.FnMapDeleteElem, asm.FnForEachMapElem,
 	}, asm.BuiltinFunc(ins.Constant))
 }
 
-// countCalls changes every program so that it counts its calls on maps, and
-// gives where these are and the map of the counts: one value, the n-th counter
-// for the n-th place.
+// countCalls changes every program so that it counts its calls on maps. It
+// returns the call sites and a map with one counter per call site, in the same
+// order.
 func countCalls(spec *ebpf.CollectionSpec) ([]callSite, *ebpf.Map, error) {
 	all := 0
 	for _, program := range spec.Programs {
@@ -58,10 +58,9 @@ func countCalls(spec *ebpf.CollectionSpec) ([]callSite, *ebpf.Map, error) {
 	return sites, counts, nil
 }
 
-// withCounters puts an atomic addition in front of each call on a map, to the
-// counters from the first one on. It uses no stack, as programs leave none, and
-// registers that hold nothing there: R0, which the call is to set, and R5,
-// which none of these calls takes.
+// withCounters inserts an atomic addition before each call on a map. The
+// counters start at index first. The inserted code needs no stack and uses only
+// registers that are free there: the call overwrites R0 and does not read R5.
 func withCounters(code asm.Instructions, counts *ebpf.Map, first int) (asm.Instructions, []callSite, error) {
 	flow, err := newFlowGraph(code)
 	if err != nil {
@@ -81,7 +80,7 @@ func withCounters(code asm.Instructions, counts *ebpf.Map, first int) (asm.Instr
 		offset := uint32(counterSize * (first + len(sites)))
 		sites = append(sites, callSite{call: asm.BuiltinFunc(ins.Constant), table: table})
 		changed = append(changed,
-			// What jumped to the call is to be counted too.
+			// Jumps to the call must reach the counter.
 			asm.LoadMapValue(asm.R5, counts.FD(), offset).WithSymbol(ins.Symbol()),
 			asm.Mov.Imm(asm.R0, 1),
 			asm.AddAtomic.Mem(asm.R5, asm.R0, asm.DWord, 0),
@@ -91,11 +90,11 @@ func withCounters(code asm.Instructions, counts *ebpf.Map, first int) (asm.Instr
 	return changed, sites, nil
 }
 
-// flowGraph is a program's instructions, its jumps by symbols instead of
-// distances, so that others can be put in between; and where each comes from.
+// flowGraph is the instructions of a program and their predecessors. Jumps use
+// symbols instead of distances, so instructions can be inserted.
 type flowGraph struct {
 	code asm.Instructions
-	from [][]int // the instructions that may come before
+	from [][]int // the possible predecessors of each instruction
 }
 
 func newFlowGraph(code asm.Instructions) (flowGraph, error) {
@@ -116,11 +115,11 @@ func newFlowGraph(code asm.Instructions) (flowGraph, error) {
 			continue
 		}
 		if op.Class() == asm.Jump32Class && op.JumpOp() == asm.Ja || ins.Reference() != "" {
-			return f, fmt.Errorf("%v is a jump of a kind not known here", ins)
+			return f, fmt.Errorf("%v: unsupported jump", ins)
 		}
 		to, ok := at[iter.Offset+1+asm.RawInstructionOffset(ins.Offset)]
 		if !ok {
-			return f, fmt.Errorf("%v leads nowhere", ins)
+			return f, fmt.Errorf("%v: no instruction at the target", ins)
 		}
 		f.from[to] = append(f.from[to], iter.Index)
 		if f.code[to].Symbol() == "" {
@@ -132,8 +131,8 @@ func newFlowGraph(code asm.Instructions) (flowGraph, error) {
 	return f, nil
 }
 
-// tableIn gives the map that a register holds before an instruction. It fails
-// if that may be one or another.
+// tableIn returns the map that a register holds before an instruction. It fails
+// if different paths leave different maps in the register.
 func (f flowGraph) tableIn(r asm.Register, at int) (string, error) {
 	type place struct {
 		register asm.Register
@@ -149,7 +148,7 @@ func (f flowGraph) tableIn(r asm.Register, at int) (string, error) {
 		}
 		seen[here] = true
 		if len(f.from[here.at]) == 0 {
-			return "", fmt.Errorf("%s is not of this function", here.register)
+			return "", fmt.Errorf("%s: set outside this function", here.register)
 		}
 		for _, before := range f.from[here.at] {
 			ins := f.code[before]
@@ -159,9 +158,9 @@ func (f flowGraph) tableIn(r asm.Register, at int) (string, error) {
 			case ins.OpCode == asm.Mov.Op(asm.RegSource):
 				todo = append(todo, place{ins.Src, before})
 			case !ins.IsLoadFromMap():
-				return "", fmt.Errorf("%s is no map: %v", here.register, ins)
+				return "", fmt.Errorf("%s: set by %v, want a load of a map", here.register, ins)
 			case found != "" && found != ins.Reference():
-				return "", fmt.Errorf("%s is %s or %s", here.register, found, ins.Reference())
+				return "", fmt.Errorf("%s: map %s or %s, want one map", here.register, found, ins.Reference())
 			default:
 				found = ins.Reference()
 			}
@@ -170,7 +169,7 @@ func (f flowGraph) tableIn(r asm.Register, at int) (string, error) {
 	return found, nil
 }
 
-// writes tells whether an instruction changes a register.
+// writes reports whether an instruction changes a register.
 func writes(ins asm.Instruction, r asm.Register) bool {
 	class := ins.OpCode.Class()
 	switch {
@@ -178,13 +177,13 @@ func writes(ins asm.Instruction, r asm.Register) bool {
 		return r <= asm.R5
 	case class.IsALU(), class == asm.LdClass, class == asm.LdXClass:
 		return ins.Dst == r
-	case class == asm.StXClass && ins.OpCode.Mode() == asm.AtomicMode: // may fetch
+	case class == asm.StXClass && ins.OpCode.Mode() == asm.AtomicMode: // it may read the old value into the register
 		return ins.Src == r || r == asm.R0
 	}
 	return false
 }
 
-// countedWorld is a world whose programs count their calls on maps.
+// countedWorld is a world with programs that count their calls on maps.
 type countedWorld struct {
 	*world
 	sites  []callSite
@@ -210,7 +209,7 @@ func newCountedWorld(t testing.TB) *countedWorld {
 	return c
 }
 
-// during gives how often each call site of a program was passed while do ran.
+// during returns the calls of a program while do runs, by call site.
 func (c *countedWorld) during(t testing.TB, program string, do func()) map[callSite]uint64 {
 	t.Helper()
 	before, after := make([]uint64, len(c.sites)), make([]uint64, len(c.sites))

@@ -9,7 +9,7 @@ import (
 	"github.com/ebpnet/ebpnet/loader"
 )
 
-// Names are the nouns by their names, for the labels of metrics; the datapath
+// Names are the names of the nouns, for the labels of metrics. The datapath
 // itself knows only ids.
 type Names struct {
 	Endpoints []NamedEndpoint
@@ -22,7 +22,8 @@ type Names struct {
 type NamedEndpoint struct {
 	Name, Network string
 	ID            uint32
-	// What the engine that made it calls its container; empty if none did.
+	// The container's names at the engine that made the endpoint; empty if no
+	// engine made it.
 	Engine, Container, ContainerID string
 }
 
@@ -32,8 +33,8 @@ type NamedPort struct {
 	ID                      uint32
 }
 
-// Collector gives the counters and tables as Prometheus metrics. Each scrape
-// opens the datapath anew, so that it follows an unload and load.
+// Collector collects the counters and tables as Prometheus metrics. Each scrape
+// opens the datapath again, so a Collector works across unload and load.
 type Collector struct {
 	open  func() (*Tables, error)
 	names func() (Names, error)
@@ -41,7 +42,8 @@ type Collector struct {
 
 var _ prometheus.Collector = Collector{}
 
-// NewCollector makes a collector of what open gives, labelled by names.
+// NewCollector makes a Collector that reads the tables from open and the labels
+// from names.
 func NewCollector(open func() (*Tables, error), names func() (Names, error)) Collector {
 	return Collector{open, names}
 }
@@ -50,7 +52,7 @@ func describe(name, help string, labels ...string) *prometheus.Desc {
 	return prometheus.NewDesc("ebpnet_"+name, help, labels, nil)
 }
 
-// trafficMetrics are the four counters of a Traffic.
+// trafficMetrics describe the four counters of a Traffic.
 type trafficMetrics struct{ txPackets, txBytes, rxPackets, rxBytes *prometheus.Desc }
 
 func describeTraffic(noun, labelled string, labels ...string) trafficMetrics {
@@ -76,7 +78,7 @@ func (m trafficMetrics) send(to chan<- prometheus.Metric, t Traffic, labels ...s
 	counter(m.rxBytes, t.Rx.Bytes)
 }
 
-// metrics are the descriptions of everything that is collected.
+// metrics describe all collected metrics.
 type metrics struct {
 	endpoint, network, tunnel                   trafficMetrics
 	loaded, dropPackets, dropBytes, mapEntries  *prometheus.Desc
@@ -86,8 +88,7 @@ type metrics struct {
 	loops, blocked                              *prometheus.Desc
 }
 
-// limitMetrics are those of limits: what is in use, how much may be, and what was
-// dropped.
+// limitMetrics describe the use of each limit, the limit, and its drops.
 type limitMetrics struct {
 	flows, maxFlows, maxHalfOpen, flowLimited *prometheus.Desc
 	maxPorts, portLimited                     *prometheus.Desc
@@ -102,23 +103,23 @@ func describeLimits() limitMetrics {
 		return describe("endpoint_"+name, help, append([]string{"endpoint", "network"}, labels...)...)
 	}
 	return limitMetrics{
-		flows:           endpoint("flows", "Flows that the endpoint opened and that are there, by state.", "state"),
-		maxFlows:        endpoint("max_flows", "Established flows that the endpoint may have now."),
-		maxHalfOpen:     endpoint("max_half_open_flows", "Half-open flows that the endpoint may have."),
-		flowLimited:     endpoint("flow_limited_packets_total", "Packets that were dropped, as they would have opened one flow more than the endpoint may have."),
-		maxPorts:        endpoint("max_ports", "Ports that the endpoint may have towards a destination towards which no other has any, if a limit is set."),
-		portLimited:     endpoint("port_limited_packets_total", "Packets that were dropped, as they would have taken one port more than the endpoint may have."),
-		datagrams:       endpoint("fragmented_datagrams", "Datagrams of the endpoint that are on their way in fragments."),
-		maxDatagrams:    endpoint("max_fragmented_datagrams", "Datagrams that the endpoint may send in fragments at once."),
-		fragmentLimited: endpoint("fragment_limited_packets_total", "Fragments of the endpoint that were dropped, as a later datagram has the place of theirs."),
-		maxFlood:        endpoint("max_flooded_copies", "Copies a second that may be flooded for the endpoint."),
-		floodLimited:    endpoint("flood_limited_packets_total", "Frames of the endpoint that were not flooded, as it was over its limit."),
+		flows:           endpoint("flows", "Flows that the endpoint opened, by state.", "state"),
+		maxFlows:        endpoint("max_flows", "Most established flows that the endpoint can have now."),
+		maxHalfOpen:     endpoint("max_half_open_flows", "Most half-open flows that the endpoint can have."),
+		flowLimited:     endpoint("flow_limited_packets_total", "Packets of the endpoint dropped because a new flow would exceed the limit."),
+		maxPorts:        endpoint("max_ports", "Most ports of the endpoint towards one destination that no other endpoint uses, if a limit is set."),
+		portLimited:     endpoint("port_limited_packets_total", "Packets of the endpoint dropped because a new port would exceed the limit."),
+		datagrams:       endpoint("fragmented_datagrams", "Datagrams of the endpoint that are in transit in fragments."),
+		maxDatagrams:    endpoint("max_fragmented_datagrams", "Most datagrams of the endpoint that can be in transit in fragments."),
+		fragmentLimited: endpoint("fragment_limited_packets_total", "Fragments of the endpoint dropped because a later datagram replaced theirs."),
+		maxFlood:        endpoint("max_flooded_copies", "Most copies per second that are flooded for the endpoint."),
+		floodLimited:    endpoint("flood_limited_packets_total", "Frames of the endpoint not flooded because of the limit."),
 
-		portFlows:    describe("port_flows", "Flows from outside by the published port, by state.", "endpoint", "network", "port", "state"),
-		portMaxFlows: describe("port_max_flows", "Established flows from outside that the published port may have now.", "endpoint", "network", "port"),
+		portFlows:    describe("port_flows", "Flows from outside to the published port, by state.", "endpoint", "network", "port", "state"),
+		portMaxFlows: describe("port_max_flows", "Most established flows from outside that the published port can have now.", "endpoint", "network", "port"),
 
-		tunnelMaxFlood:     describe("tunnel_max_flooded_copies", "Copies a second that may be flooded out of the tunnel, for each of its networks.", "tunnel"),
-		tunnelFloodLimited: describe("tunnel_flood_limited_packets_total", "Frames out of the tunnel that were not flooded, as it was over its limit.", "tunnel"),
+		tunnelMaxFlood:     describe("tunnel_max_flooded_copies", "Most copies per second that are flooded out of the tunnel, for each of its networks.", "tunnel"),
+		tunnelFloodLimited: describe("tunnel_flood_limited_packets_total", "Frames out of the tunnel not flooded because of the limit.", "tunnel"),
 	}
 }
 
@@ -134,18 +135,18 @@ func newMetrics() metrics {
 		endpoint:          describeTraffic("endpoint", "the endpoint", "endpoint", "network"),
 		network:           describeTraffic("network", "the network's local endpoints", "network"),
 		tunnel:            describeTraffic("tunnel", "the tunnel, outer frames", "tunnel"),
-		endpointInfo:      describe("endpoint_info", "Always 1; the labels tell for which container an engine made the endpoint.", "endpoint", "network", "engine", "container", "container_id"),
-		learnedStations:   describe("network_learned_stations", "MACs that are learned on the network.", "network"),
+		endpointInfo:      describe("endpoint_info", "Always 1; the labels name the container that an engine made the endpoint for.", "endpoint", "network", "engine", "container", "container_id"),
+		learnedStations:   describe("network_learned_stations", "MACs learned on the network.", "network"),
 		limits:            describeLimits(),
-		loops:             describe("endpoint_loops_total", "How often the endpoint was blocked for a loop between it and another trunk.", "endpoint", "network"),
-		blocked:           describe("endpoint_blocked", "Whether the endpoint is blocked for a loop at present.", "endpoint", "network"),
+		loops:             describe("endpoint_loops_total", "Times that the endpoint was blocked because of a loop with another trunk.", "endpoint", "network"),
+		blocked:           describe("endpoint_blocked", "Whether the endpoint is blocked now because of a loop.", "endpoint", "network"),
 		loaded:            describe("loaded", "Whether the datapath is loaded."),
 		dropPackets:       describe("dropped_packets_total", "Packets dropped, by reason.", "reason"),
 		dropBytes:         describe("dropped_bytes_total", "Bytes dropped, by reason.", "reason"),
-		mapEntries:        describe("map_entries", "Entries that a map of the datapath holds.", "map"),
-		mapCapacity:       describe("map_capacity_entries", "Entries that a map of the datapath has room for.", "map"),
-		programRuns:       describe("program_runs_total", "Runs of a program, while the kernel measures them.", "program"),
-		programRunSeconds: describe("program_run_seconds_total", "Time spent in a program, while the kernel measures it.", "program"),
+		mapEntries:        describe("map_entries", "Entries in the map.", "map"),
+		mapCapacity:       describe("map_capacity_entries", "Most entries that the map can hold.", "map"),
+		programRuns:       describe("program_runs_total", "Runs of the program, while the kernel counts them.", "program"),
+		programRunSeconds: describe("program_run_seconds_total", "Run time of the program, while the kernel measures it.", "program"),
 	}
 }
 
@@ -165,8 +166,8 @@ func (c Collector) Describe(to chan<- *prometheus.Desc) {
 	}
 }
 
-// Collect implements prometheus.Collector. Without a datapath only
-// ebpnet_loaded is given, as 0; any other failure fails the scrape.
+// Collect implements prometheus.Collector. Without a datapath it sends only
+// ebpnet_loaded, as 0. Any other error fails the scrape.
 func (c Collector) Collect(to chan<- prometheus.Metric) {
 	m := newMetrics()
 	tables, err := c.open()
@@ -232,8 +233,8 @@ func collectTraffic(to chan<- prometheus.Metric, m metrics, t *Tables, names Nam
 	return nil
 }
 
-// collectLimits tells what endpoints, published ports and tunnels have of what is
-// limited.
+// collectLimits collects what endpoints, published ports and tunnels use of
+// their limits.
 func collectLimits(to chan<- prometheus.Metric, m limitMetrics, t *Tables, names Names) error {
 	gauge := func(d *prometheus.Desc, v int, labels ...string) {
 		to <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, float64(v), labels...)
@@ -297,7 +298,7 @@ func collectLimits(to chan<- prometheus.Metric, m limitMetrics, t *Tables, names
 	return nil
 }
 
-// collectLoop tells of an endpoint that was blocked for a loop.
+// collectLoop collects the loop metrics of an endpoint that was ever blocked.
 func collectLoop(to chan<- prometheus.Metric, m metrics, t *Tables, e NamedEndpoint) error {
 	loop, err := t.EndpointLoop(e.ID)
 	if err != nil {

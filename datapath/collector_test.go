@@ -49,14 +49,15 @@ func TestTrafficIsReset(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := w.Maps.TunnelPaths.Lookup(uint32(theTunnel), &path); err != nil || path != (bpf.EbpnetTunnelPath{}) {
-		t.Errorf("what is known of the tunnel's path after the reset: %+v, %v", path, err)
+		t.Errorf("path of the tunnel after the reset: %+v, %v, want none", path, err)
 	}
 	if _, err := w.EndpointTraffic(firstRemote); err == nil {
-		t.Error("a remote endpoint is counted")
+		t.Error("a remote endpoint has counters")
 	}
 }
 
-// TestTrafficOfANetworkOutlivesItsEndpoints: a counter never falls.
+// TestTrafficOfANetworkOutlivesItsEndpoints checks that the counter of a
+// network does not fall when an endpoint is deleted.
 func TestTrafficOfANetworkOutlivesItsEndpoints(t *testing.T) {
 	t.Parallel()
 	testutil.RequireRoot(t)
@@ -81,12 +82,12 @@ func TestTrafficOfANetworkOutlivesItsEndpoints(t *testing.T) {
 		w.wanted.Endpoints = slices.Delete(w.wanted.Endpoints, at, at+1)
 		return e
 	}
-	for range 2 { // as a command does that goes on after another's death
+	for range 2 { // a command repeats it if the process before it was killed
 		e := w.wanted.Endpoints[0]
 		if err := w.DeleteEndpoint(e); err != nil {
 			t.Fatal(err)
 		}
-		holds("after an endpoint", 3)
+		holds("after one endpoint is deleted", 3)
 	}
 	without(alice)
 	without(bob)
@@ -94,16 +95,16 @@ func TestTrafficOfANetworkOutlivesItsEndpoints(t *testing.T) {
 		if err := w.Replace(w.wanted); err != nil {
 			t.Fatal(err)
 		}
-		holds("after all endpoints", 3)
+		holds("after all endpoints are deleted", 3)
 	}
 	if err := w.ResetNetworkTraffic(openNet); err != nil {
 		t.Fatal(err)
 	}
-	holds("after the id is given out anew", 0)
+	holds("after the id is reused", 0)
 }
 
-// Who reads while an endpoint that sends comes and goes never sees its network
-// count less than before.
+// TestTrafficOfANetworkNeverFalls reads the counter of a network while one of
+// its endpoints is added, sends, and is deleted. The counter never decreases.
 func TestTrafficOfANetworkNeverFalls(t *testing.T) {
 	t.Parallel()
 	testutil.RequireRoot(t)
@@ -126,7 +127,7 @@ func TestTrafficOfANetworkNeverFalls(t *testing.T) {
 			traffic, err := w.NetworkTraffic()
 			now := traffic[openNet].Tx.Packets
 			if err == nil && now < before {
-				err = fmt.Errorf("%d packets, and %d before", now, before)
+				err = fmt.Errorf("%d packets, but %d before", now, before)
 			}
 			if err != nil {
 				read <- err
@@ -136,7 +137,7 @@ func TestTrafficOfANetworkNeverFalls(t *testing.T) {
 			select {
 			case <-over:
 				if before == 0 {
-					err = errors.New("nothing was counted")
+					err = errors.New("no packet was counted")
 				}
 				read <- err
 				return
@@ -182,7 +183,7 @@ func TestUsageNamesEveryMap(t *testing.T) {
 	}
 	for name := range collection.Maps {
 		if _, ok := got[name]; !ok && !strings.HasPrefix(name, ".") {
-			t.Errorf("no usage of map %s", name)
+			t.Errorf("map %s: no usage", name)
 		}
 	}
 	for name, want := range map[string]int{
@@ -223,7 +224,7 @@ func TestCollector(t *testing.T) {
 		Networks:  map[string]uint32{"front": openNet, "back": closedNet},
 		Tunnels:   map[string]uint32{"hB": theTunnel},
 	}
-	// The collector closes what it is given.
+	// The collector closes the tables, so each scrape opens them again.
 	open := func() (*Tables, error) { return Open(dir) }
 	metrics := gather(t, NewCollector(open, func() (Names, error) { return names, nil }))
 	for want, value := range map[string]float64{
@@ -274,20 +275,20 @@ func TestCollector(t *testing.T) {
 		t.Errorf("without a datapath: %v", got)
 	}
 	for what, c := range map[string]Collector{
-		"the tables": NewCollector(func() (*Tables, error) { return nil, errors.New("no leave") }, nil),
-		"the store":  NewCollector(open, func() (Names, error) { return Names{}, errors.New("no leave") }),
+		"the tables": NewCollector(func() (*Tables, error) { return nil, errors.New("permission denied") }, nil),
+		"the store":  NewCollector(open, func() (Names, error) { return Names{}, errors.New("permission denied") }),
 	} {
 		registry := prometheus.NewPedanticRegistry()
 		if err := registry.Register(c); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := registry.Gather(); err == nil || !strings.Contains(err.Error(), "no leave") {
-			t.Errorf("without leave to read %s: %v", what, err)
+		if _, err := registry.Gather(); err == nil || !strings.Contains(err.Error(), "permission denied") {
+			t.Errorf("no permission to read %s: error %v, want permission denied", what, err)
 		}
 	}
 }
 
-// gather scrapes a collector, and gives the metrics by name and labels.
+// gather scrapes a collector and returns the metrics by name and labels.
 func gather(t *testing.T, c Collector) map[string]float64 {
 	t.Helper()
 	registry := prometheus.NewPedanticRegistry()

@@ -14,18 +14,18 @@ import (
 	"github.com/ebpnet/ebpnet/internal/testutil"
 )
 
-// What is marked on its detour: enum tunnel_mark of bpf/tunnel.h.
+// Marks of packets on the detour: enum tunnel_mark of bpf/tunnel.h.
 const (
-	frameKind   = 0xeb100000 // to be wrapped
-	packetMark  = 0xeb200000 // in its outer headers already
+	frameKind   = 0xeb100000 // the frame still needs outer headers
+	packetMark  = 0xeb200000 // it has outer headers
 	strangeMark = 0xeb300000
-	markNetwork = 10 // bits to shift by
+	markNetwork = 10 // bits to shift
 )
 
-// frameMark is the mark of a frame of a network for a tunnel.
+// frameMark is the mark of a frame of a network that goes into a tunnel.
 func frameMark(network, tunnel uint32) uint32 { return frameKind | network<<markNetwork | tunnel }
 
-// newTaps gives what each local endpoint gets, by its device.
+// newTaps captures the frames that local endpoints receive, by device.
 func (w *world) newTaps(t testing.TB) map[string]*testutil.Tap {
 	t.Helper()
 	taps := map[string]*testutil.Tap{}
@@ -35,7 +35,8 @@ func (w *world) newTaps(t testing.TB) map[string]*testutil.Tap {
 	return taps
 }
 
-// checkFlood fails unless each of the receivers got one copy, and nobody else.
+// checkFlood fails unless each receiver got exactly one copy and no other
+// endpoint got one.
 func (r row) checkFlood(t *testing.T, copied []byte, taps map[string]*testutil.Tap) {
 	same := func(p gopacket.Packet) bool { return string(p.Data()) == string(copied) }
 	for _, e := range r.receivers {
@@ -43,16 +44,16 @@ func (r row) checkFlood(t *testing.T, copied []byte, taps map[string]*testutil.T
 	}
 	for name, tap := range taps {
 		if tap.Receive(t, 0, same) != nil {
-			t.Errorf("a copy too many for %s", name)
+			t.Errorf("%s got an unexpected copy", name)
 		}
 	}
 }
 
-// detour is an end of the host's veth, where to_tunnel (at the near one) or
-// from_host (at the far one) would go on with what comes in.
+// detour captures the frames that arrive at one end of the host's veth: those
+// of to_tunnel at the near end, those of from_host at the far end.
 type detour struct{ fd int }
 
-// copied is a frame that came in there.
+// copied is a captured frame.
 type copied struct {
 	frame []byte
 	mark  uint32
@@ -68,7 +69,7 @@ func (w *world) newDetour(t testing.TB, device string) *detour {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = unix.Close(d.fd) }) // nothing is left to lose
+	t.Cleanup(func() { _ = unix.Close(d.fd) }) // an error of Close does not matter here
 	err = errors.Join(
 		unix.SetsockoptInt(d.fd, unix.SOL_SOCKET, unix.SO_RCVMARK, 1),
 		unix.SetsockoptInt(d.fd, unix.SOL_PACKET, unix.PACKET_IGNORE_OUTGOING, 1),
@@ -80,7 +81,7 @@ func (w *world) newDetour(t testing.TB, device string) *detour {
 	return d
 }
 
-// receive gives the next frame that waits, if one does.
+// receive returns the next captured frame; false if there is none.
 func (d *detour) receive(t testing.TB) (copied, bool) {
 	t.Helper()
 	frame, control := make([]byte, pageSize), make([]byte, unix.CmsgSpace(4))
@@ -104,11 +105,11 @@ func (d *detour) receive(t testing.TB) (copied, bool) {
 	return c, true
 }
 
-// pageSize is more than a test run takes of a frame.
+// pageSize is the size of the receive buffer. No frame of a test run is larger.
 const pageSize = 4096
 
-// check fails unless a copy came for each tunnel that the row floods into, and
-// no other.
+// check fails unless exactly one copy arrived for each tunnel that the row
+// floods into.
 func (d *detour) check(t testing.TB, r row, frame []byte) {
 	t.Helper()
 	var want []uint32
@@ -118,7 +119,7 @@ func (d *detour) check(t testing.TB, r row, frame []byte) {
 	d.checkMarks(t, frame, want)
 }
 
-// checkMarks fails unless a copy came with each of the marks, and no other.
+// checkMarks fails unless exactly one copy arrived with each of the marks.
 func (d *detour) checkMarks(t testing.TB, frame []byte, want []uint32) {
 	t.Helper()
 	var got []uint32

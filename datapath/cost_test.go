@@ -15,25 +15,25 @@ import (
 	"github.com/ebpnet/ebpnet/internal/testutil"
 )
 
-// BenchmarkPath tells what each path costs: the time that its program takes for
-// a packet beyond that of a program that returns at once, run in the same way
-// and right after it. `empty` is that one's.
+// BenchmarkPath measures the cost of each path: the run time of its program per
+// packet, minus that of a program that returns at once. Both are measured in
+// the same way, one after the other. `empty` is the cost of the second program.
 //
-// A test run with Repeat gives the program the packet as its last run left it,
-// which for most paths is another packet. So a path is run by a replay, that puts
-// the packet back first. Where nothing is changed that must give what Repeat
-// alone does, and did when both were taken: 47 and 48 ns for the same host, 26 and
-// 26 for a spoofed MAC, 63 and 63 for an unknown key.
+// A test run with Repeat gives the program the packet as the run before has
+// left it. For most paths, that is another packet. So BenchmarkPath uses a
+// replay that restores the packet before each run. A replay measures the same
+// as Repeat where the program does not change the packet: 47 and 48 ns for the
+// same host, 26 and 26 for a spoofed MAC, 63 and 63 for an unknown key.
 //
-// What changes its packet's length cannot be put back (the kernel would not
-// forget that it is a tunnel's), and what opens a flow does so once. Their runs
-// are single ones, of which the median is taken: that is sound too, but each of
-// them comes out of a system call, and finds caches and predictors cold. It gave
-// a quarter to a half more than the replay where both could be taken: 69 for 48
-// ns, 298 for 241, 187 for 129.
+// A replay cannot restore a packet whose length has changed, because the kernel
+// still treats it as a tunnel's packet. And a packet opens a flow only once.
+// Such paths run once per system call, and the result is the median. That is
+// valid, but each run starts with cold caches and predictors. Where both
+// methods work, single runs measure a quarter to a half more: 69 for 48 ns, 298
+// for 241, 187 for 129.
 //
-// Floods are left out: their copies are sent for real, and received in the time
-// that is measured.
+// Floods are not measured: the kernel sends and receives their copies within
+// the measured time.
 func BenchmarkPath(b *testing.B) {
 	testutil.RequireRoot(b)
 	for _, g := range pathGroups(b) {
@@ -46,25 +46,25 @@ func BenchmarkPath(b *testing.B) {
 		}
 		for _, r := range g.rows(b) {
 			if !r.flooded {
-				b.Run(r.way.name, func(b *testing.B) { r.benchmark(b, w) })
+				b.Run(r.example.name, func(b *testing.B) { r.benchmark(b, w) })
 			}
 		}
 	}
 }
 
-// How often programs run in a round, which is one iteration of a benchmark.
+// Runs per round. A round is one iteration of a benchmark.
 const (
-	repeats = 1000 // of a replay
-	singles = 256  // fewer than may be half-open at a time
+	repeats = 1000 // with a replay
+	singles = 256  // fewer than the most half-open flows
 )
 
-// costUnit is that of what a benchmark reports.
+// costUnit is the unit of the reported cost.
 const costUnit = "ns/packet"
 
 func report(b *testing.B, costs []float64) {
 	slices.Sort(costs)
 	b.ReportMetric(costs[len(costs)/2], costUnit)
-	b.ReportMetric(0, "ns/op") // a round's: of no use
+	b.ReportMetric(0, "ns/op") // the time of a round says nothing
 }
 
 func (w *world) benchmarkEmpty(b *testing.B) {
@@ -92,10 +92,10 @@ func (r row) benchmark(b *testing.B, w *world) {
 	report(b, costs)
 }
 
-// keepsItsPlace tells whether the row's packet can be put back, and then goes
-// the same way again.
+// keepsItsPlace reports whether a replay can restore the row's packet, and the
+// packet takes the same path again.
 func (r row) keepsItsPlace() bool {
-	return !r.way.opens && (r.out == nil || len(r.out) == len(r.in))
+	return !r.example.opens && (r.out == nil || len(r.out) == len(r.in))
 }
 
 func (r row) replayed(b *testing.B, w *world) (costs []float64) {
@@ -115,11 +115,11 @@ func (r row) single(b *testing.B, w *world) (costs []float64) {
 		at = atL4v6
 	}
 	for b.Loop() {
-		if r.way.opens {
+		if r.example.opens {
 			r.prepare(b, w)
 		}
 		for range singles {
-			if r.way.opens {
+			if r.example.opens {
 				const first = 32768
 				port = first + (port+1)%first
 				binary.BigEndian.PutUint16(frame[at:], port)
@@ -131,13 +131,13 @@ func (r row) single(b *testing.B, w *world) (costs []float64) {
 	return costs
 }
 
-// testRun is what BPF_PROG_TEST_RUN takes: union bpf_attr of
+// testRun is the argument of BPF_PROG_TEST_RUN: union bpf_attr of
 // include/uapi/linux/bpf.h.
 type testRun struct {
 	program, verdict         uint32
 	size, sizeOut            uint32
 	frame, frameOut          unsafe.Pointer
-	repeat, duration         uint32 // duration: the mean of a run, in ns
+	repeat, duration         uint32 // duration: mean of a run, in ns
 	contextSize, contextOut  uint32
 	context, contextOutAt    unsafe.Pointer
 	flags, cpu, batchSize, _ uint32
@@ -146,9 +146,9 @@ type testRun struct {
 // progTestRun is BPF_PROG_TEST_RUN.
 const progTestRun = 10
 
-// timed is the mean time in ns that a program takes for a frame, which it gets
-// as often as told. It is for the thread that is in w.ns. (Program.Run does not
-// tell the time, and Program.Benchmark takes no device.)
+// timed returns the mean run time of a program in ns, for a frame that it gets
+// the given number of times. The calling thread must be in w.ns. Program.Run
+// does not return the time, and Program.Benchmark accepts no device.
 func (w *world) timed(t testing.TB, p *ebpf.Program, device string, frame []byte, c skbContext, times uint32) float64 {
 	t.Helper()
 	context := w.context(device, c)
@@ -158,11 +158,11 @@ func (w *world) timed(t testing.TB, p *ebpf.Program, device string, frame []byte
 	}
 	for {
 		_, _, err := unix.Syscall(unix.SYS_BPF, progTestRun, uintptr(unsafe.Pointer(&run)), unsafe.Sizeof(run))
-		if errors.Is(err, unix.EINTR) { // Go's own signals
+		if errors.Is(err, unix.EINTR) { // a signal of the Go runtime
 			continue
 		}
 		if err != 0 {
-			t.Fatal(fmt.Errorf("run with %x: %w", frame, err))
+			t.Fatal(fmt.Errorf("test run with frame %x: %w", frame, err))
 		}
 		runtime.KeepAlive(p)
 		return float64(run.duration)

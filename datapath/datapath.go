@@ -1,11 +1,11 @@
-// Package datapath is the loaded datapath in the words of the domain: typed
-// tables over the maps of the programs, one file a noun, and what they count.
-// It knows nothing of names, of the store or of devices beyond their numbers:
-// whoever writes a table says what should be in it.
+// Package datapath is the API of the loaded datapath: typed tables over the
+// maps of the programs, one file per noun, and their counters. It does not know
+// names, the store, or devices other than by their index. The caller decides
+// what a table contains.
 //
-// Ids are what the tables know nouns by. A network's and a tunnel's id is
-// their index, from 1; endpoints have one numbering, in which only local
-// endpoints stand below MaxLocalEndpoints.
+// The tables identify nouns by ids. The id of a network or a tunnel is its
+// index, from 1. Endpoints share one id space: ids below MaxLocalEndpoints are
+// local endpoints.
 package datapath
 
 import (
@@ -22,16 +22,16 @@ import (
 )
 
 // Tables are the maps of a loaded datapath. Only one process at a time may
-// change them, which the store's lock sees to; reading is free to all, but for
-// what networks count.
+// change them; the store's lock ensures that. Everybody may read them. To read
+// the counters of networks, NetworkTraffic takes a lock.
 type Tables struct {
 	*loader.Objects
 
-	dir string // of the pins; its lock guards what networks count
+	dir string // of the pins; its lock protects the counters of networks
 }
 
-// Open opens the datapath pinned under dir; loader.ErrNotLoaded if there is
-// none.
+// Open opens the datapath pinned under dir. It returns loader.ErrNotLoaded if
+// there is none.
 func Open(dir string) (*Tables, error) {
 	objects, err := loader.Open(dir)
 	if err != nil {
@@ -40,7 +40,7 @@ func Open(dir string) (*Tables, error) {
 	return &Tables{objects, dir}, nil
 }
 
-// Load loads the datapath under dir, in place of one that is there: see
+// Load loads the datapath under dir and replaces one that is already there: see
 // loader.Load.
 func Load(dir string, c loader.Config) (*Tables, error) {
 	objects, err := loader.Load(dir, c)
@@ -50,7 +50,7 @@ func Load(dir string, c loader.Config) (*Tables, error) {
 	return &Tables{objects, dir}, nil
 }
 
-// Wanted is everything that the tables should hold.
+// Wanted is the complete desired content of the tables.
 type Wanted struct {
 	Networks       []Network
 	Endpoints      []Endpoint
@@ -60,10 +60,10 @@ type Wanted struct {
 	Uplinks        []Uplink
 	Ports          []Port
 
-	Broadcasts []netip.Addr // that lead to the host, but are no addresses of it
+	Broadcasts []netip.Addr // delivered to the host, but not addresses of the host
 }
 
-// contents are what the tables hold of Wanted.
+// contents are the entries of the tables for a Wanted.
 type contents struct {
 	networks       map[uint32]bpf.EbpnetNetwork
 	devices        map[uint32]bpf.EbpnetDevice
@@ -78,7 +78,7 @@ type contents struct {
 	uplinks        map[uint32]bpf.EbpnetUplink
 	broadcasts     map[bpf.EbpnetAddress]uint32
 	ports          published
-	places         map[place]bool // where stations can be learned
+	places         map[place]bool // places where stations can be learned
 	limits         limitEntries
 }
 
@@ -137,7 +137,7 @@ func contentsOf(w Wanted) contents {
 	return c
 }
 
-// join adds a station to those that its network floods to.
+// join adds a station to the members of its network.
 func (c contents) join(s bpf.EbpnetStation) {
 	network := c.networks[s.Network]
 	c.members[addMember(&network, s)] = s
@@ -147,14 +147,14 @@ func (c contents) join(s bpf.EbpnetStation) {
 	}
 }
 
-// Replace makes the tables hold what is wanted and nothing else. It writes
-// prohibitions before permissions: no packet may pass at any moment that is
-// allowed neither before nor after. Flows stay, but for those whose endpoint or
-// published port has gone; so do learned stations, but for those behind an
-// endpoint or a tunnel that has.
+// Replace makes the tables hold the desired content and nothing else. It
+// writes restrictions before permissions: at no moment does it allow a packet
+// that is allowed neither before nor after. It keeps flows, except those whose
+// endpoint or published port is gone. It keeps learned stations, except those
+// behind an endpoint or a tunnel that is gone.
 func (t *Tables) Replace(w Wanted) error {
 	c := contentsOf(w)
-	members, err := t.settled(c.members)
+	members, err := t.keepIndexes(c.members)
 	if err != nil {
 		return err
 	}
@@ -189,8 +189,8 @@ func (t *Tables) Replace(w Wanted) error {
 	)
 }
 
-// replace makes a hash hold what is wanted and nothing else, touching only
-// what differs.
+// replace makes a hash hold exactly the wanted entries. It writes only
+// differences.
 func replace[K, V comparable](m *ebpf.Map, wanted map[K]V) error {
 	var gone []K
 	missing := maps.Clone(wanted)
@@ -212,7 +212,7 @@ func replace[K, V comparable](m *ebpf.Map, wanted map[K]V) error {
 	return putAll(m, missing)
 }
 
-// replaceArray does the same for an array, whose empty places are zero.
+// replaceArray does the same for an array. Unused entries are zero.
 func replaceArray[V comparable](m *ebpf.Map, wanted map[uint32]V) error {
 	for index := range m.MaxEntries() {
 		var value V
@@ -229,7 +229,7 @@ func replaceArray[V comparable](m *ebpf.Map, wanted map[uint32]V) error {
 	return nil
 }
 
-// ErrFull says that a table has no room left.
+// ErrFull means that a table has no free entry.
 var ErrFull = errors.New("table full")
 
 func put(m *ebpf.Map, key, value any) error {
@@ -243,7 +243,7 @@ func put(m *ebpf.Map, key, value any) error {
 	return nil
 }
 
-// remove deletes a key; it need not be there.
+// remove deletes a key. It is no error if the key does not exist.
 func remove(m *ebpf.Map, key any) error {
 	if err := m.Delete(key); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
 		return fmt.Errorf("delete from %v: %w", m, err)

@@ -1,6 +1,7 @@
 package datapath
 
 import (
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"reflect"
@@ -12,35 +13,52 @@ import (
 
 	"github.com/ebpnet/ebpnet/bpf"
 	"github.com/ebpnet/ebpnet/internal/testutil"
-	"github.com/ebpnet/ebpnet/loader"
 )
 
-// dryPrograms are copies of a world's programs that only decide, on its tables.
-func dryPrograms(t *testing.T, w *world, spec *ebpf.CollectionSpec) map[loader.Hook]*ebpf.Program {
+// loadDry loads programs that share the tables of a world. If dry is true, they
+// only decide.
+func loadDry(t *testing.T, w *world, spec *ebpf.CollectionSpec, dry bool) map[string]*ebpf.Program {
 	t.Helper()
-	if err := setConstant(spec, bpf.EbpnetVarDryRun, true); err != nil {
+	if err := setConstant(spec, bpf.EbpnetVarDryRun, dry); err != nil {
 		t.Fatal(err)
 	}
 	shared := map[string]*ebpf.Map{}
 	maps := reflect.ValueOf(w.Maps)
 	for i := range maps.NumField() {
-		shared[maps.Type().Field(i).Tag.Get("ebpf")] = maps.Field(i).Interface().(*ebpf.Map)
+		name := maps.Type().Field(i).Tag.Get("ebpf")
+		if m := spec.Maps[name]; m != nil {
+			shared[name] = maps.Field(i).Interface().(*ebpf.Map)
+			m.MaxEntries = shared[name].MaxEntries()
+		}
 	}
 	collection, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: shared})
 	if err != nil {
 		t.Fatalf("%+v", err)
 	}
 	t.Cleanup(collection.Close)
-	programs := map[loader.Hook]*ebpf.Program{}
-	for _, hook := range []loader.Hook{
-		loader.FromEndpoint, loader.FromHost, loader.FromUplink, loader.FromLoopback, loader.ToGateway, loader.ToUplink, loader.ToTunnel,
-	} {
-		programs[hook] = collection.Programs[hook.String()]
-	}
-	return programs
+	return collection.Programs
 }
 
-// verdictsOf gives the verdicts that the actions may come to.
+// newDryWorld makes a world with small tables of flows, because the test reads all
+// of them. It also returns the programs of that world.
+func newDryWorld(t *testing.T) (*world, *ebpf.CollectionSpec) {
+	t.Helper()
+	var spec *ebpf.CollectionSpec
+	w := newWorld(t, loadStill(func(s *ebpf.CollectionSpec) error {
+		const slots, halfOpen = 2048, 1024
+		s.Maps[bpf.EbpnetMapFlows].MaxEntries = slots
+		s.Maps[bpf.EbpnetMapFlowIndex].MaxEntries = 4 * slots
+		s.Maps[bpf.EbpnetMapHalfOpen].MaxEntries = halfOpen
+		err := errors.Join(
+			setConstant(s, bpf.EbpnetVarFlowSlots, uint32(slots)),
+			setConstant(s, bpf.EbpnetVarHalfOpenSlots, uint32(halfOpen)))
+		spec = s.Copy()
+		return err
+	}))
+	return w, spec
+}
+
+// verdictsOf returns the verdicts that an action can lead to.
 func verdictsOf(action bpf.EbpnetAction) []int {
 	switch action {
 	case bpf.EbpnetActionACTION_PASS:
@@ -51,12 +69,13 @@ func verdictsOf(action bpf.EbpnetAction) []int {
 	case bpf.EbpnetActionACTION_REFUSE:
 		return []int{verdictShot, verdictDirect}
 	case bpf.EbpnetActionACTION_UNDECIDED, bpf.EbpnetActionACTION_BRIDGE, bpf.EbpnetActionACTION_HAIRPIN:
-		return nil // never the last word
+		return nil // never a final action
 	}
 	return []int{verdictDirect}
 }
 
-// written is all that the datapath writes into tables, but for scratch.
+// written lists the content of all tables that the datapath writes, except
+// scratch records.
 func (w *world) written(t *testing.T) map[string][]string {
 	t.Helper()
 	all := map[string][]string{}
@@ -82,7 +101,7 @@ func (w *world) written(t *testing.T) map[string][]string {
 	return all
 }
 
-// noteUsed tells of the entries of a table that are used.
+// noteUsed adds the used entries of a table to all.
 func noteUsed[K, V any](all map[string][]string, name string, m *ebpf.Map, used func(K, V) bool) error {
 	var lines []string
 	err := eachBatch(m, func(keys []K, values []V) {
@@ -97,37 +116,27 @@ func noteUsed[K, V any](all map[string][]string, name string, m *ebpf.Map, used 
 	return err
 }
 
-// TestDryRun: a dry run decides as the programs do, and writes no table.
+// TestDryRun checks that a dry run takes the same decisions as the programs,
+// and writes no table.
 func TestDryRun(t *testing.T) {
 	t.Parallel()
 	testutil.RequireRoot(t)
 	for _, g := range pathGroups(t) {
 		t.Run(g.name, func(t *testing.T) {
-			var spec *ebpf.CollectionSpec
-			w := newWorld(t, loadStill(func(s *ebpf.CollectionSpec) error {
-				const slots, halfOpen = 4096, 1024 // few, as all are read
-				s.Maps[bpf.EbpnetMapFlows].MaxEntries = slots
-				s.Maps[bpf.EbpnetMapHalfOpen].MaxEntries = halfOpen
-				err := errors.Join(
-					setConstant(s, bpf.EbpnetVarFlowSlots, uint32(slots)),
-					setConstant(s, bpf.EbpnetVarHalfOpenSlots, uint32(halfOpen)))
-				spec = s.Copy()
-				return err
-			}))
+			w, spec := newDryWorld(t)
 			if g.change != nil {
-				g.change(&w.wanted)
-				remember(t, w)
+				w.change(t, g.change)
 			}
-			programs := dryPrograms(t, w, spec)
+			programs := loadDry(t, w, spec, true)
 			for _, r := range g.rows(t) {
-				t.Run(r.way.name, func(t *testing.T) { r.checkDry(t, w, programs[r.hook]) })
+				t.Run(r.example.name, func(t *testing.T) { r.checkDry(t, w, programs[r.hook.String()]) })
 			}
 		})
 	}
 }
 
-// checkDry fails unless a dry run of the row's packet writes nothing, and decides
-// what the program then does.
+// checkDry fails unless a dry run with the row's packet writes nothing and
+// takes the decision that the program then takes.
 func (r row) checkDry(t *testing.T, w *world, dry *ebpf.Program) {
 	if r.undo != nil {
 		defer r.undo(t, w)
@@ -136,13 +145,78 @@ func (r row) checkDry(t *testing.T, w *world, dry *ebpf.Program) {
 	before := w.written(t)
 	o, err := w.try(dry, r.device, r.in, r.skb)
 	if err != nil {
-		t.Fatalf("dry run with %x: %v", r.in, err)
+		t.Fatalf("dry run with frame %x: %v", r.in, err)
 	}
+	w.expectUnwritten(t, before)
+	verdict, _ := w.run(t, w.program(r.hook), r.device, r.in, r.skb)
+	if action := bpf.EbpnetAction(o.verdict); !slices.Contains(verdictsOf(action), verdict) {
+		t.Errorf("the dry run decided action %d, but the program returned verdict %d", action, verdict)
+	}
+}
+
+func (w *world) expectUnwritten(t *testing.T, before map[string][]string) {
+	t.Helper()
 	if diff := cmp.Diff(before, w.written(t)); diff != "" {
 		t.Errorf("the dry run wrote (-before +after):\n%s", diff)
 	}
-	verdict, _ := w.run(t, w.program(r.hook), r.device, r.in, r.skb)
-	if action := bpf.EbpnetAction(o.verdict); !slices.Contains(verdictsOf(action), verdict) {
-		t.Errorf("the dry run decided on action %d, but the verdict is %d", action, verdict)
+}
+
+// TestDryRunOfXDP checks the same for the program of XDP, with the packets that
+// this program delivers. For these packets it writes most.
+func TestDryRunOfXDP(t *testing.T) {
+	t.Parallel()
+	testutil.RequireRoot(t)
+	w, others := newDryWorld(t)
+	w.change(t, withXDP)
+	dry, wet := loadXDP(t, w, others, true), loadXDP(t, w, others, false)
+	for _, r := range slices.Concat(xdpTunnelRows(t), xdpFlowRows(t)) {
+		if r.verdict == verdictDirect {
+			t.Run(r.name, func(t *testing.T) { r.checkDryXDP(t, w, dry, wet) })
+		}
+	}
+}
+
+func loadXDP(t *testing.T, w *world, others *ebpf.CollectionSpec, dry bool) *ebpf.Program {
+	t.Helper()
+	spec, err := bpf.LoadXdp()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, constant := range spec.Variables {
+		if same := others.Variables[name]; same != nil {
+			constant.Value = slices.Clone(same.Value)
+		}
+	}
+	return loadDry(t, w, spec, dry)[bpf.XdpProgXdpUplink]
+}
+
+func (r row) checkDryXDP(t *testing.T, w *world, dry, wet *ebpf.Program) {
+	if r.undo != nil {
+		defer r.undo(t, w)
+	}
+	r.prepare(t, w)
+	before := w.written(t)
+	w.XDP = dry
+	o, err := w.tryXDP(r.in)
+	if err != nil {
+		t.Fatalf("dry run with %x: %v", r.in, err)
+	}
+	w.expectUnwritten(t, before)
+	if string(o.frame) != string(r.in) {
+		t.Errorf("the dry run changed the frame:\n%s", cmp.Diff(hex.Dump(r.in), hex.Dump(o.frame)))
+	}
+	w.XDP = wet
+	decided := bpf.EbpnetAction(o.verdict)
+	o, _ = w.runXDP(t, r.in)
+	if want := verdictsOfXDP()[decided]; o.verdict != want {
+		t.Errorf("the dry run decided action %d, but the program returned verdict %d, want %d", decided, o.verdict, want)
+	}
+}
+
+func verdictsOfXDP() map[bpf.EbpnetAction]int {
+	return map[bpf.EbpnetAction]int{
+		bpf.EbpnetActionACTION_PASS:    xdpPass,
+		bpf.EbpnetActionACTION_DROP:    xdpDrop,
+		bpf.EbpnetActionACTION_DELIVER: xdpRedirect,
 	}
 }

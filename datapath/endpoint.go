@@ -10,30 +10,30 @@ import (
 	"github.com/ebpnet/ebpnet/bpf"
 )
 
-// Endpoint is an interface on a network: local, behind the host-side veth
+// Endpoint is an interface on a network. It is local, behind the host-side veth
 // Ifindex, or remote, behind a tunnel.
 type Endpoint struct {
 	ID         uint32
 	Network    uint32
 	MAC        [6]byte
-	Addresses  []netip.Addr // at most one a family
+	Addresses  []netip.Addr // at most one per family
 	Ifindex    int          // local
-	Tunnel     uint32       // remote: the tunnel's id, else 0
-	Trunk      bool         // local: other stations are behind it
-	NAPI       bool         // local: its veth takes frames from XDP
-	DHCPServer bool         // local: it may send messages of DHCP servers
-	Router     bool         // local: it may send messages of routers
+	Tunnel     uint32       // remote: the tunnel's id; local: 0
+	Trunk      bool         // local: other stations can be behind it
+	NAPI       bool         // local: its veth accepts frames from XDP
+	DHCPServer bool         // local: it may send DHCP server messages
+	Router     bool         // local: it may send router messages
 	Limits                  // local
 }
 
-// Remote tells whether e is behind a tunnel.
+// Remote reports whether e is behind a tunnel.
 func (e Endpoint) Remote() bool { return e.Tunnel != 0 }
 
 func (e Endpoint) mac() bpf.EbpnetMac { return bpf.EbpnetMac{Byte: e.MAC} }
 
 func (e Endpoint) trunk() uint8 { return flag(e.Trunk) }
 
-// allow gives the endpoint's roles as C has them.
+// allow gives the endpoint's roles as the flags of the C programs.
 func (e Endpoint) allow() uint8 {
 	var allow bpf.EbpnetAllow
 	if e.DHCPServer {
@@ -45,7 +45,7 @@ func (e Endpoint) allow() uint8 {
 	return uint8(allow)
 }
 
-// flag is a bool as C has it.
+// flag converts a bool to the C programs' form.
 func flag(set bool) uint8 {
 	if set {
 		return 1
@@ -85,7 +85,8 @@ func fdbKey(network uint32, mac bpf.EbpnetMac) bpf.EbpnetFdbKey {
 	return bpf.EbpnetFdbKey{Network: network, Mac: mac}
 }
 
-// PutEndpoint writes an endpoint. A local one may send once this returns.
+// PutEndpoint writes an endpoint. A local endpoint can send once PutEndpoint
+// returns.
 func (t *Tables) PutEndpoint(e Endpoint) error {
 	if err := put(t.Maps.Fdb, fdbKey(e.Network, e.mac()), e.station()); err != nil {
 		return err
@@ -120,9 +121,8 @@ func (t *Tables) PutEndpoint(e Endpoint) error {
 	return t.endTrunk(e)
 }
 
-// SetEndpoint writes what a local endpoint may send, with effect on its next
-// packet, and its limits. Its addresses, its MAC and its network
-// stay.
+// SetEndpoint writes the permissions and limits of a local endpoint. They hold
+// from its next packet. Its addresses, MAC and network stay.
 func (t *Tables) SetEndpoint(e Endpoint) error {
 	if err := t.setLimits(e.ID, e.limits()); err != nil {
 		return err
@@ -130,8 +130,8 @@ func (t *Tables) SetEndpoint(e Endpoint) error {
 	return put(t.Maps.Devices, uint32(e.Ifindex), e.device())
 }
 
-// DeleteEndpoint takes an endpoint away with its flows, and forgets the
-// stations that were learned behind it. Its links have gone before it.
+// DeleteEndpoint removes an endpoint, its flows, and the stations learned
+// behind it. Delete its links first.
 func (t *Tables) DeleteEndpoint(e Endpoint) error {
 	if !e.Remote() {
 		err := t.retire([]bpf.EbpnetDevice{e.device()}, func() error {
@@ -161,8 +161,8 @@ func (t *Tables) DeleteEndpoint(e Endpoint) error {
 	return t.endUnbackedFlowsOf(e.ID)
 }
 
-// endTrunk forgets the stations that were learned behind an endpoint, with
-// their flows.
+// endTrunk forgets the stations learned behind an endpoint, and ends their
+// flows.
 func (t *Tables) endTrunk(e Endpoint) error {
 	if err := t.ForgetLearned(LearnedFilter{Network: e.Network, Endpoint: e.ID}); err != nil {
 		return err
@@ -170,7 +170,7 @@ func (t *Tables) endTrunk(e Endpoint) error {
 	return t.endUnbackedFlowsOf(e.ID)
 }
 
-// LocalEndpoints lists the ids of the endpoints that a device belongs to.
+// LocalEndpoints lists the ids of the endpoints that have a device.
 func (t *Tables) LocalEndpoints() ([]uint32, error) {
 	devices, err := t.devices()
 	ids := make([]uint32, len(devices))

@@ -13,18 +13,17 @@ import (
 	"github.com/ebpnet/ebpnet/bpf"
 )
 
-// Station is where frames to a MAC of a network go.
+// Station says where frames to a MAC of a network go.
 type Station struct {
 	Network          uint32
 	MAC              [6]byte
-	Endpoint, Tunnel uint32        // behind which it is; 0: none
+	Endpoint, Tunnel uint32        // it is behind this one; 0: none
 	Gateway          bool          // it is the host itself
-	Learned          bool          // seen there, and not put there
-	Age              time.Duration // of a learned one, since it was seen last
+	Learned          bool          // learned, not static
+	Age              time.Duration // of a learned one, since its last packet
 }
 
-// Stations lists all stations by network and MAC: those that were put, and
-// those that the datapath has learned.
+// Stations lists all stations by network and MAC, static and learned.
 func (t *Tables) Stations() ([]Station, error) {
 	now, err := coarseNow()
 	if err != nil {
@@ -65,24 +64,23 @@ func stationOf(key bpf.EbpnetFdbKey, s bpf.EbpnetStation) Station {
 	}
 }
 
-// LearnedStations is how many MACs are learned on a network at present.
+// LearnedStations returns the number of MACs now learned on a network.
 func (t *Tables) LearnedStations(network uint32) (uint32, error) {
 	var count bpf.EbpnetLearnedCount
 	err := t.Maps.LearnedCounts.Lookup(bpf.EbpnetLearnedPlace{Network: network}, &count)
 	if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-		return 0, fmt.Errorf("read what is learned on network %d: %w", network, err)
+		return 0, fmt.Errorf("count learned stations of network %d: %w", network, err)
 	}
 	return count.Stations, nil
 }
 
-// LearnedFilter says which learned stations are meant: those on the network,
-// behind the endpoint and behind the tunnel, as far as given. The zero value
-// means all.
+// LearnedFilter selects learned stations by network, endpoint and tunnel. A
+// zero field matches all.
 type LearnedFilter struct {
 	Network, Endpoint, Tunnel uint32
 }
 
-// ForgetLearned forgets the MACs and addresses that were learned where f says.
+// ForgetLearned forgets the learned MACs and addresses that f selects.
 func (t *Tables) ForgetLearned(f LearnedFilter) error {
 	entry := bpf.EbpnetLearnedFilter{Network: f.Network, Endpoint: f.Endpoint, Tunnel: f.Tunnel}
 	if _, err := command(t.Programs.ForgetLearned, entry); err != nil {
@@ -91,7 +89,7 @@ func (t *Tables) ForgetLearned(f LearnedFilter) error {
 	return nil
 }
 
-// place is where a station can be learned: behind a trunk or a tunnel.
+// place is where a station is learned: a trunk or a tunnel.
 type place struct {
 	LearnedFilter
 	ifindex uint32 // of a trunk
@@ -101,7 +99,7 @@ func placeOf(s bpf.EbpnetStation) place {
 	return place{LearnedFilter{Network: s.Network, Endpoint: s.Endpoint, Tunnel: s.Tunnel}, s.Ifindex}
 }
 
-// forgetElsewhere forgets what was learned in other places than those.
+// forgetElsewhere forgets the stations learned in any other place.
 func (t *Tables) forgetElsewhere(places map[place]bool) error {
 	gone := map[LearnedFilter]bool{}
 	look := func(learned []bpf.EbpnetLearned) {

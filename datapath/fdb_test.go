@@ -14,15 +14,16 @@ import (
 	"github.com/ebpnet/ebpnet/bpf"
 )
 
-// learn writes a station as the datapath does when it sees one, with its
-// addresses.
+// learn writes the entries that the datapath writes when it learns a station
+// with its addresses.
 func (t *Tables) learn(tb testing.TB, s bpf.EbpnetStation, addresses ...netip.Addr) {
 	tb.Helper()
 	now, err := coarseNow()
 	entry := bpf.EbpnetLearned{Station: s, Seen: uint64(now)}
 	err = errors.Join(err, t.Maps.LearnedFdb.Put(fdbKey(s.Network, s.Mac), entry))
 	for _, a := range addresses {
-		err = errors.Join(err, t.Maps.LearnedNeigh.Put(addressOf(a), entry))
+		entry.Address = addressOf(a)
+		err = errors.Join(err, t.Maps.LearnedNeigh.Put(entry.Address, entry))
 	}
 	for _, place := range placesOf(s) {
 		var count bpf.EbpnetLearnedCount
@@ -38,27 +39,28 @@ func (t *Tables) learn(tb testing.TB, s bpf.EbpnetStation, addresses ...netip.Ad
 	}
 }
 
-// placesOf is where a station is counted: on its network, and where it is there.
+// placesOf returns the places that count a station: its network, and its trunk
+// or tunnel.
 func placesOf(s bpf.EbpnetStation) []bpf.EbpnetLearnedPlace {
 	return []bpf.EbpnetLearnedPlace{{Network: s.Network}, {Network: s.Network, Endpoint: s.Endpoint, Tunnel: s.Tunnel}}
 }
 
-// behindTrunk is the nth station behind theTrunk.
+// behindTrunk returns the nth station behind theTrunk.
 func behindTrunk(n byte) bpf.EbpnetStation {
 	s := theTrunk.station()
 	s.Mac.Byte = mac{2, 7, 5: n}
 	return s
 }
 
-// behindTunnel is the nth station of a network behind a tunnel.
+// behindTunnel returns the nth station of a network behind a tunnel.
 func behindTunnel(tunnel, network uint32, n byte) bpf.EbpnetStation {
 	s := TunnelNetwork{Tunnel: tunnel, Network: network}.member()
 	s.Mac.Byte = mac{2, 8, byte(tunnel), byte(network), 5: n}
 	return s
 }
 
-// learned lists what is learned: the last byte of each MAC, or addresses. It
-// fails unless their number is counted right.
+// learned lists the learned stations by the last byte of their MAC, and the
+// learned addresses. It fails unless the counts match.
 func (t *Tables) learned(tb testing.TB) (found []string) {
 	tb.Helper()
 	counts := map[bpf.EbpnetLearnedPlace]bpf.EbpnetLearnedCount{}
@@ -89,7 +91,8 @@ func (t *Tables) learned(tb testing.TB) (found []string) {
 	return found
 }
 
-// counted is what is counted of the places that have anything.
+// counted lists the places with their counts, without places that count
+// nothing.
 func (t *Tables) counted(tb testing.TB) map[bpf.EbpnetLearnedPlace]bpf.EbpnetLearnedCount {
 	tb.Helper()
 	counts := map[bpf.EbpnetLearnedPlace]bpf.EbpnetLearnedCount{}
@@ -108,7 +111,7 @@ func TestStations(t *testing.T) {
 	t.Parallel()
 	tables := emptyTables(t)
 	if got, err := tables.Stations(); err != nil || len(got) != 0 {
-		t.Fatalf("of new tables: %v, %v", got, err)
+		t.Fatalf("new tables: %v, %v, want no station", got, err)
 	}
 	wanted := example()
 	wanted.Networks = wanted.Networks[:1]
@@ -126,7 +129,7 @@ func TestStations(t *testing.T) {
 	for i := range got {
 		s := &got[i]
 		if s.Learned && s.Age > time.Minute || !s.Learned && s.Age != 0 {
-			t.Errorf("%+v was seen just now, if it was learned", *s)
+			t.Errorf("%+v: want age 0 if it is static, little if it is learned", *s)
 		}
 		s.Age = 0
 	}
@@ -153,7 +156,7 @@ func TestStations(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got, err = tables.Stations(); err != nil || got[2].Age < time.Duration(long) || got[1].Age >= time.Duration(long) {
-		t.Errorf("seen 20 s ago, after one seen just now: %+v, %v", got, err)
+		t.Errorf("want a station seen 20 s ago after one seen just now, got %+v, %v", got, err)
 	}
 }
 
@@ -203,8 +206,9 @@ func TestForgetLearned(t *testing.T) {
 	}
 }
 
-// What goes takes along the stations that were learned there, and no others.
-func TestLearnedGoWithTheirPlace(t *testing.T) {
+// TestDeletionForgetsLearned checks that a deletion forgets the stations
+// learned at the deleted place, and no others.
+func TestDeletionForgetsLearned(t *testing.T) {
 	t.Parallel()
 	tables := emptyTables(t)
 	const (
@@ -230,11 +234,11 @@ func TestLearnedGoWithTheirPlace(t *testing.T) {
 	for _, c := range []struct {
 		name  string
 		want  func(*Wanted)
-		apply func() error // nil: only Replace can do that
+		apply func() error // nil: only Replace can do it
 		left  []string
 	}{
 		{
-			"nothing goes", func(*Wanted) {},
+			"no change", func(*Wanted) {},
 			func() error { return tables.putAll(example()) }, without(),
 		},
 		{
@@ -246,7 +250,7 @@ func TestLearnedGoWithTheirPlace(t *testing.T) {
 			func() error { return tables.DeleteEndpoint(example().Endpoints[0]) }, without(),
 		},
 		{
-			"the trunk is none any more", func(w *Wanted) { w.Endpoints[len(w.Endpoints)-1] = plainEndpoint },
+			"the endpoint is a trunk no more", func(w *Wanted) { w.Endpoints[len(w.Endpoints)-1] = plainEndpoint },
 			func() error { return tables.PutEndpoint(plainEndpoint) }, without(trunk, neighbor),
 		},
 		{
@@ -254,14 +258,14 @@ func TestLearnedGoWithTheirPlace(t *testing.T) {
 			func() error { return errors.Join(tables.DeleteEndpoint(theTrunk), tables.PutEndpoint(renewed)) }, without(trunk, neighbor),
 		},
 		{
-			"a tunnel carries a network less",
+			"a tunnel stops carrying a network",
 			func(w *Wanted) {
 				w.TunnelNetworks = slices.DeleteFunc(w.TunnelNetworks, is(TunnelNetwork{Tunnel: otherTunnel, Network: openNet}))
 			},
 			nil, without(open2),
 		},
 		{
-			"a tunnel ceases to carry a network, while both stay", func(*Wanted) {},
+			"a tunnel stops carrying a network, and both stay", func(*Wanted) {},
 			func() error {
 				return tables.DeleteTunnelNetwork(TunnelNetwork{Tunnel: otherTunnel, Network: openNet, Key: key(openKey)})
 			},
@@ -277,7 +281,7 @@ func TestLearnedGoWithTheirPlace(t *testing.T) {
 			without(open1, elseways),
 		},
 		{"a tunnel to another remote", func(w *Wanted) { w.Tunnels[0] = moved }, nil, without(open1, elseways)},
-		{"a tunnel by other headers", func(w *Wanted) { w.Tunnels[0] = changed }, func() error { return tables.PutTunnel(changed) }, without()},
+		{"a tunnel with other headers", func(w *Wanted) { w.Tunnels[0] = changed }, func() error { return tables.PutTunnel(changed) }, without()},
 		{
 			"a network",
 			func(w *Wanted) {
@@ -293,8 +297,8 @@ func TestLearnedGoWithTheirPlace(t *testing.T) {
 		wanted := example()
 		c.want(&wanted)
 		for how, apply := range map[string]func() error{
-			"by Replace": func() error { return tables.Replace(wanted) },
-			"by itself":  c.apply,
+			"with Replace":      func() error { return tables.Replace(wanted) },
+			"with its own call": c.apply,
 		} {
 			if apply == nil {
 				continue
@@ -311,7 +315,7 @@ func TestLearnedGoWithTheirPlace(t *testing.T) {
 				t.Fatal(err)
 			}
 			if diff := cmp.Diff(c.left, tables.learned(t)); diff != "" {
-				t.Errorf("%s, %s: left (-want +got):\n%s", c.name, how, diff)
+				t.Errorf("%s, %s: learned (-want +got):\n%s", c.name, how, diff)
 			}
 		}
 	}

@@ -13,47 +13,47 @@ import (
 	"github.com/ebpnet/ebpnet/bpf"
 )
 
-// Networks that no network has for an id; see bpf/types_flows.h.
+// Network ids that are no network.
 const (
-	NetworkOutside  = 0          // what comes in by an uplink
-	NetworkLoopback = 0xffffffff // what the host sends to its own addresses
+	NetworkOutside  = uint32(bpf.EbpnetNetworkIdNETWORK_OUTSIDE)  // packets from an uplink
+	NetworkLoopback = uint32(bpf.EbpnetNetworkIdNETWORK_LOOPBACK) // packets of the host to its own addresses
 )
 
 // Flow is one tracked connection.
 type Flow struct {
 	Protocol  uint8          // IANA number
-	Network   uint32         // of the one who opened it
-	ToNetwork uint32         // of the one who answers
-	From, To  netip.AddrPort // as its packets leave the one who opened it
-	// Where they are from and to when they reach the one who answers; each is
-	// unset where it is the same.
+	Network   uint32         // of the side that opened it
+	ToNetwork uint32         // of the side that replies
+	From, To  netip.AddrPort // of original packets at the sender
+	// The addresses of original packets at the receiver. Each is unset if it
+	// equals From or To.
 	TranslatedFrom, TranslatedTo netip.AddrPort
 
 	State     FlowState
 	Age, Idle time.Duration
-	Sent      Counter // by the one who opened it
-	Received  Counter // by the same
+	Sent      Counter // in original direction
+	Received  Counter // in reply direction
 }
 
-// FlowState tells how far a flow has come.
+// FlowState is the state of a flow.
 type FlowState string
 
 // The states of a flow.
 const (
-	FlowHalfOpen    FlowState = "half-open"   // not known to be wanted by both sides
-	FlowEstablished FlowState = "established" // answered, and TCP's handshake over
-	FlowClosing     FlowState = "closing"     // RST of one side or FIN of both seen
+	FlowHalfOpen    FlowState = "half-open"   // not confirmed by both sides
+	FlowEstablished FlowState = "established" // confirmed by both sides, and TCP's handshake is complete
+	FlowClosing     FlowState = "closing"     // RST of one side or FIN of both sides seen
 )
 
-// FlowFilter says which flows are meant: those that the addresses of a network
-// have part in. The zero value means all.
+// FlowFilter selects the flows that use an address of a network. The zero value
+// selects all.
 type FlowFilter struct {
 	Network   uint32
-	Addresses []netip.Addr // at most one a family
-	Endpoint  uint32       // whose addresses they are; 0: not known
+	Addresses []netip.Addr // at most one per family
+	Endpoint  uint32       // owner of the addresses; 0: unknown
 }
 
-// matches is flow_command_is_of() of bpf/flow_command.h.
+// matches does what flow_command_is_of() of bpf/flow_command.h does.
 func (f FlowFilter) matches(entry *bpf.EbpnetFlow) bool {
 	if f.Network == NetworkOutside {
 		return true
@@ -71,7 +71,7 @@ func (f FlowFilter) matches(entry *bpf.EbpnetFlow) bool {
 	return false
 }
 
-// entry gives the programs' form of f.
+// entry gives f in the form of the programs.
 func (f FlowFilter) entry() bpf.EbpnetFlowFilter {
 	if f.Network == NetworkOutside {
 		return bpf.EbpnetFlowFilter{Choice: bpf.EbpnetFlowChoiceFLOWS_ALL}
@@ -87,7 +87,7 @@ func (f FlowFilter) entry() bpf.EbpnetFlowFilter {
 	return entry
 }
 
-// Flows lists the flows that f means, by who opened them and where to.
+// Flows lists the flows that f selects, by source and destination.
 func (t *Tables) Flows(f FlowFilter) ([]Flow, error) {
 	now, err := coarseNow()
 	if err != nil {
@@ -133,18 +133,20 @@ func flowOf(entry *bpf.EbpnetFlow, now time.Duration) Flow {
 }
 
 func flowState(entry *bpf.EbpnetFlow) FlowState {
-	const (
-		reset = bpf.EbpnetFlowFlagFLOW_ORIGINAL_RST | bpf.EbpnetFlowFlagFLOW_REPLY_RST
-		ended = bpf.EbpnetFlowFlagFLOW_ORIGINAL_FIN | bpf.EbpnetFlowFlagFLOW_REPLY_FIN
-	)
-	switch {
-	case entry.State == bpf.EbpnetFlowStateFLOW_HALF_OPEN:
+	if entry.State == bpf.EbpnetFlowStateFLOW_HALF_OPEN {
 		return FlowHalfOpen
-	case entry.Flags&reset != 0 || entry.Flags&ended == ended:
+	}
+	switch entry.Phase {
+	case bpf.EbpnetFlowPhasePHASE_NEW, bpf.EbpnetFlowPhasePHASE_NEW_CLOSING_ORIGINAL,
+		bpf.EbpnetFlowPhasePHASE_REPLIED, bpf.EbpnetFlowPhasePHASE_REPLIED_CLOSING_ORIGINAL,
+		bpf.EbpnetFlowPhasePHASE_REPLIED_CLOSING_REPLY:
+		if entry.Original.Protocol == unix.IPPROTO_TCP {
+			return FlowHalfOpen // a new connection reuses the ports
+		}
+	case bpf.EbpnetFlowPhasePHASE_ESTABLISHED, bpf.EbpnetFlowPhasePHASE_CLOSING_ORIGINAL,
+		bpf.EbpnetFlowPhasePHASE_CLOSING_REPLY:
+	default:
 		return FlowClosing
-	// A new connection uses its ports.
-	case entry.Original.Protocol == unix.IPPROTO_TCP && entry.Flags&bpf.EbpnetFlowFlagFLOW_HANDSHAKEN == 0:
-		return FlowHalfOpen
 	}
 	return FlowEstablished
 }
@@ -153,7 +155,7 @@ func addrPort(a bpf.EbpnetAddress, port uint16) netip.AddrPort {
 	return netip.AddrPortFrom(addrOf(a), networkOrder16(port))
 }
 
-// coarseNow reads the clock that the programs stamp flows with.
+// coarseNow reads the clock that the programs write into flows.
 func coarseNow() (time.Duration, error) {
 	var now unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC_COARSE, &now); err != nil {
@@ -162,19 +164,18 @@ func coarseNow() (time.Duration, error) {
 	return time.Duration(now.Nano()), nil
 }
 
-// FlushFlows ends the flows that f means.
+// FlushFlows ends the flows that f selects.
 func (t *Tables) FlushFlows(f FlowFilter) error {
 	return t.endFlowsOf(f.Endpoint, f.entry())
 }
 
-// endUnbackedFlows ends the flows whose endpoint or published port is not there
-// any more.
+// endUnbackedFlows ends the flows whose endpoint or published port is gone.
 func (t *Tables) endUnbackedFlows() error {
 	return t.endFlows(bpf.EbpnetFlowFilter{Choice: bpf.EbpnetFlowChoiceFLOWS_UNBACKED})
 }
 
-// endUnbackedFlowsOf does the same for the flows from endpoints and to them, or
-// for all flows if an id is 0.
+// endUnbackedFlowsOf does the same for the flows of these endpoints. It checks
+// all flows if an id is 0.
 func (t *Tables) endUnbackedFlowsOf(endpoints ...uint32) error {
 	for _, id := range endpoints {
 		if err := t.endFlowsOf(id, bpf.EbpnetFlowFilter{Choice: bpf.EbpnetFlowChoiceFLOWS_UNBACKED}); err != nil {
@@ -184,13 +185,13 @@ func (t *Tables) endUnbackedFlowsOf(endpoints ...uint32) error {
 	return nil
 }
 
-// flowsARun is the number of flows that one run of a program goes through. The
-// CPU does nothing else meanwhile.
-const flowsARun = 65536
+// flowsPerRun is the number of flows that one run of a program checks. The CPU
+// does nothing else during a run.
+const flowsPerRun = 65536
 
-// endFlows ends the flows that filter matches among all flows.
+// endFlows ends the flows that filter matches. It checks all flows.
 func (t *Tables) endFlows(filter bpf.EbpnetFlowFilter) error {
-	filter.Count = flowsARun
+	filter.Count = flowsPerRun
 	for ; filter.First < t.Maps.Flows.MaxEntries(); filter.First += filter.Count {
 		if _, err := command(t.Programs.EndFlows, filter); err != nil {
 			return fmt.Errorf("end flows: %w", err)
@@ -199,18 +200,18 @@ func (t *Tables) endFlows(filter bpf.EbpnetFlowFilter) error {
 	return nil
 }
 
-// endFlowsOf ends the flows in the list of an endpoint that filter matches. It
-// goes through all flows if the list lacks some, or has no end, or if the
-// endpoint is 0.
+// endFlowsOf ends the flows of an endpoint that filter matches. It walks the
+// endpoint's list. It checks all flows if the list is incomplete or has no end,
+// or if the endpoint is 0.
 func (t *Tables) endFlowsOf(endpoint uint32, filter bpf.EbpnetFlowFilter) error {
 	if endpoint == 0 {
 		return t.endFlows(filter)
 	}
 	listed := filter
-	listed.Endpoint, listed.Count = endpoint, flowsARun
+	listed.Endpoint, listed.Count = endpoint, flowsPerRun
 	whole := false
-	// A flow has two places in lists. A run may begin again at the first.
-	for range 8 * (1 + 2*t.Maps.Flows.MaxEntries()/flowsARun) {
+	// A flow is in up to two lists. A run may start again at the first flow.
+	for range 8 * (1 + 2*t.Maps.Flows.MaxEntries()/flowsPerRun) {
 		var err error
 		if listed, err = command(t.Programs.EndFlows, listed); err != nil {
 			return fmt.Errorf("end flows of endpoint %d: %w", endpoint, err)
@@ -226,9 +227,9 @@ func (t *Tables) endFlowsOf(endpoint uint32, filter bpf.EbpnetFlowFilter) error 
 	return t.endFlows(filter)
 }
 
-// FinishMigration carries flows over that programs have opened in the tables of
+// FinishMigration moves the flows that programs have opened in the tables of
 // the old size. Call it once the programs of the new tables are attached
-// everywhere. It gives the number of flows that found no room.
+// everywhere. It returns the number of flows that it lost for lack of room.
 func (t *Tables) FinishMigration() (lost int, err error) {
 	pending, err := t.MigrationPending()
 	if err != nil || !pending {
@@ -237,12 +238,12 @@ func (t *Tables) FinishMigration() (lost int, err error) {
 	if lost, err = t.Objects.FinishMigration(); err != nil {
 		return 0, err
 	}
-	// An endpoint or port that went while a Load was interrupted has lost
-	// its flows in one of the tables only.
+	// If an endpoint or port was removed while a Load was interrupted, its
+	// flows ended in only one of the tables.
 	return lost, t.endUnbackedFlows()
 }
 
-// ProtocolName gives the common name of an IP protocol.
+// ProtocolName returns the common name of an IP protocol.
 func ProtocolName(protocol uint8) string {
 	switch protocol {
 	case unix.IPPROTO_ICMP:

@@ -11,12 +11,12 @@ import (
 	"github.com/ebpnet/ebpnet/internal/testutil"
 )
 
-// checkLists expects that each endpoint's list has the flows from it and to it,
-// and no others, and is linked alike both ways.
+// checkLists fails unless each endpoint's list has exactly the flows of that
+// endpoint, in either direction, and its links are consistent.
 func (w *world) checkLists(t testing.TB) {
 	t.Helper()
 	flows := map[uint32]bpf.EbpnetFlow{}
-	want := map[uint32][]uint32{} // places, by endpoint
+	want := map[uint32][]uint32{} // slots, by endpoint
 	err := eachBatch(w.Maps.Flows, func(slots []uint32, entries []bpf.EbpnetFlow) {
 		for i, f := range entries {
 			flows[slots[i]] = f
@@ -39,7 +39,7 @@ func (w *world) checkLists(t testing.TB) {
 				f, there := flows[(place-1)/2]
 				link := f.Links[(place-1)%2]
 				if !there || link.Before != before {
-					t.Fatalf("the list of endpoint %d is broken at %d: %+v", owner, place, link)
+					t.Fatalf("the list of endpoint %d is inconsistent at slot %d: %+v", owner, place, link)
 				}
 				if got = append(got, place); len(got) > 2*len(flows) {
 					t.Fatalf("the list of endpoint %d has no end", owner)
@@ -49,15 +49,14 @@ func (w *world) checkLists(t testing.TB) {
 			slices.Sort(got)
 			slices.Sort(want[owner])
 			if !slices.Equal(got, want[owner]) || shares[i].Unlisted != 0 {
-				t.Errorf("endpoint %d lists %v and lacks %d, want %v", owner, got, shares[i].Unlisted, want[owner])
+				t.Errorf("endpoint %d lists %v and misses %d, want %v", owner, got, shares[i].Unlisted, want[owner])
 			}
 		}
 	})
 	must(t, err)
 }
 
-// openEveryKind opens flows of every kind that alice takes part in, and one of
-// bob's.
+// openEveryKind opens flows of every kind for alice, and one flow of bob.
 func (w *world) openEveryKind(t testing.TB) {
 	t.Helper()
 	w.establish(t, alice, 2000, 53)
@@ -69,14 +68,14 @@ func (w *world) openEveryKind(t testing.TB) {
 	w.send(t, fromEndpoint("", alice, toPublished(alice, toPort).frame(t)))
 }
 
-// toPublished is a packet from an endpoint to the host's address at its uplink.
+// toPublished is a packet of an endpoint to the uplink's address.
 func toPublished(from host, l4 transport) packet {
 	p := outgoing(from, false, l4)
 	p.dst = uplink.ip4
 	return p
 }
 
-// publishAlice publishes a port of alice's.
+// publishAlice publishes a port of alice.
 func publishAlice() Port {
 	return Port{
 		ID: 9, Address: netip.IPv4Unspecified(), Protocol: unix.IPPROTO_TCP, First: 80, Last: 80,
@@ -84,17 +83,17 @@ func publishAlice() Port {
 	}
 }
 
-// endpoint is what the world wants of a host.
+// endpoint returns the wanted endpoint of a host.
 func (w *world) endpoint(t testing.TB, h host) Endpoint {
 	t.Helper()
 	i := slices.IndexFunc(w.wanted.Endpoints, func(e Endpoint) bool { return e.ID == h.id })
 	if i < 0 {
-		t.Fatalf("%s is not there", h.device)
+		t.Fatalf("no endpoint %s", h.device)
 	}
 	return w.wanted.Endpoints[i]
 }
 
-// TestListsOfFlows opens flows of every kind, and takes their ends away.
+// TestListsOfFlows opens flows of every kind, and deletes their endpoints.
 func TestListsOfFlows(t *testing.T) {
 	t.Parallel()
 	testutil.RequireRoot(t)
@@ -112,12 +111,13 @@ func TestListsOfFlows(t *testing.T) {
 	w.checkShares(t)
 	flows = w.listed(t, FlowFilter{})
 	if len(flows) != 1 || flows[0].From.Addr() != bob.ip4 {
-		t.Errorf("alice has gone, and the flows are %+v", flows)
+		t.Errorf("flows after alice was deleted: %+v, want bob's", flows)
 	}
 }
 
-// TestRemovalLooksAtItsOwnFlows has flows whose endpoint is not there, which a
-// look at all flows would end: the removal of another endpoint does not.
+// TestRemovalLooksAtItsOwnFlows checks that the removal of an endpoint ends
+// only flows of its list. A check of all flows would also end flows of another
+// endpoint that does not exist.
 func TestRemovalLooksAtItsOwnFlows(t *testing.T) {
 	t.Parallel()
 	testutil.RequireRoot(t)
@@ -130,16 +130,16 @@ func TestRemovalLooksAtItsOwnFlows(t *testing.T) {
 	must(t, w.DeleteEndpoint(w.endpoint(t, alice)))
 	flows := w.listed(t, FlowFilter{})
 	if len(flows) != 1 || flows[0].From.Addr() != bob.ip4 {
-		t.Errorf("the flows are %+v, want bob's", flows)
+		t.Errorf("flows: %+v, want bob's", flows)
 	}
 	must(t, w.endUnbackedFlows())
 	if flows = w.listed(t, FlowFilter{}); len(flows) != 0 {
-		t.Errorf("a look at all flows leaves %+v", flows)
+		t.Errorf("flows after a check of all flows: %+v, want none", flows)
 	}
 }
 
-// TestListInParts ends what a list has a few at a time, with flows in it that
-// stay.
+// TestListInParts ends the flows of a list, a few per run. The list also has
+// flows that stay.
 func TestListInParts(t *testing.T) {
 	t.Parallel()
 	testutil.RequireRoot(t)
@@ -156,22 +156,22 @@ func TestListInParts(t *testing.T) {
 		must(t, err)
 		if filter.First == 0 {
 			if runs != 7 {
-				t.Errorf("%d runs for 20 flows, 3 at a time, want 7", runs)
+				t.Errorf("%d runs for 20 flows, 3 per run, want 7", runs)
 			}
 			break
 		}
 	}
 	if flows := w.listed(t, FlowFilter{}); len(flows) != 20 {
-		t.Errorf("%d flows, want 20: nobody has gone", len(flows))
+		t.Errorf("%d flows, want 20: nothing was deleted", len(flows))
 	}
 	must(t, w.DeletePorts([]Port{publishAlice()}))
 	if flows := w.listed(t, FlowFilter{}); len(flows) != 10 {
-		t.Errorf("the port has gone, and there are %d flows, want 10", len(flows))
+		t.Errorf("%d flows after the port was deleted, want 10", len(flows))
 	}
 	w.checkShares(t)
 }
 
-// TestUnlistedFlowsEnd removes an endpoint whose list lacks its flow.
+// TestUnlistedFlowsEnd removes an endpoint whose list misses its flow.
 func TestUnlistedFlowsEnd(t *testing.T) {
 	t.Parallel()
 	testutil.RequireRoot(t)
@@ -183,11 +183,11 @@ func TestUnlistedFlowsEnd(t *testing.T) {
 	must(t, w.DeleteEndpoint(w.endpoint(t, alice)))
 	w.checkShares(t)
 	if flows := w.listed(t, FlowFilter{}); len(flows) != 0 {
-		t.Errorf("alice has gone, and the flows are %+v", flows)
+		t.Errorf("flows after alice was deleted: %+v, want none", flows)
 	}
 }
 
-// TestListWithoutEnd removes an endpoint whose list leads back into itself.
+// TestListWithoutEnd removes an endpoint whose list has a loop.
 func TestListWithoutEnd(t *testing.T) {
 	t.Parallel()
 	testutil.RequireRoot(t)
@@ -200,15 +200,15 @@ func TestListWithoutEnd(t *testing.T) {
 	})
 	must(t, w.DeleteEndpoint(w.endpoint(t, alice)))
 	if flows := w.listed(t, FlowFilter{}); len(flows) != 0 {
-		t.Errorf("alice has gone, and the flows are %+v", flows)
+		t.Errorf("flows after alice was deleted: %+v, want none", flows)
 	}
 }
 
-// TestPortOfUnknownEndpoint takes a port away whose endpoint nobody said.
+// TestPortOfUnknownEndpoint deletes a port whose endpoint is unknown.
 func TestPortOfUnknownEndpoint(t *testing.T) {
 	t.Parallel()
 	testutil.RequireRoot(t)
-	w := newWorld(t, loadSlots(flowsARun+64, nil))
+	w := newWorld(t, loadSlots(flowsPerRun+64, nil))
 	p := publishAlice()
 	p.Endpoint = 0
 	must(t, w.PutPorts([]Port{p}))
@@ -217,6 +217,6 @@ func TestPortOfUnknownEndpoint(t *testing.T) {
 	}
 	must(t, w.DeletePorts([]Port{p}))
 	if flows := w.listed(t, FlowFilter{}); len(flows) != 0 {
-		t.Errorf("the port has gone, and there are %d flows", len(flows))
+		t.Errorf("%d flows after the port was deleted, want 0", len(flows))
 	}
 }

@@ -9,12 +9,12 @@ import (
 	"github.com/ebpnet/ebpnet/internal/testutil"
 )
 
-// idleTooLong is a time after which every flow ends; the clock has it behind
-// it when tests run.
+// idleTooLong is a time after which every flow ends. The machine is up for
+// longer when tests run.
 const idleTooLong = 30 * time.Second
 
-// age has the flows of a host that go to another, or all of it, not used for
-// too long, and waits for their end.
+// age sets back the last use of the flows of a host, or only of those to one
+// other host, and waits until they end.
 func (w *world) age(t *testing.T, from host, v6 bool, to *host) {
 	t.Helper()
 	meant := func(f *bpf.EbpnetFlow) bool {
@@ -35,8 +35,8 @@ func (w *world) age(t *testing.T, from host, v6 bool, to *host) {
 	})
 }
 
-// TestMappingOutlivesItsFlow shows that a port outside is an endpoint's port's
-// as long as any flow by it lasts, and no longer.
+// TestMappingOutlivesItsFlow checks that a mapping of an endpoint's port exists
+// as long as any flow uses it, and no longer.
 func TestMappingOutlivesItsFlow(t *testing.T) {
 	t.Parallel()
 	testutil.RequireRoot(t)
@@ -75,17 +75,17 @@ func (w *world) outlive(t *testing.T, v6 bool, l4 transport) {
 			t.Errorf("IPv6 %v, %s: port %d, want %d", v6, what, got, want)
 		}
 	}
-	another := newUplink // some place outside
-	expect("alice's own", goes(alice, website), 40000)
+	another := newUplink // another host outside
+	expect("alice keeps her port", goes(alice, website), 40000)
 	chosen := goes(bob, website)
 	if chosen == 40000 {
-		t.Fatal("bob has alice's port")
+		t.Fatal("bob got alice's port")
 	}
-	expect("bob to a second place", goes(bob, peer), chosen)
+	expect("bob to a second host", goes(bob, peer), chosen)
 	w.age(t, bob, v6, &website)
-	expect("bob to a third place, his first flow ended", goes(bob, another), chosen)
-	expect("bob to the first place again", goes(bob, website), chosen)
-	expect("alice to a second place", goes(alice, peer), 40000)
+	expect("bob to a third host, after his first flow ended", goes(bob, another), chosen)
+	expect("bob to the first host again", goes(bob, website), chosen)
+	expect("alice to a second host", goes(alice, peer), 40000)
 
 	back := incoming(v6, reversed(v6, l4, chosen))
 	back.src = peer.ip(v6)
@@ -94,8 +94,8 @@ func (w *world) outlive(t *testing.T, v6 bool, l4 transport) {
 	fromUplink("", back.frame(t)).delivered(bob, own.frame(t)).checkOnly(t, w)
 
 	w.age(t, alice, v6, nil)
-	expect("bob's still", goes(bob, peer), chosen)
-	expect("somebody else's, now that alice's is free", goes(client, website), 40000)
+	expect("bob still has his port", goes(bob, peer), chosen)
+	expect("client gets alice's port, which is free", goes(client, website), 40000)
 	if err := w.FlushFlows(FlowFilter{}); err != nil {
 		t.Fatal(err)
 	}
@@ -103,15 +103,15 @@ func (w *world) outlive(t *testing.T, v6 bool, l4 transport) {
 		t.Errorf("%d entries in the index without a flow", n)
 	}
 	w.changeFlows(t, bpf.EbpnetFlowStateFLOW_ENDED, func(f *bpf.EbpnetFlow) {
-		t.Errorf("a slot is kept for its mapping, which nobody uses: %+v", f)
+		t.Errorf("a slot is kept for an unused mapping: %+v", f)
 	})
-	expect("bob's own, now that nobody has it", goes(bob, website), 40000)
+	expect("bob keeps his port, which is free", goes(bob, website), 40000)
 	if err := w.FlushFlows(FlowFilter{}); err != nil {
 		t.Fatal(err)
 	}
 }
 
-// reversed is what answers l4 by another port than its own.
+// reversed is the reply to l4, if l4 was sent from another port.
 func reversed(v6 bool, l4 transport, port uint16) transport {
 	if l4.body != "" {
 		return echo(v6, true, port)
@@ -119,9 +119,9 @@ func reversed(v6 bool, l4 transport, port uint16) transport {
 	return transport{protocol: l4.protocol, sport: l4.dport, dport: port, flags: "A"}
 }
 
-// TestClientsThatLookTheSame opens two flows to one server that differ by the
-// published port alone: each gets its own answers.
-func TestClientsThatLookTheSame(t *testing.T) {
+// TestIndistinguishableClients opens two flows to one server that differ only
+// in the published port. Each client gets its own replies.
+func TestIndistinguishableClients(t *testing.T) {
 	t.Parallel()
 	testutil.RequireRoot(t)
 	w := newWorld(t, loadPinned)

@@ -12,8 +12,8 @@ import (
 	"github.com/ebpnet/ebpnet/internal/testutil"
 )
 
-// TestFullTable fills the table: what is new is refused until a flow ends, and
-// until the slot of that has rested (flow_grace of bpf/config.h).
+// TestFullTable fills the table. It refuses new flows until a flow ends and the
+// grace period of its slot is over (flow_grace of bpf/config.h).
 func TestFullTable(t *testing.T) {
 	t.Parallel()
 	testutil.RequireRoot(t)
@@ -26,10 +26,10 @@ func TestFullTable(t *testing.T) {
 	late := sentBy(t, client, false, udp(4000, 53))
 	before := w.counters(t)
 	if verdict, _ := w.send(t, late); verdict != verdictShot || w.counters(t).since(before).Drops["flow_table_full"].Packets != 1 {
-		t.Fatal("a flow too many is not refused as flow_table_full")
+		t.Fatal("a flow beyond the size of the table is not dropped as flow_table_full")
 	}
 	if verdict, _ := w.send(t, sentBy(t, alice, false, udp(2000, 53))); verdict != verdictDirect {
-		t.Error("a flow that is there does not go on in a full table")
+		t.Error("an existing flow is dropped while the table is full")
 	}
 	flush := func(h host) {
 		if err := w.FlushFlows(FlowFilter{Network: h.network, Addresses: []netip.Addr{h.ip4}}); err != nil {
@@ -37,7 +37,7 @@ func TestFullTable(t *testing.T) {
 		}
 	}
 	flush(bob)
-	// Two ticks of the slowest clock, of which one may be nearly over.
+	// Two ticks of the coarse clock; the first may be nearly over.
 	var tick unix.Timespec
 	must(t, unix.ClockGetres(unix.CLOCK_MONOTONIC_COARSE, &tick))
 	ended := time.Now()
@@ -48,19 +48,19 @@ func TestFullTable(t *testing.T) {
 		}
 		f.Seen = uint64(now)
 	})
-	testutil.Eventually(t, "the slot of the flow that ended", func() bool {
+	testutil.Eventually(t, "reuse of the ended flow's slot", func() bool {
 		verdict, _ := w.send(t, late)
 		return verdict == verdictDirect
 	})
 	if rested, want := time.Since(ended), 20*time.Millisecond-time.Duration(tick.Nano()); rested < want {
-		t.Errorf("the slot of a flow that has ended rests for %v, want %v", rested, want)
+		t.Errorf("the slot of an ended flow was reused after %v, want at least %v", rested, want)
 	}
 	if verdict, _ := w.send(t, sentBy(t, alice, false, udp(4001, 53))); verdict != verdictShot {
-		t.Error("the table takes more than it has slots")
+		t.Error("the table accepts more flows than it has slots")
 	}
 }
 
-// changeFlows changes the entries of flows in a state.
+// changeFlows calls change for all flows in a state, and writes them back.
 func (w *world) changeFlows(t testing.TB, state bpf.EbpnetFlowState, change func(*bpf.EbpnetFlow)) {
 	t.Helper()
 	changed := map[uint32]bpf.EbpnetFlow{}
@@ -82,9 +82,9 @@ func (w *world) changeFlows(t testing.TB, state bpf.EbpnetFlowState, change func
 	}
 }
 
-// TestPortsRunOut has endpoints take the ports of a small range to one
-// destination: each gets as many as it leaves, beside the host's own, and one more
-// as soon as it has one less.
+// TestPortsRunOut has endpoints use the ports of a small range towards one
+// destination. Each endpoint gets half of the free ports, after the host's
+// reserve, and one more when it frees one.
 func TestPortsRunOut(t *testing.T) {
 	t.Parallel()
 	testutil.RequireRoot(t)
@@ -105,28 +105,28 @@ func TestPortsRunOut(t *testing.T) {
 				for i := range c.ports {
 					_, port := take(c.host, 1+i)
 					if port < first || port > last || taken[port] {
-						t.Errorf("port %d for %s, want another of %d-%d; taken %v", port, c.host.device, first, last, taken)
+						t.Errorf("port %d for %s, want a free one of %d-%d; used: %v", port, c.host.device, first, last, taken)
 					}
 					taken[port] = true
 				}
 				before := w.counters(t)
 				if verdict, _ := take(c.host, 1000); verdict != verdictShot {
-					t.Errorf("verdict %d for a port too many of %s", verdict, c.host.device)
+					t.Errorf("verdict %d for a port of %s beyond its share", verdict, c.host.device)
 				}
 				if n := w.counters(t).since(before).Drops["port_limit"].Packets; n != 1 {
 					t.Errorf("%d counted as port_limit, want 1", n)
 				}
 			}
 			if verdict, port := take(alice, 1); verdict != verdictDirect || !taken[port] {
-				t.Errorf("verdict %d and port %d for a flow that has one", verdict, port)
+				t.Errorf("verdict %d and port %d for an existing flow", verdict, port)
 			}
 			must(t, w.FlushFlows(FlowFilter{Network: openNet, Addresses: []netip.Addr{bob.ip(v6)}}))
 			if verdict, _ := take(bob, 1000); verdict != verdictDirect {
-				t.Error("no port for bob though his have been freed")
+				t.Error("bob gets no port after his ports were freed")
 			}
 			must(t, w.FlushFlows(FlowFilter{}))
 			if n, err := countUsed[uint32](w.Maps.PortCounts); n != 0 || err != nil {
-				t.Errorf("%d cells count ports after the end of all flows, %v", n, err)
+				t.Errorf("%d cells count ports after all flows ended, error %v", n, err)
 			}
 		}
 	}

@@ -13,9 +13,9 @@ import (
 	"github.com/ebpnet/ebpnet/loader"
 )
 
-// loadSlots gives a function that loads the programs with a table of few
-// flows, round which the sweep goes in a second or few, and with timeouts by
-// the names of their constants.
+// loadSlots returns a function that loads the programs with a small flow table,
+// so that the sweep checks all flows within seconds. Timeouts are set by the
+// names of their constants.
 func loadSlots(slots uint32, timeouts map[string]time.Duration) func(testing.TB, loader.Config) *Tables {
 	return loadChanged(func(spec *ebpf.CollectionSpec) error {
 		spec.Maps[bpf.EbpnetMapFlows].MaxEntries = slots
@@ -28,12 +28,13 @@ func loadSlots(slots uint32, timeouts map[string]time.Duration) func(testing.TB,
 	})
 }
 
-// life is what goes by in a flow of alice's, and whether it then has its long
-// time or its short one.
+// life is the packets of one of alice's flows, and whether the flow then has
+// its long timeout or its short one.
 type life struct {
 	name string
-	// Of TCP: the flags of each packet, behind < if it comes in, and before ! if
-	// it acknowledges what was never sent.
+	// For TCP: the flags of each packet. "<" before them marks a packet from
+	// outside. "!" after them marks an acknowledgment of data that was never
+	// sent.
 	packets []string
 	long    bool
 }
@@ -43,10 +44,10 @@ func lives() []life {
 		{"SYN", []string{"S"}, false},
 		{"SYN repeated", []string{"S", "S"}, false},
 		{"SYN refused", []string{"S", "<RA"}, false},
-		{"SYN answered", []string{"S", "<SA"}, false},
+		{"SYN and SYN+ACK", []string{"S", "<SA"}, false},
 		{"handshake", []string{"S", "<SA", "A"}, true},
-		{"handshake by a guess", []string{"S", "<SA", "A!"}, false},
-		{"both at once", []string{"S", "<S", "SA", "<A"}, true},
+		{"handshake with a guessed acknowledgment", []string{"S", "<SA", "A!"}, false},
+		{"simultaneous open", []string{"S", "<S", "SA", "<A"}, true},
 		{"data from the middle of a connection", []string{"A", "<A", "A"}, true},
 		{"FIN out", []string{"S", "<SA", "A", "FA", "<A"}, true},
 		{"FIN in", []string{"S", "<SA", "A", "<FA", "A"}, true},
@@ -57,15 +58,24 @@ func lives() []life {
 		{"RST in, and data in", []string{"S", "<SA", "A", "<R", "<A"}, true},
 		{"RST in, and data out", []string{"S", "<SA", "A", "<R", "A"}, false},
 		{"RST out, and data out", []string{"S", "<SA", "A", "R", "A"}, true},
+		{"RST out, and data in", []string{"S", "<SA", "A", "R", "<A"}, false},
+		{"RST of both, and data of both", []string{"S", "<SA", "A", "R", "<R", "A", "<A"}, false},
+		{"RST in before the handshake", []string{"S", "<SA", "<R", "A"}, false},
+		{"RST out in place of the handshake", []string{"S", "<SA", "RA"}, false},
+		{"FIN and handshake in one", []string{"S", "<SA", "FA"}, true},
+		{"FIN in before the handshake", []string{"S", "<SA", "<FA", "A"}, true},
+		{"FIN of both before the handshake", []string{"FA", "<FA", "A"}, false},
+		{"FIN out, RST in, and data in", []string{"S", "<SA", "A", "FA", "<R", "<A"}, true},
+		{"FIN out, RST in, and FIN in", []string{"S", "<SA", "A", "FA", "<R", "<FA"}, false},
 		{"reopened", []string{"S", "<SA", "A", "FA", "<FA", "S"}, false},
 		{"reopened, handshake", []string{"S", "<SA", "A", "FA", "<FA", "S", "<SA", "A"}, true},
 		{"reopened after RST, handshake", []string{"S", "<SA", "A", "<R", "S", "<SA", "A"}, true},
 	}
 }
 
-// TestTimesOfFlows shows which time a flow has by what went by in it: once
-// where the long times are longer than the test, and once where they are
-// shorter than the others.
+// TestTimesOfFlows checks which timeout each flow has. In one part, the long
+// timeouts are longer than the test; in the other part, they are shorter than
+// the short ones.
 func TestTimesOfFlows(t *testing.T) {
 	t.Parallel()
 	testutil.RequireRoot(t)
@@ -73,9 +83,9 @@ func TestTimesOfFlows(t *testing.T) {
 	long := []string{bpf.EbpnetVarTcpEstablishedTimeout, bpf.EbpnetVarUdpEstablishedTimeout}
 	short := []string{bpf.EbpnetVarTcpTransitoryTimeout, bpf.EbpnetVarUdpNewTimeout, bpf.EbpnetVarIcmpTimeout}
 	for _, longEnd := range []bool{false, true} {
-		t.Run(fmt.Sprintf("long ones end %v", longEnd), func(t *testing.T) {
+		t.Run(fmt.Sprintf("long timeouts end %v", longEnd), func(t *testing.T) {
 			t.Parallel()
-			// Twice the precision with which the programs note that a flow is used.
+			// Twice the precision of the time of last use.
 			const soon = 2 * time.Second
 			timeouts := map[string]time.Duration{}
 			for _, name := range long {
@@ -94,7 +104,7 @@ func TestTimesOfFlows(t *testing.T) {
 			}
 			began := time.Now()
 			var left map[uint16]bool
-			testutil.Eventually(t, "the end of the flows whose time is over, for twice their time", func() bool {
+			testutil.Eventually(t, "the end of the flows whose timeout is over, after twice that time", func() bool {
 				left = map[uint16]bool{}
 				for _, f := range w.flows(t) {
 					left[f.From.Port()] = true
@@ -103,16 +113,16 @@ func TestTimesOfFlows(t *testing.T) {
 			})
 			for port, name := range names {
 				if left[port] != stay[port] {
-					t.Errorf("%s: there %v, want %v", name, left[port], stay[port])
+					t.Errorf("%s: exists %v, want %v", name, left[port], stay[port])
 				}
 			}
 		})
 	}
 }
 
-// openLives opens a flow of alice's for each life, and some of other
-// protocols; in names and stay it tells by their ports what they are and
-// whether they stay.
+// openLives opens a flow of alice for each life, and some flows of other
+// protocols. It adds the name of each flow to names, and the flows that will
+// stay to stay, by port.
 func (w *world) openLives(t *testing.T, v6, longEnd bool, names map[uint16]string, stay map[uint16]bool) {
 	port := uint16(2000)
 	if v6 {
@@ -151,14 +161,14 @@ func (w *world) openLives(t *testing.T, v6, longEnd bool, names map[uint16]strin
 	} {
 		w.send(t, sentBy(t, alice, v6, c.out))
 		w.send(t, fromUplink("", incoming(v6, c.answer).frame(t)))
-		note(c.name+" answered", c.long)
+		note(c.name+" with reply", c.long)
 		unanswered := c.out
 		unanswered.sport++
 		if c.out.body != "" {
 			unanswered = echo(v6, false, port)
 		}
 		w.send(t, sentBy(t, alice, v6, unanswered))
-		note(c.name+" not answered", false)
+		note(c.name+" without reply", false)
 	}
 	for _, c := range livesInside() {
 		for _, packet := range c.packets {
@@ -178,25 +188,25 @@ func (w *world) openLives(t *testing.T, v6, longEnd bool, names map[uint16]strin
 				w.send(t, fromEndpoint("", client, asked.frame(t)))
 			}
 		}
-		note("linked UDP, "+c.name, c.long || c.name == "answered")
+		note("linked UDP, "+c.name, c.long || c.name == "reply")
 	}
 }
 
-// livesInside are of flows of UDP to endpoints. A source outside may be made
-// up, so that those wait for another packet after the answer; a neighbor's may
-// not.
+// livesInside are UDP flows to endpoints. A source outside may be forged, so
+// such flows wait for another packet after the reply. A neighbor cannot forge
+// its source.
 func livesInside() []life {
 	return []life{
-		{"not answered", []string{"", ""}, false},
-		{"answered", []string{"", "<"}, false},
-		{"answered and gone on", []string{"", "<", ""}, true},
+		{"no reply", []string{"", ""}, false},
+		{"reply", []string{"", "<"}, false},
+		{"reply and another packet", []string{"", "<", ""}, true},
 	}
 }
 
-// TestWhatKeepsFlows sends packets about idle flows: those that are let in keep
-// them; ICMP errors, and what is not let in, neither keep nor end them (RFC 4787
-// REQ-6 and REQ-12, RFC 5382 REQ-10, RFC 5508 REQ-6).
-func TestWhatKeepsFlows(t *testing.T) {
+// TestPacketsThatKeepFlows sends packets about idle flows. Accepted packets
+// keep their flows. ICMP errors and refused packets neither keep nor end them
+// (RFC 4787 REQ-6 and REQ-12, RFC 5382 REQ-10, RFC 5508 REQ-6).
+func TestPacketsThatKeepFlows(t *testing.T) {
 	t.Parallel()
 	testutil.RequireRoot(t)
 	const timeout = 2 * time.Second
@@ -205,11 +215,11 @@ func TestWhatKeepsFlows(t *testing.T) {
 		bpf.EbpnetVarTcpEstablishedTimeout: time.Hour,
 	}))
 	open := func(port uint16) { w.send(t, sentBy(t, alice, false, udp(port, 53))) }
-	complain := func(c complaint) row {
+	complain := func(c icmpError) row {
 		in, _ := c.frames(t, problemPort(false), wholePacket)
 		return fromUplink("", in)
 	}
-	about := complaintIn(false, website, udp(2001, 53))
+	about := icmpErrorIn(false, website, udp(2001, 53))
 	for port := uint16(2001); port <= 2004; port++ {
 		open(port)
 	}
@@ -226,9 +236,9 @@ func TestWhatKeepsFlows(t *testing.T) {
 		2001: complain(about),
 		2004: fromUplink("", incoming(false, udp(54, 2004)).frame(t)),
 	}
-	refused := complain(complaintIn(false, website, tcp(2010, 80, "A")))
+	refused := complain(icmpErrorIn(false, website, tcp(2010, 80, "A")))
 	var left map[uint16]bool
-	testutil.Eventually(t, "the end of the idle flows, for twice their time", func() bool {
+	testutil.Eventually(t, "the end of the idle flows, after twice their timeout", func() bool {
 		for _, r := range kept {
 			w.send(t, r)
 		}
@@ -244,12 +254,12 @@ func TestWhatKeepsFlows(t *testing.T) {
 	})
 	for port := range kept {
 		if !left[port] {
-			t.Errorf("the flow from port %d has ended, and was used", port)
+			t.Errorf("the flow from port %d has ended, but it was used", port)
 		}
 	}
 	for port := range idle {
 		if left[port] {
-			t.Errorf("the flow from port %d is there, and was not used", port)
+			t.Errorf("the flow from port %d still exists, but it was not used", port)
 		}
 	}
 	if !left[2010] {

@@ -12,18 +12,19 @@ import (
 	"github.com/ebpnet/ebpnet/internal/testutil"
 )
 
-// send runs a row's packet, and gives what became of it.
+// send runs the program with the row's packet, and returns the verdict and the
+// output packet.
 func (w *world) send(t testing.TB, r row) (int, []byte) {
 	t.Helper()
 	return w.run(t, w.program(r.hook), r.device, r.in, r.skb)
 }
 
-// TestFlowsExpire shows that the kernel ends idle flows by itself: nothing of
-// this process touches the table meanwhile but to look at it.
+// TestFlowsExpire checks that the kernel ends idle flows without any process:
+// this process only reads the table.
 func TestFlowsExpire(t *testing.T) {
 	t.Parallel()
 	testutil.RequireRoot(t)
-	// Twice the precision with which the programs note that a flow is used.
+	// Twice the precision of the time of last use.
 	const timeout = 2 * time.Second
 	w := newWorld(t, loadChanged(func(spec *ebpf.CollectionSpec) error {
 		return setConstant(spec, bpf.EbpnetVarUdpNewTimeout, uint64(timeout.Nanoseconds()))
@@ -41,7 +42,7 @@ func TestFlowsExpire(t *testing.T) {
 	if n := len(w.flows(t)); n != 5 {
 		t.Fatalf("%d flows, want 5", n)
 	}
-	testutil.Eventually(t, "the end of the idle flows, for twice their time", func() bool {
+	testutil.Eventually(t, "the end of the idle flows, after twice their timeout", func() bool {
 		w.send(t, used)
 		return time.Since(began) > 2*timeout && len(w.flows(t)) == 3
 	})
@@ -50,7 +51,7 @@ func TestFlowsExpire(t *testing.T) {
 	}
 	for _, f := range w.flows(t) {
 		if f.From.Port() == 1 {
-			t.Errorf("an idle flow is still there: %+v", f)
+			t.Errorf("an idle flow still exists: %+v", f)
 		}
 	}
 }
@@ -64,8 +65,8 @@ func (w *world) flows(t testing.TB) []Flow {
 	return flows
 }
 
-// indexed counts the entries of the index: a flow has two, and as many its
-// mapping.
+// indexed counts the entries of the index. A flow has two entries, and its
+// mapping has two.
 func (w *world) indexed(t testing.TB) int {
 	t.Helper()
 	n, err := countEntries[bpf.EbpnetFlowKey, bpf.EbpnetFlowRef](w.Maps.FlowIndex)
@@ -75,8 +76,8 @@ func (w *world) indexed(t testing.TB) int {
 	return n
 }
 
-// TestBurstOfFlows opens many flows as fast as it can. None may be refused,
-// and all end, also after nobody holds the programs any more.
+// TestBurstOfFlows opens many flows as fast as it can. None is refused. All
+// end, also after this process has closed the programs.
 func TestBurstOfFlows(t *testing.T) {
 	t.Parallel()
 	testutil.RequireRoot(t)
@@ -85,7 +86,8 @@ func TestBurstOfFlows(t *testing.T) {
 		return setConstant(spec, bpf.EbpnetVarUdpNewTimeout, uint64(timeout.Nanoseconds()))
 	}))
 	for i := range uint16(burst) {
-		// From the same ports: half of the flows need another.
+		// Both endpoints use the same ports, so half of the flows get another
+		// port.
 		for _, from := range []host{alice, bob} {
 			verdict, _ := w.send(t, fromEndpoint("", from, outgoing(from, false, udp(1024+i, 53)).frame(t)))
 			if verdict != verdictDirect {
@@ -111,22 +113,22 @@ func TestAnswersFollowTheChosenPort(t *testing.T) {
 			chosen := binary.BigEndian.Uint16(out[identifierAt(second):])
 			want := incoming(v6, reversed(v6, l4, 40000))
 			answer := fromUplink("", incoming(v6, reversed(v6, l4, chosen)).frame(t)).delivered(bob, translated(want, bob).frame(t))
-			// A router's error about the packet as it left.
-			c := complaint{aboutIn: withIdentifier(masqueraded(second), chosen), aboutOut: second}
+			// A router's error about the masqueraded packet.
+			c := icmpError{aboutIn: withIdentifier(masqueraded(second), chosen), aboutOut: second}
 			c.aboutOut.ttl = c.aboutIn.ttl
 			c.in = packet{from: routerMAC, to: uplinkMAC, src: peer.ip(v6), dst: uplink.ip(v6)}
 			c.out = translated(c.in, bob)
-			complained, told := c.frames(t, problemTTL(v6), wholePacket)
+			complained, translatedError := c.frames(t, problemTTL(v6), wholePacket)
 			t.Run(l4.protocol.String()+second.dst.String(), func(t *testing.T) {
 				answer.checkOnly(t, w)
 				fromUplink("", want.frame(t)).delivered(alice, translated(want, alice).frame(t)).checkOnly(t, w)
-				fromUplink("", complained).delivered(bob, told).checkOnly(t, w)
+				fromUplink("", complained).delivered(bob, translatedError).checkOnly(t, w)
 			})
 		}
 	}
 }
 
-// checkOnly compares a row's verdict and packet, with the flows as they are.
+// checkOnly compares a row's verdict and output. It keeps the existing flows.
 func (r row) checkOnly(t *testing.T, w *world) {
 	t.Helper()
 	verdict, out := w.send(t, r)
@@ -135,8 +137,8 @@ func (r row) checkOnly(t *testing.T, w *world) {
 	}
 }
 
-// TestHostKeepsItsPort shows that a connection of the host that was given
-// another port keeps it, also when its own is free again.
+// TestHostKeepsItsPort checks that a connection of the host keeps a port that
+// was translated, also when the original port is free again.
 func TestHostKeepsItsPort(t *testing.T) {
 	t.Parallel()
 	testutil.RequireRoot(t)
@@ -151,7 +153,7 @@ func TestHostKeepsItsPort(t *testing.T) {
 		_, out := w.send(t, toUplink("", own.frame(t)))
 		chosen := binary.BigEndian.Uint16(out[identifierAt(own):])
 		if chosen == 40000 {
-			t.Fatal("the host was left on an endpoint's port")
+			t.Fatal("the host kept an endpoint's port")
 		}
 		if err := w.FlushFlows(FlowFilter{Network: openNet, Addresses: []netip.Addr{alice.ip(v6)}}); err != nil {
 			t.Fatal(err)
@@ -166,12 +168,12 @@ func TestHostKeepsItsPort(t *testing.T) {
 		restored.l4.dport = 40000
 		fromUplink("", back.frame(t)).rewritten(restored.frame(t)).checkOnly(t, w)
 
-		c := complaint{aboutIn: moved, aboutOut: own}
+		c := icmpError{aboutIn: moved, aboutOut: own}
 		c.in = packet{from: routerMAC, to: uplinkMAC, src: peer.ip(v6), dst: uplink.ip(v6)}
 		c.out = c.in
-		complained, told := c.frames(t, problemTTL(v6), wholePacket)
-		fromUplink("", complained).rewritten(told).checkOnly(t, w)
-		// An endpoint that asks for the host's new port is given another.
+		complained, translatedError := c.frames(t, problemTTL(v6), wholePacket)
+		fromUplink("", complained).rewritten(translatedError).checkOnly(t, w)
+		// An endpoint that uses the host's new port gets another port.
 		taken := outgoing(bob, v6, tcp(chosen, 80, "S"))
 		_, out = w.send(t, fromEndpoint("", bob, taken.frame(t)))
 		if want := onAnotherPort(t, masqueraded(taken))(out); string(out) != string(want) {
@@ -180,9 +182,9 @@ func TestHostKeepsItsPort(t *testing.T) {
 	}
 }
 
-// TestHostGoesFirst shows that the host's own packet takes a port from an
-// endpoint whom nobody has answered: the endpoint's flow ends, and its next
-// packet is given another port.
+// TestHostGoesFirst checks that the host's own packet wins a port from an
+// unanswered flow of an endpoint. The flow ends, and the endpoint's next packet
+// gets another port.
 func TestHostGoesFirst(t *testing.T) {
 	t.Parallel()
 	testutil.RequireRoot(t)
@@ -201,7 +203,7 @@ func TestHostGoesFirst(t *testing.T) {
 				}
 				flows := w.flows(t)
 				if len(flows) != 1 || flows[0].Network != NetworkOutside || flows[0].TranslatedFrom.IsValid() || w.indexed(t) != 2 {
-					t.Errorf("flows %+v, %d entries; want the host's alone", flows, w.indexed(t))
+					t.Errorf("flows %+v, %d entries; want only the host's flow", flows, w.indexed(t))
 				}
 				_, out := w.send(t, fromEndpoint("", alice, theirs.frame(t)))
 				if want := onAnotherPort(t, masqueraded(theirs))(out); string(out) != string(want) {
@@ -213,7 +215,7 @@ func TestHostGoesFirst(t *testing.T) {
 	}
 }
 
-// checkUntouched is checkOnly for a packet that is left as it is.
+// checkUntouched is checkOnly for a packet that passes unchanged.
 func (r row) checkUntouched(t *testing.T, w *world) {
 	t.Helper()
 	withOutput(r, r.in).checkOnly(t, w)

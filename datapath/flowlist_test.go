@@ -13,7 +13,8 @@ import (
 
 func portOf(h host, v6 bool, port uint16) netip.AddrPort { return netip.AddrPortFrom(h.ip(v6), port) }
 
-// listed gives the flows that f means, without their times, which it checks.
+// listed returns the flows that f selects, without their times. It checks the
+// times.
 func (w *world) listed(t testing.TB, f FlowFilter) []Flow {
 	t.Helper()
 	flows, err := w.Flows(f)
@@ -37,9 +38,9 @@ func (w *world) expectFlows(t testing.TB, after string, f FlowFilter, want ...Fl
 	}
 }
 
-// TestFlowTellsItsState follows a connection to the outside from its first
-// packet to its last.
-func TestFlowTellsItsState(t *testing.T) {
+// TestStateOfAFlow checks the state of a connection to the outside after
+// each packet, from first to last.
+func TestStateOfAFlow(t *testing.T) {
 	t.Parallel()
 	testutil.RequireRoot(t)
 	w := newWorld(t, loadPinned)
@@ -58,11 +59,11 @@ func TestFlowTellsItsState(t *testing.T) {
 		{out("S"), FlowHalfOpen},
 		{in("SA"), FlowHalfOpen},
 		{out("A"), FlowEstablished},
-		{out("FA"), FlowEstablished}, // one side may still speak
+		{out("FA"), FlowEstablished}, // one side can still send
 		{in("A"), FlowEstablished},
 		{in("FA"), FlowClosing},
 		{out("A"), FlowClosing},
-		{out("S"), FlowHalfOpen}, // the ports are in use anew
+		{out("S"), FlowHalfOpen}, // the ports are reused
 		{in("SA"), FlowHalfOpen},
 		{in("RA"), FlowClosing},
 	} {
@@ -78,8 +79,8 @@ func TestFlowTellsItsState(t *testing.T) {
 	}
 }
 
-// TestFlowsOfAnEndpoint opens flows of all kinds, and lists and ends those of
-// one endpoint after the other.
+// TestFlowsOfAnEndpoint opens flows of all kinds. It lists and ends the flows
+// of one endpoint after the other.
 func TestFlowsOfAnEndpoint(t *testing.T) {
 	t.Parallel()
 	testutil.RequireRoot(t)
@@ -115,9 +116,9 @@ func TestFlowsOfAnEndpoint(t *testing.T) {
 	w.expectFlows(t, "all", of(bob), flows[bob.id])
 	w.expectFlows(t, "all", of(plain), flows[plain.id])
 	w.expectFlows(t, "all", of(client), flows[client.id])
-	w.expectFlows(t, "all", of(server), flows[client.id]) // of either side
+	w.expectFlows(t, "all", of(server), flows[client.id]) // it belongs to both endpoints
 	w.expectFlows(t, "all", of(insider))
-	// Another network's endpoint may not be meant by its address.
+	// An address must not select an endpoint of another network.
 	w.expectFlows(t, "all", FlowFilter{Network: closedNet, Addresses: []netip.Addr{alice.ip4}})
 
 	flush := func(f FlowFilter) {
@@ -128,7 +129,7 @@ func TestFlowsOfAnEndpoint(t *testing.T) {
 	}
 	flush(of(insider))
 	if n := len(w.listed(t, FlowFilter{})); n != len(flows) {
-		t.Errorf("%d flows after the flush of somebody without any, want %d", n, len(flows))
+		t.Errorf("%d flows after the flush of an endpoint without flows, want %d", n, len(flows))
 	}
 	flush(of(alice))
 	w.expectFlows(t, "a flush", of(alice))
@@ -145,7 +146,7 @@ func TestFlowsOfAnEndpoint(t *testing.T) {
 	}
 }
 
-// TestUnbackedFlowsEnd removes an endpoint: its flows end, and no others.
+// TestUnbackedFlowsEnd removes an endpoint. Only its flows end.
 func TestUnbackedFlowsEnd(t *testing.T) {
 	t.Parallel()
 	testutil.RequireRoot(t)
@@ -158,7 +159,7 @@ func TestUnbackedFlowsEnd(t *testing.T) {
 		t.Fatal(err)
 	}
 	if n := len(w.listed(t, FlowFilter{})); n != 4 {
-		t.Fatalf("%d flows, want all 4: nobody has gone", n)
+		t.Fatalf("%d flows, want all 4: no endpoint was removed", n)
 	}
 	for _, gone := range []host{alice, server} {
 		for _, e := range w.wanted.Endpoints {
@@ -171,16 +172,16 @@ func TestUnbackedFlowsEnd(t *testing.T) {
 		}
 		for _, f := range w.listed(t, FlowFilter{}) {
 			if f.From.Addr() == gone.ip4 || f.To.Addr() == gone.ip4 {
-				t.Errorf("%s has gone, and its flow is there: %+v", gone.device, f)
+				t.Errorf("%s was removed, but its flow still exists: %+v", gone.device, f)
 			}
 		}
 	}
 	if n := len(w.listed(t, FlowFilter{})); n != 2 {
-		t.Errorf("%d flows, want the 2 of those who stayed", n)
+		t.Errorf("%d flows, want the 2 of the other endpoints", n)
 	}
 }
 
-func TestUsageTellsHalfOpenFlowsApart(t *testing.T) {
+func TestUsageSeparatesHalfOpenFlows(t *testing.T) {
 	t.Parallel()
 	testutil.RequireRoot(t)
 	w := newWorld(t, loadPinned)
@@ -195,12 +196,12 @@ func TestUsageTellsHalfOpenFlowsApart(t *testing.T) {
 		if want, ok := map[string]int{"flows": 2, "half_open": 1}[u.Name]; ok && u.Entries != want {
 			t.Errorf("%s holds %d, want %d", u.Name, u.Entries, want)
 		}
-		// An empty LPM trie takes nothing.
+		// The kernel counts no memory for an empty LPM trie.
 		if u.Memory == 0 && u.Name != "port_sources" {
-			t.Errorf("%s takes no memory", u.Name)
+			t.Errorf("%s uses no memory", u.Name)
 		}
 		if u.Name == "flows" && u.Memory < uint64(u.Capacity)*uint64(w.Maps.Flows.ValueSize()) {
-			t.Errorf("flows take %d bytes, less than their %d places", u.Memory, u.Capacity)
+			t.Errorf("flows use %d bytes, too few for %d entries", u.Memory, u.Capacity)
 		}
 	}
 }

@@ -5,8 +5,8 @@ import (
 	"net/netip"
 )
 
-// Tunnels of withForms. Those from firstForm on are one for each way to send:
-// firstForm plus any of the three below it.
+// Tunnels of withForms. From firstForm on, there is one for each combination of
+// options: firstForm plus any of the three bits below.
 const (
 	firstForm      = 10
 	formChecksum   = 1
@@ -21,17 +21,17 @@ const (
 	lowTTL6        = 23
 	copyDSCP4      = 24
 	copyDSCP6      = 25
-	keyedTunnel4   = 26 // carries openNet only
+	keyedTunnel4   = 26 // carries only openNet
 	keyedTunnel6   = 27
-	keylessTunnel4 = 28 // carries plainNet only, which has no key
+	keylessTunnel4 = 28 // carries only plainNet, which has no key
 	keylessTunnel6 = 29
-	zeroTunnel     = 30 // carries internalNet, with zero for a key, and plainNet
+	zeroTunnel     = 30 // carries internalNet, with key zero, and plainNet
 	lowTTL         = 3
 )
 
 func isForm(tunnel uint32) bool { return tunnel >= firstForm && tunnel < firstForm+forms }
 
-// overIPv6 tells a tunnel's underlay.
+// overIPv6 reports whether a tunnel's underlay is IPv6.
 func overIPv6(tunnel uint32) bool {
 	if isForm(tunnel) {
 		return (tunnel-firstForm)&formOverIPv6 != 0
@@ -43,7 +43,7 @@ func overIPv6(tunnel uint32) bool {
 	return false
 }
 
-// detours tells whether frames into a tunnel take the detour.
+// detours reports whether frames into a tunnel take the detour.
 func detours(tunnel uint32) bool {
 	return isForm(tunnel) && (tunnel-firstForm)&(formChecksum|formSequence) != 0
 }
@@ -79,7 +79,7 @@ func formTunnels() []Tunnel {
 	return tunnels
 }
 
-// networkKey is the key of a network of withForms.
+// networkKey returns the key of a network of withForms.
 func networkKey(network uint32) *uint32 {
 	switch network {
 	case openNet:
@@ -90,7 +90,7 @@ func networkKey(network uint32) *uint32 {
 	return nil
 }
 
-// carries are the networks that a tunnel of withForms carries.
+// carries returns the networks that a tunnel of withForms carries.
 func carries(tunnel uint32) []uint32 {
 	switch tunnel {
 	case keyedTunnel4, keyedTunnel6:
@@ -103,16 +103,16 @@ func carries(tunnel uint32) []uint32 {
 	return []uint32{openNet, plainNet}
 }
 
-// remoteBehind is the endpoint of a network behind a tunnel of withForms.
+// remoteBehind returns the endpoint of a network behind a tunnel of withForms.
 func remoteBehind(tunnel, network uint32) host { return remoteEndpoint(network, 40*network+20+tunnel) }
 
-// localOn is who speaks to it.
+// localOn returns a local endpoint on the network.
 func localOn(network uint32) host {
 	return map[uint32]host{openNet: alice, internalNet: insider, plainNet: plain}[network]
 }
 
-// withForms adds a tunnel for each way to send, with an endpoint of each network
-// that it carries.
+// withForms adds a tunnel for each combination of options, with an endpoint of
+// each network that it carries.
 func withForms(w *Wanted) {
 	w.Networks[internalNet-1].Key = networkKey(internalNet)
 	for _, tunnel := range formTunnels() {
@@ -127,8 +127,8 @@ func withForms(w *Wanted) {
 	}
 }
 
-// sentInto is what a tunnel of withForms puts around the first frame of a
-// network that goes into it, and cameOut what its peer does.
+// sentInto is the wrapping of the first frame of a network that this host sends
+// into a tunnel of withForms. cameOut is that of the peer.
 func sentInto(tunnel, network uint32) wrapping {
 	w := leaving(overIPv6(tunnel), networkKey(network))
 	w.dst = tunnelPeer(tunnel)

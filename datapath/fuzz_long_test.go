@@ -22,12 +22,12 @@ import (
 	"github.com/ebpnet/ebpnet/loader"
 )
 
-// Environment variables of TestFuzzInvariants: how many frames it sends, and from
-// which seed (`make fuzz-long`).
+// Environment variables of TestFuzzInvariants: the number of frames, and the
+// seed (`make fuzz-long`).
 const (
 	framesVariable = "EBPNET_FUZZ_FRAMES"
 	seedVariable   = "EBPNET_FUZZ_SEED"
-	fewFrames      = 40_000 // in make test
+	fewFrames      = 40_000 // for make test
 	defaultSeed    = 13
 	faultsShown    = 10
 )
@@ -46,9 +46,9 @@ func number(t *testing.T, variable string, otherwise uint64) uint64 {
 }
 
 // TestFuzzInvariants sends golden packets with a few changes to every program
-// that takes frames of others, and checks the packets that leave against the
-// tables: see judge. The seed alone determines the frames. Their outcome also
-// depends on the flows that earlier frames have opened, and on the time.
+// that receives frames of others, and checks the output against the tables: see
+// judge. The seed alone determines the frames. The output also depends on the
+// flows that earlier frames have opened, and on the time.
 func TestFuzzInvariants(t *testing.T) {
 	testutil.RequireRoot(t)
 	frames, seed := number(t, framesVariable, fewFrames), number(t, seedVariable, defaultSeed)
@@ -71,14 +71,14 @@ func TestFuzzInvariants(t *testing.T) {
 			t.Logf("%d frames in %v, %.0f a second; %v", frames/2, took.Round(time.Millisecond), float64(frames/2)/took.Seconds(), f.outcomes)
 			for _, hook := range fuzzed {
 				if f.left[hook] == 0 {
-					t.Errorf("nothing has left %s", nameOf(hook))
+					t.Errorf("no packet left %s", nameOf(hook))
 				}
 			}
 		})
 	}
 }
 
-// fuzzed are the programs that take frames of others.
+// fuzzed are the programs that receive frames of others.
 var fuzzed = []loader.Hook{
 	loader.FromEndpoint, loader.FromUplink, loader.FromLoopback, loader.ToUplink, loader.ToTunnel, loader.FromHost, earlyHook,
 }
@@ -90,13 +90,13 @@ func nameOf(h loader.Hook) string {
 	}[h]
 }
 
-// fuzzer makes frames and judges their outcome.
+// fuzzer makes frames and checks the output.
 type fuzzer struct {
 	w        *world
 	rnd      *rand.Rand
 	judge    *judge
 	seeds    []row
-	words    [][]byte // that frames are given: addresses, ports and the like
+	words    [][]byte // values for fields of frames: addresses, ports and others
 	programs map[loader.Hook]*ebpf.Program
 	watched  map[string]*copies
 	request  testRun
@@ -142,7 +142,7 @@ func newFuzzer(t *testing.T, w *world, rnd *rand.Rand) *fuzzer {
 	return f
 }
 
-// copies are the flooded frames that a container's device receives.
+// copies captures the flooded frames that an endpoint's device receives.
 type copies struct {
 	fd  int
 	buf []byte
@@ -166,7 +166,7 @@ func newCopies(t *testing.T, w *world, device string) *copies {
 		)
 	})
 	if c.fd >= 0 {
-		t.Cleanup(func() { _ = unix.Close(c.fd) }) // nothing is left to lose
+		t.Cleanup(func() { _ = unix.Close(c.fd) }) // an error of Close does not matter here
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -174,7 +174,7 @@ func newCopies(t *testing.T, w *world, device string) *copies {
 	return c
 }
 
-// each gives every frame that waits.
+// each calls f for every captured frame.
 func (c *copies) each(t *testing.T, f func([]byte)) {
 	t.Helper()
 	for {
@@ -191,7 +191,7 @@ func (c *copies) each(t *testing.T, f func([]byte)) {
 	}
 }
 
-// framesAtOnce is how many frames are sent before the copies are looked at.
+// framesAtOnce is the number of frames between two checks of the copies.
 const framesAtOnce = 256
 
 func (f *fuzzer) run(t *testing.T, frames uint64) {
@@ -214,7 +214,7 @@ func (f *fuzzer) run(t *testing.T, frames uint64) {
 	}
 }
 
-// fail reports each kind of fault once.
+// fail reports each kind of failure once.
 func (f *fuzzer) fail(t *testing.T, what, format string, args ...any) {
 	f.faults[what]++
 	if f.faults[what] == 1 && len(f.faults) <= faultsShown {
@@ -225,8 +225,8 @@ func (f *fuzzer) fail(t *testing.T, what, format string, args ...any) {
 	}
 }
 
-// one sends a frame. Sometimes it first sends the frames that a golden packet
-// needs before it.
+// one sends a frame. Sometimes it first sends the frames that precede a golden
+// packet.
 func (f *fuzzer) one(t *testing.T) {
 	r := f.seeds[f.rnd.IntN(len(f.seeds))]
 	v := verdict{hook: r.hook, device: r.device, in: r.in, skb: r.skb}
@@ -238,7 +238,7 @@ func (f *fuzzer) one(t *testing.T) {
 		}
 	}
 	switch f.rnd.IntN(16) {
-	case 0: // by another device
+	case 0: // through another device
 		v.device = locals()[f.rnd.IntN(len(locals()))].device
 		if v.hook != loader.FromEndpoint {
 			v.device = r.device
@@ -252,14 +252,14 @@ func (f *fuzzer) one(t *testing.T) {
 		v.hook = earlyHook
 	}
 	if v.hook != loader.ToTunnel {
-		v.skb.mark = 0 // what comes from elsewhere has none
+		v.skb.mark = 0 // frames from outside have no mark
 	}
 	v.in = f.changed(v.in)
 	f.try(t, v, r.name)
 }
 
-// changed changes a few fields of a frame, and mostly makes its lengths and
-// checksums right again.
+// changed changes a few fields of a frame, and usually corrects its lengths and
+// checksums.
 func (f *fuzzer) changed(frame []byte) []byte {
 	out := slices.Clone(frame)
 	for range f.rnd.IntN(4) {
@@ -286,8 +286,8 @@ func (f *fuzzer) changed(frame []byte) []byte {
 	return out[:min(len(out), mostData)]
 }
 
-// mend corrects the checksums of a frame and of the frame in it. With lengths
-// it also corrects their lengths.
+// mend corrects the checksums of a frame and of the frame inside it. If lengths
+// is set, it also corrects their lengths.
 func mend(frame []byte, lengths bool) {
 	h := headersOf(frame)
 	if h.end == 0 {
@@ -335,7 +335,7 @@ func mend(frame []byte, lengths bool) {
 	binary.BigEndian.PutUint16(message[at:], sum)
 }
 
-// try runs a program on the frame and judges the outcome.
+// try runs a program on the frame and checks the output.
 func (f *fuzzer) try(t *testing.T, v verdict, name string) {
 	if !f.send(t, &v) {
 		return
@@ -354,8 +354,7 @@ func (f *fuzzer) try(t *testing.T, v verdict, name string) {
 	}
 }
 
-// send runs the program on the frame; false if the kernel does not take the
-// frame.
+// send runs the program on the frame; false if the kernel refuses the frame.
 func (f *fuzzer) send(t *testing.T, v *verdict) bool {
 	if len(v.in) <= atIP || tooShort(v.in) {
 		return false
@@ -382,7 +381,7 @@ func (f *fuzzer) send(t *testing.T, v *verdict) bool {
 	}
 	for {
 		_, _, err := unix.Syscall(unix.SYS_BPF, progTestRun, uintptr(unsafe.Pointer(&f.request)), unsafe.Sizeof(f.request))
-		if err == unix.EINTR { // Go's own signals
+		if err == unix.EINTR { // a signal of the Go runtime
 			continue
 		}
 		if err != 0 {

@@ -14,7 +14,8 @@ import (
 	"github.com/ebpnet/ebpnet/loader"
 )
 
-// entrance is where the fuzzer's packets come in, and what may become of them.
+// entrance is a hook and device where the fuzzer sends packets, with the
+// possible verdicts.
 type entrance struct {
 	hook     loader.Hook
 	device   string
@@ -34,20 +35,21 @@ var entrances = []entrance{
 	{loader.FromEndpoint, trunk.device, []int{verdictShot, verdictDirect}},
 }
 
-// What a program may add to a frame: IPv6 and GRE with all its fields around
-// its Ethernet header; or it makes a neighbor's answer of a shorter question.
+// The most bytes that a program can add to a frame: IPv6 and GRE with all its
+// fields in front of the Ethernet header. A neighbor advertisement can also be
+// longer than its solicitation.
 const (
 	mostAdded    = 40 + 16 + atIP
 	answerLength = atL4v6 + 32
 	fuzzIndex    = 256
-	// The largest frame that a test run takes for sure: a page without what
-	// the kernel puts around it.
+	// The largest frame that a test run surely accepts: a page minus the
+	// kernel's overhead.
 	mostData = 3000
 )
 
-// FuzzPrograms holds every program against arbitrary frames, the golden ones
-// first: a run ends with one of the program's verdicts, the frame is still one,
-// what leaves is what may leave (see judge), and the flows stay in their bounds.
+// FuzzPrograms runs every program on arbitrary frames, starting from the golden
+// ones. A run returns one of the program's verdicts, the output is a valid
+// frame and passes judge, and the number of flows stays in bounds.
 func FuzzPrograms(f *testing.F) {
 	w := newWorld(f, loadChanged(func(spec *ebpf.CollectionSpec) error {
 		spec.Maps[bpf.EbpnetMapFlowIndex].MaxEntries = fuzzIndex
@@ -66,12 +68,12 @@ func FuzzPrograms(f *testing.F) {
 	f.Fuzz(func(t *testing.T, by uint8, segments uint16, mark uint32, frame []byte) {
 		e := entrances[int(by)%len(entrances)]
 		if len(frame) > mostData {
-			t.Skip("larger than a test run takes")
+			t.Skip("larger than the limit of a test run")
 		}
 		skb := skbContext{segments: uint32(segments), size: uint32(min(segments, 1)), mark: mark}
 		o, err := w.try(w.program(e.hook), e.device, frame, skb)
 		if errors.Is(err, unix.EINVAL) && tooShort(frame) {
-			t.Skip("shorter than a test run takes")
+			t.Skip("shorter than the limit of a test run")
 		}
 		if err != nil {
 			t.Fatal(err)
@@ -92,13 +94,13 @@ func FuzzPrograms(f *testing.F) {
 			t.Errorf("%v: %x", err, out)
 		}
 		if n := w.indexed(t); n > fuzzIndex {
-			t.Errorf("%d entries in an index for %d", n, fuzzIndex)
+			t.Errorf("%d entries in an index of size %d", n, fuzzIndex)
 		}
 	})
 }
 
-// entrance is the one by which the row's packet comes in, or one that is like
-// it.
+// entrance returns the index of the entrance that is equal or similar to the
+// row's.
 func (r row) entrance() int {
 	i := slices.IndexFunc(entrances, func(e entrance) bool { return e.hook == r.hook && e.device == r.device })
 	if i < 0 {
@@ -107,8 +109,8 @@ func (r row) entrance() int {
 	return i
 }
 
-// tooShort tells whether the kernel wants more of a frame before it runs any
-// program on it: net/bpf/test_run.c.
+// tooShort reports whether the kernel refuses a test run with a frame because
+// it is too short: net/bpf/test_run.c.
 func tooShort(frame []byte) bool {
 	if len(frame) <= atIP {
 		return true
@@ -122,30 +124,30 @@ func tooShort(frame []byte) bool {
 	return false
 }
 
-// wellFormed tells what is wrong with a frame that is sent on.
+// wellFormed returns an error if an output frame is malformed.
 func wellFormed(frame []byte, super bool) error {
 	payload := frame[atIP:]
 	switch ethertype := binary.BigEndian.Uint16(frame[atEthertype:]); ethertype {
 	case unix.ETH_P_ARP:
 		if len(payload) < 28 {
-			return errors.New("ARP cut short")
+			return errors.New("truncated ARP")
 		}
 	case unix.ETH_P_IP:
 		if len(payload) < 20 || payload[0]>>4 != 4 || payload[0]&0xf < 5 {
 			return errors.New("bad IPv4 header")
 		}
 		if length := binary.BigEndian.Uint16(payload[2:]); !super && int(length) > len(payload) {
-			return fmt.Errorf("IPv4 length %d, have %d", length, len(payload))
+			return fmt.Errorf("IPv4 length %d, but the frame has %d", length, len(payload))
 		}
 	case unix.ETH_P_IPV6:
 		if len(payload) < 40 || payload[0]>>4 != 6 {
 			return errors.New("bad IPv6 header")
 		}
 		if length := binary.BigEndian.Uint16(payload[4:]); !super && int(length)+40 > len(payload) {
-			return fmt.Errorf("IPv6 length %d, have %d", length, len(payload)-40)
+			return fmt.Errorf("IPv6 length %d, but the frame has %d", length, len(payload)-40)
 		}
 	default:
-		return fmt.Errorf("ethertype %#04x sent on", ethertype)
+		return fmt.Errorf("ethertype %#04x forwarded", ethertype)
 	}
 	return nil
 }

@@ -7,7 +7,8 @@ import (
 	"github.com/gopacket/gopacket/layers"
 )
 
-// between is a packet from one station of a network to another.
+// between is a packet from one station of a network to another station of the
+// network.
 func between(from, to host, v6 bool, l4 transport) packet {
 	return packet{from: from.mac, to: to.mac, src: from.ip(v6), dst: to.ip(v6), l4: l4, payload: "hello"}
 }
@@ -24,9 +25,9 @@ func bridgeRows(t testing.TB) []row {
 		known := between(alice, bob, v6, udp(1000, 2000)).frame(t)
 		super := fromEndpoint("superframe", alice, between(alice, bob, v6, tcp(1000, 2000, "A")).frame(t)).delivered(bob, nil)
 		super.skb = skbContext{segments: 3, size: 1}
-		// As it comes out of a tunnel: of how many packets is forgotten.
+		// A superframe from a tunnel has lost its number of segments.
 		uncounted := super
-		uncounted.name, uncounted.skb = "superframe of who knows how many packets", skbContext{size: 20}
+		uncounted.name, uncounted.skb = "superframe without a number of segments", skbContext{size: 20}
 		fragment := between(alice, bob, v6, udp(1000, 2000))
 		fragment.fragment.more = true
 		viaGateway := between(alice, bob, v6, udp(1000, 2000))
@@ -49,7 +50,7 @@ func bridgeRows(t testing.TB) []row {
 			fromEndpoint("unknown unicast without tunnels", insider, between(insider, nobody, v6, udp(1000, 2000)).frame(t)).
 				dropped("unknown_destination").path("drop-unknown-destination"),
 			fromEndpoint("unknown unicast without ICC", client, between(client, nobody, v6, udp(1000, 2000)).frame(t)).dropped("policy"),
-			fromEndpoint("neighbor by way of the gateway", alice, ethernet(viaGateway, alice.mac, gatewayMAC).frame(t)).
+			fromEndpoint("neighbor through the gateway", alice, ethernet(viaGateway, alice.mac, gatewayMAC).frame(t)).
 				delivered(bob, viaGateway.frame(t)),
 			fromEndpoint("multicast", alice, mdns.frame(t)).floodedTo(bob).into(theTunnel),
 			fromEndpoint("multicast without ICC", client, mdnsClosed.frame(t)).dropped("policy"),
@@ -92,13 +93,13 @@ func neighborRows(t testing.TB) []row {
 	return []row{
 		fromEndpoint("ARP for a neighbor", alice, arpRequest(t, alice.mac, alice.ip4, bob.ip4)).redirected(answer(bob, alice)).path("arp-answer"),
 		fromEndpoint("ARP for the gateway", alice, arpRequest(t, alice.mac, alice.ip4, gw.ip4)).redirected(answer(gw, alice)),
-		fromEndpoint("ARP for one behind a tunnel", alice, arpRequest(t, alice.mac, alice.ip4, remote.ip4)).redirected(answer(remote, alice)),
+		fromEndpoint("ARP for a station behind a tunnel", alice, arpRequest(t, alice.mac, alice.ip4, remote.ip4)).redirected(answer(remote, alice)),
 		fromEndpoint("ARP without ICC", client, arpRequest(t, client.mac, client.ip4, server.ip4)).redirected(answer(server, client)),
 		fromEndpoint("ARP to a neighbor's MAC", alice, unicastARP).redirected(answer(bob, alice)),
 		fromEndpoint("ARP probe", alice, probe).redirected(probeAnswer),
-		fromEndpoint("ARP for oneself", alice, arpRequest(t, alice.mac, alice.ip4, alice.ip4)).floodedTo(bob).into(theTunnel),
-		fromEndpoint("ARP for nobody", alice, arpRequest(t, alice.mac, alice.ip4, nobody.ip4)).floodedTo(bob).into(theTunnel),
-		fromEndpoint("ARP for nobody without ICC", client, arpRequest(t, client.mac, client.ip4, address4(closedNet, 99))).dropped("policy"),
+		fromEndpoint("ARP for its own address", alice, arpRequest(t, alice.mac, alice.ip4, alice.ip4)).floodedTo(bob).into(theTunnel),
+		fromEndpoint("ARP for an unknown address", alice, arpRequest(t, alice.mac, alice.ip4, nobody.ip4)).floodedTo(bob).into(theTunnel),
+		fromEndpoint("ARP for an unknown address without ICC", client, arpRequest(t, client.mac, client.ip4, address4(closedNet, 99))).dropped("policy"),
 		fromEndpoint("ARP for another network", alice, arpRequest(t, alice.mac, alice.ip4, client.ip4)).floodedTo(bob).into(theTunnel),
 		fromEndpoint("ARP for another network's gateway", alice, arpRequest(t, alice.mac, alice.ip4, closedGW.ip4)).floodedTo(bob).into(theTunnel),
 		fromEndpoint("gratuitous ARP", alice, gratuitous).floodedTo(bob).into(theTunnel),
@@ -107,22 +108,22 @@ func neighborRows(t testing.TB) []row {
 		fromEndpoint("NS shorter than its answer", alice, ask(alice.mac, alice.ip6, bob.ip6, "").frame(t)).redirected(solicited(bob, alice)),
 		fromEndpoint("NS longer than its answer", alice, longNS.frame(t)).redirected(solicited(bob, alice)),
 		fromEndpoint("NS for the gateway", alice, ask(alice.mac, alice.ip6, gw.ip6, withMAC(alice.mac)).frame(t)).redirected(solicited(gw, alice)),
-		fromEndpoint("NS for one behind a tunnel", alice, ask(alice.mac, alice.ip6, remote.ip6, withMAC(alice.mac)).frame(t)).redirected(solicited(remote, alice)),
+		fromEndpoint("NS for a station behind a tunnel", alice, ask(alice.mac, alice.ip6, remote.ip6, withMAC(alice.mac)).frame(t)).redirected(solicited(remote, alice)),
 		fromEndpoint("NS to a neighbor's MAC", alice, unicastNS.frame(t)).redirected(solicited(bob, alice)),
 		fromEndpoint("NS to a neighbor's MAC without ICC", client, closedNS.frame(t)).redirected(solicited(server, client)),
 		fromEndpoint("NS from the link-local address", alice, ask(alice.mac, linkLocal(alice.mac), bob.ip6, withMAC(alice.mac)).frame(t)).
 			redirected(tell(bob.mac, alice.mac, bob.ip6, linkLocal(alice.mac), ndSolicited|ndOverride).frame(t)),
-		fromEndpoint("NS for an address that another has", alice, ask(alice.mac, zero6, bob.ip6, "").frame(t)).
+		fromEndpoint("NS for an address of another endpoint", alice, ask(alice.mac, zero6, bob.ip6, "").frame(t)).
 			redirected(tell(bob.mac, multicastMAC(allNodes), bob.ip6, allNodes, ndOverride).frame(t)),
-		fromEndpoint("NS for oneself", alice, ownNS.frame(t)).floodedTo(bob).into(theTunnel),
-		fromEndpoint("NS for nobody", alice, ask(alice.mac, alice.ip6, nobody.ip6, "").frame(t)).floodedTo(bob).into(theTunnel),
-		fromEndpoint("NS from afar", alice, farNS.frame(t)).floodedTo(bob).into(theTunnel),
-		fromEndpoint("NS cut short", alice, shortNS.frame(t)).floodedTo(bob).into(theTunnel),
+		fromEndpoint("NS for its own address", alice, ownNS.frame(t)).floodedTo(bob).into(theTunnel),
+		fromEndpoint("NS for an unknown address", alice, ask(alice.mac, alice.ip6, nobody.ip6, "").frame(t)).floodedTo(bob).into(theTunnel),
+		fromEndpoint("NS from another link", alice, farNS.frame(t)).floodedTo(bob).into(theTunnel),
+		fromEndpoint("truncated NS", alice, shortNS.frame(t)).floodedTo(bob).into(theTunnel),
 		fromEndpoint("own NA", alice, tell(alice.mac, multicastMAC(allNodes), alice.ip6, allNodes, ndOverride).frame(t)).floodedTo(bob).into(theTunnel),
 
 		fromHost("ARP", arpRequest(t, gatewayMAC, gw.ip4, alice.ip4)).redirected(answer(alice, gw)),
-		fromHost("ARP for one behind a tunnel", arpRequest(t, gatewayMAC, gw.ip4, remote.ip4)).redirected(answer(remote, gw)),
-		fromHost("ARP for nobody", arpRequest(t, gatewayMAC, gw.ip4, nobody.ip4)).dropped("unknown_destination"),
+		fromHost("ARP for a station behind a tunnel", arpRequest(t, gatewayMAC, gw.ip4, remote.ip4)).redirected(answer(remote, gw)),
+		fromHost("ARP for an unknown address", arpRequest(t, gatewayMAC, gw.ip4, nobody.ip4)).dropped("unknown_destination"),
 		fromHost("ARP for itself", arpRequest(t, gatewayMAC, gw.ip4, gw.ip4)).dropped("unknown_destination"),
 		fromHost("ARP announcement", arp(t, gatewayMAC, broadcastMAC, layers.ARPReply, gatewayMAC, gw.ip4, broadcastMAC, gw.ip4)).
 			dropped("unknown_destination"),
@@ -132,6 +133,6 @@ func neighborRows(t testing.TB) []row {
 			l4: icmp6(neighborAsk, ndBody(0, alice.ip6, withMAC(gatewayMAC))),
 		}.frame(t)).
 			redirected(tell(alice.mac, gatewayMAC, alice.ip6, linkLocal(gatewayMAC), ndSolicited|ndOverride).frame(t)),
-		fromHost("NS for nobody", ask(gatewayMAC, gw.ip6, nobody.ip6, "").frame(t)).dropped("unknown_destination"),
+		fromHost("NS for an unknown address", ask(gatewayMAC, gw.ip6, nobody.ip6, "").frame(t)).dropped("unknown_destination"),
 	}
 }

@@ -5,16 +5,17 @@ import (
 	"testing"
 )
 
-// The marks of RFC 3168, section 5.
+// The ECN marks of RFC 3168, section 5.
 const (
 	notECT = 0
 	ect1   = 1
 	ect0   = 2
 	ce     = 3
-	lost   = -1 // what cannot be told of congestion notices it by the loss
+	lost   = -1 // dropped: the inner packet does not support ECN
 )
 
-// decapsulated is figure 4 of RFC 6040: by the inner mark and then the outer.
+// decapsulated is figure 4 of RFC 6040: the result by inner mark and outer
+// mark.
 var decapsulated = [4][4]int{
 	notECT: {notECT: notECT, ect0: notECT, ect1: notECT, ce: lost},
 	ect0:   {notECT: ect0, ect0: ect0, ect1: ect1, ce: ce},
@@ -22,10 +23,11 @@ var decapsulated = [4][4]int{
 	ce:     {notECT: ce, ect0: ce, ect1: ce, ce: ce},
 }
 
-// An urgent packet's class: RFC 3246.
+// The traffic class of an urgent packet: RFC 3246.
 const expedited = 0xb8
 
-// ecnRows are of the type of service across tunnels, of either family in either.
+// ecnRows send each ECN mark through tunnels, for both families inside and
+// outside.
 func ecnRows(t testing.TB) []row {
 	return bothFamilies(func(v6 bool) []row {
 		var rows []row
@@ -46,7 +48,7 @@ func ecnRows(t testing.TB) []row {
 			around := cameOut(tunnel, openNet)
 			around.class = expedited
 			rows = append(rows, outOf(tunnel, fmt.Sprintf("class of tunnel %d", tunnel), around.around(t, p.frame(t))).delivered(alice, p.frame(t)))
-			arp := inners(t, far, alice)[len(inners(t, far, alice))-1].frame
+			arp := innerFrames(t, far, alice)[len(innerFrames(t, far, alice))-1].frame
 			around.class = ce
 			rows = append(rows, outOf(tunnel, fmt.Sprintf("ARP out of congested tunnel %d", tunnel), around.around(t, arp)).delivered(alice, arp))
 		}
@@ -68,7 +70,7 @@ func decapRow(t testing.TB, tunnel uint32, v6 bool, inner, outer uint8) row {
 	return r.delivered(alice, p.frame(t))
 }
 
-// dscpRows are of tunnels that copy the class, and of those that do not.
+// dscpRows send DSCP values into tunnels that copy them, and into others.
 func dscpRows(t testing.TB, v6 bool) []row {
 	var rows []row
 	for tunnel, class := range map[uint32]uint8{copyDSCP4: expedited | ect0, copyDSCP6: expedited | ect0, lowTTL4: ect0, lowTTL6: ect0} {

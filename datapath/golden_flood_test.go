@@ -12,11 +12,11 @@ import (
 	"github.com/ebpnet/ebpnet/bpf"
 )
 
-// sixTunnel is a tunnel of withShared, over IPv6.
+// sixTunnel is a tunnel of withShared over IPv6.
 const sixTunnel = 2
 
-// The trunks of withShared, by the devices of endpoints that other worlds have
-// elsewhere.
+// The trunks of withShared. They use devices that belong to other endpoints in
+// other worlds.
 var (
 	trunk      = trunkBy(plain, 40)
 	otherTrunk = trunkBy(insider, 41)
@@ -27,8 +27,8 @@ func trunkBy(h host, n uint32) host {
 	return h
 }
 
-// stranger is a station of openNet without a static entry, behind the device
-// of a trunk or, if that is the zero host, elsewhere.
+// stranger is a station of openNet without a static entry. It is behind the
+// trunk whose device it has, or elsewhere if `at` is the zero host.
 func stranger(at host, n uint32) host {
 	return host{
 		network: openNet, device: at.device, mac: mac{0x02, 0x5e, 0, 0, 0, byte(n)},
@@ -36,7 +36,7 @@ func stranger(at host, n uint32) host {
 	}
 }
 
-// withShared makes openNet one with two trunks, and two tunnels that carry it.
+// withShared adds two trunks to openNet, and two tunnels that carry it.
 func withShared(w *Wanted) {
 	for i := range w.Endpoints {
 		for _, h := range []host{trunk, otherTrunk} {
@@ -49,19 +49,19 @@ func withShared(w *Wanted) {
 	w.TunnelNetworks = append(w.TunnelNetworks, TunnelNetwork{Tunnel: sixTunnel, Network: openNet, Key: key(openKey)})
 }
 
-// fromTunnel is a frame of openNet out of a tunnel of withShared.
+// fromTunnel is a frame of openNet that arrives through a tunnel of withShared.
 func fromTunnel(t testing.TB, name string, tunnel uint32, inner []byte) row {
 	t.Helper()
 	return outOf(tunnel, name, arriving(tunnel == sixTunnel, key(openKey)).around(t, inner))
 }
 
-// intoTunnel is the same frame on its way there.
+// intoTunnel is the frame in transit to the tunnel.
 func intoTunnel(t testing.TB, tunnel uint32, inner []byte) []byte {
 	t.Helper()
 	return leaving(tunnel == sixTunnel, key(openKey)).around(t, inner)
 }
 
-// multicast is from a station to a group that everybody may be in.
+// multicast is a packet from a station to a group that every station can join.
 func multicast(from host, v6 bool) packet {
 	p := packet{from: from.mac, to: mac{1, 0, 0x5e, 0, 0, 0xfb}, src: from.ip(v6), dst: netip.MustParseAddr("224.0.0.251"), l4: udp(5353, 5353)}
 	if v6 {
@@ -71,7 +71,7 @@ func multicast(from host, v6 bool) packet {
 	return p
 }
 
-// question asks for the MAC of an address, in ARP or ND.
+// question is an ARP request or a neighbor solicitation for an address.
 func question(t testing.TB, from host, target netip.Addr) []byte {
 	if target.Is4() {
 		return arpRequest(t, from.mac, from.ip4, target)
@@ -79,19 +79,19 @@ func question(t testing.TB, from host, target netip.Addr) []byte {
 	return ask(from.mac, from.ip6, target, ndOption(optionSourceMAC, from.mac)).frame(t)
 }
 
-// floodRows are of what goes to many, and who gets it.
+// floodRows check which receivers get flooded frames.
 func floodRows(t testing.TB) []row {
 	return bothFamilies(func(v6 bool) []row {
-		return slices.Concat(floodLocalRows(t, v6), floodTunnelRows(t, v6), askedRows(t, v6))
+		return slices.Concat(floodLocalRows(t, v6), floodTunnelRows(t, v6), questionRows(t, v6))
 	})
 }
 
-// floodLocalRows are of what endpoints send to many.
+// floodLocalRows are flooded frames of endpoints.
 func floodLocalRows(t testing.TB, v6 bool) []row {
 	behind, far := stranger(trunk, 80), stranger(host{}, 90)
 	tunnels := []uint32{theTunnel, sixTunnel}
 	to := func(from host) []byte { return between(from, far, v6, udp(1, 2)).frame(t) }
-	closed := turned(openNet, func(n *Network) { n.ICC = false })
+	closed := changeNetwork(openNet, func(n *Network) { n.ICC = false })
 	group := multicast(alice, v6).frame(t)
 	arrives := func(what string, tunnel uint32, frame []byte) row {
 		return toTunnel(what, frameMark(openNet, tunnel), frame).tunnelledBy(tunnel, intoTunnel(t, tunnel, frame))
@@ -102,28 +102,29 @@ func floodLocalRows(t testing.TB, v6 bool) []row {
 		askedOut.mark = packetMark
 	}
 	return []row{
-		fromEndpoint("to nobody", alice, to(alice)).floodedTo(trunk, otherTrunk).into(tunnels...),
-		fromEndpoint("of a trunk to nobody", trunk, to(trunk)).floodedTo(otherTrunk).into(tunnels...),
-		fromEndpoint("from behind a trunk to nobody", trunk, to(behind)).floodedTo(otherTrunk).into(tunnels...),
+		fromEndpoint("to an unknown MAC", alice, to(alice)).floodedTo(trunk, otherTrunk).into(tunnels...),
+		fromEndpoint("of a trunk to an unknown MAC", trunk, to(trunk)).floodedTo(otherTrunk).into(tunnels...),
+		fromEndpoint("from behind a trunk to an unknown MAC", trunk, to(behind)).floodedTo(otherTrunk).into(tunnels...),
 		fromEndpoint("to a group", alice, group).floodedTo(bob, trunk, otherTrunk).into(tunnels...),
-		fromEndpoint("to a group, without the device of one", alice, group).given(without(bob), remember).
+		fromEndpoint("to a group, with a member without a device", alice, group).given(without(bob), remember).
 			floodedTo(trunk, otherTrunk).into(tunnels...).alsoDropped("copy_failed"),
 		fromEndpoint("of a trunk to a group", trunk, multicast(trunk, v6).frame(t)).floodedTo(alice, bob, otherTrunk).into(tunnels...),
 		fromEndpoint("from behind a trunk to a group", trunk, multicast(behind, v6).frame(t)).floodedTo(alice, bob, otherTrunk).into(tunnels...),
-		fromEndpoint("question for nobody", alice, asked).floodedTo(bob, trunk, otherTrunk).into(tunnels...),
+		fromEndpoint("question for an unknown address", alice, asked).floodedTo(bob, trunk, otherTrunk).into(tunnels...),
 		arrives("to a group, on its way", theTunnel, group),
 		arrives("to a group, on its way over IPv6", sixTunnel, group),
 		askedOut,
-		fromEndpoint("to nobody, without ICC", alice, to(alice)).given(closed, remember).dropped("policy"),
+		fromEndpoint("to an unknown MAC, without ICC", alice, to(alice)).given(closed, remember).dropped("policy"),
 		fromEndpoint("to a group, without ICC", alice, group).given(closed, remember).dropped("policy"),
-		fromEndpoint("from behind a trunk to nobody, without ICC", trunk, to(behind)).given(closed, remember).dropped("policy"),
-		fromEndpoint("to nobody, where nothing is shared", alice, to(alice)).given(unshared, remember).dropped("unknown_destination"),
-		fromEndpoint("of a trunk to nobody, where nothing else is shared", trunk, to(trunk)).given(onlyTrunk, remember).dropped("unknown_destination"),
-		fromEndpoint("to nobody, where a trunk is", alice, to(alice)).given(onlyTrunk, remember).floodedTo(trunk),
+		fromEndpoint("from behind a trunk to an unknown MAC, without ICC", trunk, to(behind)).given(closed, remember).dropped("policy"),
+		fromEndpoint("to an unknown MAC, without trunks and tunnels", alice, to(alice)).given(unshared, remember).dropped("unknown_destination"),
+		fromEndpoint("of a trunk to an unknown MAC, without other trunks and tunnels", trunk, to(trunk)).given(onlyTrunk, remember).dropped("unknown_destination"),
+		fromEndpoint("to an unknown MAC, with only a trunk", alice, to(alice)).given(onlyTrunk, remember).floodedTo(trunk),
 	}
 }
 
-// unshared leaves neither trunks nor tunnels on openNet, onlyTrunk one trunk.
+// unshared removes all trunks and tunnels from openNet. onlyTrunk leaves one
+// trunk.
 func unshared(t testing.TB, w *world) { keepShared(t, w, host{}) }
 
 func onlyTrunk(t testing.TB, w *world) { keepShared(t, w, trunk) }
@@ -138,7 +139,7 @@ func keepShared(t testing.TB, w *world, keep host) {
 	}
 }
 
-// without has the members say that h is behind a device that is not there.
+// without gives the member h a device that does not exist.
 func without(h host) func(testing.TB, *world) {
 	return func(t testing.TB, w *world) {
 		t.Helper()
@@ -155,27 +156,27 @@ func without(h host) func(testing.TB, *world) {
 	}
 }
 
-// floodTunnelRows are of what comes out of a tunnel for many: for this host
-// alone, so that no loop can form.
+// floodTunnelRows are flooded frames from a tunnel. They go only to this host's
+// endpoints, so that no loop can form.
 func floodTunnelRows(t testing.TB, v6 bool) []row {
 	far, nowhere := stranger(host{}, 90), stranger(host{}, 91)
 	group := multicast(far, v6).frame(t)
 	ofRemote := multicast(remote, v6).frame(t)
 	to := between(far, nowhere, v6, udp(1, 2)).frame(t)
-	closed := turned(openNet, func(n *Network) { n.ICC = false })
+	closed := changeNetwork(openNet, func(n *Network) { n.ICC = false })
 	var rows []row
-	for tunnel, name := range map[uint32]string{theTunnel: "out of a tunnel", sixTunnel: "out of one over IPv6"} {
+	for tunnel, name := range map[uint32]string{theTunnel: "out of a tunnel", sixTunnel: "out of a tunnel over IPv6"} {
 		rows = append(rows,
 			fromTunnel(t, name+", to a group", tunnel, group).floodedAs(group, alice, bob, trunk, otherTrunk),
-			fromTunnel(t, name+", to nobody", tunnel, to).floodedAs(to, trunk, otherTrunk),
+			fromTunnel(t, name+", to an unknown MAC", tunnel, to).floodedAs(to, trunk, otherTrunk),
 			fromTunnel(t, name+", to a group, without ICC", tunnel, group).given(closed, remember).dropped("policy"),
-			fromTunnel(t, name+", to nobody, without ICC", tunnel, to).given(closed, remember).dropped("policy"),
+			fromTunnel(t, name+", to an unknown MAC, without ICC", tunnel, to).given(closed, remember).dropped("policy"),
 		)
 	}
 	return append(rows,
-		fromTunnel(t, "out of a tunnel, of one who is known, to a group", theTunnel, ofRemote).floodedAs(ofRemote, alice, bob, trunk, otherTrunk),
-		fromTunnel(t, "out of another tunnel, of one who is known, to a group", sixTunnel, ofRemote).dropped("spoofed_overlay"),
-		fromTunnel(t, "out of a tunnel to nobody, where no trunk is", theTunnel, to).given(withoutTrunks, remember).droppedAs("unknown_destination", to),
+		fromTunnel(t, "out of a tunnel, of a known station, to a group", theTunnel, ofRemote).floodedAs(ofRemote, alice, bob, trunk, otherTrunk),
+		fromTunnel(t, "out of another tunnel, of a known station, to a group", sixTunnel, ofRemote).dropped("spoofed_overlay"),
+		fromTunnel(t, "out of a tunnel to an unknown MAC, without trunks", theTunnel, to).given(withoutTrunks, remember).droppedAs("unknown_destination", to),
 		fromTunnel(t, "out of a tunnel into another", sixTunnel, between(far, remote, v6, udp(1, 2)).frame(t)).dropped("unknown_destination"),
 		fromTunnel(t, "out of a tunnel into itself", theTunnel, between(far, remote, v6, udp(1, 2)).frame(t)).dropped("unknown_destination"),
 	)
@@ -190,9 +191,9 @@ func withoutTrunks(t testing.TB, w *world) {
 	}
 }
 
-// askedRows are of questions out of a tunnel: whoever is known need not be
-// looked for.
-func askedRows(t testing.TB, v6 bool) []row {
+// questionRows are questions from a tunnel. A question for a known station is
+// not flooded.
+func questionRows(t testing.TB, v6 bool) []row {
 	far := stranger(host{}, 90)
 	asks := func(name string, target netip.Addr) row {
 		return fromTunnel(t, "question out of a tunnel for "+name, theTunnel, question(t, far, target))
@@ -208,31 +209,31 @@ func askedRows(t testing.TB, v6 bool) []row {
 	announces := func(name string, frame []byte) row {
 		return everywhere(fromTunnel(t, name, theTunnel, frame), frame)
 	}
-	closed := turned(openNet, func(n *Network) { n.ICC = false })
+	closed := changeNetwork(openNet, func(n *Network) { n.ICC = false })
 	rows := []row{
-		asks("one here", alice.ip(v6)).delivered(alice, question(t, far, alice.ip(v6))),
+		asks("an endpoint of this host", alice.ip(v6)).delivered(alice, question(t, far, alice.ip(v6))),
 		asks("a trunk", trunk.ip(v6)).delivered(trunk, question(t, far, trunk.ip(v6))),
-		asks("one behind the tunnel", remote.ip(v6)).floodedTo(),
+		asks("a station behind the tunnel", remote.ip(v6)).floodedTo(),
 		asks("the gateway", gatewayOf(openNet).ip(v6)).floodedTo(),
-		everywhere(asks("one of another network", client.ip(v6)), question(t, far, client.ip(v6))),
-		everywhere(asks("one behind a tunnel of another network", remoteClient.ip(v6)), question(t, far, remoteClient.ip(v6))),
+		everywhere(asks("an endpoint of another network", client.ip(v6)), question(t, far, client.ip(v6))),
+		everywhere(asks("a station of another network behind a tunnel", remoteClient.ip(v6)), question(t, far, remoteClient.ip(v6))),
 		everywhere(asks("another network's gateway", gatewayOf(closedNet).ip(v6)), question(t, far, gatewayOf(closedNet).ip(v6))),
-		everywhere(asks("nobody", nobody.ip(v6)), question(t, far, nobody.ip(v6))),
-		asks("one of another network, without ICC", client.ip(v6)).given(closed, remember).dropped("policy"),
+		everywhere(asks("an unknown address", nobody.ip(v6)), question(t, far, nobody.ip(v6))),
+		asks("an endpoint of another network, without ICC", client.ip(v6)).given(closed, remember).dropped("policy"),
 		announces("announcement out of a tunnel", tells(far)),
-		announces("announcement of one who is known", tells(remote)),
-		fromTunnel(t, "announcement of one who is known, by another tunnel", sixTunnel, tells(remote)).dropped("spoofed_overlay"),
+		announces("announcement of a known station", tells(remote)),
+		fromTunnel(t, "announcement of a known station through another tunnel", sixTunnel, tells(remote)).dropped("spoofed_overlay"),
 	}
 	if v6 {
 		return rows
 	}
-	// A request by whom it is for asks nobody: RFC 5227, section 3.
+	// A request for the sender's own address asks nobody: RFC 5227, section 3.
 	gratuitous := func(by host) []byte { return arpRequest(t, by.mac, by.ip4, by.ip4) }
 	taken := arpRequest(t, far.mac, alice.ip4, alice.ip4)
 	return append(rows,
 		announces("gratuitous ARP", gratuitous(far)),
-		announces("gratuitous ARP of one who is known", gratuitous(remote)),
-		fromTunnel(t, "gratuitous ARP of one who is known, by another tunnel", sixTunnel, gratuitous(remote)).dropped("spoofed_overlay"),
-		fromTunnel(t, "gratuitous ARP about one here", theTunnel, taken).dropped("spoofed_overlay"),
+		announces("gratuitous ARP of a known station", gratuitous(remote)),
+		fromTunnel(t, "gratuitous ARP of a known station through another tunnel", sixTunnel, gratuitous(remote)).dropped("spoofed_overlay"),
+		fromTunnel(t, "gratuitous ARP about an endpoint of this host", theTunnel, taken).dropped("spoofed_overlay"),
 	)
 }

@@ -10,15 +10,15 @@ import (
 	"github.com/ebpnet/ebpnet/internal/testutil"
 )
 
-// forgedErrorRows are of ICMP errors of endpoints. An error is dropped unless
-// it is about a packet from its receiver to its sender.
+// forgedErrorRows are ICMP errors of endpoints. An error passes only if it
+// quotes a packet from its receiver to its sender.
 func forgedErrorRows(t testing.TB) []row {
 	return bothFamilies(func(v6 bool) []row {
 		gateway, own := gatewayOf(openNet).ip(v6), alice.ip(v6)
 		sent := func(from, to netip.Addr) packet {
 			return packet{src: from, dst: to, l4: udp(40000, 53), payload: "quoted"}
 		}
-		said := func(e problem, to mac, dst netip.Addr, about packet) packet {
+		errorAbout := func(e problem, to mac, dst netip.Addr, about packet) packet {
 			return packet{from: alice.mac, to: to, src: own, dst: dst, l4: e.about(t, about, wholePacket)}
 		}
 		says := func(name string, p packet) row { return fromEndpoint(name, alice, p.frame(t)) }
@@ -37,11 +37,11 @@ func forgedErrorRows(t testing.TB) []row {
 				{"another address' packet to her", gateway, sent(uplink.ip(v6), own), false},
 				{"its packet to bob", gateway, sent(gateway, bob.ip(v6)), false},
 				{"its packet outside", uplink.ip(v6), sent(uplink.ip(v6), website.ip(v6)), false},
-				{"its packet to a tunnel's end", uplink.ip(v6), sent(uplink.ip(v6), peer.ip(v6)), false},
-				{"its echo reply to a tunnel's end", gateway, packet{src: uplink.ip(v6), dst: peer.ip(v6), l4: echo(v6, true, 7)}, false},
+				{"its packet to a tunnel endpoint", uplink.ip(v6), sent(uplink.ip(v6), peer.ip(v6)), false},
+				{"its echo reply to a tunnel endpoint", gateway, packet{src: uplink.ip(v6), dst: peer.ip(v6), l4: echo(v6, true, 7)}, false},
 				{"her packet to it", gateway, sent(own, gateway), false},
 			} {
-				r := says(fmt.Sprintf("to the host: %s about %s", e.name, c.name), said(e, gatewayMAC, c.to, c.about))
+				r := says(fmt.Sprintf("to the host: %s about %s", e.name, c.name), errorAbout(e, gatewayMAC, c.to, c.about))
 				if c.wanted {
 					rows = append(rows, r.redirected(nil))
 				} else {
@@ -50,7 +50,7 @@ func forgedErrorRows(t testing.TB) []row {
 			}
 		}
 		e := problemPort(v6)
-		mine, others := said(e, gatewayMAC, gateway, sent(gateway, own)), said(e, gatewayMAC, gateway, sent(gateway, bob.ip(v6)))
+		mine, others := errorAbout(e, gatewayMAC, gateway, sent(gateway, own)), errorAbout(e, gatewayMAC, gateway, sent(gateway, bob.ip(v6)))
 		first := func(p packet) packet { p.fragment = fragment{more: true, id: datagramID}; return p }
 		padded := func(p packet) packet {
 			p.options = []byte{1, 4, 0, 0, 0, 0}
@@ -65,7 +65,8 @@ func forgedErrorRows(t testing.TB) []row {
 		least.l4 = e.about(t, sent(gateway, own), leastQuoted(sent(gateway, own)))
 		later := mine
 		later.fragment, later.payload = fragmentAt(1), "the rest"
-		// bare is a fragment that ends with the header of ICMP. The frame goes on.
+		// bare is a fragment that ends after the ICMP header. The frame is
+		// longer.
 		bare := func(frame []byte) []byte {
 			const icmpHeader, fragmentHeader = 8, 8
 			if v6 {
@@ -78,15 +79,15 @@ func forgedErrorRows(t testing.TB) []row {
 		rows = append(rows,
 			says("to the host: first fragment, about its packet to her", first(mine)).redirected(nil),
 			says("to the host: first fragment, about its packet to bob", first(others)).dropped("unknown_flow"),
-			says("to the host: first fragment, which quotes nothing", first(packet{
+			says("to the host: first fragment without a quote", first(packet{
 				from: alice.mac, to: gatewayMAC, src: own, dst: gateway, l4: e.about(t, sent(gateway, own), 0),
 			})).dropped("unknown_flow"),
-			fromEndpoint("to the host: first fragment, the quoted packet in its padding", alice, bare(first(mine).frame(t))).dropped("unknown_flow"),
+			fromEndpoint("to the host: first fragment with the quote in its padding", alice, bare(first(mine).frame(t))).dropped("unknown_flow"),
 			says("to the host: later fragment", later).redirected(nil),
-			says("to the host: behind options, about its packet to her", padded(mine)).redirected(nil),
-			says("to the host: behind options, about its packet to bob", padded(others)).dropped("unknown_flow"),
-			says("to the host: as little as can be quoted", least).redirected(nil),
-			says("to the host: cut short in the quoted IP header", short).dropped("unknown_flow"),
+			says("to the host: with options, about its packet to her", padded(mine)).redirected(nil),
+			says("to the host: with options, about its packet to bob", padded(others)).dropped("unknown_flow"),
+			says("to the host: with the shortest quote", least).redirected(nil),
+			says("to the host: with a truncated quoted IP header", short).dropped("unknown_flow"),
 			fromEndpoint("to the host on an internal network, about its packet", insider, packet{
 				from: insider.mac, to: gatewayMAC, src: insider.ip(v6), dst: gatewayOf(internalNet).ip(v6),
 				l4: e.about(t, sent(gatewayOf(internalNet).ip(v6), insider.ip(v6)), wholePacket),
@@ -99,8 +100,8 @@ func forgedErrorRows(t testing.TB) []row {
 		for _, way := range []struct {
 			name string
 			to   mac
-		}{{"to bob", bob.mac}, {"to bob by the gateway", gatewayMAC}, {"to everybody", broadcastMAC}} {
-			toBob := func(about packet) packet { return said(problemSize(v6, 1280), way.to, bob.ip(v6), about) }
+		}{{"to bob", bob.mac}, {"to bob through the gateway", gatewayMAC}, {"to everybody", broadcastMAC}} {
+			toBob := func(about packet) packet { return errorAbout(problemSize(v6, 1280), way.to, bob.ip(v6), about) }
 			good := says(way.name+": about his packet to her", toBob(sent(bob.ip(v6), own)))
 			if way.to == broadcastMAC {
 				good = good.floodedTo(bob).into(theTunnel)
@@ -126,11 +127,11 @@ func forgedErrorRows(t testing.TB) []row {
 		if !v6 {
 			return rows
 		}
-		for _, kind := range []uint8{0, 5, 100, 127} { // errors of types that nobody has defined
+		for _, kind := range []uint8{0, 5, 100, 127} { // errors of undefined types
 			unknown := problem{fmt.Sprintf("error of type %d", kind), kind, 0, 0}
 			rows = append(rows,
-				says(unknown.name+" about its packet to her", said(unknown, gatewayMAC, gateway, sent(gateway, own))).redirected(nil),
-				says(unknown.name+" about its packet to bob", said(unknown, gatewayMAC, gateway, sent(gateway, bob.ip(v6)))).dropped("unknown_flow"))
+				says(unknown.name+" about its packet to her", errorAbout(unknown, gatewayMAC, gateway, sent(gateway, own))).redirected(nil),
+				says(unknown.name+" about its packet to bob", errorAbout(unknown, gatewayMAC, gateway, sent(gateway, bob.ip(v6)))).dropped("unknown_flow"))
 		}
 		local := packet{from: alice.mac, to: gatewayMAC, src: linkLocal(alice.mac), dst: linkLocal(gatewayMAC)}
 		about := func(from, to netip.Addr) packet { p := local; p.l4 = e.about(t, sent(from, to), wholePacket); return p }
@@ -138,27 +139,27 @@ func forgedErrorRows(t testing.TB) []row {
 	})
 }
 
-// trunkErrorRows are of the same from behind a trunk.
+// trunkErrorRows are ICMP errors from behind a trunk.
 func trunkErrorRows(t testing.TB, v6 bool) []row {
 	behind, gateway := stranger(trunk, 80), gatewayOf(openNet).ip(v6)
-	said := func(to mac, dst, quoted netip.Addr) []byte {
+	errorAbout := func(to mac, dst, quoted netip.Addr) []byte {
 		about := packet{src: dst, dst: quoted, l4: udp(40000, 53), payload: "quoted"}
 		return packet{from: behind.mac, to: to, src: behind.ip(v6), dst: dst, l4: problemPort(v6).about(t, about, wholePacket)}.frame(t)
 	}
-	foreign := said(alice.mac, alice.ip(v6), website.ip(v6))
+	foreign := errorAbout(alice.mac, alice.ip(v6), website.ip(v6))
 	router := allowed(trunk, false, true)
 	return []row{
 		fromEndpoint("error to alice about another packet, from behind a router", trunk, foreign).given(router, remember).dropped("unknown_flow"),
 		fromEndpoint("error to alice about another packet, from a router", trunk, patch(foreign, len(mac{}), trunk.mac[:]...)).
 			given(router, remember).delivered(alice, nil),
-		fromEndpoint("error to the host about its packet", trunk, said(gatewayMAC, gateway, behind.ip(v6))).redirected(nil),
-		fromEndpoint("error to the host about another packet", trunk, said(gatewayMAC, gateway, bob.ip(v6))).dropped("unknown_flow"),
-		fromEndpoint("error to alice about her packet", trunk, said(alice.mac, alice.ip(v6), behind.ip(v6))).delivered(alice, nil),
+		fromEndpoint("error to the host about its packet", trunk, errorAbout(gatewayMAC, gateway, behind.ip(v6))).redirected(nil),
+		fromEndpoint("error to the host about another packet", trunk, errorAbout(gatewayMAC, gateway, bob.ip(v6))).dropped("unknown_flow"),
+		fromEndpoint("error to alice about her packet", trunk, errorAbout(alice.mac, alice.ip(v6), behind.ip(v6))).delivered(alice, nil),
 		fromEndpoint("error to alice about another packet", trunk, foreign).dropped("unknown_flow"),
 	}
 }
 
-// leastPMTU is the smallest path MTU that the host learns.
+// leastPMTU is the smallest path MTU that the host accepts.
 func leastPMTU(v6 bool) uint32 {
 	if v6 {
 		return leastMTU6
@@ -166,22 +167,21 @@ func leastPMTU(v6 bool) uint32 {
 	return leastPacket4
 }
 
-// misled makes the host itself learn the smallest path MTU to an address, by an
-// error about an echo reply that it never sent. Any host can send such an
-// error.
+// misled makes the host learn the smallest path MTU to an address. It sends an
+// error about an echo reply that the host never sent, as any host could.
 func misled(to netip.Addr) func(testing.TB, *world) {
 	return func(t testing.TB, w *world) {
 		t.Helper()
 		v6 := to.Is6()
 		mtu := leastPMTU(v6)
-		e := complains(t, "", problemSize(v6, mtu), ipPacket(packet{src: uplink.ip(v6), dst: to, l4: echo(v6, true, 7)}.frame(t)))
+		e := routerError(t, "", problemSize(v6, mtu), ipPacket(packet{src: uplink.ip(v6), dst: to, l4: echo(v6, true, 7)}.frame(t)))
 		w.ns.NewTap(t, "up0peer").Send(t, e.in)
 		awaitRoute(t, w, to, fmt.Sprintf("mtu %d ", mtu))
 	}
 }
 
-// misledRows are of packets that fit their route, though the host has learned a
-// lower path MTU.
+// misledRows are packets that fit the MTU of their route, although the host has
+// learned a lower path MTU.
 func misledRows(t testing.TB) []row {
 	return bothFamilies(func(v6 bool) []row {
 		fits := ofLength(t, outgoing(alice, v6, udp(40000, 53)), uplinkMTU)
@@ -196,20 +196,20 @@ func misledRows(t testing.TB) []row {
 	})
 }
 
-// unheardRows are of errors that do not lower a tunnel's MTU, because they
+// ignoredErrorRows are errors that do not lower a tunnel's MTU because they
 // quote packets that the tunnel does not send.
-func unheardRows(t testing.TB, v6 bool) []row {
+func ignoredErrorRows(t testing.TB, v6 bool) []row {
 	tunnel := map[bool]uint32{false: keyedTunnel4, true: keyedTunnel6}[v6]
 	around := sentInto(tunnel, openNet)
 	full := ofLength(t, between(alice, remoteBehind(tunnel, openNet), false, udp(1, 2)), uplinkMTU-overhead(around))
 	check := func(name string, about row) row {
-		return fromEndpoint(fmt.Sprintf("unheard over IPv6: %v/%s", v6, name), alice, full.frame(t)).
+		return fromEndpoint(fmt.Sprintf("ignored error over IPv6: %v/%s", v6, name), alice, full.frame(t)).
 			after(about).tunnelledBy(tunnel, around.around(t, full.frame(t)))
 	}
 	with := func(change func(*wrapping)) row {
 		w := around
 		change(&w)
-		return complains(t, "", problemSize(v6, 1400), quoted(t, w))
+		return routerError(t, "", problemSize(v6, 1400), quoted(t, w))
 	}
 	body := string(binary.BigEndian.AppendUint32(nil, 1400)) + string(quoted(t, around))
 	elsewhere := packet{from: routerMAC, to: uplinkMAC, src: website.ip(v6), dst: newUplink.ip(v6), l4: icmp4(unreachable4, body)}
@@ -221,26 +221,26 @@ func unheardRows(t testing.TB, v6 bool) []row {
 		check("a checksum", with(func(w *wrapping) { w.checksum = true })),
 		check("a sequence number", with(func(w *wrapping) { w.sequence = key(3) })),
 		check("to another address", fromUplink("", elsewhere.frame(t))),
-		fromEndpoint(fmt.Sprintf("unheard over IPv6: %v/the host is misled", v6), alice, full.frame(t)).
+		fromEndpoint(fmt.Sprintf("ignored error over IPv6: %v/the host has learned it", v6), alice, full.frame(t)).
 			given(misled(tunnelPeer(tunnel)), nil).tunnelledBy(tunnel, around.around(t, full.frame(t))),
 	}
 	if v6 {
 		return rows
 	}
-	// A packet that may be fragmented is not answered.
+	// Fragmentable packets cause no error.
 	loose := ofLength(t, between(alice, remoteBehind(fragmentable4, openNet), false, udp(1, 2)), uplinkMTU-overhead(around))
-	cut := fromEndpoint("unheard/a tunnel without DF", alice, loose.frame(t)).after(tooLong(t, fragmentable4, 1400)).tunnelledBy(fragmentable4, nil)
+	cut := fromEndpoint("ignored error/a tunnel without DF", alice, loose.frame(t)).after(reportMTU(t, fragmentable4, 1400)).tunnelledBy(fragmentable4, nil)
 	cut.outOf = withAnyID(sentInto(fragmentable4, openNet).around(t, loose.frame(t)))
 	const atFragment = 6
 	return append(rows, cut,
-		check("without DF", complains(t, "", problemSize(v6, 1400), patch(quoted(t, around), atFragment, 0, 0))),
-		check("a fragment", complains(t, "", problemSize(v6, 1400), patch(quoted(t, around), atFragment, 0x40, 1))))
+		check("without DF", routerError(t, "", problemSize(v6, 1400), patch(quoted(t, around), atFragment, 0, 0))),
+		check("a fragment", routerError(t, "", problemSize(v6, 1400), patch(quoted(t, around), atFragment, 0x40, 1))))
 }
 
-// awaitRoute waits until the host's route to an address is as wanted.
+// awaitRoute waits until the host's route to an address contains a text.
 func awaitRoute(t testing.TB, w *world, to netip.Addr, want string) {
 	t.Helper()
-	testutil.Eventually(t, fmt.Sprintf("%q on the way to %s", want, to), func() bool {
+	testutil.Eventually(t, fmt.Sprintf("%q in the route to %s", want, to), func() bool {
 		return strings.Contains(w.ns.Run(t, "ip", "route", "get", to.String()), want)
 	})
 }

@@ -11,7 +11,7 @@ const datagramID = 7
 
 func fragmentAt(offset uint16) fragment { return fragment{offset: offset, id: datagramID} }
 
-// inFragments are the first, a middle and the last fragment of a datagram.
+// inFragments returns the first, a middle and the last fragment of a datagram.
 func inFragments(p packet) (first, middle, last packet) {
 	first, middle, last = p, p, p
 	first.fragment = fragment{more: true, id: datagramID}
@@ -20,7 +20,7 @@ func inFragments(p packet) (first, middle, last packet) {
 	return first, middle, last
 }
 
-// fragmentRows are of datagrams in fragments, wherever they come in.
+// fragmentRows are fragmented datagrams in every direction.
 func fragmentRows(t testing.TB) []row {
 	return bothFamilies(func(v6 bool) []row {
 		return slices.Concat(fragmentsOut(t, v6), fragmentsIn(t, v6), fragmentsInside(t, v6), fragmentShareRows(t, v6))
@@ -54,40 +54,40 @@ func fragmentsOut(t testing.TB, v6 bool) []row {
 	elsewhere.dst = peer.ip(v6)
 	toHost.dst = gatewayOf(openNet).ip(v6)
 	moved, _, _ := inFragments(outgoing(bob, v6, sctp(40000, 36)))
-	// What is before the port has been translated when the checksum turns out
-	// to be beyond reach.
+	// The program translates the fields before the port, and then finds that
+	// the checksum is not in the fragment.
 	movedOut := masqueraded(moved)
 	associate := leave("", alice, outgoing(alice, v6, sctp(40000, 36)))
 	return append(rows,
-		leave("by another port, first", bob, bobFirst).after(query).redirectedAs(onAnotherPort(t, masqueraded(bobFirst))),
-		leave("by another port, last", bob, bobLast).after(query, leave("", bob, bobFirst)).redirected(masqueraded(bobLast).frame(t)),
-		leave("SCTP by another port", bob, moved).after(associate).dropped("fragment").withSCTPLeft(movedOut.frame(t)),
+		leave("with another port, first", bob, bobFirst).after(query).redirectedAs(onAnotherPort(t, masqueraded(bobFirst))),
+		leave("with another port, last", bob, bobLast).after(query, leave("", bob, bobFirst)).redirected(masqueraded(bobLast).frame(t)),
+		leave("SCTP with another port", bob, moved).after(associate).dropped("fragment").withSCTPLeft(movedOut.frame(t)),
 		leave("of another datagram", alice, other).after(begun).dropped("fragment"),
 		leave("of another protocol", alice, otherProtocol).after(begun).dropped("fragment"),
-		leave("to another place", alice, elsewhere).after(begun).dropped("fragment"),
+		leave("to another host", alice, elsewhere).after(begun).dropped("fragment"),
 		leave("of another endpoint", bob, bobLast).after(begun).dropped("fragment"),
-		leave("after too long a time", alice, last).after(begun).given(agedFragments, nothing).dropped("fragment"),
+		leave("after the timeout", alice, last).after(begun).given(agedFragments, nothing).dropped("fragment"),
 		leave("to the host", alice, toHost).redirected(nil),
 	)
 }
 
-// withSCTPLeft says what a drop leaves of a packet whose checksum is not
-// mended: that of the packet it was.
+// withSCTPLeft expects that a dropped SCTP packet is out, with the checksum of
+// the input: the program has not corrected it.
 func (r row) withSCTPLeft(out []byte) row {
 	at := atL4 + 8
 	if r.in[atEthertype] == 0x86 {
-		at = atL4v6 + 8 + 8 // behind the fragment header
+		at = atL4v6 + 8 + 8 // after the fragment header
 	}
 	return withOutput(r, patch(out, at, r.in[at:at+4]...))
 }
 
 func nothing(testing.TB, *world) {}
 
-// fragmentsOfEndpoint is how many datagrams are kept for an endpoint:
-// bpf/types_state.h.
-const fragmentsOfEndpoint = 64
+// endpointFragments is the most datagrams of one endpoint that are kept:
+// ENDPOINT_FRAGMENTS of bpf/types_state.h.
+const endpointFragments = 64
 
-// beginning has so many more datagrams begin, each by a first fragment like p.
+// beginning sends the first fragments, like p, of n more datagrams.
 func beginning(n int, r func(string, []byte) row, p packet) func(testing.TB, *world) {
 	return func(t testing.TB, w *world) {
 		for i := range n {
@@ -97,7 +97,7 @@ func beginning(n int, r func(string, []byte) row, p packet) func(testing.TB, *wo
 	}
 }
 
-// fragmentShareRows are of senders that begin more datagrams than are kept.
+// fragmentShareRows are senders that start more datagrams than are kept.
 func fragmentShareRows(t testing.TB, v6 bool) []row {
 	by := func(h host) func(string, []byte) row {
 		return func(name string, frame []byte) row { return fromEndpoint(name, h, frame) }
@@ -122,24 +122,23 @@ func fragmentShareRows(t testing.TB, v6 bool) []row {
 	in, _, inLast := inFragments(incoming(v6, udp(53, 40000)))
 	query := by(alice)("", outgoing(alice, v6, udp(40000, 53)).frame(t))
 	return []row{
-		out("last, after as many others as are kept", beginning(fragmentsOfEndpoint, by(alice), first)).dropped("fragment_limit"),
-		out("last, after one less", beginning(fragmentsOfEndpoint-1, by(alice), first)).redirected(masqueraded(last).frame(t)),
-		out("last, after many of another endpoint", beginning(4*fragmentsOfEndpoint, by(bob), bobFirst)).redirected(masqueraded(last).frame(t)),
-		out("last, after many from outside", beginning(4*fragmentsOfEndpoint, fromUplink, in)).redirected(masqueraded(last).frame(t)),
-		withLimit("last, after as many others as the endpoint was given", alice.id, 8).dropped("fragment_limit"),
-		withLimit("last, after one less than it was given", alice.id, 7).redirected(masqueraded(last).frame(t)),
-		withLimit("last, after more than another endpoint was given", bob.id, 8).redirected(masqueraded(last).frame(t)),
-		linked("last by a link, after as many others as are kept", fragmentsOfEndpoint).dropped("fragment_limit"),
-		linked("last by a link, after one less", fragmentsOfEndpoint-1).delivered(server, nil),
-		fromUplink("answer, last, after many of an endpoint", inLast.frame(t)).after(query, fromUplink("", in.frame(t))).
-			given(beginning(4*fragmentsOfEndpoint, by(alice), first), nothing).delivered(alice, translated(inLast, alice).frame(t)),
+		out("last, after as many other datagrams as are kept", beginning(endpointFragments, by(alice), first)).dropped("fragment_limit"),
+		out("last, after one datagram less", beginning(endpointFragments-1, by(alice), first)).redirected(masqueraded(last).frame(t)),
+		out("last, after many of another endpoint", beginning(4*endpointFragments, by(bob), bobFirst)).redirected(masqueraded(last).frame(t)),
+		out("last, after many from outside", beginning(4*endpointFragments, fromUplink, in)).redirected(masqueraded(last).frame(t)),
+		withLimit("last, after as many other datagrams as the endpoint's limit", alice.id, 8).dropped("fragment_limit"),
+		withLimit("last, after one datagram less than the endpoint's limit", alice.id, 7).redirected(masqueraded(last).frame(t)),
+		withLimit("last, after more datagrams than another endpoint's limit", bob.id, 8).redirected(masqueraded(last).frame(t)),
+		linked("last over a link, after as many other datagrams as are kept", endpointFragments).dropped("fragment_limit"),
+		linked("last over a link, after one datagram less", endpointFragments-1).delivered(server, nil),
+		fromUplink("reply, last, after many of an endpoint", inLast.frame(t)).after(query, fromUplink("", in.frame(t))).
+			given(beginning(4*endpointFragments, by(alice), first), nothing).delivered(alice, translated(inLast, alice).frame(t)),
 	}
 }
 
-// agedFragments has the fragments seen longer ago than they may be on their
-// way.
+// agedFragments makes the kept datagrams older than the fragment timeout.
 func agedFragments(t testing.TB, w *world) {
-	const timeout = 30e9 // nanoseconds: FRAGMENT_TIMEOUT of bpf/fragment.h
+	const timeout = 30e9 // in nanoseconds: FRAGMENT_TIMEOUT of bpf/fragment.h
 	aged := map[bpf.EbpnetFragmentPlace]bpf.EbpnetDatagram{}
 	err := eachBatch(w.Maps.Datagrams, func(keys []bpf.EbpnetFragmentPlace, datagrams []bpf.EbpnetDatagram) {
 		for i := range keys {
@@ -162,7 +161,7 @@ func fragmentsIn(t testing.TB, v6 bool) []row {
 	query := fromEndpoint("", alice, outgoing(alice, v6, udp(40000, 53)).frame(t))
 	first, middle, last := inFragments(incoming(v6, udp(53, 40000)))
 	strange, _, strangeLast := inFragments(incoming(v6, udp(54, 40000)))
-	begun := arrive("answer, first", first).after(query).delivered(alice, translated(first, alice).frame(t))
+	begun := arrive("reply, first", first).after(query).delivered(alice, translated(first, alice).frame(t))
 	pingFirst, _, pingLast := inFragments(incoming(v6, echo(v6, false, 40000)))
 	ping := fromEndpoint("", alice, outgoing(alice, v6, echo(v6, false, 40000)).frame(t))
 	echoFirst, _, echoLast := inFragments(incoming(v6, echo(v6, true, 40000)))
@@ -173,7 +172,7 @@ func fragmentsIn(t testing.TB, v6 bool) []row {
 	lastOut := askedLast
 	lastOut = translated(lastOut, alice)
 	published := arrive("published port, first", asked).delivered(alice, reachedFirst.frame(t))
-	replied := fromEndpoint("published port's answer, first", alice, replyFirst.frame(t)).after(published).
+	replied := fromEndpoint("published port's reply, first", alice, replyFirst.frame(t)).after(published).
 		redirected(repliedOutside(replyFirst, asked).frame(t))
 
 	own := outgoing(uplink, v6, udp(40000, 53))
@@ -182,10 +181,10 @@ func fragmentsIn(t testing.TB, v6 bool) []row {
 	answered := fromUplink("", incoming(v6, udp(53, 40000)).frame(t))
 	return []row{
 		begun,
-		arrive("answer, middle", middle).after(query, begun).delivered(alice, translated(middle, alice).frame(t)),
-		arrive("answer, last", last).after(query, begun).delivered(alice, translated(last, alice).frame(t)),
-		arrive("answer, last before its first", last).after(query).passed(),
-		arrive("answer, last too late", last).after(query, begun).given(agedFragments, nothing).passed(),
+		arrive("reply, middle", middle).after(query, begun).delivered(alice, translated(middle, alice).frame(t)),
+		arrive("reply, last", last).after(query, begun).delivered(alice, translated(last, alice).frame(t)),
+		arrive("reply, last before its first", last).after(query).passed(),
+		arrive("reply, last after the timeout", last).after(query, begun).given(agedFragments, nothing).passed(),
 		arrive("unsolicited, first", strange).after(query).dropped("unsolicited"),
 		arrive("unsolicited, last", strangeLast).after(query, arrive("", strange)).passed(),
 		arrive("no flow, first", first).passed(),
@@ -198,18 +197,18 @@ func fragmentsIn(t testing.TB, v6 bool) []row {
 		published,
 		arrive("published port, last", askedLast).after(published).delivered(alice, lastOut.frame(t)),
 		replied,
-		fromEndpoint("published port's answer, last", alice, replyLast.frame(t)).after(published, replied).
+		fromEndpoint("published port's reply, last", alice, replyLast.frame(t)).after(published, replied).
 			redirected(repliedOutside(replyLast, asked).frame(t)),
 
 		toUplink("the host's own", ownFirst.frame(t)).passed(),
 		toUplink("the host's own, last", ownLast.frame(t)).passed(),
-		toUplink("the host's own by an endpoint's port", ownFirst.frame(t)).after(query, answered).rewrittenAs(onAnotherPort(t, ownFirst)),
-		toUplink("the host's own by an endpoint's port, last", ownLast.frame(t)).
+		toUplink("the host's own with an endpoint's port", ownFirst.frame(t)).after(query, answered).rewrittenAs(onAnotherPort(t, ownFirst)),
+		toUplink("the host's own with an endpoint's port, last", ownLast.frame(t)).
 			after(query, answered, toUplink("", ownFirst.frame(t))).passed(),
 	}
 }
 
-// fragmentsInside are those that links decide about.
+// fragmentsInside are fragments that depend on a link.
 func fragmentsInside(t testing.TB, v6 bool) []row {
 	first, middle, last := inFragments(between(client, server, v6, udp(40000, 53)))
 	unlinked, _, unlinkedLast := inFragments(between(client, server, v6, udp(40000, 54)))
@@ -224,8 +223,8 @@ func fragmentsInside(t testing.TB, v6 bool) []row {
 		to("linked port, last before its first", last).dropped("fragment"),
 		to("port without a link, first", unlinked).dropped("policy"),
 		to("port without a link, last", unlinkedLast).after(to("", unlinked)).dropped("fragment"),
-		from("linked port's answer, first", back).after(begun).delivered(client, nil),
-		from("linked port's answer, last", backLast).after(begun, from("", back)).delivered(client, nil),
-		from("linked port's answer, last before its first", backLast).after(begun).dropped("fragment"),
+		from("linked port's reply, first", back).after(begun).delivered(client, nil),
+		from("linked port's reply, last", backLast).after(begun, from("", back)).delivered(client, nil),
+		from("linked port's reply, last before its first", backLast).after(begun).dropped("fragment"),
 	}
 }

@@ -7,21 +7,21 @@ import (
 	"testing"
 )
 
-// What bpf/fragment_send.h marks copies with, and how many it makes at most.
+// The marks of copies from bpf/fragment_send.h, and the most copies.
 const (
 	fragmentKind   = 0xeb300000
 	fragmentTunnel = 1 << 19 // into a tunnel
-	fragmentRoom   = 6       // bits to shift by
+	fragmentRoom   = 6       // bits to shift
 	maxFragments   = 64
 )
 
-// fragmentMark is the mark of the first copy for a way of some MTU.
+// fragmentMark is the mark of the first copy for a path with this MTU.
 func fragmentMark(mtu int) uint32 { return fragmentKind | uint32((mtu-20)/8)<<fragmentRoom }
 
 // The least MTU that IPv4 has: RFC 791, section 3.2.
 const leastMTU4 = 68
 
-// vethEnds are both ends of the host's veth.
+// vethEnds are the two ends of the host's veth.
 type vethEnds struct{ near, far *detour }
 
 func (w *world) newEnds(t testing.TB) vethEnds {
@@ -29,7 +29,7 @@ func (w *world) newEnds(t testing.TB) vethEnds {
 	return vethEnds{w.newDetour(t, "ebpnet0"), w.newDetour(t, "ebpnet1")}
 }
 
-// fragmentMarks are those of so many copies.
+// fragmentMarks are the marks of this many copies.
 func fragmentMarks(first uint32, count int) (marks []uint32) {
 	for i := range count {
 		marks = append(marks, first+uint32(i))
@@ -37,19 +37,20 @@ func fragmentMarks(first uint32, count int) (marks []uint32) {
 	return marks
 }
 
-// nextHop is where copies go on to; zero: the kernel finds it.
+// nextHop is the next hop of the copies. If it is zero, the kernel finds the
+// next hop.
 type nextHop [4]byte
 
 var theRouter = nextHop{192, 0, 2, 254}
 
-// on is a copy of a packet: the way that it goes on has the place of its MAC
-// addresses. withIfindex tells the device.
+// on is a copy of a packet. The next hop replaces its MAC addresses.
+// withIfindex adds the device.
 func (h nextHop) on(frame []byte) []byte {
 	return patch(frame, 0, append([]byte{2, 0}, append(h[:], 0, 0, 0, 0, 0, 0)...)...)
 }
 
-// intoTunnelAs is a copy of a packet on its way into a tunnel: its IP header says
-// which, in place of its length and checksum.
+// intoTunnelAs is a copy of a packet in transit to a tunnel. The network and
+// the tunnel replace the length and the checksum in its IP header.
 func intoTunnelAs(frame []byte, network, tunnel uint32) []byte {
 	mark := network<<markNetwork | tunnel
 	return patch(patch(frame, atIP, 0x40|byte(mark>>16)), atIP+10, byte(mark), byte(mark>>8))
@@ -59,16 +60,16 @@ func withIfindex(frame []byte, ifindex uint32) []byte {
 	return patch(frame, 8, binary.LittleEndian.AppendUint32(nil, ifindex)...)
 }
 
-// fragmented is sent by the uplink in fragments: copies of out, each to become
-// one of no more than the MTU.
+// fragmented expects that the uplink sends the packet in fragments, from this
+// many copies of out. No fragment is longer than the MTU.
 func (r row) fragmented(count, mtu int, out []byte) row {
 	r = r.floodedTo()
 	r.out, r.fragments = out, fragmentMarks(fragmentMark(mtu), count)
 	return r
 }
 
-// fragmentsOf gives the fragments of an IPv4 packet without options, of which none
-// is longer than the MTU: RFC 791, section 3.2.
+// fragmentsOf returns the fragments of an IPv4 packet without options, none
+// longer than the MTU: RFC 791, section 3.2.
 func fragmentsOf(frame []byte, mtu int) (all [][]byte) {
 	payload := ipPacket(frame)[20:]
 	room := (mtu - 20) &^ 7
@@ -89,9 +90,9 @@ func fragmentsOf(frame []byte, mtu int) (all [][]byte) {
 	return all
 }
 
-// fragmentedRows are of IPv4 packets without DF that do not fit their way.
+// fragmentedRows are IPv4 packets without DF that exceed the MTU of their path.
 func fragmentedRows(t testing.TB) []row {
-	const long = 3400 // as long as a test run takes
+	const long = 3400 // the most that a test run accepts
 	big := func(from host, l4 transport, length int) packet {
 		p := ofText(t, outgoing(from, false, l4), length)
 		p.fragment.id = datagramID
@@ -130,7 +131,7 @@ func fragmentedRows(t testing.TB) []row {
 	rows = append(rows,
 		sent("in a flow", query, 3).after(begun),
 		sent("without a checksum", bare, 3),
-		sent("of a class", urgent, 3),
+		sent("with a traffic class", urgent, 3),
 		sent("of two fragments", big(alice, udp(40000, 53), 20+2*room), 2),
 		sent("of two fragments and a byte", big(alice, udp(40000, 53), 20+2*room+1), 3),
 		opened,
@@ -140,15 +141,15 @@ func fragmentedRows(t testing.TB) []row {
 			fragmented(7, narrow, nextHop{}.on(kept.frame(t))),
 		withOutput(fromEndpoint("of too many fragments", alice, query.frame(t)).given(unrouted(leastMTU4), routed).
 			dropped("too_big"), kept.frame(t)),
-		withOutput(fromEndpoint("where no fragment fits", alice, query.frame(t)).given(unrouted(leastMTU4-1), routed).
+		withOutput(fromEndpoint("with an MTU too small for a fragment", alice, query.frame(t)).given(unrouted(leastMTU4-1), routed).
 			dropped("too_big"), kept.frame(t)),
 		refused("with DF", whole, problemSize(false, uplinkMTU), "too_big"),
 		refused("with options", options, problemSize(false, uplinkMTU), "too_big"),
-		refused("too old", old, problemTTL(false), "ttl_exceeded"),
+		refused("with an expired TTL", old, problemTTL(false), "ttl_exceeded"),
 		super,
 	)
-	// A device completes the checksum only of a packet that asks for that; what
-	// the field holds does not tell.
+	// The metadata of a packet says whether a device completes its checksum.
+	// The checksum field does not show it.
 	mine := big(plain, udp(40000, 53), long)
 	mine.ttl = 63
 	out := mine.frame(t)
@@ -159,14 +160,14 @@ func fragmentedRows(t testing.TB) []row {
 	wrong := patch(mine.frame(t), len(in)-1, in[len(in)-1]^1)
 	wrongOut := patch(out, len(in)-1, in[len(in)-1]^1)
 	rows = append(rows,
-		fromEndpoint("with a checksum like an incomplete one", plain, patch(in, atL4+6, sum...)).
+		fromEndpoint("with a checksum that looks incomplete", plain, patch(in, atL4+6, sum...)).
 			fragmented(3, uplinkMTU, theRouter.on(patch(out, atL4+6, sum...))),
 		fromEndpoint("with a wrong checksum", plain, wrong).fragmented(3, uplinkMTU, theRouter.on(wrongOut)),
 	)
 	return append(rows, fragmentRowsBehind(t, masqueraded(query), masqueraded(first), masqueraded(middle), masqueraded(last))...)
 }
 
-// fragmentRowsBehind are of copies where they become fragments.
+// fragmentRowsBehind are copies where they become fragments.
 func fragmentRowsBehind(t testing.TB, packets ...packet) []row {
 	become := func(name string, mark uint32, in []byte) row {
 		r := fromHost(name, in)
@@ -200,10 +201,10 @@ func fragmentRowsBehind(t testing.TB, packets ...packet) []row {
 	}
 	copied := withIfindex(theRouter.on(packets[0].frame(t)), 1)
 	return append(rows,
-		become("fragment that is not there", fragmentMark(uplinkMTU)+3, copied).dropped("malformed"),
-		become("fragments without room", fragmentMark(20), copied).dropped("malformed"),
+		become("fragment number beyond the last", fragmentMark(uplinkMTU)+3, copied).dropped("malformed"),
+		become("fragments without room for data", fragmentMark(20), copied).dropped("malformed"),
 	)
 }
 
-// The highest ids that there may be: MAX_NETWORKS and MAX_TUNNELS of bpf/types_tables.h.
+// The highest ids: MAX_NETWORKS and MAX_TUNNELS of bpf/types_tables.h.
 const maxNetworkID, maxTunnelID = 1023, 1023

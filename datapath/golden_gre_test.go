@@ -12,18 +12,18 @@ import (
 	"github.com/ebpnet/ebpnet/internal/testutil"
 )
 
-// sample is a frame by its name.
+// sample is a frame with a name.
 type sample struct {
 	name  string
 	frame []byte
 }
 
-// inners are frames of every kind that a tunnel carries.
-func inners(t testing.TB, from, to host) []sample {
+// innerFrames returns a frame of every kind that a tunnel carries.
+func innerFrames(t testing.TB, from, to host) []sample {
 	odd4, odd6 := between(from, to, false, udp(1, 2)), between(from, to, true, udp(1, 2))
 	odd4.payload, odd6.payload = "0123456789abcdefghij!", "!"
 	long := odd4
-	long.payload = string(make([]byte, 700)) + "several times what is summed up at once"
+	long.payload = string(make([]byte, 700)) + "longer than a few steps of the checksum"
 	return []sample{
 		{"IPv4", between(from, to, false, udp(1, 2)).frame(t)},
 		{"IPv4 of odd length", odd4.frame(t)},
@@ -38,8 +38,8 @@ func isARP(frame []byte) bool {
 	return layers.EthernetType(binary.BigEndian.Uint16(frame[atEthertype:])) == layers.EthernetTypeARP
 }
 
-// enters is tunnelledBy for a tunnel of withForms: ARP takes the detour in its
-// outer headers.
+// enters is tunnelledBy for a tunnel of withForms, where ARP takes the detour
+// with its outer headers.
 func (r row) enters(tunnel uint32, out []byte) row {
 	if isARP(r.in) {
 		r.mark = packetMark
@@ -57,7 +57,8 @@ func greRows(t testing.TB) []row {
 	return rows
 }
 
-// greOutRows are of what each kind of tunnel puts around each kind of frame.
+// greOutRows are the outer headers of each kind of tunnel for each kind of
+// frame.
 func greOutRows(t testing.TB) []row {
 	var rows []row
 	for _, tunnel := range formTunnels() {
@@ -65,7 +66,7 @@ func greOutRows(t testing.TB) []row {
 			from, to := localOn(network), remoteBehind(tunnel.ID, network)
 			around := sentInto(tunnel.ID, network)
 			around.ttl = tunnel.TTL
-			for _, inner := range inners(t, from, to) {
+			for _, inner := range innerFrames(t, from, to) {
 				name := fmt.Sprintf("into tunnel %d of network %d/%s", tunnel.ID, network, inner.name)
 				out := around.around(t, inner.frame)
 				r := fromEndpoint(name, from, inner.frame)
@@ -86,8 +87,8 @@ func greOutRows(t testing.TB) []row {
 	return rows
 }
 
-// withAnyID is an IPv4 packet that may be cut: without DF, and with whatever
-// identifier it got.
+// withAnyID is out, an IPv4 packet without DF, with the identifier of the
+// output.
 func withAnyID(out []byte) func([]byte) []byte {
 	return func(got []byte) []byte {
 		want := patch(out, atIP+4, got[atIP+4], got[atIP+5], 0, 0)
@@ -97,11 +98,12 @@ func withAnyID(out []byte) func([]byte) []byte {
 	}
 }
 
-// labelOf is the outer flow label of a frame: RFC 8200, section 3.
+// labelOf returns the outer flow label of a frame: RFC 8200, section 3.
 func labelOf(frame []byte) uint32 { return binary.BigEndian.Uint32(frame[atIP:]) & 0xfffff }
 
-// withAnyLabel is a packet in a tunnel over IPv6 with the flow label that it got,
-// which has to be one: RFC 6438. TestFlowLabels says what else it has to be.
+// withAnyLabel is out, a packet in a tunnel over IPv6, with the flow label of
+// the output. The label must not be zero: RFC 6438. TestFlowLabels checks its
+// other properties.
 func withAnyLabel(out, got []byte) []byte {
 	if out[atEthertype] != 0x86 || len(got) < atL4v6 || labelOf(got) == 0 {
 		return out
@@ -109,15 +111,16 @@ func withAnyLabel(out, got []byte) []byte {
 	return patch(out, atIP+1, out[atIP+1]&0xf0|got[atIP+1]&0x0f, got[atIP+2], got[atIP+3])
 }
 
-// TestFlowLabels: all packets of a flow into a tunnel over IPv6 have one label,
-// also its fragments, and flows have different ones.
+// TestFlowLabels checks that all packets of a flow into a tunnel over IPv6 have
+// the same label, also its fragments, and that different flows have different
+// labels.
 func TestFlowLabels(t *testing.T) {
 	t.Parallel()
 	testutil.RequireRoot(t)
 	w := newWorld(t, loadPinned)
 	withForms(&w.wanted)
 	remember(t, w)
-	const tunnels = 2 // the second takes the detour
+	const tunnels = 2 // the second one takes the detour
 	for i, tunnel := range [tunnels]uint32{plainForm6, firstForm + formChecksum + formOverIPv6} {
 		send := func(p packet) uint32 {
 			t.Helper()
@@ -159,7 +162,7 @@ func TestFlowLabels(t *testing.T) {
 	}
 }
 
-// greDetourRows are of the near end of the host's veth.
+// greDetourRows are packets at the near end of the host's veth.
 func greDetourRows(t testing.TB) []row {
 	const numbered, unknown, both = firstForm + formSequence, 999, firstForm + formSequence + formChecksum
 	p := between(alice, remoteBehind(numbered, openNet), false, udp(1, 2))
@@ -172,7 +175,7 @@ func greDetourRows(t testing.TB) []row {
 	astray.dst = refused.ip4
 	toSelf := leaving(false, key(openKey))
 	toSelf.dst = uplink.ip4
-	other := toTunnel("with another's mark", strangeMark, p.frame(t)).passed()
+	other := toTunnel("with a foreign mark", strangeMark, p.frame(t)).passed()
 	other.mark = strangeMark
 	broken := patch(p.frame(t), atIP, 0x65)
 	closed := func(t testing.TB, w *world) {
@@ -183,16 +186,16 @@ func greDetourRows(t testing.TB) []row {
 	return []row{
 		toTunnel("without a mark", 0, p.frame(t)).passed(),
 		other,
-		toTunnel("the third with a number", frameMark(openNet, numbered), p.frame(t)).after(step, step).
+		toTunnel("the third with a sequence number", frameMark(openNet, numbered), p.frame(t)).after(step, step).
 			enters(numbered, third.around(t, p.frame(t))),
-		toTunnel("ARP in its outer headers", packetMark, wrapped).redirected(wrapped),
-		toTunnel("ARP in its outer headers, over IPv6", packetMark, sentInto(plainForm6, openNet).around(t, question)).redirected(nil),
-		toTunnel("ARP in its outer headers to nowhere", packetMark, astray.around(t, question)).dropped("no_route"),
-		toTunnel("ARP in its outer headers to this host", packetMark, toSelf.around(t, question)).dropped("no_route"),
-		toTunnel("ARP, with checksum and number", frameMark(plainNet, both), arpRequest(t, plain.mac, plain.ip4, nobody.ip4)).
+		toTunnel("ARP with outer headers", packetMark, wrapped).redirected(wrapped),
+		toTunnel("ARP with outer headers, over IPv6", packetMark, sentInto(plainForm6, openNet).around(t, question)).redirected(nil),
+		toTunnel("ARP with outer headers, without a route", packetMark, astray.around(t, question)).dropped("no_route"),
+		toTunnel("ARP with outer headers to this host", packetMark, toSelf.around(t, question)).dropped("no_route"),
+		toTunnel("ARP, with checksum and sequence number", frameMark(plainNet, both), arpRequest(t, plain.mac, plain.ip4, nobody.ip4)).
 			enters(both, sentInto(both, plainNet).around(t, arpRequest(t, plain.mac, plain.ip4, nobody.ip4))),
 		toTunnel("of no tunnel", frameMark(openNet, unknown), p.frame(t)).dropped("unknown_tunnel"),
-		toTunnel("of a tunnel that has just gone", frameMark(openNet, numbered), p.frame(t)).given(closed, remember).dropped("unknown_tunnel"),
+		toTunnel("of a tunnel that was just deleted", frameMark(openNet, numbered), p.frame(t)).given(closed, remember).dropped("unknown_tunnel"),
 		toTunnel("of no network", frameMark(1023, 1023), p.frame(t)).dropped("unknown_tunnel"),
 		toTunnel("malformed", frameMark(openNet, numbered), broken).dropped("malformed"),
 	}
@@ -207,7 +210,8 @@ func tunnelOf(w *world, id uint32) Tunnel {
 	return Tunnel{}
 }
 
-// greInRows are of all that a peer may put around each kind of frame.
+// greInRows are each kind of frame in each combination of GRE fields that a
+// peer may send.
 func greInRows(t testing.TB) []row {
 	var rows []row
 	for _, tunnel := range []uint32{plainForm4, plainForm6} {
@@ -219,7 +223,7 @@ func greInRows(t testing.TB) []row {
 				if fields&formSequence != 0 {
 					w.sequence = key(0xfffffffe)
 				}
-				for _, inner := range inners(t, from, to) {
+				for _, inner := range innerFrames(t, from, to) {
 					name := fmt.Sprintf("out of tunnel %d of network %d, with fields %d/%s", tunnel, network, fields, inner.name)
 					frame := w.around(t, inner.frame)
 					const padding = "padding of Ethernet"
@@ -236,24 +240,24 @@ func greInRows(t testing.TB) []row {
 	for _, tunnel := range []uint32{plainForm4, plainForm6} {
 		far := remoteBehind(tunnel, openNet)
 		padded := arp(t, far.mac, alice.mac, layers.ARPReply, far.mac, far.ip4, alice.mac, alice.ip4)
-		rows = append(rows, outOf(tunnel, fmt.Sprintf("ARP that nobody padded, out of tunnel %d", tunnel),
+		rows = append(rows, outOf(tunnel, fmt.Sprintf("ARP without padding, out of tunnel %d", tunnel),
 			cameOut(tunnel, openNet).around(t, padded[:atIP+28])).delivered(alice, padded))
 	}
 	rows = append(rows, greExtensionRows(t)...)
 	return append(rows,
 		outOf(zeroTunnel, "a key of zero", cameOut(zeroTunnel, internalNet).around(t, fromZero)).delivered(insider, fromZero),
-		outOf(zeroTunnel, "no key, where zero is one", cameOut(zeroTunnel, plainNet).around(t, fromKeyless)).delivered(plain, fromKeyless),
+		outOf(zeroTunnel, "no key, where zero is a key", cameOut(zeroTunnel, plainNet).around(t, fromKeyless)).delivered(plain, fromKeyless),
 	)
 }
 
-// greShortRows are of packets that nobody padded.
+// greShortRows are packets without padding.
 func greShortRows(t testing.TB) []row { return shortRows(t, false) }
 
-// greBeforeRows are of kernels before Linux 6.3, which leave as much of a packet
-// as the outer IP header was.
-func greBeforeRows(t testing.TB) []row { return append(greInRows(t), shortRows(t, true)...) }
+// greOldKernelRows are for kernels before Linux 6.3. They leave a packet at
+// least as long as the outer IP header.
+func greOldKernelRows(t testing.TB) []row { return append(greInRows(t), shortRows(t, true)...) }
 
-// shortRows are of the shortest packets, which over IPv6 are padded or not.
+// shortRows are the shortest packets, with or without padding over IPv6.
 func shortRows(t testing.TB, padded bool) []row {
 	const ipv6Header = 40
 	var rows []row
@@ -279,7 +283,7 @@ func shortRows(t testing.TB, padded bool) []row {
 	return rows
 }
 
-// greExtensionRows are of GRE behind extension headers of IPv6.
+// greExtensionRows are GRE packets after IPv6 extension headers.
 func greExtensionRows(t testing.TB) []row {
 	inner := between(remoteBehind(plainForm6, openNet), alice, true, udp(1, 2)).frame(t)
 	around := cameOut(plainForm6, openNet)
@@ -301,7 +305,7 @@ func greExtensionRows(t testing.TB) []row {
 	}
 }
 
-// greRefusalRows are of what is not let in, over an underlay.
+// greRefusalRows are GRE packets that are refused, over one underlay.
 func greRefusalRows(t testing.TB, v6 bool) []row {
 	tunnel, keyed, keyless, at := uint32(plainForm4), uint32(keyedTunnel4), uint32(keylessTunnel4), atL4
 	under := "IPv4"
@@ -316,7 +320,7 @@ func greRefusalRows(t testing.TB, v6 bool) []row {
 	}
 	summed := with(func(w *wrapping) { w.checksum = true })
 	all := with(func(w *wrapping) { w.checksum, w.sequence = true, key(1) })
-	// cut shortens the frame to some bytes of GRE, and says so.
+	// cut shortens the frame to this many bytes of GRE, with matching lengths.
 	cut := func(frame []byte, length int) []byte {
 		if v6 {
 			return cutIPv6(t, frame, length)
@@ -335,29 +339,29 @@ func greRefusalRows(t testing.TB, v6 bool) []row {
 		return w.around(t, inner)
 	}
 	return []row{
-		refuse("a byte wrong under a checksum", patch(summed, len(summed)-1, summed[len(summed)-1]^1), "bad_gre_checksum"),
-		refuse("key wrong under a checksum", patch(summed, at+8, ^summed[at+8]), "unknown_key"),
-		refuse("sequence number wrong under a checksum", patch(all, at+12, ^all[at+12]), "bad_gre_checksum"),
+		refuse("a wrong byte with a checksum", patch(summed, len(summed)-1, summed[len(summed)-1]^1), "bad_gre_checksum"),
+		refuse("a wrong key with a checksum", patch(summed, at+8, ^summed[at+8]), "unknown_key"),
+		refuse("a wrong sequence number with a checksum", patch(all, at+12, ^all[at+12]), "bad_gre_checksum"),
 		refuse("checksum of zero", patch(summed, at+4, 0, 0), "bad_gre_checksum"),
-		refuse("checksum of nothing", cut(summed, 12), "bad_gre_checksum"),
-		refuse("cut short before the key", cut(summed, 8), "bad_gre"),
-		refuse("cut short in its first word", cut(summed, 3), "bad_gre"),
-		outOf(tunnel, under+"/cut short before the number", cut(with(func(w *wrapping) { w.sequence = key(1) }), 8)).dropped("malformed"),
+		refuse("checksum without a frame", cut(summed, 12), "bad_gre_checksum"),
+		refuse("truncated before the key", cut(summed, 8), "bad_gre"),
+		refuse("truncated in the first word", cut(summed, 3), "bad_gre"),
+		outOf(tunnel, under+"/truncated before the sequence number", cut(with(func(w *wrapping) { w.sequence = key(1) }), 8)).dropped("malformed"),
 		refuse("routing", flagged(0x4000), "bad_gre"),
 		refuse("strict source route", flagged(0x0800), "bad_gre"),
 		refuse("recursion", flagged(0x0100), "bad_gre"),
 		refuse("acknowledgment", flagged(0x0080), "bad_gre"),
 		refuse("a reserved flag", flagged(0x0008), "bad_gre"),
 		refuse("version 1", flagged(1), "bad_gre"),
-		refuse("something else than Ethernet", with(func(w *wrapping) { w.inside = layers.EthernetTypeIPv4 }), "bad_gre"),
-		refuse("a key of none", around(tunnel, key(strangeKey), inner), "unknown_key"),
-		refuse("a key that other tunnels carry", around(tunnel, key(closedKey), inner), "unknown_key"),
-		refuse("zero, where no key is one", around(tunnel, key(0), inner), "unknown_key"),
-		refuse("no key into a tunnel of keys", around(keyed, nil, ofKeyed), "unknown_key"),
-		outOf(keyed, under+"/the key that a tunnel is restricted to", around(keyed, key(openKey), ofKeyed)).delivered(alice, ofKeyed),
-		refuse("a key into a tunnel without", around(keyless, key(openKey), ofKeyless), "unknown_key"),
-		outOf(keyless, under+"/no key, which a tunnel is restricted to", around(keyless, nil, ofKeyless)).delivered(plain, ofKeyless),
-		outOf(keyed, under+"/by another tunnel than one's own", around(keyed, key(openKey), inner)).dropped("spoofed_overlay"),
+		refuse("no Ethernet inside", with(func(w *wrapping) { w.inside = layers.EthernetTypeIPv4 }), "bad_gre"),
+		refuse("a key of no network", around(tunnel, key(strangeKey), inner), "unknown_key"),
+		refuse("a key of other tunnels", around(tunnel, key(closedKey), inner), "unknown_key"),
+		refuse("key zero, where only packets without a key are accepted", around(tunnel, key(0), inner), "unknown_key"),
+		refuse("no key, where only keys are accepted", around(keyed, nil, ofKeyed), "unknown_key"),
+		outOf(keyed, under+"/the only key of a tunnel", around(keyed, key(openKey), ofKeyed)).delivered(alice, ofKeyed),
+		refuse("a key, where only packets without a key are accepted", around(keyless, key(openKey), ofKeyless), "unknown_key"),
+		outOf(keyless, under+"/no key, the only choice of a tunnel", around(keyless, nil, ofKeyless)).delivered(plain, ofKeyless),
+		outOf(keyed, under+"/of a station behind another tunnel", around(keyed, key(openKey), inner)).dropped("spoofed_overlay"),
 		refuse("unknown peer", with(func(w *wrapping) { w.src = website.ip(v6) }), "unknown_tunnel"),
 	}
 }

@@ -17,7 +17,7 @@ type group struct {
 	name   string
 	load   func(testing.TB, loader.Config) *Tables // nil: loadPinned
 	rows   func(testing.TB) []row
-	change func(*Wanted) // what is wanted of the world; nil: as it is
+	change func(*Wanted) // changes the world; nil: no change
 }
 
 // world makes the world of the group.
@@ -31,21 +31,27 @@ func (g group) world(t testing.TB, more ...func(*Wanted)) *world {
 	if g.change != nil {
 		more = append(more, g.change)
 	}
-	for _, change := range more {
-		change(&w.wanted)
-	}
-	if len(more) > 0 {
-		remember(t, w)
-	}
+	w.change(t, more...)
 	return w
 }
 
-// unchanged names the group of all rows for which the world is as newWorld
-// makes it.
+// change changes what is wanted of the world.
+func (w *world) change(t testing.TB, changes ...func(*Wanted)) {
+	t.Helper()
+	for _, change := range changes {
+		change(&w.wanted)
+	}
+	if len(changes) > 0 {
+		remember(t, w)
+	}
+}
+
+// unchanged names the group of all rows that use the world of newWorld without
+// a change.
 const unchanged = "unchanged"
 
-// shareWorld puts the groups together that change nothing in their world:
-// loading the programs takes longer than all of their rows.
+// shareWorld merges the groups that do not change their world, because loading
+// the programs takes longer than all their rows.
 func shareWorld(t testing.TB, all []group) []group {
 	t.Helper()
 	var rows []row
@@ -81,7 +87,7 @@ func groups() []group {
 		{name: "tunnel", rows: tunnelRows},
 		{name: "tunnel forms", rows: greRows, change: withForms},
 		{name: "tunnel forms, short", load: loadDecap(decapIPv4, decapIPv6), rows: greShortRows, change: withForms},
-		{name: "tunnel forms, before Linux 6.3", load: loadDecap(0, 0), rows: greBeforeRows, change: withForms},
+		{name: "tunnel forms, before Linux 6.3", load: loadDecap(0, 0), rows: greOldKernelRows, change: withForms},
 		{name: "tunnel marks", rows: ecnRows, change: withForms},
 		{name: "tunnel sizes", rows: sizeRows, change: withForms},
 		{name: "flood", rows: floodRows, change: withShared},
@@ -129,7 +135,7 @@ func TestGolden(t *testing.T) {
 	}
 }
 
-// TestEveryReasonHasAGoldenPacket holds the rows against enum reason.
+// TestEveryReasonHasAGoldenPacket checks that the rows cover enum reason.
 func TestEveryReasonHasAGoldenPacket(t *testing.T) {
 	t.Parallel()
 	var seen []string
@@ -149,12 +155,12 @@ func TestEveryReasonHasAGoldenPacket(t *testing.T) {
 	}
 }
 
-// bothFamilies makes rows for IPv4 and for IPv6.
+// bothFamilies returns the rows for IPv4 and for IPv6.
 func bothFamilies(rows func(v6 bool) []row) []row {
 	var all []row
 	for _, v6 := range []bool{false, true} {
 		for _, r := range rows(v6) {
-			r.way = r.way.of(v6)
+			r.example = r.example.of(v6)
 			r.name = fmt.Sprintf("IPv%d/%s", map[bool]int{false: 4, true: 6}[v6], r.name)
 			all = append(all, r)
 		}

@@ -52,8 +52,8 @@ func guardRows(t testing.TB) []row {
 	hidden := nd(alice.ip6, allNodes, routerAdvert, "behind options")
 	hidden.options = []byte{1, 4, 0, 0, 0, 0} // PadN: RFC 8200, section 4.2
 	eui64 := packet{from: alice.mac, to: bob.mac, src: linkLocal(alice.mac), dst: bob.ip6, l4: udp(1, 2)}
-	// A packet for each byte is more than a superframe may stand for; the
-	// kinds of superframes and checksums are not of a test run.
+	// Superframes with segments of one byte are refused. A test run sets
+	// neither the type of a superframe nor checksum offload.
 	long := between(alice, bob, false, tcp(1000, 2000, "A"))
 	long.payload = strings.Repeat("s", 1400)
 	pieces := func(name string, size uint32) row {
@@ -70,14 +70,14 @@ func guardRows(t testing.TB) []row {
 	foreign.src = linkLocal(bob.mac)
 	return append(rows,
 		unknown,
-		fromEndpoint("DHCP from no port of its", alice, dhcp(zero4, everyone, udp(69, 67))).dropped("spoofed_address"),
+		fromEndpoint("DHCP from a wrong port", alice, dhcp(zero4, everyone, udp(69, 67))).dropped("spoofed_address"),
 		fromEndpoint("DHCP reply to a relay from no address", alice, packet{
 			from: alice.mac, to: broadcastMAC, src: zero4, dst: everyone, l4: udp(68, 67), payload: "\x02reply",
 		}.frame(t)).dropped("rogue_server"),
 		fromEndpoint("DHCP answer", alice, dhcp(zero4, everyone, udp(67, 68))).dropped("spoofed_address"),
 		fromEndpoint("no address and TCP", alice, dhcp(zero4, everyone, tcp(68, 67, "S"))).dropped("spoofed_address"),
 		fromEndpoint("DHCP to a subnet's broadcast address", alice, dhcp(zero4, address4(openNet, 255), udp(68, 67))).dropped("spoofed_address"),
-		fromEndpoint("DHCP cut short", alice, cutIPv4(t, dhcp(zero4, everyone, udp(68, 67)), 20+4)).dropped("malformed"),
+		fromEndpoint("truncated DHCP", alice, cutIPv4(t, dhcp(zero4, everyone, udp(68, 67)), 20+4)).dropped("malformed"),
 
 		fromEndpoint("wrong checksum of the IP header", alice, wrong(known.frame(t))).dropped("malformed"),
 		fromEndpoint("IP options", alice, optioned.frame(t)).delivered(bob, nil),
@@ -100,6 +100,9 @@ func guardRows(t testing.TB) []row {
 			dropped("spoofed_address"),
 		fromEndpoint("NA for another's address to a MAC", alice, unicast(nd(alice.ip6, allNodes, neighborAnswer, ndBody(ndOverride, gatewayOf(openNet).ip6, ""))).frame(t)).
 			dropped("spoofed_address"),
+		fromEndpoint("NA for no address", alice, nd(alice.ip6, allNodes, neighborAnswer, ndBody(ndOverride, zero6, "")).frame(t)).dropped("spoofed_address"),
+		fromEndpoint("NA for its IPv4 address", alice, nd(alice.ip6, allNodes, neighborAnswer, ndBody(ndOverride, netip.AddrFrom16(alice.ip4.As16()), "")).frame(t)).
+			dropped("spoofed_address"),
 		fromEndpoint("NA for the link-local address", alice, nd(linkLocal(alice.mac), allNodes, neighborAnswer, ndBody(0, linkLocal(alice.mac), "")).frame(t)).floodedTo(bob).into(theTunnel),
 		fromEndpoint("NA at another MAC", alice, nd(alice.ip6, allNodes, neighborAnswer, ndBody(ndOverride, alice.ip6, ndOption(optionTargetMAC, bob.mac))).frame(t)).
 			dropped("spoofed_mac"),
@@ -117,20 +120,21 @@ func guardRows(t testing.TB) []row {
 			ndBody(0, alice.ip6, strings.Repeat(ndOption(14, mac{}), 8)))).frame(t)).delivered(bob, nil),
 		fromEndpoint("NA with nine options", alice, unicast(nd(alice.ip6, allNodes, neighborAnswer,
 			ndBody(0, alice.ip6, strings.Repeat(ndOption(14, mac{}), 9)))).frame(t)).dropped("malformed"),
-		fromEndpoint("NA cut short", alice, nd(alice.ip6, allNodes, neighborAnswer, "\x00\x00\x00\x00short").frame(t)).dropped("malformed"),
+		fromEndpoint("truncated NA", alice, nd(alice.ip6, allNodes, neighborAnswer, "\x00\x00\x00\x00short").frame(t)).dropped("malformed"),
 		fromEndpoint("router advertisement", alice, nd(linkLocal(alice.mac), allNodes, routerAdvert, "0123456789").frame(t)).
 			dropped("rogue_router").path("drop-rogue-router"),
 		fromEndpoint("router advertisement to a MAC", alice, unicast(nd(alice.ip6, allNodes, routerAdvert, "0123456789")).frame(t)).dropped("rogue_router"),
 		fromEndpoint("router advertisement behind options", alice, hidden.frame(t)).dropped("rogue_router"),
 		fromEndpoint("router advertisement in fragments", alice, fragmented.frame(t)).dropped("fragment"),
-		fromEndpoint("ICMPv6 in fragments to a MAC, as from this link", alice, fragmentTo(255).frame(t)).dropped("fragment"),
+		fromEndpoint("ICMPv6 in fragments to a MAC, with hop limit 255", alice, fragmentTo(255).frame(t)).dropped("fragment"),
 		fromEndpoint("ICMPv6 in fragments to a MAC", alice, fragmentTo(64).frame(t)).delivered(bob, nil),
 		fromEndpoint("redirect", alice, unicast(nd(linkLocal(alice.mac), allNodes, redirect6, "0123456789")).frame(t)).dropped("rogue_router"),
 		fromEndpoint("multicast query", alice, nd(linkLocal(alice.mac), allNodes, mldQuery, "0123456789abcdefghij").frame(t)).dropped("rogue_router"),
 	)
 }
 
-// cutIPv4 shortens a frame to an IP packet of length bytes that says so.
+// cutIPv4 shortens a frame to an IP packet of length bytes, with matching
+// lengths.
 func cutIPv4(t testing.TB, frame []byte, length int) []byte {
 	t.Helper()
 	return patch(frame[:atIP+length], atIPLength, 0, byte(length))
@@ -141,13 +145,14 @@ func cutIPv6(t testing.TB, frame []byte, payload int) []byte {
 	return patch(frame[:atL4v6+payload], atIP6Length, 0, byte(payload))
 }
 
-// A packet shorter than an IP header is refused by the test run itself; tunnelRows
-// has it inside of a tunnel.
+// parseRows are malformed packets. The test run itself refuses packets shorter
+// than an IP header; tunnelRows sends such packets inside a tunnel.
 func parseRows(t testing.TB) []row {
 	good4 := between(alice, bob, false, udp(1, 2)).frame(t)
 	good6 := between(alice, bob, true, udp(1, 2)).frame(t)
 	malformed := func(name string, in []byte) row { return fromEndpoint(name, alice, in).dropped("malformed") }
-	// Without ICC a packet's ports matter, so its transport header is read.
+	// Without ICC, the policy needs the ports, so the program reads the
+	// transport header.
 	short := func(name string, v6 bool, l4 transport, length int) row {
 		frame := between(client, server, v6, l4).frame(t)
 		if v6 {
@@ -157,7 +162,7 @@ func parseRows(t testing.TB) []row {
 	}
 	mapped := slices.Concat(make([]byte, 10), []byte{0xff, 0xff}, bob.ip4.AsSlice())
 	vlan := slices.Concat(good4[:atEthertype], []byte{0x81, 0, 0, 5}, good4[atEthertype:])
-	// extensions is a chain of n options headers in front of nothing.
+	// extensions is a packet with n option headers and nothing after them.
 	extensions := func(n, last int) []byte {
 		p := between(client, server, true, transport{protocol: layers.IPProtocolIPv6Destination})
 		p.payload = ""
@@ -168,7 +173,7 @@ func parseRows(t testing.TB) []row {
 			}
 			p.payload += string([]byte{next, 0, 1, 4, 0, 0, 0, 0})
 		}
-		p.payload += "01234567890123456789" // enough of a TCP header
+		p.payload += "01234567890123456789" // as long as a TCP header
 		return p.frame(t)
 	}
 	const noNext = 59
@@ -184,24 +189,24 @@ func parseRows(t testing.TB) []row {
 		malformed("IPv6/mapped destination", patch(good6, atIP6Source+16, mapped...)),
 		fromEndpoint("IPv4/padded frame", alice, append(slices.Clone(good4), 0, 0, 0)).delivered(bob, nil),
 		fromEndpoint("IPv6/padded frame", alice, append(slices.Clone(good6), 0, 0, 0)).delivered(bob, nil),
-		short("TCP cut short", false, tcp(1, 6379, "S"), 19),
-		short("UDP cut short", false, udp(1, 53), 7),
-		short("TCP cut short", true, tcp(1, 6379, "S"), 19),
-		short("UDP cut short", true, udp(1, 53), 7),
-		short("ICMP cut short", true, echo(true, false, 1), 7),
-		short("ICMP cut short", false, echo(false, false, 1), 7),
-		malformed("ARP cut short", arpRequest(t, alice.mac, alice.ip4, bob.ip4)[:atIP+27]),
+		short("truncated TCP", false, tcp(1, 6379, "S"), 19),
+		short("truncated UDP", false, udp(1, 53), 7),
+		short("truncated TCP", true, tcp(1, 6379, "S"), 19),
+		short("truncated UDP", true, udp(1, 53), 7),
+		short("truncated ICMP", true, echo(true, false, 1), 7),
+		short("truncated ICMP", false, echo(false, false, 1), 7),
+		malformed("truncated ARP", arpRequest(t, alice.mac, alice.ip4, bob.ip4)[:atIP+27]),
 		malformed("ARP of another hardware", patch(arpRequest(t, alice.mac, alice.ip4, bob.ip4), atIP, 0, 2)),
 		malformed("ARP of another protocol", patch(arpRequest(t, alice.mac, alice.ip4, bob.ip4), atIP+2, 0x86, 0xdd)),
 		malformed("ARP of other lengths", patch(arpRequest(t, alice.mac, alice.ip4, bob.ip4), atIP+4, 8, 4)),
-		fromEndpoint("extension headers that end", client, extensions(4, noNext)).dropped("policy"),
-		fromEndpoint("extension headers without end", client, extensions(5, noNext)).dropped("malformed"),
+		fromEndpoint("as many extension headers as are read", client, extensions(4, noNext)).dropped("policy"),
+		fromEndpoint("one extension header more than is read", client, extensions(5, noNext)).dropped("malformed"),
 		fromEndpoint("extension header past the end", client, patch(extensions(1, noNext), atL4v6, byte(layers.IPProtocolIPv6Destination), 255)).dropped("malformed"),
 		fromEndpoint("VLAN", alice, vlan).dropped("unknown_protocol"),
 		fromEndpoint("LLDP", alice, patch(good4, atEthertype, 0x88, 0xcc)).dropped("unknown_protocol").path("drop-unknown-protocol"),
 		fromHost("IPv4/version", patch(good4, atIP, 0x65)).dropped("malformed"),
-		fromHost("ARP cut short", arpRequest(t, gatewayMAC, gatewayOf(openNet).ip4, bob.ip4)[:atIP+27]).dropped("malformed"),
-		fromHost("NS cut short", cutIPv6(t, ask(gatewayMAC, gatewayOf(openNet).ip6, bob.ip6, "").frame(t), 7)).dropped("malformed"),
+		fromHost("truncated ARP", arpRequest(t, gatewayMAC, gatewayOf(openNet).ip4, bob.ip4)[:atIP+27]).dropped("malformed"),
+		fromHost("truncated NS", cutIPv6(t, ask(gatewayMAC, gatewayOf(openNet).ip6, bob.ip6, "").frame(t), 7)).dropped("malformed"),
 		fromHost("LLDP", patch(good4, atEthertype, 0x88, 0xcc)).dropped("unknown_protocol"),
 		fromUplink("IPv4/version", patch(good4, atIP, 0x65)).passed(),
 		fromUplink("ARP", arpRequest(t, routerMAC, peer.ip4, uplink.ip4)).passed(),

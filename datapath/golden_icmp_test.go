@@ -11,7 +11,7 @@ type problem struct {
 	name  string
 	icmp  uint8 // type
 	code  uint8
-	value uint32 // what it says besides
+	value uint32 // MTU or pointer
 }
 
 func problems(v6 bool) []problem {
@@ -35,10 +35,10 @@ func problems(v6 bool) []problem {
 	}
 }
 
-// problemPort is that nobody takes packets to a port.
+// problemPort is port unreachable.
 func problemPort(v6 bool) problem { return problems(v6)[2] }
 
-// problemSize and problemTTL are what the datapath itself sends.
+// problemSize and problemTTL are the errors that the datapath sends.
 func problemSize(v6 bool, mtu uint32) problem {
 	p := problems(v6)[3]
 	p.value = mtu
@@ -47,7 +47,7 @@ func problemSize(v6 bool, mtu uint32) problem {
 
 func problemTTL(v6 bool) problem { return problems(v6)[4] }
 
-// ipPacket is the IP packet in a frame, without what Ethernet pads it with.
+// ipPacket returns the IP packet in a frame, without Ethernet padding.
 func ipPacket(frame []byte) []byte {
 	packet := frame[atIP:]
 	if packet[0]>>4 == 4 {
@@ -56,11 +56,11 @@ func ipPacket(frame []byte) []byte {
 	return packet[:40+int(binary.BigEndian.Uint16(packet[4:]))]
 }
 
-// How much of a packet an error quotes.
+// A quote of this length contains the whole packet.
 const wholePacket = 1 << 16
 
-// mostQuoted is that of an error of the datapath, which is no longer than RFC
-// 1812, section 4.3.2.3, and RFC 4443, section 2.4 (c), let it be.
+// mostQuoted is the length of the quote in an error of the datapath. It is the
+// most that RFC 1812, section 4.3.2.3, and RFC 4443, section 2.4 (c), allow.
 func mostQuoted(v6 bool) int {
 	if v6 {
 		return 1280 - 40 - 8
@@ -68,7 +68,7 @@ func mostQuoted(v6 bool) int {
 	return 576 - 20 - 8
 }
 
-// leastQuoted is the IP header and 8 bytes: RFC 792.
+// leastQuoted is the shortest quote: the IP header and 8 bytes (RFC 792).
 func leastQuoted(p packet) int {
 	length := 20
 	if p.dst.Is6() {
@@ -83,8 +83,7 @@ func leastQuoted(p packet) int {
 	return length + 8
 }
 
-// about is the error about a packet, of which it quotes no more than some
-// bytes.
+// about is the error about a packet, with a quote of at most this many bytes.
 func (e problem) about(t testing.TB, p packet, quote int) transport {
 	quoted := ipPacket(p.frame(t))
 	body := string(binary.BigEndian.AppendUint32(nil, e.value)) + string(quoted[:min(quote, len(quoted))])
@@ -96,7 +95,7 @@ func (e problem) about(t testing.TB, p packet, quote int) transport {
 	return l4
 }
 
-// refusal is the error about a packet that its sender gets from its gateway.
+// refusal is the error about a packet that the gateway sends to its sender.
 func refusal(t testing.TB, to host, e problem, about packet) packet {
 	return packet{
 		from: gatewayMAC, to: to.mac, src: gatewayOf(to.network).ip(about.dst.Is6()), dst: about.src,
@@ -104,22 +103,23 @@ func refusal(t testing.TB, to host, e problem, about packet) packet {
 	}
 }
 
-// refused is a drop of which the sender is told.
+// refused expects a drop with an error to the sender.
 func (r row) refused(reason string, out []byte) row {
 	r.verdict, r.reason, r.out = verdictDirect, reason, out
 	return r
 }
 
-// complaint is an error on its way, in and out: its own headers, and the packet
-// that it is about as each side knows it.
-type complaint struct {
+// icmpError is an ICMP error with its quoted packet, before and after the
+// translation.
+type icmpError struct {
 	in, out           packet
 	aboutIn, aboutOut packet
 }
 
-// frames are the error as it comes in and goes out. The CRC of SCTP stays as it
-// was quoted: nobody looks at it there, and it may be of more than is quoted.
-func (c complaint) frames(t testing.TB, e problem, quote int) (in, out []byte) {
+// frames returns the error as it arrives and as it leaves. The quoted CRC of
+// SCTP does not change: no receiver checks it, and it can cover more than the
+// quote.
+func (c icmpError) frames(t testing.TB, e problem, quote int) (in, out []byte) {
 	c.in.l4, c.out.l4 = e.about(t, c.aboutIn, quote), e.about(t, c.aboutOut, quote)
 	if crc := 4 + leastQuoted(c.aboutIn); c.aboutIn.l4.protocol == protocolSCTP && len(c.in.l4.body) > crc {
 		c.out.l4.body = c.out.l4.body[:crc] + c.in.l4.body[crc:crc+4] + c.out.l4.body[crc+4:]
@@ -127,21 +127,21 @@ func (c complaint) frames(t testing.TB, e problem, quote int) (in, out []byte) {
 	return c.in.frame(t), c.out.frame(t)
 }
 
-// complaintIn is an error from outside about what alice sent there, from the
-// one to whom it was sent, or from a router on the way.
-func complaintIn(v6 bool, from host, l4 transport) complaint {
+// icmpErrorIn is an error from outside about a packet of alice, from the
+// receiver or from a router on the path.
+func icmpErrorIn(v6 bool, from host, l4 transport) icmpError {
 	sent := outgoing(alice, v6, l4)
 	sent.ttl = 63
-	c := complaint{aboutIn: masqueraded(sent), aboutOut: sent}
+	c := icmpError{aboutIn: masqueraded(sent), aboutOut: sent}
 	c.in = packet{from: routerMAC, to: uplinkMAC, src: from.ip(v6), dst: uplink.ip(v6), class: 0xc0}
 	c.out = translated(c.in, alice)
 	return c
 }
 
-// complaintOut is alice's error about an answer from outside.
-func complaintOut(v6 bool, l4 transport) complaint {
+// icmpErrorOut is an error of alice about a reply from outside.
+func icmpErrorOut(v6 bool, l4 transport) icmpError {
 	got := translated(incoming(v6, l4), alice)
-	c := complaint{aboutIn: got, aboutOut: got}
+	c := icmpError{aboutIn: got, aboutOut: got}
 	c.aboutOut.dst = uplink.ip(v6)
 	c.in = packet{from: alice.mac, to: gatewayMAC, src: alice.ip(v6), dst: website.ip(v6)}
 	c.out = c.in
@@ -149,11 +149,11 @@ func complaintOut(v6 bool, l4 transport) complaint {
 	return c
 }
 
-// errorRows are of ICMP errors that are translated.
+// errorRows are ICMP errors that are translated.
 func errorRows(t testing.TB) []row {
 	return bothFamilies(func(v6 bool) []row {
 		var rows []row
-		add := func(name string, in row, c complaint, e problem, quote int, end func(row, []byte) row) {
+		add := func(name string, in row, c icmpError, e problem, quote int, end func(row, []byte) row) {
 			var out []byte
 			in.name = name
 			in.in, out = c.frames(t, e, quote)
@@ -173,8 +173,8 @@ func errorRows(t testing.TB) []row {
 		} {
 			opened := sentBy(t, alice, v6, c.out)
 			answered := answerTo(t, "", v6, c.answer, opened)
-			fromPeer, fromRouter := complaintIn(v6, website, c.out), complaintIn(v6, router, c.out)
-			back := complaintOut(v6, c.answer)
+			fromPeer, fromRouter := icmpErrorIn(v6, website, c.out), icmpErrorIn(v6, router, c.out)
+			back := icmpErrorOut(v6, c.answer)
 			arrive := fromUplink("", nil).after(opened)
 			leave := fromEndpoint("", alice, nil).after(opened, answered)
 			for _, e := range problems(v6) {
@@ -182,7 +182,7 @@ func errorRows(t testing.TB) []row {
 				add(name+", from the peer", arrive, fromPeer, e, wholePacket, toAlice)
 				add(name+", from a router", arrive, fromRouter, e, leastQuoted(fromRouter.aboutIn), toAlice)
 				add(name+", of alice", leave, back, e, wholePacket, outside)
-				add(name+", of alice with little of it", leave, back, e, leastQuoted(back.aboutIn), outside)
+				add(name+", of alice with the shortest quote", leave, back, e, leastQuoted(back.aboutIn), outside)
 			}
 			e := problemPort(v6)
 			options := fromPeer
@@ -192,12 +192,12 @@ func errorRows(t testing.TB) []row {
 			}
 			options.aboutOut.options = options.aboutIn.options
 			add(c.name+", with options", arrive, options, e, wholePacket, toAlice)
-			add(c.name+", with options and little else", arrive, options, e, leastQuoted(options.aboutIn), toAlice)
+			add(c.name+", with options and the shortest quote", arrive, options, e, leastQuoted(options.aboutIn), toAlice)
 			add(c.name+", with an odd number of bytes", arrive, fromRouter, e, leastQuoted(fromRouter.aboutIn)+5, toAlice)
-			// What follows the packet in its frame is no part of what it quotes.
+			// Bytes of the frame after the packet are not part of the quote.
 			padded := arrive
 			in, out := fromRouter.frames(t, e, leastQuoted(fromRouter.aboutIn))
-			padded.name, padded.in = c.name+", with little of it and a longer frame", slices.Concat(in, []byte("longer, longer"))
+			padded.name, padded.in = c.name+", with the shortest quote in a longer frame", slices.Concat(in, []byte("longer, longer"))
 			rows = append(rows, padded.delivered(alice, slices.Concat(out, []byte("longer, longer"))))
 			if c.name == "UDP" && !v6 {
 				bare := fromPeer
@@ -205,10 +205,10 @@ func errorRows(t testing.TB) []row {
 				add("UDP without a checksum", arrive, bare, e, wholePacket, toAlice)
 			}
 		}
-		// An endpoint that is not masqueraded.
+		// plain is not masqueraded.
 		sent := outgoing(plain, v6, udp(40000, 53))
 		sent.ttl = 63
-		bare := complaint{aboutIn: sent, aboutOut: sent}
+		bare := icmpError{aboutIn: sent, aboutOut: sent}
 		bare.in = packet{from: routerMAC, to: uplinkMAC, src: router.ip(v6), dst: plain.ip(v6)}
 		bare.out = translated(bare.in, plain)
 		add("not masqueraded", fromUplink("", nil).after(sentBy(t, plain, v6, udp(40000, 53))), bare, problemTTL(v6), wholePacket,
@@ -217,7 +217,8 @@ func errorRows(t testing.TB) []row {
 	})
 }
 
-// publishedErrorRows are about packets to published ports and their answers.
+// publishedErrorRows are errors about packets to published ports and about
+// their replies.
 func publishedErrorRows(t testing.TB, v6 bool) []row {
 	var rows []row
 	e := problemPort(v6)
@@ -235,8 +236,8 @@ func publishedErrorRows(t testing.TB, v6 bool) []row {
 			name  string
 			asked packet
 			open  func(string, []byte) row
-			seen  host // as alice sees the client
-			back  host // whom she is connected with, for what is delivered
+			seen  host // the client's address at alice
+			back  host // the client's station, if the packet is delivered to it
 		}{
 			{"from outside", incoming(v6, c.l4), fromUplink, website, host{}},
 			{"from the host", localCall(loopbackHost, v6, c.l4), fromLoopback, gatewayOf(openNet), host{}},
@@ -250,13 +251,13 @@ func publishedErrorRows(t testing.TB, v6 bool) []row {
 			asked := way.open("", way.asked.frame(t))
 			replied := fromEndpoint("", alice, answer.frame(t)).after(asked)
 
-			// Alice's, about what reached her.
-			mine := complaint{aboutIn: arrived, aboutOut: way.asked}
+			// Alice's error, about the request.
+			mine := icmpError{aboutIn: arrived, aboutOut: way.asked}
 			mine.aboutOut.ttl = arrived.ttl
 			mine.in = packet{from: alice.mac, to: gatewayMAC, src: alice.ip(v6), dst: way.seen.ip(v6)}
 			mine.out = packet{from: alice.mac, to: gatewayMAC, src: way.asked.dst, dst: way.asked.src, ttl: 63}
-			// The client's, about her answer.
-			theirs := complaint{aboutIn: repliedOutside(answer, way.asked), aboutOut: answer}
+			// The client's error, about the reply.
+			theirs := icmpError{aboutIn: repliedOutside(answer, way.asked), aboutOut: answer}
 			theirs.aboutOut.ttl = theirs.aboutIn.ttl
 			theirs.in = packet{from: way.asked.from, to: way.asked.to, src: way.asked.src, dst: way.asked.dst}
 			theirs.out = translated(theirs.in, alice)

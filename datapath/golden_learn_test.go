@@ -12,15 +12,14 @@ import (
 	"github.com/ebpnet/ebpnet/bpf"
 )
 
-// How long a learned station stays without a packet from it, and
-// its address: bpf/config.h.
+// The timeouts of a learned station and of its address: bpf/config.h.
 const (
 	learnedFor = 300 * time.Second
-	addressFor = 7440 * time.Second // as a flow of it
+	addressFor = 7440 * time.Second // as long as its flows
 )
 
-// seen is a frame to alice by which a station is learned: from behind the
-// trunk whose device it has, or out of a tunnel.
+// seen is a frame to alice that makes the datapath learn a station. It comes
+// from behind the station's trunk, or from a tunnel.
 func seen(t testing.TB, h host, v6 bool, tunnel uint32) row {
 	frame := between(h, alice, v6, udp(1, 2)).frame(t)
 	if h.device != "" {
@@ -29,13 +28,12 @@ func seen(t testing.TB, h host, v6 bool, tunnel uint32) row {
 	return fromTunnel(t, "", tunnel, frame)
 }
 
-// reaches is alice's frame to a station.
+// reaches is a frame of alice to a station.
 func reaches(t testing.TB, name string, h host, v6 bool) row {
 	return fromEndpoint(name, alice, between(alice, h, v6, udp(1, 2)).frame(t))
 }
 
-// found is the result if the station is learned, and unknown if it
-// is not.
+// found expects that the station is learned. unknown expects that it is not.
 func (r row) found(t testing.TB, h host, tunnel uint32) row {
 	if h.device != "" {
 		return r.delivered(h, nil)
@@ -45,14 +43,15 @@ func (r row) found(t testing.TB, h host, tunnel uint32) row {
 
 func (r row) unknown() row { return r.floodedTo(trunk, otherTrunk).into(theTunnel, sixTunnel) }
 
-// learnRows are of learned stations.
+// learnRows are frames from and to learned stations.
 func learnRows(t testing.TB) []row {
 	return bothFamilies(func(v6 bool) []row {
-		return slices.Concat(placeRows(t, v6), onwardRows(t, v6), ageRows(t, v6), shareRows(t, v6), untaughtRows(t, v6))
+		return slices.Concat(placeRows(t, v6), learnedPairRows(t, v6), ageRows(t, v6), shareRows(t, v6), notLearnedRows(t, v6))
 	})
 }
 
-// placeRows are of where a station was seen last, of those that have one MAC.
+// placeRows are stations that move: frames go to the place where the MAC was
+// seen last.
 func placeRows(t testing.TB, v6 bool) []row {
 	const n = 90
 	places := []struct {
@@ -79,8 +78,8 @@ func placeRows(t testing.TB, v6 bool) []row {
 	return rows
 }
 
-// onwardRows are of frames from one learned station to another.
-func onwardRows(t testing.TB, v6 bool) []row {
+// learnedPairRows are frames from one learned station to another.
+func learnedPairRows(t testing.TB, v6 bool) []row {
 	here, far := stranger(trunk, 90), stranger(host{}, 91)
 	there, farther := stranger(otherTrunk, 92), stranger(host{}, 93)
 	sends := func(from, to host) []byte { return between(from, to, v6, udp(1, 2)).frame(t) }
@@ -92,25 +91,25 @@ func onwardRows(t testing.TB, v6 bool) []row {
 	}
 	spokenTo := fromEndpoint("", alice, between(alice, far, v6, udp(3, 4)).frame(t))
 	return []row{
-		reaches(t, "one that was never seen", far, v6).unknown(),
-		reaches(t, "one that has only been spoken to", far, v6).after(spokenTo).unknown(),
-		fromTunnel(t, "out of a tunnel to behind a trunk", theTunnel, sends(far, here)).after(seenHere).delivered(here, sends(far, here)),
-		fromTunnel(t, "out of a tunnel to one that was never seen", theTunnel, sends(far, there)).after(seenHere).
+		reaches(t, "a station that was never seen", far, v6).unknown(),
+		reaches(t, "a station that has only received", far, v6).after(spokenTo).unknown(),
+		fromTunnel(t, "out of a tunnel to a station behind a trunk", theTunnel, sends(far, here)).after(seenHere).delivered(here, sends(far, here)),
+		fromTunnel(t, "out of a tunnel to a station that was never seen", theTunnel, sends(far, there)).after(seenHere).
 			floodedAs(sends(far, there), trunk, otherTrunk),
-		fromTunnel(t, "out of a tunnel to behind another", sixTunnel, sends(farther, far)).after(seenFar).dropped("unknown_destination"),
-		fromTunnel(t, "out of a tunnel to behind itself", theTunnel, sends(farther, far)).after(seenFar).dropped("unknown_destination"),
-		fromEndpoint("from behind a trunk to behind another", there, sends(there, here)).after(seenHere).delivered(here, nil),
-		fromEndpoint("from behind a trunk to behind a tunnel", here, sends(here, far)).after(seenFar).
+		fromTunnel(t, "out of a tunnel to a station behind another tunnel", sixTunnel, sends(farther, far)).after(seenFar).dropped("unknown_destination"),
+		fromTunnel(t, "out of a tunnel to a station behind the same tunnel", theTunnel, sends(farther, far)).after(seenFar).dropped("unknown_destination"),
+		fromEndpoint("from behind a trunk to a station behind another trunk", there, sends(there, here)).after(seenHere).delivered(here, nil),
+		fromEndpoint("from behind a trunk to a station behind a tunnel", here, sends(here, far)).after(seenFar).
 			tunnelled(intoTunnel(t, theTunnel, sends(here, far))),
-		consumed("to one behind the same trunk", neighbor, here),
+		consumed("to a station behind the same trunk", neighbor, here),
 		consumed("from behind a trunk to the trunk itself", here, trunk),
-		consumed("of a trunk to behind itself", trunk, here),
-		fromEndpoint("of a trunk to behind another", otherTrunk, sends(otherTrunk, here)).after(seenHere).delivered(here, nil),
+		consumed("of a trunk to a station behind it", trunk, here),
+		fromEndpoint("of a trunk to a station behind another trunk", otherTrunk, sends(otherTrunk, here)).after(seenHere).delivered(here, nil),
 		fromEndpoint("from another network", client, sends(client, far)).after(seenFar).dropped("policy"),
 	}
 }
 
-// age makes all that was learned older.
+// age makes all learned entries older.
 func age(by time.Duration) func(testing.TB, *world) {
 	return func(t testing.TB, w *world) {
 		stations := map[bpf.EbpnetFdbKey]bpf.EbpnetLearned{}
@@ -129,7 +128,7 @@ func age(by time.Duration) func(testing.TB, *world) {
 	}
 }
 
-// ageRows are of stations that have not been seen for long.
+// ageRows are stations that were not seen for some time.
 func ageRows(t testing.TB, v6 bool) []row {
 	far, here := stranger(host{}, 90), stranger(trunk, 90)
 	seenFar, seenHere := seen(t, far, v6, theTunnel), seen(t, here, v6, 0)
@@ -141,18 +140,18 @@ func ageRows(t testing.TB, v6 bool) []row {
 		}
 	}
 	return []row{
-		reaches(t, "behind a tunnel, seen a while ago", far, v6).after(seenFar).given(age(learnedFor-slack), nil).found(t, far, theTunnel),
-		reaches(t, "behind a tunnel, seen too long ago", far, v6).after(seenFar).given(age(learnedFor), nil).unknown(),
+		reaches(t, "behind a tunnel, before the timeout", far, v6).after(seenFar).given(age(learnedFor-slack), nil).found(t, far, theTunnel),
+		reaches(t, "behind a tunnel, after the timeout", far, v6).after(seenFar).given(age(learnedFor), nil).unknown(),
 		reaches(t, "behind a tunnel, seen again", far, v6).after(seenFar).given(again(seenFar), nil).found(t, far, theTunnel),
-		reaches(t, "behind a trunk, seen a while ago", here, v6).after(seenHere).given(age(learnedFor-slack), nil).found(t, here, 0),
-		reaches(t, "behind a trunk, seen too long ago", here, v6).after(seenHere).given(age(learnedFor), nil).unknown(),
+		reaches(t, "behind a trunk, before the timeout", here, v6).after(seenHere).given(age(learnedFor-slack), nil).found(t, here, 0),
+		reaches(t, "behind a trunk, after the timeout", here, v6).after(seenHere).given(age(learnedFor), nil).unknown(),
 		reaches(t, "behind a trunk, seen again", here, v6).after(seenHere).given(again(seenHere), nil).found(t, here, 0),
-		reaches(t, "behind a tunnel, seen too long ago, and then elsewhere", here, v6).after(seenFar).given(again(seenHere), nil).found(t, here, 0),
+		reaches(t, "behind a tunnel, after the timeout, then seen elsewhere", here, v6).after(seenFar).given(again(seenHere), nil).found(t, here, 0),
 	}
 }
 
-// untaughtRows are of frames that are refused, and teach nothing.
-func untaughtRows(t testing.TB, v6 bool) []row {
+// notLearnedRows are refused frames. Their senders are not learned.
+func notLearnedRows(t testing.TB, v6 bool) []row {
 	far := stranger(host{}, 90)
 	good := between(far, alice, v6, udp(1, 2))
 	withSource := func(a netip.Addr) []byte {
@@ -161,24 +160,24 @@ func untaughtRows(t testing.TB, v6 bool) []row {
 		return p.frame(t)
 	}
 	var rows []row
-	untaught := func(name string, r row) {
+	notLearned := func(name string, r row) {
 		rows = append(rows, reaches(t, "after "+name, far, v6).after(r).unknown())
 	}
 	out := func(frame []byte) row { return fromTunnel(t, "", theTunnel, frame) }
-	untaught("an endpoint's address", out(withSource(bob.ip(v6))))
-	untaught("the gateway's address", out(withSource(gatewayOf(openNet).ip(v6))))
-	untaught("no protocol that a container speaks", out(patch(good.frame(t), atEthertype, 0x88, 0xcc)))
-	untaught("a malformed packet", out(patch(good.frame(t), atIP, 0x25)))
-	untaught("a strange key", fromUplink("", arriving(false, key(strangeKey)).around(t, good.frame(t))))
-	untaught("a strange peer", fromUplink("", patch(arriving(false, key(openKey)).around(t, good.frame(t)), atIP+15, 99)))
-	untaught("another network's key", fromUplink("", arriving(false, key(closedKey)).around(t, good.frame(t))))
-	untaught("an address of a trunk's neighbor", fromEndpoint("", trunk, withSource(bob.ip(v6))))
-	// Without ICC only who is known may speak.
+	notLearned("an endpoint's address", out(withSource(bob.ip(v6))))
+	notLearned("the gateway's address", out(withSource(gatewayOf(openNet).ip(v6))))
+	notLearned("an unknown protocol", out(patch(good.frame(t), atEthertype, 0x88, 0xcc)))
+	notLearned("a malformed packet", out(patch(good.frame(t), atIP, 0x25)))
+	notLearned("an unknown key", fromUplink("", arriving(false, key(strangeKey)).around(t, good.frame(t))))
+	notLearned("an unknown peer", fromUplink("", patch(arriving(false, key(openKey)).around(t, good.frame(t)), atIP+15, 99)))
+	notLearned("another network's key", fromUplink("", arriving(false, key(closedKey)).around(t, good.frame(t))))
+	notLearned("an address of a trunk's neighbor", fromEndpoint("", trunk, withSource(bob.ip(v6))))
+	// Without ICC, only known stations may send.
 	closed := func(says row) func(testing.TB, *world) {
 		return func(t testing.TB, w *world) {
-			turned(openNet, func(n *Network) { n.ICC = false })(t, w)
+			changeNetwork(openNet, func(n *Network) { n.ICC = false })(t, w)
 			w.send(t, says)
-			turned(openNet, func(*Network) {})(t, w)
+			changeNetwork(openNet, func(*Network) {})(t, w)
 		}
 	}
 	here := stranger(trunk, 90)
@@ -190,7 +189,7 @@ func untaughtRows(t testing.TB, v6 bool) []row {
 	return append(rows, staticRows(t, v6)...)
 }
 
-// staticRows are of MACs with static entries, which no other station can take.
+// staticRows are MACs with static entries. No other station can take them.
 func staticRows(t testing.TB, v6 bool) []row {
 	gateway := gatewayOf(openNet)
 	stolen := func(what string, of host, tunnel uint32) []row {
@@ -208,7 +207,7 @@ func staticRows(t testing.TB, v6 bool) []row {
 	rows := slices.Concat(
 		stolen("an endpoint's MAC", bob, theTunnel),
 		stolen("the gateway's MAC", gateway, theTunnel),
-		stolen("the MAC of one behind another tunnel", remote, sixTunnel),
+		stolen("the MAC of a station behind another tunnel", remote, sixTunnel),
 		stolen("another trunk's MAC", otherTrunk, theTunnel),
 	)
 	asGroup := between(stranger(host{}, 90), alice, v6, udp(1, 2))
@@ -216,7 +215,7 @@ func staticRows(t testing.TB, v6 bool) []row {
 	rows = append(rows,
 		reaches(t, "an endpoint whose MAC others have used", bob, v6).after(fromTunnel(t, "", theTunnel, bobs), fromEndpoint("", trunk, bobs)).
 			delivered(bob, nil),
-		reaches(t, "one behind a tunnel whose MAC others have used", remote, v6).
+		reaches(t, "a station behind a tunnel whose MAC others have used", remote, v6).
 			after(fromTunnel(t, "", sixTunnel, remotes), fromEndpoint("", trunk, remotes)).
 			tunnelled(intoTunnel(t, theTunnel, between(alice, remote, v6, udp(1, 2)).frame(t))),
 		fromTunnel(t, "a group's MAC out of a tunnel", theTunnel, asGroup.frame(t)).dropped("malformed"),
@@ -225,9 +224,9 @@ func staticRows(t testing.TB, v6 bool) []row {
 	return append(rows, overlayGuardRows(t, v6)...)
 }
 
-// nobodysAddresses are those that no packet may be from: of groups, broadcast,
-// what is reserved, and loopback.
-func nobodysAddresses(v6 bool) []netip.Addr {
+// invalidSources are addresses that no packet may come from: group,
+// broadcast, reserved and loopback addresses.
+func invalidSources(v6 bool) []netip.Addr {
 	texts := []string{"224.0.0.251", "239.1.2.3", "240.0.0.1", "255.255.255.255", "127.0.0.1", "127.255.255.254"}
 	if v6 {
 		texts = []string{"ff02::fb", "ff0e::5", "::1"}
@@ -239,8 +238,8 @@ func nobodysAddresses(v6 bool) []netip.Addr {
 	return all
 }
 
-// overlayGuardRows are of what a learned station may send out of
-// a tunnel.
+// overlayGuardRows are packets of a learned station from a tunnel, allowed and
+// refused.
 func overlayGuardRows(t testing.TB, v6 bool) []row {
 	far := stranger(host{}, 90)
 	says := func(name string, frame []byte) row { return fromTunnel(t, name, theTunnel, frame) }
@@ -253,15 +252,15 @@ func overlayGuardRows(t testing.TB, v6 bool) []row {
 	spoofed := func(name string, frame []byte) row { return says(name, frame).dropped("spoofed_overlay") }
 	rows := []row{
 		let("own address", from(far.ip(v6))),
-		let("an address that nobody has", from(nobody.ip(v6))),
+		let("an unused address", from(nobody.ip(v6))),
 		let("an address outside", from(website.ip(v6))),
 		spoofed("an endpoint's address", from(bob.ip(v6))),
-		spoofed("the address of whom it is for", from(alice.ip(v6))),
+		spoofed("the address of the receiver", from(alice.ip(v6))),
 		spoofed("a known remote's address", from(remote.ip(v6))),
 		spoofed("the gateway's address", from(gatewayOf(openNet).ip(v6))),
 		spoofed("an address of another network's", from(client.ip(v6))),
 	}
-	for _, a := range nobodysAddresses(v6) {
+	for _, a := range invalidSources(v6) {
 		known := between(remote, alice, v6, udp(1, 2))
 		known.src = a
 		rows = append(rows, spoofed("from "+a.String(), from(a)), spoofed("a known remote from "+a.String(), known.frame(t)))
@@ -272,7 +271,7 @@ func overlayGuardRows(t testing.TB, v6 bool) []row {
 	tells := func(frame, sender mac, ip netip.Addr) []byte {
 		return arp(t, frame, alice.mac, layers.ARPReply, sender, ip, alice.mac, alice.ip4)
 	}
-	for _, a := range nobodysAddresses(v6) {
+	for _, a := range invalidSources(v6) {
 		rows = append(rows, spoofed("ARP from "+a.String(), tells(far.mac, far.mac, a)))
 	}
 	return append(rows,
@@ -286,11 +285,11 @@ func overlayGuardRows(t testing.TB, v6 bool) []row {
 		let("ARP of a known remote", tells(remote.mac, remote.mac, remote.ip4)),
 		let("ARP probe", tells(far.mac, far.mac, netip.IPv4Unspecified())),
 		says("ARP of another hardware", patch(tells(far.mac, far.mac, far.ip4), atIP, 0, 2)).dropped("malformed"),
-		says("ARP cut short", tells(far.mac, far.mac, far.ip4)[:atIP+27]).dropped("malformed"),
+		says("truncated ARP", tells(far.mac, far.mac, far.ip4)[:atIP+27]).dropped("malformed"),
 	)
 }
 
-// overlayNDRows are of link-local addresses and ND.
+// overlayNDRows are link-local addresses and ND.
 func overlayNDRows(t testing.TB, far host, let, spoofed func(string, []byte) row) []row {
 	from := func(by mac, a netip.Addr) []byte {
 		p := between(far, alice, true, udp(1, 2))
@@ -309,7 +308,7 @@ func overlayNDRows(t testing.TB, far host, let, spoofed func(string, []byte) row
 	return []row{
 		let("no address", from(far.mac, netip.IPv6Unspecified())),
 		let("own link-local address", from(far.mac, linkLocal(far.mac))),
-		let("a link-local address of nobody's MAC", from(far.mac, linkLocal(nobody.mac))),
+		let("a link-local address of an unused MAC", from(far.mac, linkLocal(nobody.mac))),
 		let("a link-local address of no MAC", from(far.mac, opaque)),
 		spoofed("an endpoint's link-local address", from(far.mac, linkLocal(bob.mac))),
 		spoofed("the gateway's link-local address", from(far.mac, linkLocal(gatewayMAC))),
@@ -322,6 +321,8 @@ func overlayNDRows(t testing.TB, far host, let, spoofed func(string, []byte) row
 		spoofed("NA for the gateway", advert(far, gatewayOf(openNet).ip6)),
 		spoofed("NA for a group", advert(far, netip.MustParseAddr("ff02::1"))),
 		spoofed("NA for the loopback address", advert(far, netip.IPv6Loopback())),
+		spoofed("NA for no address", advert(far, netip.IPv6Unspecified())),
+		spoofed("NA for its IPv4 address", advert(far, netip.AddrFrom16(far.ip4.As16()))),
 		spoofed("NA of a known remote for another's address", advert(remote, far.ip6)),
 		let("NS", nd(far, neighborAsk, ndBody(0, alice.ip6, ndOption(optionSourceMAC, far.mac)))),
 		let("router solicitation", nd(far, routerSolicit, "\x00\x00\x00\x00")),

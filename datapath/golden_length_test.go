@@ -13,9 +13,9 @@ const (
 	echoLength = 8
 )
 
-// said is a frame whose IP header says so many bytes of payload. What is behind
-// them pads the frame.
-func said(frame []byte, payload int) []byte {
+// withLength is a frame whose IP header has this payload length. The rest of
+// the frame is padding.
+func withLength(frame []byte, payload int) []byte {
 	if frame[atEthertype] == 0x86 {
 		return patch(frame, atIP6Length, binary.BigEndian.AppendUint16(nil, uint16(payload))...)
 	}
@@ -25,12 +25,12 @@ func said(frame []byte, payload int) []byte {
 	return patch(out, atChecksum, binary.BigEndian.AppendUint16(nil, internetChecksum(out[atIP:atL4]))...)
 }
 
-// withDataOffset has the TCP header behind a number of bytes say another length,
-// in words.
+// withDataOffset changes the header length, in words, of the TCP header at an
+// offset.
 func withDataOffset(frame []byte, at int, words byte) []byte { return patch(frame, at+12, words<<4) }
 
-// lengthRows are of packets that end before their transport header does, in
-// frames that go on.
+// lengthRows are packets that end before their transport header ends, in longer
+// frames.
 func lengthRows(t testing.TB) []row {
 	return bothFamilies(func(v6 bool) []row {
 		const padding = "and more"
@@ -63,11 +63,11 @@ func lengthRows(t testing.TB) []row {
 				extension = 8
 			}
 			rows = append(rows,
-				malformed(c.name+" past the end", said(padded(p), c.length-1)),
-				malformed(c.name+" behind the end", said(padded(p), 0)),
-				leaves(c.name+" up to the end", padded(p), padded(masqueraded(p))),
-				malformed(c.name+" past the end of a first fragment", said(padded(first), extension+c.length-1)),
-				leaves(c.name+" up to the end of a first fragment", padded(first), padded(masqueraded(first))),
+				malformed(c.name+" ends after the packet", withLength(padded(p), c.length-1)),
+				malformed(c.name+" starts after the packet", withLength(padded(p), 0)),
+				leaves(c.name+" ends with the packet", padded(p), padded(masqueraded(p))),
+				malformed(c.name+" ends after the first fragment", withLength(padded(first), extension+c.length-1)),
+				leaves(c.name+" ends with the first fragment", padded(first), padded(masqueraded(first))),
 			)
 		}
 
@@ -81,9 +81,9 @@ func lengthRows(t testing.TB) []row {
 			behind += 8
 		}
 		rows = append(rows,
-			malformed("TCP's options past the end", said(withDataOffset(in, l4, 6), tcpLength+3)),
-			leaves("TCP's options up to the end", withDataOffset(in, l4, 6), withDataOffset(out, l4, 6)),
-			malformed("TCP's data before the end of its header", withDataOffset(in, l4, 4)),
+			malformed("TCP's options end after the packet", withLength(withDataOffset(in, l4, 6), tcpLength+3)),
+			leaves("TCP's options end with the packet", withDataOffset(in, l4, 6), withDataOffset(out, l4, 6)),
+			malformed("TCP's header length below five", withDataOffset(in, l4, 4)),
 			leaves("TCP's options in the next fragment", withDataOffset(begun.frame(t), behind, 15),
 				withDataOffset(masqueraded(begun).frame(t), behind, 15)),
 		)
@@ -92,9 +92,9 @@ func lengthRows(t testing.TB) []row {
 		own := outgoing(uplink, v6, tcp(40000, 80, "A"))
 		own.from, own.to = uplinkMAC, routerMAC
 		rows = append(rows,
-			fromUplink("to a published port, past the end", said(padded(call), tcpLength-1)).passed(),
-			fromUplink("to a published port, up to the end", padded(call)).delivered(alice, padded(reached(call, alice, 80))),
-			toUplink("the host's own, past the end", said(padded(own), tcpLength-1)).passed(),
+			fromUplink("to a published port, header ends after the packet", withLength(padded(call), tcpLength-1)).passed(),
+			fromUplink("to a published port, header ends with the packet", padded(call)).delivered(alice, padded(reached(call, alice, 80))),
+			toUplink("the host's own, header ends after the packet", withLength(padded(own), tcpLength-1)).passed(),
 		)
 
 		super := func(r row) row {
@@ -102,8 +102,8 @@ func lengthRows(t testing.TB) []row {
 			return r
 		}
 		rows = append(rows,
-			super(malformed("superframe past the end", said(padded(syn), tcpLength-1))),
-			super(leaves("superframe up to the end", padded(syn), padded(masqueraded(syn)))),
+			super(malformed("superframe, header ends after the packet", withLength(padded(syn), tcpLength-1))),
+			super(leaves("superframe, header ends with the packet", padded(syn), padded(masqueraded(syn)))),
 		)
 		if !v6 {
 			return rows
@@ -111,11 +111,11 @@ func lengthRows(t testing.TB) []row {
 		later := outgoing(alice, v6, udp(40000, 53))
 		later.fragment = fragmentAt(5)
 		return append(rows,
-			malformed("fragment header past the end", said(later.frame(t), 7)),
-			fromEndpoint("fragment header up to the end", alice, said(later.frame(t), 8)).dropped("fragment"),
-			super(fromEndpoint("superframe of no length, without the option", alice, said(padded(syn), 0)).
-				redirected(said(padded(masqueraded(syn)), 0))),
-			fromUplink("of no length, no superframe", said(padded(call), 0)).passed(),
+			malformed("fragment header ends after the packet", withLength(later.frame(t), 7)),
+			fromEndpoint("fragment header ends with the packet", alice, withLength(later.frame(t), 8)).dropped("fragment"),
+			super(fromEndpoint("superframe of no length, without the option", alice, withLength(padded(syn), 0)).
+				redirected(withLength(padded(masqueraded(syn)), 0))),
+			fromUplink("of no length, no superframe", withLength(padded(call), 0)).passed(),
 		)
 	})
 }

@@ -4,8 +4,7 @@ import (
 	"testing"
 )
 
-// addFlows has an owner count so many established flows more, and takes them
-// back.
+// addFlows adds n to an owner's count of established flows, and undoes it.
 func addFlows(owner uint32, n int) (setup, undo func(testing.TB, *world)) {
 	add := func(n int) func(testing.TB, *world) {
 		return func(t testing.TB, w *world) {
@@ -20,8 +19,7 @@ func addFlows(owner uint32, n int) (setup, undo func(testing.TB, *world)) {
 	return add(n), add(-n)
 }
 
-// addHalfOpen has an owner count so many half-open flows more, and takes them
-// back.
+// addHalfOpen adds n to an owner's count of half-open flows, and undoes it.
 func addHalfOpen(owner uint32, n int) (setup, undo func(testing.TB, *world)) {
 	add := func(n int) func(testing.TB, *world) {
 		return func(t testing.TB, w *world) {
@@ -34,7 +32,7 @@ func addHalfOpen(owner uint32, n int) (setup, undo func(testing.TB, *world)) {
 	return add(n), add(-n)
 }
 
-// givenLimits has an owner's limits set while the row's packets go by.
+// givenLimits sets an owner's limits while the row's packets pass.
 func (r row) givenLimits(owner uint32, l Limits) row {
 	setup, undo := r.setup, r.undo
 	return r.given(
@@ -54,8 +52,8 @@ func (r row) givenLimits(owner uint32, l Limits) row {
 		})
 }
 
-// addPorts has the cells of two rows of port_counts count so many more, whatever
-// their destination, and takes them back.
+// addPorts adds n to all cells of two rows of port_counts, so for every
+// destination, and undoes it.
 func addPorts(row uint32, n int) (setup, undo func(testing.TB, *world)) {
 	add := func(n int) func(testing.TB, *world) {
 		return func(t testing.TB, w *world) {
@@ -79,15 +77,15 @@ func addPorts(row uint32, n int) (setup, undo func(testing.TB, *world)) {
 	return add(n), add(-n)
 }
 
-// Of bpf/types_flows.h and bpf/ports.h.
+// Constants of bpf/types_flows.h and bpf/ports.h.
 const (
 	manyPorts   = 65535 - 1024 + 1
-	portsForAll = manyPorts - manyPorts/16 // the others are the host's
+	portsForAll = manyPorts - manyPorts/16 // the rest is reserved for the host
 	portsForOne = portsForAll - manyPorts/16
 	fewPorts    = manyPorts / 4096
 )
 
-// limitRows are of owners that have as much as they may.
+// limitRows are owners at their limits.
 func limitRows(t testing.TB) []row {
 	return bothFamilies(func(v6 bool) []row {
 		const capacity = 262144
@@ -122,29 +120,29 @@ func limitRows(t testing.TB) []row {
 		return []row{
 			limited("the last of an endpoint's share", opens, alice.id, forAll-1),
 			limited("one more than an endpoint's share", refused, alice.id, forAll),
-			limited("an endpoint's share beside what others have", refused, ownerAll, forAll).given(
+			limited("an endpoint's share beside the flows of others", refused, ownerAll, forAll).given(
 				together(setupOf(addFlows(ownerAll, forAll)), setupOf(addFlows(alice.id, shareMinimum))),
 				together(undoOf(addFlows(ownerAll, forAll)), undoOf(addFlows(alice.id, shareMinimum)))),
-			limited("the least, beside what others have", opens, ownerAll, forAll).given(
+			limited("the minimum, beside the flows of others", opens, ownerAll, forAll).given(
 				together(setupOf(addFlows(ownerAll, forAll)), setupOf(addFlows(alice.id, shareMinimum-1))),
 				together(undoOf(addFlows(ownerAll, forAll)), undoOf(addFlows(alice.id, shareMinimum-1)))),
-			limited("no room for the least", fromEndpoint("", alice, p.frame(t)).dropped("flow_table_full"), ownerAll, capacity),
-			limited("an established flow where the share is used up", next, alice.id, forAll),
-			setLimit("the last that an endpoint was given", opens, 99),
-			setLimit("one more than an endpoint was given", refused, 100),
-			setLimit("an established flow at the limit that an endpoint was given", next, 100),
+			limited("no room for the minimum", fromEndpoint("", alice, p.frame(t)).dropped("flow_table_full"), ownerAll, capacity),
+			limited("an established flow at the limit of the share", next, alice.id, forAll),
+			setLimit("the last flow within an endpoint's limit", opens, 99),
+			setLimit("one flow more than an endpoint's limit", refused, 100),
+			setLimit("an established flow at an endpoint's limit", next, 100),
 			halfOpen("many half-open flows", opens, 60000),
-			halfOpen("the last half-open flow that an endpoint was given", opens, 99).givenLimits(alice.id, Limits{MaxHalfOpen: 100}),
-			halfOpen("one half-open flow more than an endpoint was given", refused, 100).givenLimits(alice.id, Limits{MaxHalfOpen: 100}),
-			halfOpen("a flow that is there at the limit of half-open ones", next, 100).givenLimits(alice.id, Limits{MaxHalfOpen: 100}),
-			halfOpen("many half-open flows where only established ones are limited", opens, 100).givenLimits(alice.id, Limits{MaxFlows: 100}),
+			halfOpen("the last half-open flow within an endpoint's limit", opens, 99).givenLimits(alice.id, Limits{MaxHalfOpen: 100}),
+			halfOpen("one half-open flow more than an endpoint's limit", refused, 100).givenLimits(alice.id, Limits{MaxHalfOpen: 100}),
+			halfOpen("an existing flow at the limit of half-open flows", next, 100).givenLimits(alice.id, Limits{MaxHalfOpen: 100}),
+			halfOpen("many half-open flows with a limit of established flows only", opens, 100).givenLimits(alice.id, Limits{MaxFlows: 100}),
 			halfOpen("from outside to a port of an endpoint with many half-open flows", calls, 100).givenLimits(alice.id, Limits{MaxHalfOpen: 100}),
-			limited("the last that a port was given", calls, ownerPorts+webPort, 99).givenLimits(ownerPorts+webPort, Limits{MaxFlows: 100}),
-			limited("one more than a port was given", fromUplink("", asked.frame(t)).dropped("flow_limit"), ownerPorts+webPort, 100).
+			limited("the last flow within a port's limit", calls, ownerPorts+webPort, 99).givenLimits(ownerPorts+webPort, Limits{MaxFlows: 100}),
+			limited("one flow more than a port's limit", fromUplink("", asked.frame(t)).dropped("flow_limit"), ownerPorts+webPort, 100).
 				givenLimits(ownerPorts+webPort, Limits{MaxFlows: 100}),
 			limited("another port than the one with a limit", calls, ownerPorts+webPort, 100).givenLimits(ownerPorts+alsoWebPort, Limits{MaxFlows: 100}),
 			limited("a port of an endpoint at its limit", calls, alice.id, 100).givenLimits(alice.id, Limits{MaxFlows: 100}),
-			limited("one more than a port's share", fromUplink("", asked.frame(t)).dropped("flow_limit"), ownerPorts+webPort, forAll),
+			limited("one flow more than a port's share", fromUplink("", asked.frame(t)).dropped("flow_limit"), ownerPorts+webPort, forAll),
 			limited("another port than the full one", calls, ownerPorts+alsoWebPort, forAll),
 			limited("a port of an endpoint with a full share", calls, alice.id, forAll),
 			limited("a link of a client with a full share", linked.dropped("flow_limit"), client.id, forAll),
@@ -152,23 +150,23 @@ func limitRows(t testing.TB) []row {
 
 			ports("the last port towards a destination", opens, 0, portsForOne-1),
 			ports("one port more than an endpoint's share", fromEndpoint("", alice, p.frame(t)).dropped("port_limit"), 0, portsForOne),
-			ports("the last port that an endpoint was given", opens, 0, 99).givenLimits(alice.id, Limits{MaxPorts: 100}),
-			ports("one port more than an endpoint was given", fromEndpoint("", alice, p.frame(t)).dropped("port_limit"), 0, 100).givenLimits(alice.id, Limits{MaxPorts: 100}),
-			ports("as many ports as another endpoint was given", opens, 0, 100).givenLimits(bob.id, Limits{MaxPorts: 100}),
-			ports("a limit of ports beyond what is free", fromEndpoint("", alice, p.frame(t)).dropped("port_limit"), 0, portsForOne).
+			ports("the last port within an endpoint's limit", opens, 0, 99).givenLimits(alice.id, Limits{MaxPorts: 100}),
+			ports("one port more than an endpoint's limit", fromEndpoint("", alice, p.frame(t)).dropped("port_limit"), 0, 100).givenLimits(alice.id, Limits{MaxPorts: 100}),
+			ports("as many ports as another endpoint's limit", opens, 0, 100).givenLimits(bob.id, Limits{MaxPorts: 100}),
+			ports("a limit of ports higher than the free ports", fromEndpoint("", alice, p.frame(t)).dropped("port_limit"), 0, portsForOne).
 				givenLimits(alice.id, Limits{MaxPorts: 65535}),
-			ports("a flow that is there at the limit of ports", next, 0, 100).givenLimits(alice.id, Limits{MaxPorts: 100}),
-			ports("one port more of the gateway's, than an endpoint was given", fromEndpoint("", bob, inward.frame(t)).dropped("port_limit"), 0, 100).
+			ports("an existing flow at the limit of ports", next, 0, 100).givenLimits(alice.id, Limits{MaxPorts: 100}),
+			ports("one gateway port more than an endpoint's limit", fromEndpoint("", bob, inward.frame(t)).dropped("port_limit"), 0, 100).
 				givenLimits(bob.id, Limits{MaxPorts: 100}),
-			ports("one port more of the gateway's, towards a neighbor's published port", fromEndpoint("", bob, inward.frame(t)).dropped("port_limit"), 0, portsForOne),
-			ports("the last of few ports, beside what others have", opens, portRowsAll, portsForOne).given(
+			ports("one gateway port more towards a neighbor's published port", fromEndpoint("", bob, inward.frame(t)).dropped("port_limit"), 0, portsForOne),
+			ports("the last of few ports, beside the ports of others", opens, portRowsAll, portsForOne).given(
 				together(setupOf(addPorts(portRowsAll, portsForOne)), setupOf(addPorts(0, fewPorts-1))),
 				together(undoOf(addPorts(portRowsAll, portsForOne)), undoOf(addPorts(0, fewPorts-1)))),
-			ports("more than few ports, beside what others have", fromEndpoint("", alice, p.frame(t)).dropped("port_limit"), portRowsAll, portsForOne).given(
+			ports("more than few ports, beside the ports of others", fromEndpoint("", alice, p.frame(t)).dropped("port_limit"), portRowsAll, portsForOne).given(
 				together(setupOf(addPorts(portRowsAll, portsForOne)), setupOf(addPorts(0, fewPorts))),
 				together(undoOf(addPorts(portRowsAll, portsForOne)), undoOf(addPorts(0, fewPorts)))),
-			ports("the last port that is not the host's", opens, portRowsAll, portsForAll-1),
-			ports("no port that is not the host's", fromEndpoint("", alice, p.frame(t)).dropped("ports_exhausted"), portRowsAll, portsForAll),
+			ports("the last port that is not reserved for the host", opens, portRowsAll, portsForAll-1),
+			ports("no port that is not reserved for the host", fromEndpoint("", alice, p.frame(t)).dropped("ports_exhausted"), portRowsAll, portsForAll),
 		}
 	})
 }

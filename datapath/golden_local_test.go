@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// loopbackHost is the host as it speaks to itself.
+// loopbackHost is the host at its loopback addresses.
 var loopbackHost = host{ip4: netip.MustParseAddr("127.0.0.1"), ip6: netip.IPv6Loopback()}
 
 // localCall is a packet of the host to one of its own addresses.
@@ -14,7 +14,7 @@ func localCall(at host, v6 bool, l4 transport) packet {
 	return packet{src: at.ip(v6), dst: at.ip(v6), l4: l4, payload: "hello"}
 }
 
-// localRows are of published ports and the host itself.
+// localRows are packets of the host to published ports.
 func localRows(t testing.TB) []row {
 	return bothFamilies(func(v6 bool) []row {
 		var rows []row
@@ -24,7 +24,7 @@ func localRows(t testing.TB) []row {
 			l4    transport
 			to    host
 			port  uint16
-			seen  netip.Addr // as the server sees the host
+			seen  netip.Addr // the host's address at the server
 			reply string
 		}{
 			{"TCP", loopbackHost, tcp(40000, webPort, "S"), alice, 80, gatewayOf(openNet).ip(v6), "SA"},
@@ -45,7 +45,7 @@ func localRows(t testing.TB) []row {
 			out := repliedOutside(answer, asked)
 			out.from, out.to, out.ttl = mac{}, mac{}, 64
 			rows = append(rows, first,
-				fromEndpoint(c.name+", answer", c.to, answer.frame(t)).after(first).redirected(out.frame(t)))
+				fromEndpoint(c.name+", reply", c.to, answer.frame(t)).after(first).redirected(out.frame(t)))
 		}
 		return append(rows, localRefusals(t, v6)...)
 	})
@@ -56,7 +56,7 @@ func localRefusals(t testing.TB, v6 bool) []row {
 		return fromLoopback(name, localCall(at, v6, l4).frame(t))
 	}
 	large := localCall(loopbackHost, v6, udp(40000, dnsPort))
-	large.payload = string(make([]byte, uplinkMTU)) // lo takes what no other device would
+	large.payload = string(make([]byte, uplinkMTU)) // lo has a larger MTU than all other devices
 	largeOut := reached(large, alice, 53)
 	largeOut.src, largeOut.ttl = gatewayOf(openNet).ip(v6), 64
 	old := localCall(loopbackHost, v6, udp(40000, dnsPort))
@@ -73,7 +73,7 @@ func localRefusals(t testing.TB, v6 bool) []row {
 		call("port that is not published", loopbackHost, tcp(40000, 8079, "S")).passed(),
 		call("of another protocol", loopbackHost, udp(40000, webPort)).passed(),
 		call("for the host only, at the uplink's address", uplink, tcp(40000, hereOnlyPort, "S")).passed(),
-		call("at another address than the one", loopbackHost, tcp(40000, oneAddressPort, "S")).passed(),
+		call("at another address than the published one", loopbackHost, tcp(40000, oneAddressPort, "S")).passed(),
 		call("of an internal network", loopbackHost, tcp(40000, hiddenPort, "S")).dropped("internal"),
 		call("RST that opens", loopbackHost, tcp(40000, webPort, "R")).dropped("unknown_flow"),
 		call("echo", loopbackHost, echo(v6, false, webPort)).passed(),
@@ -95,7 +95,7 @@ func callsOut(from host, at netip.Addr, l4 transport) packet {
 	return p
 }
 
-// hairpinRows are of endpoints that speak to published ports of their own host.
+// hairpinRows are packets of endpoints to published ports of their own host.
 func hairpinRows(t testing.TB) []row {
 	return bothFamilies(func(v6 bool) []row {
 		outside, gateway := uplink.ip(v6), gatewayOf(openNet).ip(v6)
@@ -131,7 +131,7 @@ func hairpinRows(t testing.TB) []row {
 			out := repliedOutside(answer, asked)
 			out.from, out.to = gatewayMAC, c.from.mac
 			rows = append(rows, first,
-				fromEndpoint(c.name+", answer", c.to, answer.frame(t)).after(first).delivered(c.from, out.frame(t)))
+				fromEndpoint(c.name+", reply", c.to, answer.frame(t)).after(first).delivered(c.from, out.frame(t)))
 		}
 		call := func(name string, from host, l4 transport) row {
 			return fromEndpoint(name, from, callsOut(from, outside, l4).frame(t))
@@ -148,7 +148,7 @@ func hairpinRows(t testing.TB) []row {
 		fromInside := replying(reached(callsOut(client, outside, tcp(40000, webPort, "S")), alice, 80), "SA")
 		fromInside.dst = client.ip(v6)
 		return append(rows,
-			call("of one who is not allowed", bob, tcp(40000, restrictedPort, "S")).dropped("source_not_allowed"),
+			call("of a source that is not allowed", bob, tcp(40000, restrictedPort, "S")).dropped("source_not_allowed"),
 			call("of an internal network", bob, tcp(40000, hiddenPort, "S")).dropped("internal"),
 			call("from an internal network", insider, tcp(40000, webPort, "S")).dropped("internal"),
 			at(bob, broadcastOf(uplink.ip4)).redirected(nil),
@@ -157,8 +157,8 @@ func hairpinRows(t testing.TB) []row {
 			call("port that is not published", bob, tcp(40000, 8079, "S")).redirected(nil),
 			call("for the host only", bob, tcp(40000, hereOnlyPort, "S")).redirected(nil),
 			fromEndpoint("TTL 1", bob, old.frame(t)).refused("ttl_exceeded", refusal(t, bob, problemTTL(v6), old).frame(t)),
-			fromEndpoint("answer without a question", alice, fromInside.frame(t)).dropped("isolated"),
-			call("endpoint gone", bob, udp(40000, dnsPort)).given(forget(alice.ip(v6)), remember).dropped("unknown_destination"),
+			fromEndpoint("reply without a request", alice, fromInside.frame(t)).dropped("isolated"),
+			call("endpoint deleted", bob, udp(40000, dnsPort)).given(forget(alice.ip(v6)), remember).dropped("unknown_destination"),
 			begun,
 			fromEndpoint("last fragment", bob, last.frame(t)).after(begun).delivered(alice, lastOut.frame(t)),
 			fromEndpoint("last fragment before its first", bob, last.frame(t)).redirected(nil),
@@ -166,7 +166,7 @@ func hairpinRows(t testing.TB) []row {
 	})
 }
 
-// collisionRows are of clients that would look the same to a server.
+// collisionRows are clients that a server could not tell apart.
 func collisionRows(t testing.TB) []row {
 	return bothFamilies(func(v6 bool) []row {
 		gateway := gatewayOf(openNet).ip(v6)
@@ -188,8 +188,8 @@ func collisionRows(t testing.TB) []row {
 			fromEndpoint("two ports of one server, from its network", bob, again.frame(t)).after(hairpin).
 				deliveredAs(alice, onAnotherPort(t, againOut)),
 			fromLoopback("an endpoint and the host", local.frame(t)).after(hairpin).deliveredAs(alice, onAnotherPort(t, localOut)),
-			arrive("somebody else", second.l4).after(hairpin).delivered(alice, reached(second, alice, 80).frame(t)),
-			fromEndpoint("one by whose port the host listens elsewhere", bob, again.frame(t)).given(open, shut).
+			arrive("another client", second.l4).after(hairpin).delivered(alice, reached(second, alice, 80).frame(t)),
+			fromEndpoint("client whose port the host has open at another address", bob, again.frame(t)).given(open, shut).
 				delivered(alice, againOut.frame(t)),
 		}
 	})

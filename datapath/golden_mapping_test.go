@@ -11,8 +11,8 @@ import (
 	"github.com/ebpnet/ebpnet/loader"
 )
 
-// loadRange gives a function that loads the programs with a range of ports to
-// masquerade by.
+// loadRange returns a function that loads the programs with a range of ports
+// for masquerading.
 func loadRange(first, last uint16) func(testing.TB, loader.Config) *Tables {
 	return loadChanged(func(spec *ebpf.CollectionSpec) error {
 		if err := setConstant(spec, bpf.EbpnetVarFirstPort, first); err != nil {
@@ -22,7 +22,7 @@ func loadRange(first, last uint16) func(testing.TB, loader.Config) *Tables {
 	})
 }
 
-// mappingRows are of ports that endpoints have outside, and of who may send to
+// mappingRows are the ports of endpoints outside, and the senders that may use
 // them.
 func mappingRows(t testing.TB) []row {
 	return bothFamilies(func(v6 bool) []row {
@@ -37,28 +37,28 @@ func sameMappingRows(t testing.TB, v6 bool) []row {
 		twin.dst = peer.ip(v6)
 		other.l4.dport++
 		first := sentBy(t, alice, v6, l4)
-		rows = append(rows, fromEndpoint(name+" by the same port to another host", alice, twin.frame(t)).after(first).
+		rows = append(rows, fromEndpoint(name+" from the same port to another host", alice, twin.frame(t)).after(first).
 			redirected(masqueraded(twin).frame(t)))
 		if l4.body == "" {
-			rows = append(rows, fromEndpoint(name+" by the same port to another port", alice, other.frame(t)).after(first).
+			rows = append(rows, fromEndpoint(name+" from the same port to another port", alice, other.frame(t)).after(first).
 				redirected(masqueraded(other).frame(t)))
 		}
 	}
 	return rows
 }
 
-// sending gives a setup in which packets go by after another.
+// sending returns a setup that sends packets after another setup.
 func sending(setup func(testing.TB, *world), packets ...row) func(testing.TB, *world) {
 	return func(t testing.TB, w *world) {
 		setup(t, w)
-		w.forgetWays(t)
+		w.clearRouteCache(t)
 		for _, r := range packets {
 			w.send(t, r)
 		}
 	}
 }
 
-// both does one thing after the other.
+// both returns a function that calls first and then second.
 func both(first, second func(testing.TB, *world)) func(testing.TB, *world) {
 	return func(t testing.TB, w *world) {
 		first(t, w)
@@ -66,8 +66,8 @@ func both(first, second func(testing.TB, *world)) func(testing.TB, *world) {
 	}
 }
 
-// filteringRows are of networks that let anybody in, and of who is not let in
-// there either.
+// filteringRows are networks that accept packets of everybody to mapped ports,
+// and the packets that they refuse.
 func filteringRows(t testing.TB, v6 bool) []row {
 	open := opened(openNet)
 	arrive := func(name string, src netip.Addr, l4 transport) row {
@@ -94,7 +94,7 @@ func filteringRows(t testing.TB, v6 bool) []row {
 	listen, shut := listening(v6, 40000)
 	return []row{
 		got("open to UDP", stranger, udp(54, 40000)),
-		got("open to another port of one spoken to", website.ip(v6), udp(54, 40000)),
+		got("open to another port of a known host", website.ip(v6), udp(54, 40000)),
 		got("open to SYN", stranger, tcp(54, 40000, "S")),
 		got("open to ACK", stranger, tcp(54, 40000, "A")),
 		got("open to SCTP", stranger, sctp(54, 40000)),
@@ -106,17 +106,17 @@ func filteringRows(t testing.TB, v6 bool) []row {
 		refused("open, but from the host's own address", uplink.ip(v6), udp(54, 40000)),
 		refused("open, but from a container's address", client.ip(v6), udp(54, 40000)),
 		arrive("open, but not mapped", stranger, udp(54, 40001)).given(open, remember).passed(),
-		arrive("open, but the host listens there", stranger, tcp(54, 40000, "S")).given(both(listen, open), both(shut, remember)).passed(),
+		arrive("open, but the host listens on the port", stranger, tcp(54, 40000, "S")).given(both(listen, open), both(shut, remember)).passed(),
 		arrive("another network is open", stranger, udp(54, 40000)).given(opened(closedNet), remember).dropped("unsolicited"),
 		fromEndpoint("answer to a stranger", alice, back.frame(t)).after(query).given(sending(open, knocked), remember).
 			redirected(backOut.frame(t)),
-		// The mapping is that of all of alice's flows from her port.
-		fromEndpoint("to somebody else by the same port", bob, outgoing(bob, v6, udp(40000, 54)).frame(t)).after(query).
+		// The mapping is for all flows of alice from this port.
+		fromEndpoint("from the same port to another host", bob, outgoing(bob, v6, udp(40000, 54)).frame(t)).after(query).
 			given(sending(open, knocked), remember).redirectedAs(onAnotherPort(t, masqueraded(outgoing(bob, v6, udp(40000, 54))))),
 	}
 }
 
-// mappedHairpinRows are of endpoints that speak to each other's mapped ports.
+// mappedHairpinRows are packets of endpoints to each other's mapped ports.
 func mappedHairpinRows(t testing.TB, v6 bool) []row {
 	outside := uplink.ip(v6)
 	var rows []row
@@ -134,7 +134,8 @@ func mappedHairpinRows(t testing.TB, v6 bool) []row {
 		bobsOwn.sport = 40001
 		mapped := []row{sentBy(t, alice, v6, c.to), sentBy(t, bob, v6, bobsOwn)}
 		call, answer := callsOut(alice, outside, c.out(40000, 40001)), callsOut(bob, outside, c.reply(40001, 40000))
-		// As they reach the other one: from the outside address, two hops on.
+		// through is a packet as it arrives at the other endpoint: from the
+		// outside address, with TTL reduced by two.
 		through := func(p packet, to host) packet {
 			p = translated(p, to)
 			p.src, p.ttl = outside, 62
@@ -146,7 +147,7 @@ func mappedHairpinRows(t testing.TB, v6 bool) []row {
 		punched := fromEndpoint("", bob, callsOut(bob, outside, c.out(40001, 40000)).frame(t))
 		rows = append(rows,
 			withOutput(opening.after(mapped...).dropped("unsolicited"), refusedOut.frame(t)),
-			named(c.name+" to a mapped port, which has sent here", opening.after(append(mapped, punched)...)).
+			named(c.name+" to a mapped port that has sent to the sender", opening.after(append(mapped, punched)...)).
 				delivered(bob, through(call, bob).frame(t)),
 			named(c.name+" to a mapped port, open", opening.after(mapped...).given(opened(openNet), remember)).
 				delivered(bob, through(call, bob).frame(t)),
@@ -165,10 +166,10 @@ func mappedHairpinRows(t testing.TB, v6 bool) []row {
 	itselfOut, fromClientOut := translated(itself, alice), translated(fromClient, bob)
 	itselfOut.src, fromClientOut.src, itselfOut.ttl, fromClientOut.ttl = outside, outside, 62, 62
 
-	// Bob's error about alice's packet, as it came to him.
+	// Bob's error about alice's packet, as bob received it.
 	about := translated(callsOut(alice, outside, udp(40000, 40001)), bob)
 	about.src, about.ttl = outside, 62
-	c := complaint{aboutIn: about, aboutOut: callsOut(alice, outside, udp(40000, 40001))}
+	c := icmpError{aboutIn: about, aboutOut: callsOut(alice, outside, udp(40000, 40001))}
 	c.aboutOut.ttl = 62
 	c.in = packet{from: bob.mac, to: gatewayMAC, src: bob.ip(v6), dst: outside}
 	c.out = translated(c.in, alice)
@@ -189,9 +190,9 @@ func mappedHairpinRows(t testing.TB, v6 bool) []row {
 		}
 	}
 	return append(rows,
-		call("itself by its mapped port", alice, itself).given(opened(openNet), remember).delivered(alice, itselfOut.frame(t)),
+		call("itself at its mapped port", alice, itself).given(opened(openNet), remember).delivered(alice, itselfOut.frame(t)),
 		call("from another network to a mapped port", client, fromClient).given(opened(openNet), remember).delivered(bob, fromClientOut.frame(t)),
-		call("a mapped port that the host listens on since", alice, callsOut(alice, outside, tcp(40000, 40003, "S"))).
+		call("a mapped port on which the host listens now", alice, callsOut(alice, outside, tcp(40000, 40003, "S"))).
 			after(sentBy(t, bob, v6, tcp(40003, 80, "S"))).given(listen, shut).redirected(nil),
 		call("a port that is not mapped", alice, callsOut(alice, outside, udp(40000, 40009))).redirected(nil),
 		call("RST to a mapped port", alice, callsOut(alice, outside, tcp(40000, 40003, "R"))).
@@ -199,7 +200,7 @@ func mappedHairpinRows(t testing.TB, v6 bool) []row {
 		withOutput(call("TTL 2 to a mapped port", alice, stale).given(opened(openNet), remember).dropped("ttl_exceeded"), staleOut.frame(t)),
 		fromEndpoint("error about a packet to a mapped port", bob, complained).after(query, bobQuery).
 			given(sending(opened(openNet), opening), remember).delivered(alice, complainedOut),
-		withOutput(fromEndpoint("error about a packet to a mapped port, whose sender has gone", bob, complained).after(query, bobQuery).
+		withOutput(fromEndpoint("error about a packet to a mapped port, whose sender was deleted", bob, complained).after(query, bobQuery).
 			given(flushAlice, remember).dropped("unknown_flow"), halfOut),
 	)
 }
@@ -209,7 +210,7 @@ func named(name string, r row) row {
 	return r
 }
 
-// onePortRows are of a host with one port to masquerade by: 40000.
+// onePortRows are for a host with one masquerade port: 40000.
 func onePortRows(t testing.TB) []row {
 	return bothFamilies(func(v6 bool) []row {
 		flow := func(from host, dst netip.Addr, l4 transport) packet {
@@ -223,7 +224,7 @@ func onePortRows(t testing.TB) []row {
 		byOne := masqueraded(another)
 		byOne.l4.sport = 40000
 		sharing, sharingOut := flow(bob, peer.ip(v6), udp(40001, 53)), masqueraded(flow(bob, peer.ip(v6), udp(40000, 53)))
-		shared := fromEndpoint("shared to another place", bob, sharing.frame(t)).after(first).redirected(sharingOut.frame(t))
+		shared := fromEndpoint("shared to another host", bob, sharing.frame(t)).after(first).redirected(sharingOut.frame(t))
 		back := incoming(v6, udp(53, 40000))
 		back.src = peer.ip(v6)
 		backOut := translated(back, bob)
@@ -238,18 +239,18 @@ func onePortRows(t testing.TB) []row {
 		}
 		inTheWay, ownOut := sentBy(t, alice, v6, echo(v6, false, 40000)), outgoing(bob, v6, echo(v6, false, 7))
 		return []row{
-			named("its own", first).redirected(masqueraded(outgoing(alice, v6, udp(40000, 53))).frame(t)),
-			fromEndpoint("in place of its own", alice, another.frame(t)).redirected(byOne.frame(t)),
+			named("its own port", first).redirected(masqueraded(outgoing(alice, v6, udp(40000, 53))).frame(t)),
+			fromEndpoint("another port than its own", alice, another.frame(t)).redirected(byOne.frame(t)),
 			named("taken", toShare).after(first).dropped("ports_exhausted"),
-			named("taken by itself", fromEndpoint("", alice, another.frame(t))).after(first).dropped("port_limit"),
-			named("taken, echo", fromEndpoint("", bob, ownOut.frame(t))).after(inTheWay).dropped("ports_exhausted"),
+			named("used by itself", fromEndpoint("", alice, another.frame(t))).after(first).dropped("port_limit"),
+			named("used, echo", fromEndpoint("", bob, ownOut.frame(t))).after(inTheWay).dropped("ports_exhausted"),
 			named("of another protocol", sentBy(t, bob, v6, tcp(40000, 53, "S"))).after(first).
 				redirected(masqueraded(outgoing(bob, v6, tcp(40000, 53, "S"))).frame(t)),
 			named("freed", toShare).after(first).given(flush, nothing).redirected(masqueraded(outgoing(bob, v6, udp(40000, 53))).frame(t)),
 			shared,
 			named("shared, next packet", shared).after(first, shared),
-			fromUplink("shared, answer", back.frame(t)).after(first, shared).delivered(bob, backOut.frame(t)),
-			fromUplink("shared, answer to the other", incoming(v6, udp(53, 40000)).frame(t)).after(first, shared).
+			fromUplink("shared, reply", back.frame(t)).after(first, shared).delivered(bob, backOut.frame(t)),
+			fromUplink("shared, reply to the other endpoint", incoming(v6, udp(53, 40000)).frame(t)).after(first, shared).
 				delivered(alice, translated(incoming(v6, udp(53, 40000)), alice).frame(t)),
 			fromUplink("shared, from a stranger", stranger.frame(t)).after(first, shared).dropped("unsolicited"),
 			named("not masqueraded", sentBy(t, plain, v6, udp(40000, 53))).after(first).redirected(keptOut(t, v6)),
@@ -257,7 +258,7 @@ func onePortRows(t testing.TB) []row {
 	})
 }
 
-// keptOut is what leaves of plain, with its own address.
+// keptOut is a packet of plain as it leaves, with plain's own address.
 func keptOut(t testing.TB, v6 bool) []byte {
 	p := outgoing(plain, v6, udp(40000, 53))
 	p.ttl = 63

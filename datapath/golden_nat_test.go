@@ -7,19 +7,19 @@ import (
 	"testing"
 )
 
-// outgoing is a packet to the outside as an endpoint sends it.
+// outgoing is a packet of an endpoint to the outside.
 func outgoing(from host, v6 bool, l4 transport) packet {
 	return packet{from: from.mac, to: gatewayMAC, src: from.ip(v6), dst: website.ip(v6), l4: l4, payload: "hello"}
 }
 
-// masqueraded is the same as it leaves.
+// masqueraded is the packet as it leaves the host.
 func masqueraded(p packet) packet {
 	p.src, p.ttl = uplink.ip(p.dst.Is6()), 63
 	return p
 }
 
-// incoming is a packet from the outside to the host, and translated what the
-// endpoint gets of it.
+// incoming is a packet from the outside to the host. translated is that packet
+// as the endpoint receives it.
 func incoming(v6 bool, l4 transport) packet {
 	return packet{from: routerMAC, to: uplinkMAC, src: website.ip(v6), dst: uplink.ip(v6), l4: l4, payload: "hello"}
 }
@@ -29,8 +29,8 @@ func translated(p packet, to host) packet {
 	return p
 }
 
-// identifierAt is where a frame has its source port, or the identifier of its
-// echo.
+// identifierAt is the offset of the source port in a frame, or of the
+// identifier of an echo.
 func identifierAt(p packet) int {
 	at := atL4
 	if p.dst.Is6() {
@@ -45,22 +45,22 @@ func identifierAt(p packet) int {
 	return at
 }
 
-// onAnotherPort is p with the source port, or identifier, that a program
-// chose: one that is not p's own, but of its class and parity (RFC 4787 REQ-3 a
-// and REQ-4).
+// onAnotherPort is p with the source port, or identifier, that the program
+// chose. It must differ from that of p, but have the same class and parity (RFC
+// 4787 REQ-3 a and REQ-4).
 func onAnotherPort(t testing.TB, p packet) func([]byte) []byte {
 	return func(got []byte) []byte {
 		const firstUserPort = 1024
 		at := identifierAt(p)
 		own, chosen := binary.BigEndian.Uint16(p.frame(t)[at:]), binary.BigEndian.Uint16(got[at:])
 		if chosen == own || chosen == 0 || (chosen < firstUserPort) != (own < firstUserPort) || chosen%2 != own%2 {
-			t.Errorf("port %d in place of %d, want another of its class and parity", chosen, own)
+			t.Errorf("port %d instead of %d, want another port of the same class and parity", chosen, own)
 		}
 		return withIdentifier(p, chosen).frame(t)
 	}
 }
 
-// withIdentifier is p with another source port, or identifier of its echo.
+// withIdentifier is p with another source port or echo identifier.
 func withIdentifier(p packet, id uint16) packet {
 	if p.l4.body != "" {
 		p.l4.body = string(binary.BigEndian.AppendUint16(nil, id)) + p.l4.body[2:]
@@ -70,7 +70,7 @@ func withIdentifier(p packet, id uint16) packet {
 	return p
 }
 
-// masqueradeTransports are what endpoints speak to the outside.
+// masqueradeTransports are the transports that are masqueraded.
 func masqueradeTransports(v6 bool) map[string]transport {
 	return map[string]transport{
 		"TCP": tcp(40000, 80, "S"), "TCP from an odd port": tcp(40001, 80, "S"), "UDP": udp(40000, 53),
@@ -90,7 +90,7 @@ func masqueradeRows(t testing.TB) []row {
 			first := leave(name, alice, a).redirected(masqueraded(a).frame(t))
 			again := leave(name+", next packet", alice, a).after(first).redirected(masqueraded(a).frame(t))
 			rows = append(rows, first, again,
-				leave(name+" of another endpoint by the same port", bob, b).after(first).redirectedAs(onAnotherPort(t, masqueraded(b))),
+				leave(name+" of another endpoint from the same port", bob, b).after(first).redirectedAs(onAnotherPort(t, masqueraded(b))),
 				leave(name+", not masqueraded", plain, p).redirected(kept.frame(t)))
 		}
 		options := outgoing(alice, v6, udp(40000, 53))
@@ -108,7 +108,7 @@ func masqueradeRows(t testing.TB) []row {
 		answered := fromUplink("", incoming(v6, udp(53, 40000)).frame(t))
 		rows = append(rows,
 			refused("a protocol without ports", transport{protocol: protocolESP, body: "01234567"}, "untranslatable"),
-			refused("query that is no echo", infoRequest(v6), "untranslatable"),
+			refused("query other than echo", infoRequest(v6), "untranslatable"),
 			refused("echo reply", echo(v6, true, 7), "unknown_flow"),
 			refused("TCP SYN+ACK", tcp(40000, 80, "SA"), "unknown_flow"),
 			refused("TCP RST", tcp(40000, 80, "R"), "unknown_flow"),
@@ -136,8 +136,8 @@ func masqueradeRows(t testing.TB) []row {
 	})
 }
 
-// infoRequest is an ICMP query that has no ports: of a timestamp (RFC 792), or
-// of a node's name (RFC 4620).
+// infoRequest is an ICMP query without ports: a timestamp request (RFC 792), or
+// a node information query (RFC 4620).
 func infoRequest(v6 bool) transport {
 	if v6 {
 		return icmp6(139, "\x00\x07\x00\x01")
@@ -145,7 +145,7 @@ func infoRequest(v6 bool) transport {
 	return icmp4(13, "\x00\x07\x00\x01")
 }
 
-// changedRows are of flows during which the host changes.
+// changedRows are flows during which the host's addresses or policy change.
 func changedRows(t testing.TB, v6 bool, query, answered row) []row {
 	moving, plainOut := outgoing(alice, v6, udp(40000, 53)), outgoing(plain, v6, udp(40000, 53))
 	renumberedOut, bareOut := masqueraded(moving), masqueraded(moving)
@@ -154,26 +154,27 @@ func changedRows(t testing.TB, v6 bool, query, answered row) []row {
 	fresh.l4.sport, freshOut.l4.sport = 40001, 40001
 	leave := func(name string, from host, p packet) row { return fromEndpoint(name, from, p.frame(t)) }
 	plainQuery := leave("", plain, plainOut)
-	masqueradeOn := turned(plainNet, func(n *Network) { n.Masquerade = true })
-	masqueradeOff := turned(openNet, func(n *Network) { n.Masquerade = false })
-	// once has the packet sent that is told of the change.
+	masqueradeOn := changeNetwork(plainNet, func(n *Network) { n.Masquerade = true })
+	masqueradeOff := changeNetwork(openNet, func(n *Network) { n.Masquerade = false })
+	// once returns a setup that makes a change and sends the first packet after
+	// it.
 	once := func(change func(testing.TB, *world), r row) func(testing.TB, *world) {
 		return func(t testing.TB, w *world) {
 			change(t, w)
-			w.forgetWays(t)
+			w.clearRouteCache(t)
 			w.send(t, r)
 		}
 	}
 	return []row{
-		leave("flow from before another address", alice, moving).after(query).
+		leave("flow from before the address changed", alice, moving).after(query).
 			given(renumbered, numbered).redirected(masqueraded(moving).frame(t)),
-		leave("new flow after another address", alice, fresh).after(query).
+		leave("new flow after the address changed", alice, fresh).after(query).
 			given(renumbered, numbered).redirected(freshOut.frame(t)),
-		fromUplink("answer to another address than the preferred", incoming(v6, udp(53, 40000)).frame(t)).after(query).
+		fromUplink("reply to another address than the preferred one", incoming(v6, udp(53, 40000)).frame(t)).after(query).
 			given(renumbered, numbered).delivered(alice, translated(incoming(v6, udp(53, 40000)), alice).frame(t)),
-		leave("flow of an address that is lost", alice, moving).after(query, answered).
+		leave("flow of a lost address", alice, moving).after(query, answered).
 			given(moved, movedBack).dropped("address_lost"),
-		leave("flow of an address that is lost, next packet", alice, moving).after(query, answered).
+		leave("flow of a lost address, next packet", alice, moving).after(query, answered).
 			given(once(moved, query), movedBack).redirected(renumberedOut.frame(t)),
 		leave("flow from before masquerade was off", alice, moving).after(query).
 			given(masqueradeOff, remember).redirected(masqueraded(moving).frame(t)),
@@ -186,10 +187,10 @@ func changedRows(t testing.TB, v6 bool, query, answered row) []row {
 	}
 }
 
-// newUplink is the uplink with the addresses that renumbered and moved give it.
+// newUplink is the uplink with the addresses that renumbered and moved set.
 var newUplink = host{mac: uplinkMAC, ip4: netip.MustParseAddr("192.0.2.7"), ip6: netip.MustParseAddr("2001:db8:1::7")}
 
-// renumbered has the host speak to the outside from newUplink's addresses, and
+// renumbered adds newUplink's addresses and makes them the preferred ones.
 // numbered undoes it.
 func renumbered(t testing.TB, w *world) {
 	w.ip(t, w.ns, "addr add 192.0.2.7/24 dev up0\naddr add 2001:db8:1::7/64 dev up0 nodad\n"+
@@ -201,7 +202,7 @@ func numbered(t testing.TB, w *world) {
 		"addr del 192.0.2.7/24 dev up0\naddr del 2001:db8:1::7/64 dev up0\n")
 }
 
-// moved has the uplink newUplink's addresses alone, and movedBack undoes it.
+// moved replaces the uplink's addresses by newUplink's. movedBack undoes it.
 func moved(t testing.TB, w *world) { w.move(t, uplink, newUplink) }
 
 func movedBack(t testing.TB, w *world) { w.move(t, newUplink, uplink) }
@@ -212,14 +213,14 @@ func (w *world) move(t testing.TB, from, to host) {
 		"route replace default via 192.0.2.254\nroute replace default via 2001:db8:1::fe\n")
 }
 
-// hostHasPort is a row in which a socket of the host has the port already.
+// hostHasPort is a row in which a socket of the host already uses the port.
 func hostHasPort(t testing.TB, v6 bool) row {
 	open, shut := speaking(v6, 40000, netip.AddrPortFrom(website.ip(v6), 53))
 	p := outgoing(alice, v6, udp(40000, 53))
-	return fromEndpoint("port of the host's own", alice, p.frame(t)).given(open, shut).redirectedAs(onAnotherPort(t, masqueraded(p)))
+	return fromEndpoint("port in use by the host", alice, p.frame(t)).given(open, shut).redirectedAs(onAnotherPort(t, masqueraded(p)))
 }
 
-// speaking has the host speak UDP from a port of its uplink's address.
+// speaking opens a UDP socket of the host at a port of its uplink's address.
 func speaking(v6 bool, port uint16, to netip.AddrPort) (open, shut func(testing.TB, *world)) {
 	var socket net.Conn
 	open = func(t testing.TB, w *world) {
@@ -240,14 +241,15 @@ func speaking(v6 bool, port uint16, to netip.AddrPort) (open, shut func(testing.
 	return open, shut
 }
 
-// hostListens is a row in which the host would get the answers itself.
+// hostListens is a row in which the host listens on the port and would get the
+// replies itself.
 func hostListens(t testing.TB, v6 bool) row {
 	p := outgoing(alice, v6, tcp(40000, 80, "S"))
 	open, shut := listening(v6, 40000)
 	return fromEndpoint("port on which the host listens", alice, p.frame(t)).given(open, shut).redirectedAs(onAnotherPort(t, masqueraded(p)))
 }
 
-// listening has the host listen on a port of TCP at its uplink's address.
+// listening opens a TCP listener of the host at its uplink's address.
 func listening(v6 bool, port uint16) (open, shut func(testing.TB, *world)) {
 	var listener net.Listener
 	open = func(t testing.TB, w *world) {
@@ -265,8 +267,8 @@ func listening(v6 bool, port uint16) (open, shut func(testing.TB, *world)) {
 	return open, shut
 }
 
-// turned changes a network's policy.
-func turned(network uint32, change func(*Network)) func(testing.TB, *world) {
+// changeNetwork changes a network's policy.
+func changeNetwork(network uint32, change func(*Network)) func(testing.TB, *world) {
 	return func(t testing.TB, w *world) {
 		n := w.wanted.Networks[network-1]
 		change(&n)
@@ -276,12 +278,12 @@ func turned(network uint32, change func(*Network)) func(testing.TB, *world) {
 	}
 }
 
-// opened lets anybody send to the mapped ports of a network.
+// opened lets everybody send to the mapped ports of a network.
 func opened(network uint32) func(testing.TB, *world) {
-	return turned(network, func(n *Network) { n.Open = true })
+	return changeNetwork(network, func(n *Network) { n.Open = true })
 }
 
-// forget takes an address out of the tables, and remember puts all back.
+// forget removes an address from the tables. remember restores all tables.
 func forget(a netip.Addr) func(testing.TB, *world) {
 	return func(t testing.TB, w *world) {
 		if err := w.Maps.Neighbors.Delete(addressOf(a)); err != nil {

@@ -6,33 +6,34 @@ import (
 	"testing"
 )
 
-// path is what makes a row stand for a way through the datapath: its cost is
-// told, and its lookups are counted.
+// path marks a row as an example of a path. Benchmarks measure its cost, and
+// TestLookups counts its lookups.
 type path struct {
-	name  string // empty: the row stands for none
-	both  bool   // for one way of each family
-	opens bool   // a flow, each time that it is gone
+	name  string // empty: no example
+	both  bool   // one path per family
+	opens bool   // opens a flow, if it does not exist
 }
 
-// path has the row stand for a way; among rows of both families, IPv4's.
+// path marks the row as an example of a path. If there are rows for both
+// families, only the IPv4 row is one.
 func (r row) path(name string) row {
-	r.way = path{name: name}
+	r.example = path{name: name}
 	return r
 }
 
-// paths is path for rows of both families: IPv6's is another way.
+// paths marks rows for both families as examples of two paths.
 func (r row) paths(name string) row {
-	r.way = path{name: name, both: true}
+	r.example = path{name: name, both: true}
 	return r
 }
 
 // opening is paths for rows that open a flow.
 func (r row) opening(name string) row {
-	r.way = path{name: name, both: true, opens: true}
+	r.example = path{name: name, both: true, opens: true}
 	return r
 }
 
-// of gives the way that a row of the family stands for.
+// of returns the path of a row of the family.
 func (p path) of(v6 bool) path {
 	switch {
 	case !v6 || p.name == "":
@@ -44,13 +45,13 @@ func (p path) of(v6 bool) path {
 	return p
 }
 
-// pathGroups are the groups that hold paths, without their other rows. Those
-// whose worlds are alike are one, its change nil.
+// pathGroups returns the groups with only those rows that are examples of a
+// path. It merges the groups without a change of the world.
 func pathGroups(t testing.TB) []group {
 	var all []group
 	var alike []row
 	for _, g := range groups() {
-		rows := slices.DeleteFunc(g.rows(t), func(r row) bool { return r.way.name == "" })
+		rows := slices.DeleteFunc(g.rows(t), func(r row) bool { return r.example.name == "" })
 		switch {
 		case len(rows) == 0:
 		case g.change == nil:
@@ -68,7 +69,7 @@ func TestPathsHaveDifferentNames(t *testing.T) {
 	seen := map[string]string{}
 	for _, g := range groups() {
 		for _, r := range g.rows(t) {
-			name, at := r.way.name, fmt.Sprintf("%s/%s", g.name, r.name)
+			name, at := r.example.name, fmt.Sprintf("%s/%s", g.name, r.name)
 			if other, ok := seen[name]; ok && name != "" {
 				t.Errorf("path %s is both %s and %s", name, other, at)
 			}
@@ -77,8 +78,8 @@ func TestPathsHaveDifferentNames(t *testing.T) {
 	}
 }
 
-// establishedRows are of flows that both sides want, by which most packets go,
-// and of the packets that open them.
+// establishedRows are packets of established flows, by far the most, and the
+// packets that open flows.
 func establishedRows(t testing.TB) []row {
 	return bothFamilies(func(v6 bool) []row {
 		return slices.Concat(linkedRows(t, v6), masqueradedRows(t, v6), publishedRows(t, v6), hostPaths(t, v6))
@@ -145,7 +146,7 @@ func publishedRows(t testing.TB, v6 bool) []row {
 	}
 }
 
-// hostPaths are of what is the host's own.
+// hostPaths are packets of the host.
 func hostPaths(t testing.TB, v6 bool) []row {
 	own := outgoing(uplink, v6, tcp(40000, 80, "A"))
 	own.from, own.to = uplinkMAC, routerMAC
@@ -160,7 +161,7 @@ func hostPaths(t testing.TB, v6 bool) []row {
 	}
 }
 
-// overIPv6Rows are of IPv6 in tunnels over IPv6.
+// overIPv6Rows are IPv6 packets in tunnels over IPv6.
 func overIPv6Rows(t testing.TB) []row {
 	out := between(alice, remoteBehind(plainForm6, openNet), true, udp(1, 2)).frame(t)
 	in := between(remoteBehind(plainForm6, openNet), alice, true, udp(2, 1)).frame(t)

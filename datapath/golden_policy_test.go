@@ -8,7 +8,7 @@ import (
 )
 
 func policyRows(t testing.TB) []row {
-	open, shut := turned(closedNet, func(n *Network) { n.ICC = true }), turned(closedNet, func(*Network) {})
+	open, shut := changeNetwork(closedNet, func(n *Network) { n.ICC = true }), changeNetwork(closedNet, func(*Network) {})
 	unlink := func(t testing.TB, w *world) {
 		if err := w.DeleteLink(w.wanted.Links[0]); err != nil {
 			t.Fatal(err)
@@ -49,27 +49,27 @@ func policyRows(t testing.TB) []row {
 			back("server opens back", tcp(40000, 6379, "S")).dropped("policy"),
 			back("server opens from the linked port", tcp(6379, 40000, "S")).dropped("policy"),
 			answer.after(syn).delivered(client, nil),
-			back("answer to another port", tcp(6379, 40001, "SA")).after(syn).dropped("policy"),
-			back("answer from another port", tcp(6380, 40000, "SA")).after(syn).dropped("policy"),
+			back("reply to another port", tcp(6379, 40001, "SA")).after(syn).dropped("policy"),
+			back("reply from another port", tcp(6380, 40000, "SA")).after(syn).dropped("policy"),
 			to("next packet", tcp(40000, 6379, "A")).after(syn, answer).delivered(server, nil),
-			to("link gone", tcp(40000, 6379, "A")).after(syn, answer).given(unlink, link).dropped("policy"),
-			back("link gone for the server", tcp(6379, 40000, "A")).after(syn, answer).given(unlink, link).dropped("policy"),
+			to("link deleted", tcp(40000, 6379, "A")).after(syn, answer).given(unlink, link).dropped("policy"),
+			back("link deleted, from the server", tcp(6379, 40000, "A")).after(syn, answer).given(unlink, link).dropped("policy"),
 			to("ICC switched on", tcp(40000, 22, "S")).given(open, shut).delivered(server, nil),
 			to("ICC switched off again", tcp(40000, 22, "S")).given(shut, shut).dropped("policy"),
 
-			fromEndpoint("unlinked by way of the gateway", client, around.frame(t)).dropped("policy"),
-			fromEndpoint("linked by way of the gateway", client, ethernet(linkedAround, client.mac, gatewayMAC).frame(t)).
+			fromEndpoint("unlinked, through the gateway", client, around.frame(t)).dropped("policy"),
+			fromEndpoint("linked, through the gateway", client, ethernet(linkedAround, client.mac, gatewayMAC).frame(t)).
 				delivered(server, linkedAround.frame(t)),
-			fromEndpoint("linked by way of the gateway, next packet", client, ethernet(linkedAround, client.mac, gatewayMAC).frame(t)).
+			fromEndpoint("linked, through the gateway, next packet", client, ethernet(linkedAround, client.mac, gatewayMAC).frame(t)).
 				after(syn).delivered(server, linkedAround.frame(t)),
 			fromEndpoint("another network", client, toAlice.frame(t)).dropped("isolated").path("drop-isolated"),
-			fromEndpoint("nobody on another network", alice, toNobody.frame(t)).dropped("isolated"),
+			fromEndpoint("an unknown address of another network", alice, toNobody.frame(t)).dropped("isolated"),
 		}
 	})
 }
 
-// unrouted has no route be looked up, where the uplink's MTU is what the tables
-// say (0: not known), and routed has them be.
+// unrouted makes route lookups fail, so that the tables give the uplink's MTU
+// (0: unknown). routed undoes it.
 func unrouted(mtu int) func(testing.TB, *world) {
 	return func(t testing.TB, w *world) {
 		t.Helper()
@@ -152,11 +152,11 @@ func gatewayRows(t testing.TB) []row {
 			to("outside, internal", insider, website.ip(v6)).dropped("internal").path("drop-internal"),
 			to("another network, internal", insider, alice.ip(v6)).dropped("isolated"),
 			to("loopback", alice, loopback).dropped("no_route"),
-			to("multicast group by the gateway's MAC", alice, group).dropped("no_route"),
-			to("no address", alice, none).dropped("no_route"),
+			to("multicast group, at the gateway's MAC", alice, group).dropped("no_route"),
+			to("unspecified address", alice, none).dropped("no_route"),
 			to("unreachable", alice, refused.ip(v6)).dropped("no_route"),
-			to("by a device that is no uplink", alice, sideways.ip(v6)).dropped("not_uplink"),
-			to("no route: the host says so", alice, website.ip(v6)).given(cutOff, reconnected).redirected(nil),
+			to("through a device that is no uplink", alice, sideways.ip(v6)).dropped("not_uplink"),
+			to("no route: the host sends the error", alice, website.ip(v6)).given(cutOff, reconnected).redirected(nil),
 			fromEndpoint("TTL 1", alice, old.frame(t)).refused("ttl_exceeded", refusal(t, alice, problemTTL(v6), old).frame(t)),
 			fromEndpoint("TTL 2", alice, dying.frame(t)).redirected(last.frame(t)),
 			fromEndpoint("as large as the uplink's MTU", alice, fits.frame(t)).redirected(fitted.frame(t)),
@@ -184,7 +184,7 @@ func gatewayRows(t testing.TB) []row {
 			own := leaving(alice, website.ip6)
 			own.src = linkLocal(alice.mac)
 			rows = append(rows,
-				to("link-local address by the gateway's MAC", alice, linkLocal(gatewayMAC)).dropped("no_route"),
+				to("link-local address, at the gateway's MAC", alice, linkLocal(gatewayMAC)).dropped("no_route"),
 				fromEndpoint("outside from the link-local address", alice, own.frame(t)).dropped("no_route"))
 		}
 		return rows
@@ -215,13 +215,13 @@ func fullRows(t testing.TB) []row {
 		return []row{
 			toUplink("the host's echo", own.frame(t)).after(first, second).passed(),
 			fromEndpoint("endpoint's echo", alice, theirs).after(first, second).dropped("flow_table_full"),
-			toUplink("the host by an endpoint's port", taken.frame(t)).
+			toUplink("the host with an endpoint's port", taken.frame(t)).
 				after(first, second, fromUplink("", reply.frame(t))).dropped("flow_table_full"),
-			toUplink("the host by the port of an endpoint whom nobody answered", taken.frame(t)).after(first, second).passed(),
+			toUplink("the host with the port of an unanswered flow", taken.frame(t)).after(first, second).passed(),
 			refused("translated flow").after(first, second),
 			refused("translated flow again").after(first, second, third, third),
 			linked("link's flow", 1).after(first, second).dropped("flow_table_full"),
-			linked("what was refused takes no room", 1).after(first, third, linked("", 2)).dropped("flow_table_full"),
+			linked("a refused flow uses no slot", 1).after(first, third, linked("", 2)).dropped("flow_table_full"),
 			flow("established flow", 1001).after(first, second),
 			fromUplink("answer", reply.frame(t)).after(first, second).delivered(alice, translated(reply, alice).frame(t)),
 			linked("established link's flow", 1).after(linked("", 1), linked("", 2), first).delivered(server, nil),
@@ -229,7 +229,7 @@ func fullRows(t testing.TB) []row {
 	})
 }
 
-// noSlotRows are of a table whose slots are all taken.
+// noSlotRows are packets while all slots of the flow table are in use.
 func noSlotRows(t testing.TB) []row {
 	return bothFamilies(func(v6 bool) []row {
 		leaving := outgoing(alice, v6, udp(1001, 53))
@@ -248,8 +248,7 @@ func noSlotRows(t testing.TB) []row {
 	})
 }
 
-// takeSlots claims every slot that is free or soon will be, and freeSlots frees
-// them again.
+// takeSlots marks every free or retired slot as in use. freeSlots undoes it.
 func takeSlots(t testing.TB, w *world) {
 	changeSlots(t, w, bpf.EbpnetFlowStateFLOW_FREE, bpf.EbpnetFlowStateFLOW_CLAIMED)
 	changeSlots(t, w, bpf.EbpnetFlowStateFLOW_DEAD, bpf.EbpnetFlowStateFLOW_CLAIMED)
@@ -276,8 +275,8 @@ func changeSlots(t testing.TB, w *world, from, to bpf.EbpnetFlowState) {
 	}
 }
 
-// smallIndex is room for two masqueraded flows, of four entries each, and none
-// for a link's.
+// smallIndex has room for two masqueraded flows, of four entries each, and for
+// no flow of a link.
 const smallIndex = 8
 
 func withOutput(r row, out []byte) row {

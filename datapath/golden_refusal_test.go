@@ -10,48 +10,47 @@ import (
 	"github.com/ebpnet/ebpnet/internal/testutil"
 )
 
-// strayErrorRows are of ICMP errors about no flow, or that are not to be
-// believed.
+// strayErrorRows are ICMP errors about no flow, or with implausible fields.
 func strayErrorRows(t testing.TB) []row {
 	return bothFamilies(func(v6 bool) []row {
 		e := problemPort(v6)
 		query := sentBy(t, alice, v6, udp(40000, 53))
 		answered := answerTo(t, "", v6, udp(53, 40000), query)
-		in := func(name string, change func(*complaint), quote int) row {
-			c := complaintIn(v6, website, udp(40000, 53))
+		in := func(name string, change func(*icmpError), quote int) row {
+			c := icmpErrorIn(v6, website, udp(40000, 53))
 			change(&c)
 			frame, _ := c.frames(t, e, quote)
 			return fromUplink(name, frame)
 		}
-		out := func(name string, change func(*complaint), quote int) row {
-			c := complaintOut(v6, udp(53, 40000))
+		out := func(name string, change func(*icmpError), quote int) row {
+			c := icmpErrorOut(v6, udp(53, 40000))
 			change(&c)
 			frame, _ := c.frames(t, e, quote)
 			return fromEndpoint(name, alice, frame)
 		}
-		same := func(*complaint) {}
-		short := leastQuoted(complaintIn(v6, website, udp(40000, 53)).aboutIn) - 1
-		foreign := func(c *complaint) { c.aboutIn.l4 = transport{protocol: protocolESP} }
-		later := func(c *complaint) { c.aboutIn.fragment = fragmentAt(1) }
-		otherPort := func(c *complaint) { c.aboutIn.l4.sport++ }
-		otherAddress := func(c *complaint) { c.aboutIn.src = newUplink.ip(v6) }
-		bobs := func(c *complaint) { c.aboutIn.dst = bob.ip(v6) }
-		toHost := func(c *complaint) { c.in.dst = gatewayOf(openNet).ip(v6) }
-		from := func(h host) func(*complaint) { return func(c *complaint) { c.in.src = h.ip(v6) } }
+		same := func(*icmpError) {}
+		short := leastQuoted(icmpErrorIn(v6, website, udp(40000, 53)).aboutIn) - 1
+		foreign := func(c *icmpError) { c.aboutIn.l4 = transport{protocol: protocolESP} }
+		later := func(c *icmpError) { c.aboutIn.fragment = fragmentAt(1) }
+		otherPort := func(c *icmpError) { c.aboutIn.l4.sport++ }
+		otherAddress := func(c *icmpError) { c.aboutIn.src = newUplink.ip(v6) }
+		bobs := func(c *icmpError) { c.aboutIn.dst = bob.ip(v6) }
+		toHost := func(c *icmpError) { c.in.dst = gatewayOf(openNet).ip(v6) }
+		from := func(h host) func(*icmpError) { return func(c *icmpError) { c.in.src = h.ip(v6) } }
 		bobQuery := sentBy(t, bob, v6, udp(40001, 53))
-		ofBob := func(c *complaint) { c.aboutIn.dst, c.aboutIn.l4.dport = bob.ip(v6), 40001 }
-		inside := complaint{in: between(alice, bob, v6, udp(1, 2)), aboutIn: between(bob, alice, v6, udp(2, 1))}
+		ofBob := func(c *icmpError) { c.aboutIn.dst, c.aboutIn.l4.dport = bob.ip(v6), 40001 }
+		inside := icmpError{in: between(alice, bob, v6, udp(1, 2)), aboutIn: between(bob, alice, v6, udp(2, 1))}
 		inside.in.payload = ""
 		inside.out, inside.aboutOut = inside.in, inside.aboutIn
 		bridged, _ := inside.frames(t, e, wholePacket)
 
-		stale, dying := complaintIn(v6, website, udp(40000, 53)), complaintOut(v6, udp(53, 40000))
+		stale, dying := icmpErrorIn(v6, website, udp(40000, 53)), icmpErrorOut(v6, udp(53, 40000))
 		stale.in.ttl, dying.in.ttl = 1, 1
 		staleIn, _ := stale.frames(t, e, wholePacket)
 		dyingIn, _ := dying.frames(t, e, wholePacket)
 
-		// What was wrong stays wrong by as much: RFC 5508 REQ-3.
-		wrong := complaintIn(v6, website, udp(40000, 53))
+		// A wrong checksum stays wrong by the same amount: RFC 5508 REQ-3.
+		wrong := icmpErrorIn(v6, website, udp(40000, 53))
 		wrongIn, wrongOut := wrong.frames(t, e, wholePacket)
 		at := atL4 + 2
 		if v6 {
@@ -66,7 +65,7 @@ func strayErrorRows(t testing.TB) []row {
 			in("from a container's address", from(bob), wholePacket).after(query).passed(),
 			in("from a loopback address", from(loopbackHost), wholePacket).after(query).passed(),
 			in("to an endpoint, no flow", same, wholePacket).passed(),
-			in("to an endpoint, cut short", same, short).after(query).passed(),
+			in("to an endpoint, truncated", same, short).after(query).passed(),
 			in("to an endpoint, about a protocol without ports", foreign, wholePacket).after(query).passed(),
 			in("to an endpoint, about a later fragment", later, wholePacket).after(query).passed(),
 			in("to an endpoint, about another port", otherPort, wholePacket).after(query).passed(),
@@ -75,15 +74,15 @@ func strayErrorRows(t testing.TB) []row {
 			fromUplink("to an endpoint, TTL 1", staleIn).after(query).dropped("ttl_exceeded"),
 
 			out("of an endpoint, no flow", same, wholePacket).dropped("unknown_flow"),
-			out("of an endpoint, cut short", same, short).after(query, answered).dropped("unknown_flow"),
+			out("of an endpoint, truncated", same, short).after(query, answered).dropped("unknown_flow"),
 			out("of an endpoint, about a protocol without ports", foreign, wholePacket).after(query, answered).dropped("unknown_flow"),
 			out("of an endpoint, about a later fragment", later, wholePacket).after(query, answered).dropped("unknown_flow"),
 			out("of an endpoint, about another port", otherPort, wholePacket).after(query, answered).dropped("unknown_flow"),
 			out("of an endpoint, about a packet to its neighbor", bobs, wholePacket).after(query, answered).dropped("unknown_flow"),
 			out("of an endpoint, about its neighbor's flow", ofBob, wholePacket).after(bobQuery).dropped("unknown_flow"),
 			out("of an endpoint, to the host about another's packet", toHost, wholePacket).dropped("unknown_flow"),
-			out("of an endpoint, network turned internal", same, wholePacket).after(query, answered).
-				given(turned(openNet, func(n *Network) { n.Internal = true }), remember).dropped("internal"),
+			out("of an endpoint, network made internal", same, wholePacket).after(query, answered).
+				given(changeNetwork(openNet, func(n *Network) { n.Internal = true }), remember).dropped("internal"),
 			fromEndpoint("of an endpoint, TTL 1", alice, dyingIn).after(query, answered).dropped("ttl_exceeded"),
 			fromEndpoint("of an endpoint to its neighbor", alice, bridged).delivered(bob, nil),
 			fromLoopback("of the host to itself", in("", same, wholePacket).in).passed(),
@@ -91,7 +90,7 @@ func strayErrorRows(t testing.TB) []row {
 	})
 }
 
-// refusalRows are of the errors that the datapath sends by itself.
+// refusalRows are the errors that the datapath sends.
 func refusalRows(t testing.TB) []row {
 	return bothFamilies(func(v6 bool) []row {
 		refused := func(name string, from host, p packet) row {
@@ -115,14 +114,14 @@ func refusalRows(t testing.TB) []row {
 		left := func(t testing.TB, w *world) { w.setBudget(t, alice, 0) }
 		return []row{
 			refused("UDP", alice, old(alice, udp(40000, 53))),
-			refused("TCP, longer than what is quoted", alice, long),
-			refused("as long as what is quoted", alice, ofText(t, long, mostQuoted(v6))),
+			refused("TCP, longer than the quote", alice, long),
+			refused("as long as the quote", alice, ofText(t, long, mostQuoted(v6))),
 			refused("longer by a byte", alice, ofText(t, long, mostQuoted(v6)+1)),
 			refused("shorter by a byte", alice, ofText(t, long, mostQuoted(v6)-1)),
 			refused("SCTP", alice, old(alice, sctp(40000, 36))),
 			refused("echo", alice, old(alice, echo(v6, false, 7))),
 			refused("padded by Ethernet", alice, short),
-			refused("of a class", alice, urgent),
+			refused("with a traffic class", alice, urgent),
 			refused("with options", alice, options),
 			refused("of a network without ICC", client, old(client, udp(40000, 53))),
 			refused("not masqueraded", plain, old(plain, udp(40000, 53))),
@@ -132,13 +131,13 @@ func refusalRows(t testing.TB) []row {
 			fromEndpoint("later fragment, too big", alice, bigLast.frame(t)).after(fromEndpoint("", alice, fresh.frame(t))).dropped("too_big"),
 			fromEndpoint("too big, in a flow", alice, tooBig.frame(t)).after(fromEndpoint("", alice, query.frame(t))).
 				refused("too_big", refusal(t, alice, problemSize(v6, uplinkMTU), tooBig).frame(t)),
-			fromEndpoint("too often", alice, old(alice, udp(40000, 53)).frame(t)).given(spent, left).dropped("ttl_exceeded"),
-			refused("another endpoint than the one who does so too often", bob, old(bob, udp(40000, 53))).given(spent, left),
+			fromEndpoint("over the limit of errors", alice, old(alice, udp(40000, 53)).frame(t)).given(spent, left).dropped("ttl_exceeded"),
+			refused("another endpoint than the one over the limit of errors", bob, old(bob, udp(40000, 53))).given(spent, left),
 		}
 	})
 }
 
-// text is a payload whose bytes differ.
+// text is a payload in which the bytes differ.
 func text(length int) string {
 	b := make([]byte, length)
 	for i := range b {
@@ -147,14 +146,14 @@ func text(length int) string {
 	return string(b)
 }
 
-// ofText is ofLength with bytes that differ.
+// ofText is ofLength with a payload in which the bytes differ.
 func ofText(t testing.TB, p packet, length int) packet {
 	p = ofLength(t, p, length)
 	p.payload = text(len(p.payload))
 	return p
 }
 
-// setBudget has the next ICMP error to an endpoint due after a time from now.
+// setBudget makes the next ICMP error to an endpoint due after this time.
 func (w *world) setBudget(t testing.TB, h host, after time.Duration) {
 	t.Helper()
 	var now unix.Timespec
@@ -170,12 +169,12 @@ func (w *world) setBudget(t testing.TB, h host, after time.Duration) {
 	}
 }
 
-// TestErrorsAreLimited sends more than may be answered at once: RFC 1812,
-// 4.3.2.8.
+// TestErrorsAreLimited sends more packets than the datapath answers at once:
+// RFC 1812, 4.3.2.8.
 func TestErrorsAreLimited(t *testing.T) {
 	t.Parallel()
 	testutil.RequireRoot(t)
-	const burst, sent = 50, 500 // ICMP_BURST and more than it
+	const burst, sent = 50, 500 // ICMP_BURST, and more
 	w := newWorld(t, loadPinned)
 	old := outgoing(alice, false, udp(40000, 53))
 	old.ttl = 1
@@ -186,12 +185,12 @@ func TestErrorsAreLimited(t *testing.T) {
 			answered++
 		}
 	}
-	// One a millisecond is due besides, and the first at once.
+	// One more is due per millisecond, and the first one at once.
 	most := burst + 1 + int(time.Since(began)/time.Millisecond) + 1
 	if answered < burst || answered > most || answered == sent {
-		t.Errorf("%d of %d were answered, want %d to %d", answered, sent, burst, most)
+		t.Errorf("%d errors for %d packets, want %d to %d", answered, sent, burst, most)
 	}
 	if drops := w.counters(t).Drops["ttl_exceeded"].Packets; drops != sent {
-		t.Errorf("%d were counted, want %d", drops, sent)
+		t.Errorf("%d drops counted, want %d", drops, sent)
 	}
 }

@@ -9,8 +9,8 @@ import (
 	"github.com/gopacket/gopacket/layers"
 )
 
-// Types of ICMP, IGMP and ICMPv6 that only routers send, and others like them:
-// RFC 792, 1256, 3376, 4286.
+// Types of ICMP, IGMP and ICMPv6 messages that only routers send, and similar
+// ones: RFC 792, 1256, 3376, 4286.
 const (
 	redirect4          = 5
 	routerAdvert4      = 9
@@ -40,17 +40,17 @@ const (
 	rogueRouter        = "rogue_router"
 )
 
-// message is a message of an endpoint, and the reason for its drop if the
-// endpoint has no role.
+// message is a message of an endpoint, and the drop reason if the endpoint does
+// not have the role.
 type message struct {
 	name    string
 	l4      transport
 	payload string
-	reason  string // empty: everybody may say it
+	reason  string // empty: everybody may send it
 	change  func(*packet)
 }
 
-// packet is the message from a station to another.
+// packet returns the message from one station to another.
 func (m message) packet(from, to host, v6 bool) packet {
 	p := between(from, to, v6, m.l4)
 	p.payload = m.payload
@@ -121,17 +121,17 @@ func routerMessages(v6 bool) []message {
 		changed(advert, " behind options", rogueRouter, behind),
 		changed(query, " behind options", rogueRouter, behind),
 		changed(report, " behind options", "", behind),
-		// RFC 6980, from every sender.
+		// RFC 6980 applies to every sender.
 		changed(advert, " in fragments", "fragment", first),
 		changed(query, " in fragments", "fragment", first),
 		changed(report, " in fragments", "fragment", first),
 		changed(icmp("neighbor solicitation", neighborAsk, ""), " in fragments", "fragment", first),
 		changed(icmp("echo", echoRequest6, ""), " in fragments", "", first),
-		changed(icmp("echo", echoRequest6, ""), " in fragments, as from this link", "fragment", func(p *packet) { p.fragment.more = true }),
+		changed(icmp("echo", echoRequest6, ""), " in fragments, with hop limit 255", "fragment", func(p *packet) { p.fragment.more = true }),
 		changed(icmp("ICMPv6", routerAdvert, ""), ", a later fragment", "", func(p *packet) {
 			p.fragment, p.ttl, p.payload = fragmentAt(2), 64, zeroesOfMessage
 		}),
-		// A fragment header in front of a whole packet hides nothing: RFC 6946.
+		// A fragment header with a whole packet hides nothing: RFC 6946.
 		changed(advert, " in one fragment", rogueRouter, func(p *packet) { p.fragment.id = 7 }),
 		changed(icmp("echo", echoRequest6, ""), " in one fragment", "", func(p *packet) { p.fragment.id = 7 }),
 	}
@@ -168,7 +168,7 @@ func serverMessages(v6 bool) []message {
 		says("reply to a relay from another port", 4000, server, reply, rogueServer),
 		says("reply to a relay from a client's port", client, server, reply, rogueServer),
 		says("request from another port", 4000, server, request, ""),
-		says("nothing to a server's port", client, server, "", ""),
+		says("no data, to a server's port", client, server, "", ""),
 		says("neighboring ports", server-2, client+2, reply, ""),
 		says("mDNS", 5353, 5353, reply, ""),
 		says("LLMNR", 5355, 5355, reply, ""),
@@ -209,13 +209,13 @@ func allowed(who host, server, router bool) func(testing.TB, *world) {
 	}
 }
 
-// as is a packet of one station that is sent by the device of another.
+// as is the station `from` as it sends through the device of `by`.
 func as(by, from host) host {
 	from.device, from.id, from.network = by.device, by.id, by.network
 	return from
 }
 
-// roleRows are of messages that only routers and DHCP servers may send.
+// roleRows are messages that only routers and DHCP servers may send.
 func roleRows(t testing.TB) []row {
 	behind := stranger(trunk, 80)
 	beyond := stranger(host{}, 90)
@@ -228,7 +228,7 @@ func roleRows(t testing.TB) []row {
 			}
 			known, learned := m.packet(remote, bob, v6).frame(t), m.packet(beyond, bob, v6).frame(t)
 			out := fromTunnel(t, m.name+", out of a tunnel", theTunnel, known)
-			outLearned := fromTunnel(t, m.name+", from somebody new in a tunnel", sixTunnel, learned)
+			outLearned := fromTunnel(t, m.name+", from an unknown station in a tunnel", sixTunnel, learned)
 			plainly := []row{say(alice), say(trunk), say(as(trunk, behind))}
 			plainly[2].name += ", from behind it"
 			if m.reason == "" {
@@ -246,17 +246,17 @@ func roleRows(t testing.TB) []row {
 				overlay = "spoofed_overlay"
 			}
 			rows = append(rows, out.dropped(overlay), outLearned.dropped(overlay))
-			rows = append(rows, roleTwins(t, m, v6, behind)...)
+			rows = append(rows, roleHolderRows(t, m, v6, behind)...)
 		}
-		return append(rows, roleWayRows(t, v6)...)
+		return append(rows, roleDirectionRows(t, v6)...)
 	})
 	return append(rows, roleHiddenRows(t)...)
 }
 
-// roleTwins are of a refused message from endpoints that have roles.
-func roleTwins(t testing.TB, m message, v6 bool, behind host) []row {
+// roleHolderRows are a refused message from endpoints with roles.
+func roleHolderRows(t testing.TB, m message, v6 bool, behind host) []row {
 	may := func(from host, server, router bool) row {
-		r := fromEndpoint(m.name+", from one who may", from, m.packet(from, bob, v6).frame(t))
+		r := fromEndpoint(m.name+", from an endpoint with the role", from, m.packet(from, bob, v6).frame(t))
 		return r.given(allowed(from, server, router), remember)
 	}
 	server, router := m.reason == rogueServer, m.reason == rogueRouter
@@ -267,17 +267,17 @@ func roleTwins(t testing.TB, m message, v6 bool, behind host) []row {
 		return []row{may(alice, true, true).dropped(m.reason)}
 	}
 	other := may(alice, !server, !router).dropped(m.reason)
-	other.name += " other things"
+	other.name += " for another role"
 	own, nested := may(trunk, server, router).delivered(bob, nil), may(trunk, true, true)
 	own.name += " as a trunk"
 	nested.in = m.packet(as(trunk, behind), bob, v6).frame(t)
-	nested.name += ", but is not who is behind it"
-	peer := fromEndpoint(m.name+", to one who may", alice, m.packet(alice, bob, v6).frame(t)).given(allowed(bob, true, true), remember)
+	nested.name += ", from a station behind it"
+	peer := fromEndpoint(m.name+", to an endpoint with the role", alice, m.packet(alice, bob, v6).frame(t)).given(allowed(bob, true, true), remember)
 	return []row{may(alice, server, router).delivered(bob, nil), other, own, nested.dropped(m.reason), peer.dropped(m.reason)}
 }
 
-// roleWayRows are of the other places where such messages may go.
-func roleWayRows(t testing.TB, v6 bool) []row {
+// roleDirectionRows are the messages in other directions.
+func roleDirectionRows(t testing.TB, v6 bool) []row {
 	everybody := func(p packet) packet {
 		p.to, p.dst = broadcastMAC, netip.MustParseAddr("255.255.255.255")
 		if v6 {
@@ -303,11 +303,11 @@ func roleWayRows(t testing.TB, v6 bool) []row {
 			says("to the host", towards(p, gatewayOf(openNet))).dropped(m.reason),
 			says("to the outside", towards(p, outside)).dropped(m.reason),
 			says("into a tunnel", towards(p, remote)).dropped(m.reason),
-			says("to nobody", towards(p, nobody)).dropped(m.reason),
+			says("to an unknown address", towards(p, nobody)).dropped(m.reason),
 			fromHost(m.name+" from the host", towards(m.packet(gatewayOf(openNet), alice, v6), alice).frame(t)).delivered(alice, nil))
-		all.name += ", from one who may"
+		all.name += ", from an endpoint with the role"
 		rows = append(rows, all.given(allowed(alice, true, true), remember).floodedTo(bob, trunk, otherTrunk).into(tunnels...))
-		host := says("to the host, from one who may", towards(p, gatewayOf(openNet)))
+		host := says("to the host, from an endpoint with the role", towards(p, gatewayOf(openNet)))
 		rows = append(rows, host.given(allowed(alice, true, true), remember).redirected(nil))
 	}
 	client := everybody(serverMessages(v6)[1].packet(alice, bob, v6))
@@ -316,8 +316,8 @@ func roleWayRows(t testing.TB, v6 bool) []row {
 	return rows
 }
 
-// roleHiddenRows are of first fragments with incomplete headers: the frame's
-// padding is no part of them.
+// roleHiddenRows are first fragments with incomplete headers. The padding of
+// the frame is not part of a header.
 func roleHiddenRows(t testing.TB) []row {
 	cut := func(v6 bool, l4 transport, length int) []byte {
 		p := between(alice, bob, v6, l4)
@@ -328,7 +328,7 @@ func roleHiddenRows(t testing.TB) []row {
 		}
 		return patch(frame, atIPLength, 0, byte(20+length))
 	}
-	// from has another station send the frame.
+	// from changes the sender of a frame to another station.
 	from := func(by host, v6 bool, frame []byte) []byte {
 		frame = patch(frame, len(mac{}), by.mac[:]...)
 		if v6 {

@@ -2,14 +2,14 @@ package datapath
 
 import "testing"
 
-// withRouted lets anybody ping the endpoints of plainNet.
+// withRouted lets everybody ping the endpoints of plainNet.
 func withRouted(wanted *Wanted) {
 	networks := append([]Network{}, wanted.Networks...)
 	networks[plainNet-1].Routed = true
 	wanted.Networks = networks
 }
 
-// routedRows are of endpoints that are reached at their own addresses.
+// routedRows are packets to endpoints at their own addresses.
 func routedRows(t testing.TB) []row {
 	return bothFamilies(func(v6 bool) []row {
 		ping, pong := echo(v6, false, 4007), echo(v6, true, 4007)
@@ -40,22 +40,22 @@ func routedRows(t testing.TB) []row {
 			asked,
 			fromEndpoint("echo, reply", plain, answer.frame(t)).after(asked).redirected(gone.frame(t)),
 			outside("echo without an identifier", plain, echo(v6, false, 0)).passed(),
-			outside("echo to a network that is not routed to", alice, ping).passed(),
+			outside("echo to a network that is not routed", alice, ping).passed(),
 			outside("echo to the host", uplink, ping).passed(),
 
 			called,
-			inside("another network, TCP, answer", plain, client, tcp(routedPort, 40000, "SA")).after(called).
+			inside("another network, TCP, reply", plain, client, tcp(routedPort, 40000, "SA")).after(called).
 				delivered(client, crossed(plain, client, tcp(routedPort, 40000, "SA"))),
 			inside("another network, RST that opens", client, plain, tcp(40000, routedPort, "R")).dropped("unknown_flow"),
 			inside("another network, at a port that is published at the host's addresses", client, plain, tcp(40000, plainPort, "S")).dropped("isolated"),
 			inside("another network, at a port that is not published", client, plain, tcp(40000, routedPort+1, "S")).dropped("isolated"),
 			inside("another network, of another protocol", client, plain, udp(40000, routedPort)).dropped("isolated"),
 			inside("an internal network", insider, plain, tcp(40000, routedPort, "S")).dropped("isolated"),
-			inside("answer without a question", plain, client, tcp(routedPort, 40000, "SA")).dropped("isolated"),
+			inside("reply without a request", plain, client, tcp(routedPort, 40000, "SA")).dropped("isolated"),
 
 			echoed,
 			inside("another network, echo, reply", plain, client, pong).after(echoed).delivered(client, crossed(plain, client, pong)),
-			inside("another network, echo to one that is not routed to", plain, client, ping).dropped("isolated"),
+			inside("another network, echo to a network that is not routed", plain, client, ping).dropped("isolated"),
 			inside("an internal network, echo", insider, plain, ping).dropped("isolated"),
 			inside("another network, reply without a request", client, plain, pong).dropped("isolated"),
 		}

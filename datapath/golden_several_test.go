@@ -6,13 +6,13 @@ import (
 	"testing"
 )
 
-// Ports that bob publishes, whose namespace is on closedNet too.
+// Ports of bob, whose namespace is also on closedNet.
 const (
-	nearPort = 8088 // TCP, to 88: the default routes are by openNet
-	awayPort = 8089 // TCP, to 89: they are by the other interface
+	nearPort = 8088 // TCP, to 88; the default route of bob is on openNet
+	awayPort = 8089 // TCP, to 89; the default route of bob is on closedNet
 )
 
-// withSeveral publishes them.
+// withSeveral publishes these ports.
 func withSeveral(wanted *Wanted) {
 	wanted.Ports = slices.Clone(wanted.Ports)
 	for _, v6 := range []bool{false, true} {
@@ -38,7 +38,7 @@ func withSeveral(wanted *Wanted) {
 	}
 }
 
-// severalRows are of published ports of an endpoint on several networks.
+// severalRows are published ports of an endpoint on several networks.
 func severalRows(t testing.TB) []row {
 	return bothFamilies(func(v6 bool) []row {
 		gateway := gatewayOf(openNet).ip(v6)
@@ -49,8 +49,8 @@ func severalRows(t testing.TB) []row {
 			l4   transport
 			seen netip.Addr
 		}{
-			{"outside, where the default route is", near, website.ip(v6)},
-			{"outside, where the default route is not", away, gateway},
+			{"outside, over the network with the default route", near, website.ip(v6)},
+			{"outside, over the network without the default route", away, gateway},
 		} {
 			asked := incoming(v6, c.l4)
 			arrived := reached(asked, bob, c.l4.dport-8000)
@@ -58,7 +58,7 @@ func severalRows(t testing.TB) []row {
 			first := fromUplink(c.name, asked.frame(t)).delivered(bob, arrived.frame(t))
 			answer := replying(arrived, "SA")
 			rows = append(rows, first,
-				fromEndpoint(c.name+", answer", bob, answer.frame(t)).after(first).redirected(repliedOutside(answer, asked).frame(t)))
+				fromEndpoint(c.name+", reply", bob, answer.frame(t)).after(first).redirected(repliedOutside(answer, asked).frame(t)))
 		}
 		for _, c := range []struct {
 			name string
@@ -68,7 +68,7 @@ func severalRows(t testing.TB) []row {
 		}{
 			{"the other network", client, near, gateway},
 			{"a third network", plain, near, plain.ip(v6)},
-			{"a third network, where the default route is not", plain, away, gateway},
+			{"a third network, over the network without the default route", plain, away, gateway},
 			{"the endpoint itself", bob, near, gateway},
 		} {
 			asked := callsOut(c.from, uplink.ip(v6), c.l4)
@@ -79,7 +79,7 @@ func severalRows(t testing.TB) []row {
 			out := repliedOutside(answer, asked)
 			out.from, out.to = gatewayMAC, c.from.mac
 			rows = append(rows, first,
-				fromEndpoint(c.name+", answer", bob, answer.frame(t)).after(first).delivered(c.from, out.frame(t)))
+				fromEndpoint(c.name+", reply", bob, answer.frame(t)).after(first).delivered(c.from, out.frame(t)))
 		}
 		for _, c := range []struct {
 			name string
@@ -99,9 +99,9 @@ func severalRows(t testing.TB) []row {
 			out := repliedOutside(answer, asked)
 			out.from, out.to, out.ttl = mac{}, mac{}, 64
 			rows = append(rows, first,
-				fromEndpoint(c.name+", answer", bob, answer.frame(t)).after(first).redirected(out.frame(t)))
+				fromEndpoint(c.name+", reply", bob, answer.frame(t)).after(first).redirected(out.frame(t)))
 		}
-		if v6 { // the device that has it is only known of what came by lo
+		if v6 { // link-local addresses on lo have no known device
 			linkLocal := host{ip6: netip.MustParseAddr("fe80::1")}
 			rows = append(rows, fromLoopback("the host at a link-local address", localCall(linkLocal, v6, near).frame(t)).passed())
 		}

@@ -6,15 +6,14 @@ import (
 	"github.com/ebpnet/ebpnet/bpf"
 )
 
-// How many stations, and as many addresses, a network may have that are learned,
-// and one place of it: bpf/types_flows.h.
+// The most learned stations, and the most learned addresses, of a network and
+// of one place: bpf/types_flows.h.
 const (
-	learnedANetwork = 4096
-	learnedAPlace   = 1024
+	learnedPerNetwork = 4096
+	learnedPerPlace   = 1024
 )
 
-// openPlace is openNet as a whole; inTunnel and onTrunk are where stations of it
-// are learned.
+// openPlace counts all of openNet. inTunnel and onTrunk count one place of it.
 var openPlace = bpf.EbpnetLearnedPlace{Network: openNet}
 
 func inTunnel(tunnel uint32) bpf.EbpnetLearnedPlace {
@@ -25,8 +24,8 @@ func onTrunk(h host) bpf.EbpnetLearnedPlace {
 	return bpf.EbpnetLearnedPlace{Network: openNet, Endpoint: h.id}
 }
 
-// counting has a place count so many learned stations and addresses, and then
-// packets go by; recount has all count none.
+// counting sets the counts of learned stations and addresses of a place, and
+// then sends packets. recount resets all counts.
 func counting(place bpf.EbpnetLearnedPlace, stations, neighbors uint32, then ...row) func(testing.TB, *world) {
 	return func(t testing.TB, w *world) {
 		count := bpf.EbpnetLearnedCount{Stations: stations, Neighbors: neighbors}
@@ -40,52 +39,52 @@ func counting(place bpf.EbpnetLearnedPlace, stations, neighbors uint32, then ...
 }
 
 func recount(t testing.TB, w *world) {
-	w.forgetPackets(t)
+	w.clearState(t)
 	if err := replace(w.Maps.LearnedCounts, map[bpf.EbpnetLearnedPlace]bpf.EbpnetLearnedCount{}); err != nil {
 		t.Fatal(err)
 	}
 }
 
-// shareRows are of networks and places that have as many stations as they may.
+// shareRows are networks and places at their limit of stations.
 func shareRows(t testing.TB, v6 bool) []row {
 	far, here := stranger(host{}, 90), stranger(trunk, 90)
 	there := stranger(otherTrunk, 90)
 	seenFar, seenSix, seenHere, seenThere := seen(t, far, v6, theTunnel), seen(t, far, v6, sixTunnel), seen(t, here, v6, 0), seen(t, there, v6, 0)
-	full := func(then ...row) func(testing.TB, *world) { return counting(openPlace, learnedANetwork, 0, then...) }
+	full := func(then ...row) func(testing.TB, *world) { return counting(openPlace, learnedPerNetwork, 0, then...) }
 	fullTunnel := func(then ...row) func(testing.TB, *world) {
-		return counting(inTunnel(theTunnel), learnedAPlace, 0, then...)
+		return counting(inTunnel(theTunnel), learnedPerPlace, 0, then...)
 	}
 	fullTrunk := func(then ...row) func(testing.TB, *world) {
-		return counting(onTrunk(trunk), learnedAPlace, 0, then...)
+		return counting(onTrunk(trunk), learnedPerPlace, 0, then...)
 	}
 	to := func(name string, h host, given func(testing.TB, *world), before ...row) row {
 		return reaches(t, name, h, v6).after(before...).given(given, recount)
 	}
 	return []row{
-		to("the last that a network may have", far, counting(openPlace, learnedANetwork-1, 0, seenFar)).found(t, far, theTunnel),
-		to("one more than a network may have", far, full(seenFar)).unknown(),
-		to("one more behind a trunk", here, full(seenHere)).unknown(),
-		to("one that moves in a full network", here, full(seenHere), seenFar).found(t, here, 0),
-		to("one who is known, in a full network", bob, full()).delivered(bob, nil),
-		to("one where a network has many addresses", far, counting(openPlace, 0, learnedANetwork, seenFar)).found(t, far, theTunnel),
+		to("the last station of a network", far, counting(openPlace, learnedPerNetwork-1, 0, seenFar)).found(t, far, theTunnel),
+		to("one station more than a network's limit", far, full(seenFar)).unknown(),
+		to("one station more behind a trunk", here, full(seenHere)).unknown(),
+		to("a station that moves in a full network", here, full(seenHere), seenFar).found(t, here, 0),
+		to("a static station in a full network", bob, full()).delivered(bob, nil),
+		to("a station in a network with many addresses", far, counting(openPlace, 0, learnedPerNetwork, seenFar)).found(t, far, theTunnel),
 
-		to("the last that a tunnel may have", far, counting(inTunnel(theTunnel), learnedAPlace-1, 0, seenFar)).found(t, far, theTunnel),
-		to("one more than a tunnel may have", far, fullTunnel(seenFar)).unknown(),
-		to("one behind another tunnel than the full one", far, fullTunnel(seenSix)).found(t, far, sixTunnel),
-		to("one behind a trunk beside a full tunnel", here, fullTunnel(seenHere)).found(t, here, 0),
-		to("one that moves into a full tunnel", far, fullTunnel(seenFar), seenHere).found(t, far, theTunnel),
-		to("one that moves out of a full tunnel", here, fullTunnel(seenHere), seenFar).found(t, here, 0),
-		to("the last that a trunk may have", here, counting(onTrunk(trunk), learnedAPlace-1, 0, seenHere)).found(t, here, 0),
-		to("one more than a trunk may have", here, fullTrunk(seenHere)).unknown(),
-		to("one behind another trunk than the full one", there, fullTrunk(seenThere)).found(t, there, 0),
-		to("one behind a tunnel beside a full trunk", far, fullTrunk(seenFar)).found(t, far, theTunnel),
-		to("one that moves to a full trunk", here, fullTrunk(seenHere), seenThere).found(t, here, 0),
-		to("one where a trunk has many addresses", here, counting(onTrunk(trunk), 0, learnedAPlace, seenHere)).found(t, here, 0),
+		to("the last station of a tunnel", far, counting(inTunnel(theTunnel), learnedPerPlace-1, 0, seenFar)).found(t, far, theTunnel),
+		to("one station more than a tunnel's limit", far, fullTunnel(seenFar)).unknown(),
+		to("a station behind another tunnel than the full one", far, fullTunnel(seenSix)).found(t, far, sixTunnel),
+		to("a station behind a trunk beside a full tunnel", here, fullTunnel(seenHere)).found(t, here, 0),
+		to("a station that moves into a full tunnel", far, fullTunnel(seenFar), seenHere).found(t, far, theTunnel),
+		to("a station that moves out of a full tunnel", here, fullTunnel(seenHere), seenFar).found(t, here, 0),
+		to("the last station of a trunk", here, counting(onTrunk(trunk), learnedPerPlace-1, 0, seenHere)).found(t, here, 0),
+		to("one station more than a trunk's limit", here, fullTrunk(seenHere)).unknown(),
+		to("a station behind another trunk than the full one", there, fullTrunk(seenThere)).found(t, there, 0),
+		to("a station behind a tunnel beside a full trunk", far, fullTrunk(seenFar)).found(t, far, theTunnel),
+		to("a station that moves to a full trunk", here, fullTrunk(seenHere), seenThere).found(t, here, 0),
+		to("a station of a trunk with many addresses", here, counting(onTrunk(trunk), 0, learnedPerPlace, seenHere)).found(t, here, 0),
 	}
 }
 
-// trunkShareRows are of the addresses that a network and a place may have, where
-// the host calls them.
+// trunkShareRows are calls of the host while a network or a place is at its
+// limit of addresses.
 func trunkShareRows(t testing.TB, v6 bool) []row {
 	behind, beside := stranger(trunk, 80), stranger(otherTrunk, 80)
 	hello := func(from host) row { return fromEndpoint("", from, outgoing(from, v6, udp(40001, 7)).frame(t)) }
@@ -94,16 +93,16 @@ func trunkShareRows(t testing.TB, v6 bool) []row {
 		return fromHost("from the host, "+name, p.frame(t)).after(before...).given(given, recount)
 	}
 	const unknown = "unknown_destination"
-	full, fullTrunk := counting(openPlace, 0, learnedANetwork, hello(behind)), counting(onTrunk(trunk), 0, learnedAPlace, hello(behind))
+	full, fullTrunk := counting(openPlace, 0, learnedPerNetwork, hello(behind)), counting(onTrunk(trunk), 0, learnedPerPlace, hello(behind))
 	return []row{
-		calls("the last that a network may have", behind, counting(openPlace, 0, learnedANetwork-1, hello(behind))).delivered(behind, nil),
-		calls("one more than a network may have", behind, full).dropped(unknown),
-		calls("one that moves in a full network", behind, full, hello(beside)).delivered(behind, nil),
-		calls("where a network has many stations", behind, counting(openPlace, learnedANetwork, 0, hello(behind))).delivered(behind, nil),
-		calls("the last that a trunk may have", behind, counting(onTrunk(trunk), 0, learnedAPlace-1, hello(behind))).delivered(behind, nil),
-		calls("one more than a trunk may have", behind, fullTrunk).dropped(unknown),
-		calls("one behind another trunk than the full one", beside, counting(onTrunk(trunk), 0, learnedAPlace, hello(beside))).delivered(beside, nil),
-		calls("one that moves to a full trunk", behind, fullTrunk, hello(beside)).delivered(behind, nil),
-		calls("where a trunk has many stations", behind, counting(onTrunk(trunk), learnedAPlace, 0, hello(behind))).delivered(behind, nil),
+		calls("the last address of a network", behind, counting(openPlace, 0, learnedPerNetwork-1, hello(behind))).delivered(behind, nil),
+		calls("one address more than a network's limit", behind, full).dropped(unknown),
+		calls("an address that moves in a full network", behind, full, hello(beside)).delivered(behind, nil),
+		calls("an address in a network with many stations", behind, counting(openPlace, learnedPerNetwork, 0, hello(behind))).delivered(behind, nil),
+		calls("the last address of a trunk", behind, counting(onTrunk(trunk), 0, learnedPerPlace-1, hello(behind))).delivered(behind, nil),
+		calls("one address more than a trunk's limit", behind, fullTrunk).dropped(unknown),
+		calls("an address behind another trunk than the full one", beside, counting(onTrunk(trunk), 0, learnedPerPlace, hello(beside))).delivered(beside, nil),
+		calls("an address that moves to a full trunk", behind, fullTrunk, hello(beside)).delivered(behind, nil),
+		calls("an address of a trunk with many stations", behind, counting(onTrunk(trunk), learnedPerPlace, 0, hello(behind))).delivered(behind, nil),
 	}
 }

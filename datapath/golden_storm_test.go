@@ -13,19 +13,19 @@ import (
 // Constants of bpf/flood.h and bpf/loop.h.
 const (
 	floodBurst     = 2 * time.Second
-	tunnelNetworks = 64 // with a budget each: TUNNEL_FLOODERS
+	tunnelNetworks = 64 // each with a budget: TUNNEL_FLOODERS
 	loopBlocked    = time.Minute
 	loopEthertype  = 0x88b5
 	loopProbe      = 24 // bytes
 	theNonce       = 0x12345679
-	never          = 1 << 62 // no probe is due before that
+	never          = 1 << 62 // no probe becomes due
 )
 
-// tunnelFlooder is the key of openNet in a tunnel.
+// tunnelFlooder is the key of openNet for a tunnel.
 func (w *world) tunnelFlooder(tunnel uint32) uint32 { return w.tunnelFlooders(tunnel)[openNet] }
 
-// ahead makes the flooded copies of an endpoint or a tunnel due until so long
-// from now.
+// ahead puts an endpoint or a tunnel into debt for flooded copies, until this
+// time from now.
 func ahead(flooder uint32, by time.Duration) func(testing.TB, *world) {
 	return func(t testing.TB, w *world) {
 		t.Helper()
@@ -55,7 +55,7 @@ func (w *world) calm(t testing.TB) {
 	}
 }
 
-// markBlocked blocks a trunk until so long from now, and marks its device.
+// markBlocked blocks a trunk until this time from now, and marks its device.
 func markBlocked(h host, by time.Duration) func(testing.TB, *world) {
 	return func(t testing.TB, w *world) {
 		t.Helper()
@@ -73,7 +73,7 @@ func markBlocked(h host, by time.Duration) func(testing.TB, *world) {
 	}
 }
 
-// probed makes a probe of a trunk be on its way.
+// probed records that a trunk has sent a probe.
 func probed(h host) func(testing.TB, *world) {
 	return func(t testing.TB, w *world) {
 		t.Helper()
@@ -83,7 +83,7 @@ func probed(h host) func(testing.TB, *world) {
 	}
 }
 
-// probe is the frame that was sent out by a trunk.
+// probe is the probe frame of a trunk.
 func probe(h host, nonce uint32) []byte {
 	frame := slices.Concat(broadcastMAC[:], gatewayMAC[:], make([]byte, 60-12))
 	binary.BigEndian.PutUint16(frame[atEthertype:], loopEthertype)
@@ -92,7 +92,7 @@ func probe(h host, nonce uint32) []byte {
 	return frame
 }
 
-// unblocked takes the block of a trunk back.
+// unblocked unblocks all trunks.
 func unblocked(t testing.TB, w *world) {
 	t.Helper()
 	w.calm(t)
@@ -106,7 +106,7 @@ func unblocked(t testing.TB, w *world) {
 	}
 }
 
-// stormRows are of floods that are limited, and of loops between trunks.
+// stormRows are limited floods, and loops between trunks.
 func stormRows(t testing.TB) []row {
 	return append(bothFamilies(func(v6 bool) []row {
 		return slices.Concat(floodLimitRows(t, v6), blockedRows(t, v6))
@@ -130,10 +130,10 @@ func floodLimitRows(t testing.TB, v6 bool) []row {
 	return []row{
 		over(all("to a group, over the limit", group), alice.id),
 		under(all("to a group, just below the limit", group), alice.id).floodedTo(bob, trunk, otherTrunk).into(tunnels...),
-		over(all("to nobody, over the limit", unknown), alice.id),
-		under(all("to nobody, just below the limit", unknown), alice.id).floodedTo(trunk, otherTrunk).into(tunnels...),
-		over(all("question for nobody, over the limit", question), alice.id),
-		under(all("question for nobody, just below the limit", question), alice.id).floodedTo(bob, trunk, otherTrunk).into(tunnels...),
+		over(all("to an unknown MAC, over the limit", unknown), alice.id),
+		under(all("to an unknown MAC, just below the limit", unknown), alice.id).floodedTo(trunk, otherTrunk).into(tunnels...),
+		over(all("question for an unknown address, over the limit", question), alice.id),
+		under(all("question for an unknown address, just below the limit", question), alice.id).floodedTo(bob, trunk, otherTrunk).into(tunnels...),
 		over(all("to a group, while another is over the limit", group), bob.id).floodedToAll(group, bob, trunk, otherTrunk).into(tunnels...),
 		over(all("to a neighbor, over the limit", between(alice, bob, v6, udp(1, 2)).frame(t)), alice.id).delivered(bob, nil).noReason(),
 		over(out("out of a tunnel to a group, over the limit"), tunnel).droppedAs("flood_limit", farGroup),
@@ -143,7 +143,8 @@ func floodLimitRows(t testing.TB, v6 bool) []row {
 	}
 }
 
-// floodedToAll and noReason are for rows that are like one that is dropped.
+// floodedToAll and noReason make a row of a dropped frame a row of an accepted
+// one.
 func (r row) floodedToAll(out []byte, receivers ...host) row {
 	r.reason = ""
 	return r.floodedAs(out, receivers...)
@@ -154,7 +155,7 @@ func (r row) noReason() row {
 	return r
 }
 
-// blockedRows are of a trunk that is blocked, and of one that was.
+// blockedRows are trunks that are blocked, or were.
 func blockedRows(t testing.TB, v6 bool) []row {
 	here, group := stranger(trunk, 90), multicast(alice, v6).frame(t)
 	tunnels := []uint32{theTunnel, sixTunnel}
@@ -171,12 +172,12 @@ func blockedRows(t testing.TB, v6 bool) []row {
 			given(blocked, unblocked).delivered(alice, nil),
 		fromEndpoint("to a group, with a blocked trunk", alice, group).given(blocked, unblocked).floodedTo(bob, otherTrunk).into(tunnels...),
 		fromEndpoint("to a group, with a trunk that was blocked", alice, group).given(over, unblocked).floodedTo(bob, trunk, otherTrunk).into(tunnels...),
-		reaches(t, "one behind a blocked trunk", here, v6).after(seenHere).given(blocked, unblocked).floodedTo(otherTrunk).into(tunnels...),
-		reaches(t, "one behind a trunk that was blocked", here, v6).after(seenHere).given(over, unblocked).delivered(here, nil),
+		reaches(t, "a station behind a blocked trunk", here, v6).after(seenHere).given(blocked, unblocked).floodedTo(otherTrunk).into(tunnels...),
+		reaches(t, "a station behind a trunk that was blocked", here, v6).after(seenHere).given(over, unblocked).delivered(here, nil),
 	}
 }
 
-// probeRows are of probes that come in. otherTrunk is earlier than trunk.
+// probeRows are probes that arrive. otherTrunk is earlier than trunk.
 func probeRows(t testing.TB) []row {
 	otherNet := func(t testing.TB, w *world) {
 		t.Helper()
@@ -194,6 +195,6 @@ func probeRows(t testing.TB) []row {
 		in("probe of an earlier trunk with a wrong nonce", trunk, probe(otherTrunk, theNonce+2), probed(otherTrunk)).dropped("unknown_protocol"),
 		in("probe of a trunk that sent none", trunk, probe(otherTrunk, 0), probed(trunk)).dropped("unknown_protocol"),
 		in("probe of another network", trunk, probe(otherTrunk, theNonce), otherNet).dropped("unknown_protocol"),
-		in("probe from who is no trunk", alice, probe(otherTrunk, theNonce), probed(otherTrunk)).dropped("spoofed_mac"),
+		in("probe from an endpoint that is no trunk", alice, probe(otherTrunk, theNonce), probed(otherTrunk)).dropped("spoofed_mac"),
 	}
 }

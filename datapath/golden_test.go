@@ -13,37 +13,37 @@ import (
 	"github.com/ebpnet/ebpnet/loader"
 )
 
-// row is one golden packet: what goes in and all that should come of it. The
-// output is compared byte for byte; where a packet leaves by
-// bpf_redirect_neigh(), its Ethernet header is still that of the input, as
-// the kernel writes it on the way out.
+// row is one golden packet: an input and all expected results. The output is
+// compared byte for byte. A packet that leaves through bpf_redirect_neigh()
+// still has the Ethernet header of the input; the kernel writes the new one
+// later.
 type row struct {
 	name   string
 	hook   loader.Hook
 	device string
-	before []step // what went by already; not counted
+	before []step // packets sent earlier; not counted
 	setup  func(testing.TB, *world)
 	undo   func(testing.TB, *world)
 	in     []byte
 	skb    skbContext
 
 	verdict    int
-	out        []byte              // nil: as it went in
-	outOf      func([]byte) []byte // in place of out: it follows from what came out
-	mark       uint32              // that out leaves with
-	reason     string              // of the drop, if it is one
-	unwrapped  bool                // it is out that is dropped
-	sender     *host               // endpoint that is counted as having sent in
-	receivers  []host              // endpoints that are counted as having got out
-	flooded    bool                // receivers get copies of out, by their devices
-	detours    []uint32            // tunnels that copies are on their way into
-	fragments  []uint32            // marks of copies of out that are to become fragments
+	out        []byte              // nil: same as the input
+	outOf      func([]byte) []byte // instead of out: derives the expected output from the output
+	mark       uint32              // of the output packet
+	reason     string              // drop reason, if the packet is dropped
+	unwrapped  bool                // out is dropped, without outer headers
+	sender     *host               // endpoint that counts the input as sent
+	receivers  []host              // endpoints that count the output as received
+	flooded    bool                // receivers get copies of out at their devices
+	detours    []uint32            // tunnels that get copies through the detour
+	fragments  []uint32            // marks of copies of out that become fragments
 	fromTunnel uint32              // 0: none
 	toTunnel   uint32
-	way        path
+	example    path
 }
 
-// step is a packet that goes by before the one that matters.
+// step is a packet that is sent before the row's packet.
 type step struct {
 	hook   loader.Hook
 	device string
@@ -51,8 +51,8 @@ type step struct {
 	skb    skbContext
 }
 
-// Where a row's packet comes in. What becomes of it is said by one of the
-// methods below.
+// These functions say where a row's packet arrives. The methods below say what
+// the datapath does with it.
 func fromEndpoint(name string, from host, in []byte) row {
 	return row{name: name, hook: loader.FromEndpoint, device: from.device, in: in, sender: &from}
 }
@@ -61,8 +61,8 @@ func fromHost(name string, in []byte) row {
 	return row{name: name, hook: loader.FromHost, device: "ebpnet1", in: in}
 }
 
-// toGateway is a frame that the host sends to containers, or forwards to them
-// if it arrived by a device.
+// toGateway is a frame that the host sends to containers. If arrived is set,
+// the host received it from this device and forwards it.
 func toGateway(name string, arrived uint32, in []byte) row {
 	return row{name: name, hook: loader.ToGateway, device: "ebpnet0", in: in, skb: skbContext{arrived: arrived}}
 }
@@ -79,7 +79,7 @@ func toUplink(name string, in []byte) row {
 	return row{name: name, hook: loader.ToUplink, device: "up0", in: in}
 }
 
-// outOfTunnel is fromUplink for a frame that a tunnel takes credit for.
+// outOfTunnel is fromUplink for a frame that counts for a tunnel.
 func outOfTunnel(name string, in []byte) row { return outOf(theTunnel, name, in) }
 
 func outOf(tunnel uint32, name string, in []byte) row {
@@ -88,7 +88,7 @@ func outOf(tunnel uint32, name string, in []byte) row {
 	return r
 }
 
-// toTunnel is a frame after its detour, which had it marked.
+// toTunnel is a frame with a mark, after the detour.
 func toTunnel(name string, mark uint32, in []byte) row {
 	return row{name: name, hook: loader.ToTunnel, device: "ebpnet0", in: in, skb: skbContext{mark: mark}}
 }
@@ -100,7 +100,7 @@ func (r row) after(steps ...row) row {
 	return r
 }
 
-// given has setup done after the steps before, and undo after all.
+// given runs setup after the steps before the packet, and undo at the end.
 func (r row) given(setup, undo func(testing.TB, *world)) row {
 	r.setup, r.undo = setup, undo
 	return r
@@ -111,7 +111,7 @@ func (r row) dropped(reason string) row {
 	return r
 }
 
-// alsoDropped counts as dropped though others get it.
+// alsoDropped expects a drop count although receivers get copies.
 func (r row) alsoDropped(reason string) row {
 	r.reason = reason
 	return r
@@ -154,7 +154,8 @@ func (r row) tunnelledBy(tunnel uint32, out []byte) row {
 	return r
 }
 
-// detoured is sent out of the far end of the host's veth with a mark.
+// detoured expects that the packet is sent through the far end of the host's
+// veth, with a mark.
 func (r row) detoured(mark uint32) row {
 	r.verdict, r.mark = verdictDirect, mark
 	return r
@@ -165,25 +166,25 @@ func (r row) floodedTo(receivers ...host) row {
 	return r
 }
 
-// into has copies flooded into tunnels too.
+// into expects copies into tunnels too.
 func (r row) into(tunnels ...uint32) row {
 	r.detours = tunnels
 	return r
 }
 
-// floodedAs is floodedTo for what comes out of a tunnel as out.
+// floodedAs is floodedTo for a packet from a tunnel, whose inner packet is out.
 func (r row) floodedAs(out []byte, receivers ...host) row {
 	r.out = out
 	return r.floodedTo(receivers...)
 }
 
-// droppedAs is dropped for what came out of a tunnel as out.
+// droppedAs is dropped for a packet from a tunnel, whose inner packet is out.
 func (r row) droppedAs(reason string, out []byte) row {
 	r.out, r.unwrapped = out, true
 	return r.dropped(reason)
 }
 
-// counted is what the counters should say.
+// counted returns the expected counters.
 func (r row) counted(out []byte) counters {
 	c := counters{map[string]Counter{}, map[string]Traffic{}, map[uint32]Traffic{}, map[uint32]Traffic{}}
 	count := func(into *Counter, frame []byte) {
@@ -240,8 +241,8 @@ func (w *world) program(h loader.Hook) *ebpf.Program {
 	}[h]
 }
 
-// forgetWays has the routing table asked anew, as after a tick of the clock.
-func (w *world) forgetWays(t testing.TB) {
+// clearRouteCache clears the route cache, as after a tick of the clock.
+func (w *world) clearRouteCache(t testing.TB) {
 	t.Helper()
 	cpus, err := ebpf.PossibleCPU()
 	if err != nil {
@@ -256,8 +257,8 @@ func (w *world) forgetWays(t testing.TB) {
 	}
 }
 
-// forgetPackets clears what the programs remember of packets.
-func (w *world) forgetPackets(t testing.TB) {
+// clearState clears all state of earlier packets.
+func (w *world) clearState(t testing.TB) {
 	t.Helper()
 	err := errors.Join(
 		w.FlushFlows(FlowFilter{}),
@@ -276,18 +277,17 @@ func (w *world) forgetPackets(t testing.TB) {
 	w.calm(t)
 }
 
-// prepare brings the world to where the row's packet comes in: nothing has gone
-// by but the packets before.
+// prepare resets the world and sends the packets before the row's packet.
 func (r row) prepare(t testing.TB, w *world) {
 	t.Helper()
-	w.forgetPackets(t)
-	w.forgetWays(t)
+	w.clearState(t)
+	w.clearRouteCache(t)
 	for _, s := range r.before {
 		w.run(t, w.program(s.hook), s.device, s.frame, s.skb)
 	}
 	if r.setup != nil {
 		r.setup(t, w)
-		w.forgetWays(t)
+		w.clearRouteCache(t)
 	}
 }
 
@@ -299,7 +299,7 @@ func (r row) check(t *testing.T, w *world, taps map[string]*testutil.Tap, ends v
 	before := w.counters(t)
 	o, err := w.try(w.program(r.hook), r.device, r.in, r.skb)
 	if err != nil {
-		t.Fatalf("run with %x: %v", r.in, err)
+		t.Fatalf("test run with frame %x: %v", r.in, err)
 	}
 	counted := w.counters(t).since(before)
 

@@ -7,9 +7,11 @@ import (
 	"time"
 
 	"github.com/gopacket/gopacket/layers"
+
+	"github.com/ebpnet/ebpnet/bpf"
 )
 
-// trunkRows are of trunks, and of what is behind them.
+// trunkRows are packets of trunks and of stations behind them.
 func trunkRows(t testing.TB) []row {
 	return bothFamilies(func(v6 bool) []row {
 		rows := slices.Concat(trunkGuardRows(t, v6), trunkOutwardRows(t, v6), trunkOutsideRows(t, v6),
@@ -21,7 +23,7 @@ func trunkRows(t testing.TB) []row {
 	})
 }
 
-// trunkGuardRows are of what may be said from behind a trunk.
+// trunkGuardRows are packets from behind a trunk, allowed and refused.
 func trunkGuardRows(t testing.TB, v6 bool) []row {
 	behind := stranger(trunk, 80)
 	from := func(by mac, a netip.Addr) []byte {
@@ -34,11 +36,11 @@ func trunkGuardRows(t testing.TB, v6 bool) []row {
 	unspecified := map[bool]netip.Addr{false: netip.IPv4Unspecified(), true: netip.IPv6Unspecified()}[v6]
 	good := from(behind.mac, behind.ip(v6))
 	vlan := slices.Concat(good[:atEthertype], []byte{0x81, 0, 0, 5}, good[atEthertype:])
-	closed := turned(openNet, func(n *Network) { n.ICC = false })
+	closed := changeNetwork(openNet, func(n *Network) { n.ICC = false })
 	old := outgoing(behind, v6, udp(40000, 53))
 	old.ttl = 1
 	var rows []row
-	for _, a := range nobodysAddresses(v6) {
+	for _, a := range invalidSources(v6) {
 		rows = append(rows,
 			says("from "+a.String(), from(behind.mac, a)).dropped("spoofed_address"),
 			says("by the trunk's own MAC from "+a.String(), from(trunk.mac, a)).dropped("spoofed_address"))
@@ -50,16 +52,16 @@ func trunkGuardRows(t testing.TB, v6 bool) []row {
 		let("own MAC and another address", from(trunk.mac, behind.ip(v6))),
 		let("address outside", from(behind.mac, website.ip(v6))),
 		let("no address", from(behind.mac, unspecified)),
-		let("another network's address that nobody has", from(behind.mac, address(closedNet, 77, v6))),
+		let("an unused address of another network", from(behind.mac, address(closedNet, 77, v6))),
 		says("neighbor's MAC", from(bob.mac, behind.ip(v6))).dropped("spoofed_mac"),
-		says("MAC of one behind a tunnel", from(remote.mac, behind.ip(v6))).dropped("spoofed_mac"),
+		says("MAC of a station behind a tunnel", from(remote.mac, behind.ip(v6))).dropped("spoofed_mac"),
 		says("another trunk's MAC", from(otherTrunk.mac, behind.ip(v6))).dropped("spoofed_mac"),
 		says("gateway's MAC", from(gatewayMAC, behind.ip(v6))).dropped("spoofed_mac"),
 		says("neighbor's address", from(behind.mac, bob.ip(v6))).dropped("spoofed_address"),
 		says("another trunk's address", from(behind.mac, otherTrunk.ip(v6))).dropped("spoofed_address"),
-		says("address of one behind a tunnel", from(behind.mac, remote.ip(v6))).dropped("spoofed_address"),
+		says("address of a station behind a tunnel", from(behind.mac, remote.ip(v6))).dropped("spoofed_address"),
 		says("gateway's address", from(behind.mac, gatewayOf(openNet).ip(v6))).dropped("spoofed_address"),
-		says("address of another network's", from(behind.mac, client.ip(v6))).dropped("spoofed_address"),
+		says("address of another network's endpoint", from(behind.mac, client.ip(v6))).dropped("spoofed_address"),
 		says("VLAN", vlan).dropped("unknown_protocol"),
 		says("LLDP", patch(good, atEthertype, 0x88, 0xcc)).dropped("unknown_protocol"),
 		says("without ICC", good).given(closed, remember).dropped("policy"),
@@ -69,8 +71,8 @@ func trunkGuardRows(t testing.TB, v6 bool) []row {
 	)
 }
 
-// trunkSizeRows are of who is told that what comes from behind a trunk does not
-// fit into a tunnel: who has an address.
+// trunkSizeRows are packets from behind a trunk that are too big for a tunnel.
+// Only a sender with an address gets an error.
 func trunkSizeRows(t testing.TB, v6 bool) []row {
 	behind := stranger(trunk, 80)
 	most := uplinkMTU - overhead(leaving(false, key(openKey)))
@@ -92,7 +94,7 @@ func trunkSizeRows(t testing.TB, v6 bool) []row {
 		fromEndpoint("too big for a tunnel, from no address", trunk, from(netip.IPv4Unspecified()).frame(t)).dropped("too_big"))
 }
 
-// address is one of a network's.
+// address is the address with number n of a network.
 func address(network, n uint32, v6 bool) netip.Addr {
 	if v6 {
 		return address6(network, n)
@@ -100,8 +102,8 @@ func address(network, n uint32, v6 bool) netip.Addr {
 	return address4(network, n)
 }
 
-// trunkOutwardRows are of the addresses that what is behind a trunk speaks to
-// the gateway from, or by it to the outside: its network's alone.
+// trunkOutwardRows are source addresses of packets from behind a trunk to the
+// gateway and to the outside. Only addresses of the network are allowed.
 func trunkOutwardRows(t testing.TB, v6 bool) []row {
 	behind := stranger(trunk, 80)
 	away := func(to, from netip.Addr) packet {
@@ -133,12 +135,12 @@ func trunkOutwardRows(t testing.TB, v6 bool) []row {
 		spoofed("an address outside", resolver),
 		spoofed("the peer's address", peer.ip(v6)),
 		spoofed("the host's own address", uplink.ip(v6)),
-		spoofed("another network's address that nobody has", address(closedNet, 77, v6)),
+		spoofed("an unused address of another network", address(closedNet, 77, v6)),
 		spoofed("another network's endpoint", client.ip(v6)),
 		spoofed("a neighbor's address", bob.ip(v6)),
 		spoofed("no address", none),
 	)
-	for _, a := range nobodysAddresses(v6) {
+	for _, a := range invalidSources(v6) {
 		rows = append(rows, spoofed(a.String(), a)...)
 	}
 	if !v6 {
@@ -154,18 +156,18 @@ func trunkOutwardRows(t testing.TB, v6 bool) []row {
 	)
 }
 
-// trunkOutsideRows are of what is behind a trunk, the host, and the outside.
+// trunkOutsideRows are stations behind a trunk, the host, and the outside.
 func trunkOutsideRows(t testing.TB, v6 bool) []row {
 	behind, later := stranger(trunk, 80), stranger(trunk, 81)
 	moved := stranger(otherTrunk, 82)
 	moved.ip4, moved.ip6 = behind.ip4, behind.ip6
 	gateway := gatewayOf(openNet)
 	out := outgoing(behind, v6, udp(40000, 53))
-	spoke := fromEndpoint("spoken to the outside", behind, out.frame(t)).redirected(masqueraded(out).frame(t))
+	spoke := fromEndpoint("sent to the outside", behind, out.frame(t)).redirected(masqueraded(out).frame(t))
 	hello := func(from host) row {
 		p := outgoing(from, v6, udp(40001, 7))
 		p.dst = gateway.ip(v6)
-		return fromEndpoint("spoken to the gateway", from, p.frame(t)).redirected(nil)
+		return fromEndpoint("sent to the gateway", from, p.frame(t)).redirected(nil)
 	}
 	bridged := fromEndpoint("", behind, between(behind, alice, v6, udp(1, 2)).frame(t))
 	answer := incoming(v6, udp(53, 40000))
@@ -189,36 +191,49 @@ func trunkOutsideRows(t testing.TB, v6 bool) []row {
 	unknown := func(name string, to host) row { return calls(name, to).dropped("unknown_destination") }
 	const slack = 10 * time.Second
 	closed := func(t testing.TB, w *world) {
-		turned(openNet, func(n *Network) { n.ICC = false })(t, w)
+		changeNetwork(openNet, func(n *Network) { n.ICC = false })(t, w)
 		w.send(t, hello(behind))
+	}
+	// reused writes the entry as a program sees it if another address takes its
+	// memory right after the lookup.
+	reused := func(t testing.TB, w *world) {
+		var entry bpf.EbpnetLearned
+		key := addressOf(behind.ip(v6))
+		must(t, w.Maps.LearnedNeigh.Lookup(key, &entry))
+		entry.Address, entry.Station.Mac.Byte = addressOf(later.ip(v6)), later.mac
+		must(t, w.Maps.LearnedNeigh.Put(key, entry))
 	}
 	return []row{
 		spoke,
 		hello(behind),
 		hello(trunk),
-		fromUplink("answer from outside", answer.frame(t)).after(spoke).delivered(behind, translated(answer, behind).frame(t)),
-		fromUplink("answer from outside, to one that has moved", answer.frame(t)).after(spoke, hello(moved)).
+		fromUplink("reply from outside", answer.frame(t)).after(spoke).delivered(behind, translated(answer, behind).frame(t)),
+		fromUplink("reply from outside, to a station that has moved", answer.frame(t)).after(spoke, hello(moved)).
 			delivered(moved, translated(answer, moved).frame(t)),
 		calls("from the host", behind).after(hello(behind)).delivered(behind, nil),
-		calls("from the host, after it spoke to the outside", behind).after(spoke).delivered(behind, nil),
+		calls("from the host, after it sent to the outside", behind).after(spoke).delivered(behind, nil),
 		calls("from the host to a trunk", trunk).delivered(trunk, nil),
-		calls("from the host to one that has moved", moved).after(hello(behind), hello(moved)).delivered(moved, nil),
+		calls("from the host to a station that has moved", moved).after(hello(behind), hello(moved)).delivered(moved, nil),
 		fromHost("from the host, with a stale MAC", stale.frame(t)).after(hello(behind)).delivered(behind, fromGateway(behind).frame(t)),
 		asks("question of the host").after(hello(behind)).redirected(told),
-		asks("question of the host, never spoken to").dropped("unknown_destination"),
-		unknown("from the host, never spoken to", behind),
-		unknown("from the host, spoken to by a neighbor", behind).after(hello(later)),
-		unknown("from the host, only bridged", behind).after(bridged),
+		asks("question of the host, for a station that never sent").dropped("unknown_destination"),
+		unknown("from the host, to a station that never sent", behind),
+		unknown("from the host, after a packet of its neighbor", behind).after(hello(later)),
+		unknown("from the host, to a station that only sent to neighbors", behind).after(bridged),
+		unknown("from the host, the entry reused for another address", behind).after(hello(behind)).given(reused, nil),
+		fromUplink("reply from outside, the entry reused for another address", answer.frame(t)).after(spoke).given(reused, nil).
+			dropped("unknown_destination"),
+		asks("question of the host, the entry reused for another address").after(hello(behind)).given(reused, nil).dropped("unknown_destination"),
 		unknown("from the host, to an address of no subnet", abroad).after(hello(abroad)),
 		unknown("from the host, to an address of another subnet", beside).after(hello(beside)),
-		calls("from the host, seen as long ago as a station", behind).after(hello(behind)).given(age(learnedFor), nil).delivered(behind, nil),
-		calls("from the host, seen long ago", behind).after(hello(behind)).given(age(addressFor-slack), nil).delivered(behind, nil),
-		unknown("from the host, seen too long ago", behind).after(hello(behind)).given(age(addressFor), nil),
-		asks("question of the host, seen long ago").after(hello(behind)).given(age(addressFor-slack), nil).redirected(told),
-		asks("question of the host, seen too long ago").after(hello(behind)).given(age(addressFor), nil).dropped("unknown_destination"),
-		fromUplink("answer from outside, to one seen long ago", answer.frame(t)).after(spoke).given(age(addressFor-slack), nil).
+		calls("from the host, after the timeout of stations", behind).after(hello(behind)).given(age(learnedFor), nil).delivered(behind, nil),
+		calls("from the host, before the timeout of addresses", behind).after(hello(behind)).given(age(addressFor-slack), nil).delivered(behind, nil),
+		unknown("from the host, after the timeout of addresses", behind).after(hello(behind)).given(age(addressFor), nil),
+		asks("question of the host, before the timeout of addresses").after(hello(behind)).given(age(addressFor-slack), nil).redirected(told),
+		asks("question of the host, after the timeout of addresses").after(hello(behind)).given(age(addressFor), nil).dropped("unknown_destination"),
+		fromUplink("reply from outside, before the timeout of addresses", answer.frame(t)).after(spoke).given(age(addressFor-slack), nil).
 			delivered(behind, translated(answer, behind).frame(t)),
-		calls("from the host, spoken to without ICC", behind).given(closed, remember).delivered(behind, nil),
+		calls("from the host, without ICC", behind).given(closed, remember).delivered(behind, nil),
 		calls("from the host, where another has used the address", alice).after(asAlice).delivered(alice, nil),
 		fromEndpoint("ARP to the gateway's MAC", behind,
 			arp(t, behind.mac, gatewayMAC, layers.ARPReply, behind.mac, behind.ip4, gatewayMAC, gateway.ip4)).dropped("unknown_destination"),
@@ -237,7 +252,7 @@ func trunkARPRows(t testing.TB) []row {
 	}
 	zero := netip.IPv4Unspecified()
 	var rows []row
-	for _, a := range nobodysAddresses(false) {
+	for _, a := range invalidSources(false) {
 		rows = append(rows, says("ARP from "+a.String(), tells(behind.mac, behind.mac, a)).dropped("spoofed_address"))
 	}
 	return append(rows,
@@ -250,12 +265,12 @@ func trunkARPRows(t testing.TB) []row {
 		says("announcement", tells(behind.mac, behind.mac, behind.ip4)).floodedTo(alice, bob, otherTrunk).into(tunnels...),
 		says("announcement of the trunk", tells(trunk.mac, trunk.mac, trunk.ip4)).floodedTo(alice, bob, otherTrunk).into(tunnels...),
 		says("ARP about another MAC", tells(behind.mac, bob.mac, behind.ip4)).dropped("spoofed_mac"),
-		says("ARP about one's neighbor behind the trunk", tells(behind.mac, stranger(trunk, 81).mac, behind.ip4)).dropped("spoofed_mac"),
+		says("ARP about a neighbor behind the trunk", tells(behind.mac, stranger(trunk, 81).mac, behind.ip4)).dropped("spoofed_mac"),
 		says("ARP about a neighbor's address", tells(behind.mac, behind.mac, bob.ip4)).dropped("spoofed_address"),
 		says("ARP about the gateway's address", tells(behind.mac, behind.mac, gatewayOf(openNet).ip4)).dropped("spoofed_address"),
-		says("ARP cut short", tells(behind.mac, behind.mac, behind.ip4)[:atIP+27]).dropped("malformed"),
+		says("truncated ARP", tells(behind.mac, behind.mac, behind.ip4)[:atIP+27]).dropped("malformed"),
 		says("ARP of another hardware", patch(tells(behind.mac, behind.mac, behind.ip4), atIP, 0, 2)).dropped("malformed"),
-		reachesARP(t, "ARP for one behind a trunk", behind.ip4).after(says("", tells(behind.mac, behind.mac, behind.ip4))).
+		reachesARP(t, "ARP for a station behind a trunk", behind.ip4).after(says("", tells(behind.mac, behind.mac, behind.ip4))).
 			floodedTo(bob, trunk, otherTrunk).into(tunnels...),
 	)
 }
@@ -294,9 +309,9 @@ func trunkNDRows(t testing.TB) []row {
 	return []row{
 		says("NS for a neighbor", ask(behind.mac, behind.ip6, alice.ip6, ndOption(optionSourceMAC, behind.mac))).
 			redirected(tell(alice.mac, behind.mac, alice.ip6, behind.ip6, ndSolicited|ndOverride).frame(t)),
-		says("NS for a neighbor's address, who has none", ask(behind.mac, zero, alice.ip6, "")).
+		says("NS for a neighbor's address, from no address", ask(behind.mac, zero, alice.ip6, "")).
 			redirected(tell(alice.mac, multicastMAC(allNodes), alice.ip6, allNodes, ndOverride).frame(t)),
-		flooded("NS for one's own address", ask(behind.mac, zero, behind.ip6, "")),
+		flooded("NS for its own address", ask(behind.mac, zero, behind.ip6, "")),
 		flooded("NA", advert(behind.ip6)),
 		flooded("NA for the link-local address", advert(linkLocal(behind.mac))),
 		flooded("router solicitation", nd(routerSolicit, "\x00\x00\x00\x00")),
@@ -306,7 +321,7 @@ func trunkNDRows(t testing.TB) []row {
 		says("NA for a group", advert(allNodes)).dropped("spoofed_address"),
 		says("NA for the loopback address", advert(netip.IPv6Loopback())).dropped("spoofed_address"),
 		says("NA for a neighbor's link-local address", advert(linkLocal(bob.mac))).dropped("spoofed_address"),
-		says("NA cut short", short).dropped("malformed"),
+		says("truncated NA", short).dropped("malformed"),
 		says("router advertisement", nd(routerAdvert, "0123456789")).dropped("rogue_router"),
 		says("router advertisement behind options", hidden).dropped("rogue_router"),
 		says("redirect", nd(redirect6, "0123456789")).dropped("rogue_router"),

@@ -42,15 +42,15 @@ func hostRows(t testing.TB) []row {
 			marked(toGateway("with a mark below", 0, to(gw, alice).frame(t)).passed(), 0xeb0fffff, 0xeb0fffff),
 			marked(toGateway("with a mark above", 0, to(gw, alice).frame(t)).passed(), 0xeb400000, 0xeb400000),
 			toGateway("forwarded", anyDevice, to(website.ip(v6), alice).frame(t)).dropped("not_from_host").path("drop-not-from-host"),
-			toGateway("forwarded as from the gateway", anyDevice, to(gw, alice).frame(t)).dropped("not_from_host"),
-			fromHost("to nobody", to(gw, nobody).frame(t)).dropped("unknown_destination"),
-			fromHost("to one behind a tunnel", to(gw, remote).frame(t)).dropped("unknown_destination"),
+			toGateway("forwarded, with the gateway's address", anyDevice, to(gw, alice).frame(t)).dropped("not_from_host"),
+			fromHost("to an unknown address", to(gw, nobody).frame(t)).dropped("unknown_destination"),
+			fromHost("to a station behind a tunnel", to(gw, remote).frame(t)).dropped("unknown_destination"),
 			fromHost("to a group", group.frame(t)).dropped("unknown_destination"),
 		}
 	})
 }
 
-// marked has the packet come in with a mark, and leave with another.
+// marked sends the packet with a mark, and expects another mark.
 func marked(r row, in, out uint32) row {
 	r.skb.mark, r.mark = in, out
 	return r
@@ -79,14 +79,14 @@ func tunnelRows(t testing.TB) []row {
 		fits, big := out, out
 		fits.payload = string(make([]byte, uplinkMTU-ipHeaders-map[bool]int{false: 28, true: 48}[v6]))
 		big.payload, big.whole = fits.payload+"x", true
-		// A test run's superframe is of no protocol, and the kernel resizes
-		// only TCP's and UDP's. It is cut on the detour, unless that is a test
-		// run too.
+		// A superframe of a test run has no protocol, and the kernel resizes
+		// only TCP and UDP superframes. The detour segments it, except in a
+		// test run.
 		super := fromEndpoint("superframe of neither TCP nor UDP", alice, big.frame(t)).detoured(frameMark(openNet, theTunnel))
 		super.skb = skbContext{segments: 2, size: 1000}
 		superClosed := fromEndpoint("superframe of neither TCP nor UDP, without ICC", server, between(server, remoteClient, v6, tcp(6379, 40000, "SA")).frame(t))
 		superClosed.skb = skbContext{segments: 2, size: 1}
-		superLong := fromEndpoint("superframe of neither TCP nor UDP, of too long segments", alice, big.frame(t)).
+		superLong := fromEndpoint("superframe of neither TCP nor UDP, with too long segments", alice, big.frame(t)).
 			refused("too_big", refusal(t, alice, problemSize(v6, uplinkMTU-ipHeaders), big).frame(t))
 		superLong.skb = skbContext{segments: 2, size: uplinkMTU}
 		superThen := toTunnel("superframe of neither TCP nor UDP, after its detour", frameMark(openNet, theTunnel), big.frame(t)).dropped("kernel_error")
@@ -122,16 +122,16 @@ func tunnelRows(t testing.TB) []row {
 			superLong,
 			superThen,
 			superClosed.after(asked).detoured(frameMark(closedNet, theTunnel)),
-			fromEndpoint("into a tunnel by way of the gateway", alice, around.frame(t)).tunnelled(entered(openKey, out)),
-			fromEndpoint("tunnel to nowhere", alice, out.frame(t)).given(moved(refused.ip4), remember).dropped("no_route"),
+			fromEndpoint("into a tunnel through the gateway", alice, around.frame(t)).tunnelled(entered(openKey, out)),
+			fromEndpoint("tunnel without a route", alice, out.frame(t)).given(moved(refused.ip4), remember).dropped("no_route"),
 			fromEndpoint("tunnel to this host", alice, out.frame(t)).given(moved(uplink.ip4), remember).dropped("no_route"),
-			fromEndpoint("tunnel gone", alice, out.frame(t)).given(removed, remember).dropped("unknown_tunnel"),
+			fromEndpoint("tunnel deleted", alice, out.frame(t)).given(removed, remember).dropped("unknown_tunnel"),
 			outOfTunnel("out of a tunnel", wrapped(openKey, in.frame(t))).delivered(alice, in.frame(t)).path("gre-back"),
 			superIn,
 			spoofed("unknown MAC", wrongMAC),
 			spoofed("local endpoint's MAC", localMAC),
 			spoofed("local endpoint's address", wrongIP).path("drop-spoofed-overlay"),
-			spoofed("address of another behind the tunnel", strangeIP),
+			spoofed("address of another station behind the tunnel", strangeIP),
 			spoofed("outside address", fromOutside),
 			outOfTunnel("another network's key", wrapped(closedKey, in.frame(t))).dropped("spoofed_overlay"),
 			nowhere("to the gateway", toGateway),
@@ -139,8 +139,8 @@ func tunnelRows(t testing.TB) []row {
 			outOfTunnel("to everybody", wrapped(openKey, toGroup.frame(t))).floodedAs(toGroup.frame(t), alice, bob),
 			outOfTunnel("to another network", wrapped(openKey, toOther.frame(t))).droppedAs("unknown_destination", toOther.frame(t)),
 			asked,
-			outOfTunnel("unlinked port of one behind a tunnel", wrapped(closedKey, between(remoteClient, server, v6, tcp(40000, 6380, "S")).frame(t))).dropped("policy"),
-			fromEndpoint("answer to a client behind a tunnel", server, answer.frame(t)).after(asked).tunnelled(entered(closedKey, answer)),
+			outOfTunnel("unlinked port, from a client behind a tunnel", wrapped(closedKey, between(remoteClient, server, v6, tcp(40000, 6380, "S")).frame(t))).dropped("policy"),
+			fromEndpoint("reply to a client behind a tunnel", server, answer.frame(t)).after(asked).tunnelled(entered(closedKey, answer)),
 			fromEndpoint("server opens into a tunnel", server, between(server, remoteClient, v6, tcp(1, 6379, "S")).frame(t)).dropped("policy"),
 		}
 		if v6 {
@@ -160,7 +160,7 @@ func tunnelRows(t testing.TB) []row {
 				let("neighbor advertisement", nd(neighborAnswer, ndBody(ndOverride, remote.ip6, ndOption(optionTargetMAC, remote.mac)))),
 				spoofed("neighbor advertisement for another", nd(neighborAnswer, ndBody(ndOverride, bob.ip6, ndOption(optionTargetMAC, remote.mac)))),
 				spoofed("neighbor advertisement for the gateway", nd(neighborAnswer, ndBody(ndOverride, gatewayOf(openNet).ip6, ndOption(optionTargetMAC, remote.mac)))),
-				outOfTunnel("neighbor advertisement cut short", wrapped(openKey, short.frame(t))).dropped("malformed"),
+				outOfTunnel("truncated neighbor advertisement", wrapped(openKey, short.frame(t))).dropped("malformed"),
 				let("router solicitation", nd(routerSolicit, "\x00\x00\x00\x00")),
 				spoofed("router advertisement", nd(routerAdvert, "0123456789")),
 				spoofed("router advertisement behind options", hidden),
@@ -169,7 +169,7 @@ func tunnelRows(t testing.TB) []row {
 				outOfTunnel("ND in fragments", wrapped(openKey, fragments.frame(t))).dropped("fragment"),
 				outOfTunnel("later fragment of ND", wrapped(openKey, last.frame(t))).dropped("fragment"),
 				let("ICMPv6 in fragments", far),
-				let("ping as from this link", ping),
+				let("ping with hop limit 255", ping),
 				let("link-local address", goodLL),
 				spoofed("another's link-local address", badLL))
 		}
@@ -202,16 +202,16 @@ func tunnelRows(t testing.TB) []row {
 		uncounted("other GRE of a known peer", with(otherGRE)).dropped("bad_gre").path("drop-bad-gre"),
 		uncounted("without a key", with(func(w *wrapping) { w.key = nil })).dropped("unknown_key"),
 		outOfTunnel("with sequence numbers", with(func(w *wrapping) { w.sequence = key(7) })).delivered(alice, inner),
-		uncounted("cut short", patch(good[:atGRE+7], atIPLength, 0, 20+7)).dropped("bad_gre"),
+		uncounted("truncated", patch(good[:atGRE+7], atIPLength, 0, 20+7)).dropped("bad_gre"),
 		uncounted("in fragments", fragment).dropped("fragment").path("drop-fragment"),
 		uncounted("unknown key", wrapped(strangeKey, inner)).dropped("unknown_key").path("drop-unknown-key"),
 		uncounted("over IPv6", arriving(true, key(openKey)).around(t, inner)).passed(),
 		uncounted("to another's MAC", patch(good, 0, alice.mac[:]...)).passed(),
 		uncounted("in a VLAN", tagged).passed(),
 		outOfTunnel("ARP", wrapped(openKey, remoteARP)).delivered(alice, remoteARP),
-		outOfTunnel("of no protocol that a container speaks", wrapped(openKey, patch(inner, atEthertype, 0x88, 0xcc))).dropped("unknown_protocol"),
-		outOfTunnel("inner IPv4 header cut short", cutIPv4(t, good, ipHeaders+19)).dropped("malformed"),
-		outOfTunnel("inner IPv6 header cut short", cutIPv4(t, wrapped(openKey, inner6), ipHeaders+39)).dropped("malformed"),
-		outOfTunnel("inner Ethernet header cut short", cutIPv4(t, good, ipHeaders-1)).dropped("malformed"),
+		outOfTunnel("of an unknown protocol", wrapped(openKey, patch(inner, atEthertype, 0x88, 0xcc))).dropped("unknown_protocol"),
+		outOfTunnel("truncated inner IPv4 header", cutIPv4(t, good, ipHeaders+19)).dropped("malformed"),
+		outOfTunnel("truncated inner IPv6 header", cutIPv4(t, wrapped(openKey, inner6), ipHeaders+39)).dropped("malformed"),
+		outOfTunnel("truncated inner Ethernet header", cutIPv4(t, good, ipHeaders-1)).dropped("malformed"),
 	)
 }

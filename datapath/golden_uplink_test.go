@@ -5,20 +5,20 @@ import (
 	"testing"
 )
 
-// uplinkRows are of what comes in and goes out by an uplink in flows that
-// endpoints have opened, and of the host's own.
+// uplinkRows are packets through an uplink, of flows of endpoints and of the
+// host.
 func uplinkRows(t testing.TB) []row {
 	return bothFamilies(func(v6 bool) []row {
 		return slices.Concat(uplinkInRows(t, v6), uplinkOutRows(t, v6))
 	})
 }
 
-// sentBy is a packet to the outside that has already left an endpoint.
+// sentBy is a packet of an endpoint to the outside.
 func sentBy(t testing.TB, from host, v6 bool, l4 transport) row {
 	return fromEndpoint("", from, outgoing(from, v6, l4).frame(t))
 }
 
-// answerTo is what comes back to alice.
+// answerTo is a reply to alice, as she receives it.
 func answerTo(t testing.TB, name string, v6 bool, l4 transport, before row) row {
 	p := incoming(v6, l4)
 	return fromUplink(name, p.frame(t)).after(before).delivered(alice, translated(p, alice).frame(t))
@@ -46,7 +46,7 @@ func uplinkInRows(t testing.TB, v6 bool) []row {
 	listen, shut := listening(v6, 40000)
 	return []row{
 		answerTo(t, "TCP", v6, tcp(80, 40000, "SA"), syn),
-		answerTo(t, "TCP that opens at the same time", v6, tcp(80, 40000, "S"), syn),
+		answerTo(t, "TCP simultaneous open", v6, tcp(80, 40000, "S"), syn),
 		answerTo(t, "UDP", v6, udp(53, 40000), query),
 		answerTo(t, "echo", v6, echo(v6, true, 4007), ping),
 		answerTo(t, "SCTP", v6, sctp(36, 40000), sentBy(t, alice, v6, sctp(40000, 36))),
@@ -59,9 +59,9 @@ func uplinkInRows(t testing.TB, v6 bool) []row {
 		unsolicited("SYN to a mapped port", tcp(81, 40000, "S"), syn),
 		unsolicited("SCTP to a mapped port", sctp(37, 40000), sentBy(t, alice, v6, sctp(40000, 36))),
 		fromUplink("from another host", other.frame(t)).after(query).dropped("unsolicited"),
-		fromUplink("to a port that the host listens on since", incoming(v6, tcp(81, 40000, "S")).frame(t)).after(syn).
+		fromUplink("to a port on which the host listens now", incoming(v6, tcp(81, 40000, "S")).frame(t)).after(syn).
 			given(listen, shut).passed(),
-		answerTo(t, "by a port that the host listens on since", v6, tcp(80, 40000, "SA"), syn).given(listen, shut),
+		answerTo(t, "from a port on which the host listens now", v6, tcp(80, 40000, "SA"), syn).given(listen, shut),
 		unknown("to another port", udp(53, 40001), query),
 		unknown("of another protocol", tcp(53, 40000, "A"), query),
 		unknown("echo request", echo(v6, false, 4007), ping),
@@ -70,12 +70,12 @@ func uplinkInRows(t testing.TB, v6 bool) []row {
 		unknown("SCTP", sctp(36, 40000)),
 		unknown("a protocol without ports", transport{protocol: protocolESP}),
 		fromUplink("TTL 1", stale.frame(t)).after(query).dropped("ttl_exceeded"),
-		fromUplink("endpoint gone", gone.frame(t)).after(query).given(forget(alice.ip(v6)), remember).dropped("unknown_destination"),
-		fromUplink("answer in a VLAN", tagged).after(query).passed(),
-		fromUplink("answer to another's MAC", astray.frame(t)).after(query).passed(),
-		fromUplink("answer to everybody's MAC", toAll.frame(t)).after(query).passed(),
-		fromUplink("network turned internal", incoming(v6, udp(53, 40000)).frame(t)).after(query).
-			given(turned(openNet, func(n *Network) { n.Internal = true }), remember).dropped("internal"),
+		fromUplink("endpoint deleted", gone.frame(t)).after(query).given(forget(alice.ip(v6)), remember).dropped("unknown_destination"),
+		fromUplink("reply in a VLAN", tagged).after(query).passed(),
+		fromUplink("reply to another MAC", astray.frame(t)).after(query).passed(),
+		fromUplink("reply to the broadcast MAC", toAll.frame(t)).after(query).passed(),
+		fromUplink("network made internal", incoming(v6, udp(53, 40000)).frame(t)).after(query).
+			given(changeNetwork(openNet, func(n *Network) { n.Internal = true }), remember).dropped("internal"),
 	}
 }
 
@@ -99,7 +99,7 @@ func uplinkOutRows(t testing.TB, v6 bool) []row {
 	hostPing := sent("", own(echo(v6, false, 4007)))
 	guest := sent("forwarded for a guest", own(tcp(40000, 80, "S")))
 	guest.skb = skbContext{arrived: 1}
-	ownPublished := sent("by a published port", own(tcp(webPort, 80, "S")))
+	ownPublished := sent("from a published port", own(tcp(webPort, 80, "S")))
 	asGuest := outgoing(bob, v6, tcp(40000, 80, "S"))
 	asHost := outgoing(bob, v6, echo(v6, false, 4007))
 	return []row{
@@ -110,24 +110,24 @@ func uplinkOutRows(t testing.TB, v6 bool) []row {
 		sent("SCTP", own(sctp(40000, 36))).passed(),
 		sent("a protocol without ports", own(transport{protocol: protocolESP})).passed(),
 		sent("other port than an endpoint's", own(udp(40001, 53))).after(query).passed(),
-		sent("by an endpoint's port to another place", own(udp(40000, 54))).after(query, told).passed(),
-		collision("TCP by an endpoint's port", tcp(40000, 80, "S"), syn, accepted, shaken),
-		collision("UDP by an endpoint's port", udp(40000, 53), query, told),
-		collision("SCTP by an endpoint's port", sctp(40000, 36), associate, associated),
-		collision("echo by an endpoint's identifier", echo(v6, false, 4007), ping, echoed),
-		sent("TCP by the port of an endpoint whom nobody answered", own(tcp(40000, 80, "S"))).after(syn).passed(),
-		sent("TCP by the port of an endpoint that has not acknowledged the answer", own(tcp(40000, 80, "S"))).after(syn, accepted).passed(),
-		sent("UDP by the port of an endpoint whom nobody answered", own(udp(40000, 53))).after(query).passed(),
-		sent("echo by the identifier of an endpoint whom nobody answered", own(echo(v6, false, 4007))).after(ping).passed(),
-		fromEndpoint("echo by the host's identifier", bob, asHost.frame(t)).after(hostPing).
+		sent("from an endpoint's port to another host", own(udp(40000, 54))).after(query, told).passed(),
+		collision("TCP from an endpoint's port", tcp(40000, 80, "S"), syn, accepted, shaken),
+		collision("UDP from an endpoint's port", udp(40000, 53), query, told),
+		collision("SCTP from an endpoint's port", sctp(40000, 36), associate, associated),
+		collision("echo with an endpoint's identifier", echo(v6, false, 4007), ping, echoed),
+		sent("TCP from the port of an unanswered flow", own(tcp(40000, 80, "S"))).after(syn).passed(),
+		sent("TCP from the port of a flow without the last ACK of its handshake", own(tcp(40000, 80, "S"))).after(syn, accepted).passed(),
+		sent("UDP from the port of an unanswered flow", own(udp(40000, 53))).after(query).passed(),
+		sent("echo with the identifier of an unanswered flow", own(echo(v6, false, 4007))).after(ping).passed(),
+		fromEndpoint("echo with the host's identifier", bob, asHost.frame(t)).after(hostPing).
 			redirectedAs(onAnotherPort(t, masqueraded(asHost))),
 		guest.passed(),
-		fromEndpoint("port of one whom the host forwards for", bob, asGuest.frame(t)).after(guest).
+		fromEndpoint("port of a guest that the host forwards for", bob, asGuest.frame(t)).after(guest).
 			redirectedAs(onAnotherPort(t, masqueraded(asGuest))),
 		ownPublished.passed(),
-		fromUplink("answer to the host's own by a published port", incoming(v6, tcp(80, webPort, "SA")).frame(t)).after(ownPublished).passed(),
-		fromUplink("answer to nobody by a published port", incoming(v6, tcp(80, webPort, "SA")).frame(t)).dropped("unknown_flow"),
-		fromUplink("answer to one whom the host forwards for", incoming(v6, tcp(80, 40000, "SA")).frame(t)).after(guest).passed(),
+		fromUplink("reply to the host's own connection from a published port", incoming(v6, tcp(80, webPort, "SA")).frame(t)).after(ownPublished).passed(),
+		fromUplink("reply to a published port without a connection", incoming(v6, tcp(80, webPort, "SA")).frame(t)).dropped("unknown_flow"),
+		fromUplink("reply to a guest that the host forwards for", incoming(v6, tcp(80, 40000, "SA")).frame(t)).after(guest).passed(),
 	}
 }
 

@@ -12,9 +12,9 @@ import (
 	"github.com/ebpnet/ebpnet/loader"
 )
 
-// TestXDPAgreesWithTC runs every golden packet that comes in by an uplink
-// through XDP and then, as it is passed on or as it came, through TC: what XDP
-// does TC would have done too, and counted.
+// TestXDPAgreesWithTC runs every golden packet from an uplink through XDP, and
+// its output through TC. It also runs the packet through TC alone. Both ways
+// must give the same frames, verdicts and counters.
 func TestXDPAgreesWithTC(t *testing.T) {
 	t.Parallel()
 	testutil.RequireRoot(t)
@@ -46,14 +46,14 @@ func TestXDPAgreesWithTC(t *testing.T) {
 	}
 }
 
-// disagreement tells what XDP makes of a frame that TC would not.
+// disagreement returns an error if XDP and TC differ for a frame.
 func (w *world) disagreement(t testing.TB, frame []byte) error {
 	t.Helper()
 	early, counted := w.runXDP(t, frame)
 	before := w.counters(t)
 	late, err := w.try(w.Programs.FromUplink, "up0", frame, skbContext{})
 	if errors.Is(err, unix.EINVAL) && tooShort(frame) {
-		return nil // nor does the kernel take it
+		return nil // the kernel refuses the frame too
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -64,18 +64,18 @@ func (w *world) disagreement(t testing.TB, frame []byte) error {
 	case early.verdict == xdpPass:
 		late.frame, late.verdict, then = frame, 0, counters{}.since(counters{})
 	case early.verdict == xdpDrop && late.verdict == verdictPass && counted.Drops["malformed"] != (Counter{}):
-		// TC leaves that to the kernel.
+		// TC leaves such frames to the kernel.
 		then.Drops["malformed"] = Counter{Packets: 1, Bytes: uint64(len(frame))}
 		late.verdict = verdictShot
 	}
 	switch {
 	case early.verdict != xdpPass && early.verdict != xdpDrop && early.verdict != xdpRedirect:
-		return fmt.Errorf("verdict %d of XDP", early.verdict)
+		return fmt.Errorf("XDP: verdict %d", early.verdict)
 	case late.verdict != verdict:
-		return fmt.Errorf("verdict %d of XDP, and %d of TC", early.verdict, late.verdict)
+		return fmt.Errorf("verdict %d of XDP, but %d of TC", early.verdict, late.verdict)
 	}
 	if diff := cmp.Diff(then, counted); diff != "" {
-		return fmt.Errorf("counted differently (-TC +XDP):\n%s", diff)
+		return fmt.Errorf("different counters (-TC +XDP):\n%s", diff)
 	}
 	if early.verdict != xdpDrop && string(late.frame) != string(early.frame) {
 		return fmt.Errorf("different frames:\n%x of TC\n%x of XDP", late.frame, early.frame)
@@ -83,8 +83,8 @@ func (w *world) disagreement(t testing.TB, frame []byte) error {
 	return nil
 }
 
-// FuzzXDPAgreesWithTC holds XDP against TC with arbitrary frames, the golden
-// ones first.
+// FuzzXDPAgreesWithTC compares XDP with TC on arbitrary frames, starting from
+// the golden ones.
 func FuzzXDPAgreesWithTC(f *testing.F) {
 	w := newWorld(f, loadPinned)
 	withForms(&w.wanted)
@@ -104,7 +104,7 @@ func FuzzXDPAgreesWithTC(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, frame []byte) {
 		if len(frame) > mostData || len(frame) <= atIP {
-			t.Skip("not of a size that a test run takes")
+			t.Skip("outside the size limits of a test run")
 		}
 		if err := w.disagreement(t, frame); err != nil {
 			t.Errorf("%v: %x", err, frame)

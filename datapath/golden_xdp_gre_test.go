@@ -9,12 +9,11 @@ import (
 	"github.com/gopacket/gopacket/layers"
 )
 
-// largestTaken is the largest frame that XDP takes to an endpoint: LARGEST_TAKEN
-// of bpf/xdp.bpf.c.
+// largestTaken is the largest frame that XDP delivers to an endpoint:
+// LARGEST_TAKEN of bpf/xdp.bpf.c.
 const largestTaken = 256
 
-// xdpFrameRows are of frames that XDP has nothing to do with, and of those that
-// nobody has.
+// xdpFrameRows are frames that are not for XDP, and malformed frames.
 func xdpFrameRows(t testing.TB) []row {
 	good4, good6 := incoming(false, udp(1, 2)).frame(t), incoming(true, udp(1, 2)).frame(t)
 	mapped := slices.Concat(make([]byte, 10), []byte{0xff, 0xff}, peer.ip4.AsSlice())
@@ -37,32 +36,32 @@ func xdpFrameRows(t testing.TB) []row {
 		fromUplink("IPv4/as long as the frame", patch(good4, atIPLength, 0, byte(len(good4)-atIP))).passed(),
 		malformed("IPv4/shorter than its header", patch(good4, atIPLength, 0, 19)),
 		malformed("IPv4/options past its end", patch(patch(good4, atIP, 0x4f), atIPLength, 0, 59)),
-		malformed("IPv4/cut short", good4[:atIP+19]),
-		malformed("IPv4/nothing but Ethernet", good4[:atIP]),
+		malformed("IPv4/truncated", good4[:atIP+19]),
+		malformed("IPv4/only the Ethernet header", good4[:atIP]),
 		malformed("IPv6/version", patch(good6, atIP, 0x45)),
 		malformed("IPv6/longer than the frame", patch(good6, atIP6Length, 0xff, 0xff)),
-		malformed("IPv6/cut short", good6[:atIP+39]),
+		malformed("IPv6/truncated", good6[:atIP+39]),
 		malformed("IPv6/mapped source", patch(good6, atSource, mapped...)),
 		fromUplink("IPv6/mapped destination", patch(good6, atDestination, mapped...)).passed(),
 		fromUplink("IPv6/both mapped", patch(patch(good6, atSource, mapped...), atDestination, mapped...)).passed(),
 		fromUplink("IPv6/many extension headers", extended.frame(t)).passed(),
 		fromUplink("IPv6/extension header past the end", patch(extended.frame(t), atL4v6, byte(layers.IPProtocolIPv6Destination), 255)).passed(),
-		fromUplink("TCP cut short", cutIPv4(t, incoming(false, tcp(1, 2, "S")).frame(t), 39)).passed(),
+		fromUplink("truncated TCP", cutIPv4(t, incoming(false, tcp(1, 2, "S")).frame(t), 39)).passed(),
 		fromUplink("malformed, without a driver", bad).given(withoutDriver, remember).passed(),
 		fromUplink("malformed, to another's MAC", patch(bad, 0, routerMAC[:]...)).passed(),
-		fromUplink("malformed, to everybody", patch(bad, 0, broadcastMAC[:]...)).passed(),
+		fromUplink("malformed, to the broadcast MAC", patch(bad, 0, broadcastMAC[:]...)).passed(),
 		fromUplink("malformed, in a VLAN", tagged).passed(),
 		fromUplink("malformed, of another protocol", patch(bad, atEthertype, 0x88, 0xcc)).passed(),
-		fromUplink("malformed, by what is no uplink", bad).given(none, remember).passed(),
+		fromUplink("malformed, at a device that is no uplink", bad).given(none, remember).passed(),
 		fromUplink("malformed, where the uplink has another MAC", bad).given(another, remember).passed(),
-		fromUplink("malformed, where the uplink has none", bad).given(nameless, remember).passed(),
+		fromUplink("malformed, where the uplink has no MAC", bad).given(nameless, remember).passed(),
 		fromUplink("ARP", arpRequest(t, routerMAC, peer.ip4, uplink.ip4)).passed(),
 	}
 }
 
-// xdpTunnelRows are of who speaks out of a tunnel, and to whom.
+// xdpTunnelRows are senders and receivers of frames from a tunnel.
 func xdpTunnelRows(t testing.TB) []row {
-	closed := turned(openNet, func(n *Network) { n.ICC = false })
+	closed := changeNetwork(openNet, func(n *Network) { n.ICC = false })
 	return bothFamilies(func(v6 bool) []row {
 		wrapped := func(k uint32, p packet) []byte { return arriving(false, key(k)).around(t, p.frame(t)) }
 		in := between(remote, alice, v6, tcp(1, 2, "A"))
@@ -89,14 +88,14 @@ func xdpTunnelRows(t testing.TB) []row {
 			out("TCP", in).delivered(alice, in.frame(t)),
 			out("UDP", with(udp(1, 2))).delivered(alice, with(udp(1, 2)).frame(t)),
 			out("to another", to(bob.mac)).delivered(bob, to(bob.mac).frame(t)),
-			out("as large as may be", fits).delivered(alice, fits.frame(t)),
+			out("of the largest size", fits).delivered(alice, fits.frame(t)),
 			left("larger", tooLarge),
 			left("much larger", large),
-			left("to one without NAPI", in).given(withoutNAPI, remember),
-			out("to one with NAPI besides", to(bob.mac)).delivered(bob, to(bob.mac).frame(t)).given(withoutNAPI, remember),
+			left("to an endpoint without NAPI", in).given(withoutNAPI, remember),
+			out("to an endpoint with NAPI, beside one without", to(bob.mac)).delivered(bob, to(bob.mac).frame(t)).given(withoutNAPI, remember),
 			left("without a driver", in).given(withoutDriver, remember),
-			left("to everybody", to(broadcastMAC)),
-			left("to nobody", to(nobody.mac)),
+			left("to the broadcast MAC", to(broadcastMAC)),
+			left("to an unknown MAC", to(nobody.mac)),
 			left("to the gateway", to(gatewayMAC)),
 			left("back into the tunnel", to(remote.mac)),
 			left("to another network", to(client.mac)),
@@ -104,7 +103,7 @@ func xdpTunnelRows(t testing.TB) []row {
 			left("echo", with(echo(v6, false, 1))),
 			left("first fragment", first),
 			left("last fragment", last),
-			fromUplink("checksum still to be filled in", arriving(false, key(openKey)).around(t, unsummed)).passed(),
+			fromUplink("checksum not filled in yet", arriving(false, key(openKey)).around(t, unsummed)).passed(),
 			out("address of a local endpoint", wrongIP).dropped("spoofed_overlay"),
 			out("address of a local endpoint, in a large frame", largeSpoofed).dropped("spoofed_overlay"),
 			out("address of a local endpoint, without a driver", wrongIP).given(withoutDriver, remember).dropped("spoofed_overlay"),
@@ -133,7 +132,7 @@ func xdpTunnelRows(t testing.TB) []row {
 	})
 }
 
-// xdpFormRows are of what a tunnel puts around frames.
+// xdpFormRows are all combinations of headers that a tunnel adds to frames.
 func xdpFormRows(t testing.TB) []row {
 	var rows []row
 	for _, tunnel := range []uint32{plainForm4, plainForm6} {
@@ -163,7 +162,7 @@ func xdpFormRows(t testing.TB) []row {
 	return append(rows, xdpRefusalRows(t)...)
 }
 
-// xdpMarkRows are those of RFC 6040, figure 4.
+// xdpMarkRows are the ECN marks of RFC 6040, figure 4.
 func xdpMarkRows(t testing.TB, tunnel uint32, v6 bool) []row {
 	var rows []row
 	for inner := range uint8(4) {
@@ -180,7 +179,7 @@ func xdpMarkRows(t testing.TB, tunnel uint32, v6 bool) []row {
 	return append(rows, fromUplink(fmt.Sprintf("IPv6 %v, congestion in a large frame out of tunnel %d", v6, tunnel), around.around(t, p.frame(t))).passed())
 }
 
-// xdpRefusalRows are of GRE that is not let in.
+// xdpRefusalRows are refused GRE packets.
 func xdpRefusalRows(t testing.TB) []row {
 	var rows []row
 	for _, v6 := range []bool{false, true} {
@@ -204,7 +203,8 @@ func xdpRefusalRows(t testing.TB) []row {
 			from: routerMAC, to: uplinkMAC, src: tunnelPeer(tunnel), dst: uplink.ip(v6),
 			l4: transport{protocol: layers.IPProtocolGRE}, payload: string(cameOut(tunnel, openNet).gre(inner)),
 		}
-		// cut shortens the frame to some bytes of GRE, and says so.
+		// cut shortens the frame to this many bytes of GRE, with matching
+		// lengths.
 		cut := func(frame []byte, length int) []byte {
 			if v6 {
 				return cutIPv6(t, frame, length)
@@ -227,14 +227,14 @@ func xdpRefusalRows(t testing.TB) []row {
 			refuse("version 1", with(func(w *wrapping) { w.flags = 1 }), "bad_gre"),
 			refuse("unknown key", with(func(w *wrapping) { w.key = key(strangeKey) }), "unknown_key"),
 			refuse("unknown key, large", large.around(t, make([]byte, 1000)), "unknown_key"),
-			refuse("a key that other tunnels carry", with(func(w *wrapping) { w.key = key(closedKey) }), "unknown_key"),
-			refuse("a byte wrong under a checksum", unsummed, "bad_gre_checksum"),
-			pass("a byte wrong under a checksum, without a driver", unsummed).given(withoutDriver, remember),
+			refuse("a key of other tunnels", with(func(w *wrapping) { w.key = key(closedKey) }), "unknown_key"),
+			refuse("a wrong byte with a checksum", unsummed, "bad_gre_checksum"),
+			pass("a wrong byte with a checksum, without a driver", unsummed).given(withoutDriver, remember),
 			refuse("first fragment", first.frame(t), "fragment"),
 			refuse("last fragment", last.frame(t), "fragment"),
 			pass("fragment of an unknown peer", foreign.frame(t)),
-			pass("inner header cut short", cut(with(func(*wrapping) {}), 8+atIP+19)),
-			pass("of no protocol that a container speaks", cameOut(tunnel, openNet).around(t, patch(inner, atEthertype, 0x88, 0xcc))),
+			pass("truncated inner header", cut(with(func(*wrapping) {}), 8+atIP+19)),
+			pass("of an unknown protocol", cameOut(tunnel, openNet).around(t, patch(inner, atEthertype, 0x88, 0xcc))),
 		)
 	}
 	return rows

@@ -9,12 +9,12 @@ import (
 	"github.com/ebpnet/ebpnet/bpf"
 )
 
-// Published ports of withXDP, for website alone.
+// Published ports of withXDP, only for website.
 const (
 	someDNSPort    = 8153 // UDP, to alice's 53
 	someHiddenPort = 8154 // TCP, to insider's 80
 	someUplinkPort = 8155 // TCP, at the uplink's address, to alice's 80
-	someAndAllPort = 8156 // TCP, to alice's 80; at the uplink's address for all
+	someAndAllPort = 8156 // TCP, to alice's 80; for everybody at the uplink's address
 )
 
 func publishedForSome() []Port {
@@ -44,7 +44,7 @@ func publishedForSome() []Port {
 	return ports
 }
 
-// xdpFlowRows are of what comes in by an uplink in flows that are open.
+// xdpFlowRows are packets from an uplink in open flows.
 func xdpFlowRows(t testing.TB) []row {
 	return bothFamilies(func(v6 bool) []row {
 		query := sentBy(t, alice, v6, udp(40000, 53))
@@ -82,15 +82,15 @@ func xdpFlowRows(t testing.TB) []row {
 		forwarded.skb.arrived = 1
 		rows := []row{
 			got("answer", answer),
-			got("answer with options", options),
-			in("answer, the second", answer).after(query, in("", answer)).delivered(alice, translated(answer, alice).frame(t)),
-			got("answer as large as may be", fits),
+			got("reply with options", options),
+			in("reply, second packet", answer).after(query, in("", answer)).delivered(alice, translated(answer, alice).frame(t)),
+			got("reply of the largest size", fits),
 			left("larger", tooLarge),
 			in("not masqueraded", toPlain).after(sentBy(t, plain, v6, udp(40000, 53))).delivered(plain, translated(toPlain, plain).frame(t)),
 			in("published port, first packet", asked).passed(),
 			in("published port, second packet", asked).after(begun).delivered(alice, arrived.frame(t)),
 			in("published port, answered", asked).after(begun, told).delivered(alice, arrived.frame(t)),
-			in("published port, forbidden since", incoming(v6, udp(40000, someDNSPort))).
+			in("published port, source forbidden later", incoming(v6, udp(40000, someDNSPort))).
 				after(in("", incoming(v6, udp(40000, someDNSPort)))).
 				delivered(alice, reached(incoming(v6, udp(40000, someDNSPort)), alice, 53).frame(t)),
 			in("TTL 2", dying).after(query).delivered(alice, dyingOut.frame(t)),
@@ -104,12 +104,12 @@ func xdpFlowRows(t testing.TB) []row {
 			in("echo", incoming(v6, echo(v6, true, 4007))).after(sentBy(t, alice, v6, echo(v6, false, 4007))).passed(),
 			left("first fragment", first),
 			in("last fragment", last).after(query, in("", first)).passed(),
-			fromUplink("checksum still to be filled in", unsummed).after(query).passed(),
+			fromUplink("checksum not filled in yet", unsummed).after(query).passed(),
 			left("without a driver", answer).given(withoutDriver, remember),
 			left("without NAPI", answer).given(withoutNAPI, remember),
-			left("endpoint gone", answer).given(forget(alice.ip(v6)), remember),
-			left("network turned internal", answer).given(turned(openNet, func(n *Network) { n.Internal = true }), remember),
-			in("of one whom the host forwards for", answer).after(forwarded).passed(),
+			left("endpoint deleted", answer).given(forget(alice.ip(v6)), remember),
+			left("network made internal", answer).given(changeNetwork(openNet, func(n *Network) { n.Internal = true }), remember),
+			in("of a guest that the host forwards for", answer).after(forwarded).passed(),
 			in("of the host's own", answer).given(open, shut).passed(),
 			fromUplink("to another's MAC", ethernet(answer, routerMAC, alice.mac).frame(t)).after(query).passed(),
 		}
@@ -122,22 +122,22 @@ func xdpFlowRows(t testing.TB) []row {
 	})
 }
 
-// checksumOfZero is an answer whose checksum becomes zero on its way, which is
-// written as all ones: RFC 768.
+// checksumOfZero is a reply whose checksum becomes zero by the translation. A
+// checksum of zero is written as all ones: RFC 768.
 func checksumOfZero(t testing.TB, v6 bool, query row, answer packet) row {
 	at := map[bool]int{false: atL4, true: atL4v6}[v6] + 6
 	answer.payload = "\x00\x00"
 	out := translated(answer, alice).frame(t)
-	// Those two bytes bring the sum of the rest to all ones.
+	// These two bytes make the sum of the packet all ones.
 	answer.payload = string(out[at : at+2])
 	want := patch(translated(answer, alice).frame(t), at, 0xff, 0xff)
 	if got := binary.BigEndian.Uint16(answer.frame(t)[at:]); got == 0 || got == 0xffff {
-		t.Fatalf("checksum %#x to begin with", got)
+		t.Fatalf("checksum %#x before the translation, want another", got)
 	}
 	return fromUplink("checksum that becomes zero", answer.frame(t)).after(query).delivered(alice, want)
 }
 
-// xdpPublishedRows are of first packets to published ports.
+// xdpPublishedRows are first packets to published ports.
 func xdpPublishedRows(t testing.TB) []row {
 	return bothFamilies(func(v6 bool) []row {
 		loopback, elsewhere := netip.MustParseAddr("127.0.0.1"), sideways.ip4
@@ -189,7 +189,7 @@ func xdpPublishedRows(t testing.TB) []row {
 			refused("TCP, ACK", stranger, tcp(40000, restrictedPort, "A")),
 			refused("UDP", stranger, udp(40000, someDNSPort)),
 			fromUplink("UDP, large", large.frame(t)).dropped("source_not_allowed"),
-			refused("next to those who are allowed", neighborOf(allowed), syn),
+			refused("from the address before the allowed ones", neighborOf(allowed), syn),
 			refused("without a driver", stranger, syn).given(withoutDriver, remember),
 			refused("without NAPI", stranger, syn).given(withoutNAPI, remember),
 			refused("at one address", stranger, tcp(40000, someUplinkPort, "S")),
@@ -199,7 +199,7 @@ func xdpPublishedRows(t testing.TB) []row {
 			left("for all at one address, for some at others", stranger, us, tcp(40000, someAndAllPort, "S")),
 			left("of another protocol", stranger, us, udp(40000, restrictedPort)),
 			left("another port", stranger, us, tcp(40000, restrictedPort+10, "S")),
-			left("at another address than the one", stranger, gatewayOf(openNet).ip(v6), tcp(40000, someUplinkPort, "S")),
+			left("at another address than the published one", stranger, gatewayOf(openNet).ip(v6), tcp(40000, someUplinkPort, "S")),
 			left("RST", stranger, us, tcp(40000, restrictedPort, "R")),
 			left("SYN+ACK", stranger, us, tcp(40000, restrictedPort, "SA")),
 			left("from the host's own address", us, us, syn),
@@ -210,9 +210,9 @@ func xdpPublishedRows(t testing.TB) []row {
 			left("at an address that is not the host's", stranger, elsewhere, syn),
 			left("of an internal network", stranger, us, tcp(40000, someHiddenPort, "S")),
 			left("of the host's own connection", stranger, us, udp(40000, someDNSPort)).given(open, shut),
-			left("port gone", stranger, us, syn).given(gone, remember),
-			left("in a flow that has not ended yet", allowed, us, syn).after(before).given(forbidden, remember),
-			refused("forbidden since", allowed, syn).after(before).given(onlyPeer, remember),
+			left("port deleted", stranger, us, syn).given(gone, remember),
+			left("in a flow that still exists", allowed, us, syn).after(before).given(forbidden, remember),
+			refused("source forbidden later", allowed, syn).after(before).given(onlyPeer, remember),
 			fromUplink("first fragment", first.frame(t)).passed(),
 			fromUplink("last fragment", last.frame(t)).passed(),
 			fromUplink("to another's MAC", ethernet(incoming(v6, syn), routerMAC, alice.mac).frame(t)).passed(),

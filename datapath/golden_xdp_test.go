@@ -11,8 +11,8 @@ import (
 	"github.com/ebpnet/ebpnet/internal/testutil"
 )
 
-// Offsets into struct xdp_md, and its size, as a test run takes it, and what
-// programs of XDP say: include/uapi/linux/bpf.h.
+// Offsets in struct xdp_md, and its size, for a test run; and the verdicts of
+// XDP programs: include/uapi/linux/bpf.h.
 const (
 	xdpSize     = 24
 	xdpEnd      = 4
@@ -22,7 +22,7 @@ const (
 	xdpRedirect = 4
 )
 
-// tryXDP has a frame come in by the uplink, before TC.
+// tryXDP runs XDP on a frame from the uplink.
 func (w *world) tryXDP(frame []byte) (outcome, error) {
 	context := make([]byte, xdpSize)
 	binary.NativeEndian.PutUint32(context[xdpEnd:], uint32(len(frame)))
@@ -34,18 +34,19 @@ func (w *world) tryXDP(frame []byte) (outcome, error) {
 	return outcome{verdict: int(verdict), frame: options.DataOut}, err
 }
 
-// runXDP is tryXDP for frames that the kernel takes; with what was counted.
+// runXDP is tryXDP for frames that the kernel accepts. It also returns the
+// counters.
 func (w *world) runXDP(t testing.TB, frame []byte) (outcome, counters) {
 	t.Helper()
 	before := w.counters(t)
 	o, err := w.tryXDP(frame)
 	if err != nil {
-		t.Fatalf("run with %x: %v", frame, err)
+		t.Fatalf("test run with frame %x: %v", frame, err)
 	}
 	return o, w.counters(t).since(before)
 }
 
-// checkXDP is check for the program of XDP: rows are as for what comes in by an
+// checkXDP is check for the XDP program. The rows are those of frames from an
 // uplink.
 func (r row) checkXDP(t *testing.T, w *world) {
 	r.prepare(t, w)
@@ -69,8 +70,8 @@ func (r row) checkXDP(t *testing.T, w *world) {
 	}
 }
 
-// withXDP has the uplink run XDP in its driver, and every endpoint take frames
-// from there.
+// withXDP lets the uplink's driver run XDP, and every endpoint accept frames
+// from XDP.
 func withXDP(w *Wanted) {
 	uplink := &w.Uplinks[0]
 	uplink.MAC, uplink.Native = uplinkMAC, true
@@ -80,7 +81,7 @@ func withXDP(w *Wanted) {
 	w.Ports = append(w.Ports, publishedForSome()...)
 }
 
-// withoutDriver has the uplink run XDP, but not in its driver.
+// withoutDriver lets the uplink run XDP, but not in its driver.
 func withoutDriver(t testing.TB, w *world) {
 	t.Helper()
 	changeUplink(func(u *Uplink) { u.Native = false })(t, w)
@@ -97,7 +98,7 @@ func changeUplink(change func(*Uplink)) func(testing.TB, *world) {
 	}
 }
 
-// withoutNAPI has alice take no frames from XDP.
+// withoutNAPI lets alice accept no frames from XDP.
 func withoutNAPI(t testing.TB, w *world) {
 	t.Helper()
 	for _, e := range w.wanted.Endpoints {

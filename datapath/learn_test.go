@@ -11,8 +11,8 @@ import (
 	"github.com/ebpnet/ebpnet/loader"
 )
 
-// newSharedWorld is a world with trunks and tunnels; timeouts that are zero are
-// those compiled in.
+// newSharedWorld makes a world with trunks and tunnels. A timeout of zero keeps
+// the default.
 func newSharedWorld(t *testing.T, timeouts loader.Timeouts) *world {
 	t.Helper()
 	w := newWorld(t, func(t testing.TB, c loader.Config) *Tables {
@@ -24,8 +24,8 @@ func newSharedWorld(t *testing.T, timeouts loader.Timeouts) *world {
 	return w
 }
 
-// Stations are counted on their network once, wherever they go, and where they
-// are now; and so are their addresses.
+// TestLearnedAreCounted moves stations. A network counts each station once, and
+// so does the place where it is now. The same holds for addresses.
 func TestLearnedAreCounted(t *testing.T) {
 	t.Parallel()
 	testutil.RequireRoot(t)
@@ -53,7 +53,7 @@ func TestLearnedAreCounted(t *testing.T) {
 		onTrunk(otherTrunk): {Stations: 1},
 	} {
 		if got := counted[place]; got != want {
-			t.Errorf("at %+v are counted %+v, want %+v", place, got, want)
+			t.Errorf("place %+v counts %+v, want %+v", place, got, want)
 		}
 	}
 	want := []string{
@@ -65,7 +65,8 @@ func TestLearnedAreCounted(t *testing.T) {
 	}
 }
 
-// A place has no more stations than it may, as they are counted.
+// TestFullPlaceLearnsNoMore checks that a place does not learn more stations
+// than its limit.
 func TestFullPlaceLearnsNoMore(t *testing.T) {
 	t.Parallel()
 	testutil.RequireRoot(t)
@@ -85,7 +86,7 @@ func TestFullPlaceLearnsNoMore(t *testing.T) {
 		if err := putAll(w.Maps.LearnedFdb, stations); err != nil {
 			t.Fatal(err)
 		}
-		startSweep(t, w.Programs.SweepFlows) // which counts what has no record
+		startSweep(t, w.Programs.SweepFlows) // it counts the entries without a record
 	}
 	expect := func(what string, network, tunnel uint32) {
 		t.Helper()
@@ -98,39 +99,39 @@ func TestFullPlaceLearnsNoMore(t *testing.T) {
 		}
 	}
 	first, second := stranger(host{}, 90), stranger(host{}, 91)
-	fill(learnedAPlace - 1)
+	fill(learnedPerPlace - 1)
 	w.send(t, seen(t, first, false, theTunnel))
-	expect("the last that there is room for", learnedAPlace, learnedAPlace)
+	expect("the last station within the limit", learnedPerPlace, learnedPerPlace)
 	w.send(t, seen(t, second, false, theTunnel))
-	expect("one more", learnedAPlace, learnedAPlace)
+	expect("one station more", learnedPerPlace, learnedPerPlace)
 	w.send(t, seen(t, second, false, sixTunnel))
-	expect("one elsewhere", learnedAPlace+1, learnedAPlace)
-	if n := len(w.learned(t)); n != learnedAPlace+1 {
-		t.Errorf("%d stations are learned, want %d", n, learnedAPlace+1)
+	expect("a station at another place", learnedPerPlace+1, learnedPerPlace)
+	if n := len(w.learned(t)); n != learnedPerPlace+1 {
+		t.Errorf("%d learned stations, want %d", n, learnedPerPlace+1)
 	}
 	if err := w.ForgetLearned(LearnedFilter{Tunnel: theTunnel}); err != nil {
 		t.Fatal(err)
 	}
 	w.send(t, seen(t, first, false, theTunnel))
-	expect("one after the others have been forgotten", 2, 1)
+	expect("a station after the others are forgotten", 2, 1)
 }
 
-// Who has not been seen for too long is forgotten, without any packet; the
-// addresses once no flow of theirs can be.
+// TestLearnedAreForgotten checks that idle stations are forgotten without any
+// packet. Their addresses are forgotten when no flow can use them any more.
 func TestLearnedAreForgotten(t *testing.T) {
 	t.Parallel()
 	testutil.RequireRoot(t)
-	// More than the precision with which the programs note who was seen.
+	// More than the precision of the time of last use.
 	const after = 3 * time.Second
 	const address, used = "172.30.1.92 on 1 behind 6/0", "station 91 on 1 behind 6/0"
 	for name, c := range map[string]struct {
 		timeouts loader.Timeouts
 		left     []string
 	}{
-		"after flows":       {loader.Timeouts{Learned: after, TCPEstablished: after, UDPEstablished: after}, []string{used}},
-		"before TCP's":      {loader.Timeouts{Learned: after, UDPEstablished: after}, []string{address, used}},
-		"before UDP's":      {loader.Timeouts{Learned: after, TCPEstablished: after}, []string{address, used}},
-		"before any's flow": {loader.Timeouts{Learned: after}, []string{address, used}},
+		"after flows":      {loader.Timeouts{Learned: after, TCPEstablished: after, UDPEstablished: after}, []string{used}},
+		"before TCP's":     {loader.Timeouts{Learned: after, UDPEstablished: after}, []string{address, used}},
+		"before UDP's":     {loader.Timeouts{Learned: after, TCPEstablished: after}, []string{address, used}},
+		"before all flows": {loader.Timeouts{Learned: after}, []string{address, used}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -139,10 +140,10 @@ func TestLearnedAreForgotten(t *testing.T) {
 			w.send(t, seen(t, stranger(host{}, 90), false, theTunnel))
 			w.send(t, toHost)
 			if n := len(w.learned(t)); n != 3 {
-				t.Fatalf("%d stations and addresses are learned, want 3", n)
+				t.Fatalf("%d learned stations and addresses, want 3", n)
 			}
 			want := bpf.EbpnetLearnedCount{Stations: 1, Neighbors: uint32(len(c.left) - 1)}
-			testutil.Eventually(t, "the end of what is idle", func() bool {
+			testutil.Eventually(t, "the end of idle entries", func() bool {
 				w.send(t, seen(t, stranger(trunk, 91), false, 0))
 				return w.counted(t)[openPlace] == want
 			})

@@ -11,32 +11,31 @@ import (
 	"github.com/ebpnet/ebpnet/bpf"
 )
 
-// Owners of flows and of limits besides endpoints, as bpf/types_flows.h numbers them.
+// Owners of flows and of limits other than endpoints.
 const (
-	ownerPorts   = 131072 // plus a publication's id
-	ownerAll     = ownerPorts
-	ownerTunnels = ownerPorts + 65537 // plus a tunnel's id
+	ownerPorts   = uint32(bpf.EbpnetOwnerOWNER_PORTS) // plus a publication's id
+	ownerAll     = uint32(bpf.EbpnetOwnerOWNER_ALL)
+	ownerTunnels = uint32(bpf.EbpnetOwnerOWNER_TUNNELS) // plus a tunnel's id
 )
 
-// The defaults of bpf/types_flows.h: copies of frames a second that are flooded for an
-// endpoint, and for a trunk or a tunnel, which have many endpoints behind them;
-// datagrams that an endpoint may send in fragments at once.
+// The defaults: flooded copies per second for an endpoint; the same for a trunk or
+// a tunnel, which have many stations behind them; datagrams in fragments of one
+// endpoint at one time.
 const (
-	DefaultMaxFlood     = 50000
-	TrunkMaxFlood       = 200000
-	DefaultMaxFragments = 64
+	DefaultMaxFlood     = uint32(bpf.EbpnetFloodLimitFLOODS_OF_ENDPOINT)
+	TrunkMaxFlood       = uint32(bpf.EbpnetFloodLimitFLOODS_OF_TUNNEL)
+	DefaultMaxFragments = uint32(bpf.EbpnetStateCapacityENDPOINT_FRAGMENTS)
 )
 
-// fragmentTimeout is FRAGMENT_TIMEOUT of bpf/fragment.h.
-const fragmentTimeout = 30 * time.Second
+const fragmentTimeout = time.Duration(bpf.EbpnetFragmentTimeoutFRAGMENT_SECONDS) * time.Second
 
-// Limits are how much an endpoint may have; of each, 0 is the default.
+// Limits limit an endpoint. 0 means the default.
 type Limits struct {
 	MaxFlows     uint32 // established
 	MaxHalfOpen  uint32 // flows
 	MaxPorts     uint32 // towards one destination
-	MaxFragments uint32 // datagrams in fragments at once
-	MaxFlood     uint32 // copies a second that are flooded for it
+	MaxFragments uint32 // datagrams in fragments at one time
+	MaxFlood     uint32 // flooded copies per second
 }
 
 func (l Limits) entry() bpf.EbpnetOwnerLimits {
@@ -49,7 +48,7 @@ func (l Limits) entry() bpf.EbpnetOwnerLimits {
 	}
 }
 
-// limits gives what the tables hold of a local endpoint's limits.
+// limits gives the limits of a local endpoint as the tables hold them.
 func (e Endpoint) limits() Limits {
 	l := e.Limits
 	if l.MaxFlood == 0 && e.Trunk {
@@ -62,7 +61,7 @@ func (p Port) limits() Limits { return Limits{MaxFlows: p.MaxFlows} }
 
 func (t Tunnel) limits() Limits { return Limits{MaxFlood: t.MaxFlood} }
 
-// limitEntries are the limits of all owners that have others than the default.
+// limitEntries are the limits of all owners whose limits are not the default.
 type limitEntries map[uint32]bpf.EbpnetOwnerLimits
 
 func (l limitEntries) add(owner uint32, limits Limits) {
@@ -71,7 +70,8 @@ func (l limitEntries) add(owner uint32, limits Limits) {
 	}
 }
 
-// setLimits limits an owner, with effect on what it begins from then on.
+// setLimits sets the limits of an owner. They apply to new flows, ports,
+// datagrams and copies.
 func (t *Tables) setLimits(owner uint32, l Limits) error {
 	before, err := t.limitsOf(owner)
 	if err != nil {
@@ -85,12 +85,12 @@ func (t *Tables) setLimits(owner uint32, l Limits) error {
 	if err != nil || before.Flood == l.MaxFlood {
 		return err
 	}
-	return t.forgiveFloods(owner)
+	return t.clearFloodDebt(owner)
 }
 
-// forgiveFloods ends the wait of an endpoint or a tunnel for copies made before.
-// Its length is that of the old limit.
-func (t *Tables) forgiveFloods(owner uint32) error {
+// clearFloodDebt clears the flood debt of an endpoint or a tunnel. The old
+// limit determined how long the debt lasts.
+func (t *Tables) clearFloodDebt(owner uint32) error {
 	flooders := []uint32{owner}
 	if owner >= ownerTunnels {
 		flooders = t.tunnelFlooders(owner - ownerTunnels)
@@ -111,19 +111,19 @@ func (t *Tables) forgiveFloods(owner uint32) error {
 	return nil
 }
 
-// SetPortLimit limits the established flows from outside by a publication, with
-// effect on new ones. Zero takes the limit back.
+// SetPortLimit limits the established flows from outside to a publication. It
+// applies to new flows. Zero removes the limit.
 func (t *Tables) SetPortLimit(id, maxFlows uint32) error {
 	return t.setLimits(ownerPorts+id, Limits{MaxFlows: maxFlows})
 }
 
-// SetTunnelLimit limits the copies a second that are flooded out of a tunnel.
-// Zero takes the limit back.
+// SetTunnelLimit limits the flooded copies per second out of a tunnel. Zero
+// removes the limit.
 func (t *Tables) SetTunnelLimit(id, maxFlood uint32) error {
 	return t.setLimits(ownerTunnels+id, Limits{MaxFlood: maxFlood})
 }
 
-// limitsOf reads what the tables hold of an owner's limits.
+// limitsOf reads the limits of an owner.
 func (t *Tables) limitsOf(owner uint32) (l bpf.EbpnetOwnerLimits, err error) {
 	err = t.Maps.Limits.Lookup(owner, &l)
 	if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
@@ -132,35 +132,35 @@ func (t *Tables) limitsOf(owner uint32) (l bpf.EbpnetOwnerLimits, err error) {
 	return l, nil
 }
 
-// EndpointUse is what a local endpoint has of all that is limited, but for
-// floods: see FloodShare.
+// EndpointUse is the use of all limits of a local endpoint, except floods: see
+// FloodShare.
 type EndpointUse struct {
 	Flows     EndpointFlows
 	Ports     PortShare
 	Fragments FragmentShare
 }
 
-// PortShare is what an endpoint has of the ports towards the destination towards
-// which it has most.
+// PortShare is the number of ports that an endpoint uses towards the
+// destination where it uses most.
 type PortShare struct {
 	Most           int    `json:"most"`
 	Towards        string `json:"towards,omitempty"`
-	Limit          int    `json:"limit"`           // there: the lesser of the user's limit and what is free
-	Set            bool   `json:"set"`             // the user has set a limit, for every destination
-	LimitedPackets uint64 `json:"limited_packets"` // dropped, as they would have taken one more
+	Limit          int    `json:"limit"`           // at that destination: the smaller one of the user's limit and the share of free ports
+	Set            bool   `json:"set"`             // the user set the limit, for every destination
+	LimitedPackets uint64 `json:"limited_packets"` // dropped because a new port would exceed the limit
 }
 
-// FragmentShare is how many datagrams of an endpoint are on their way in
-// fragments.
+// FragmentShare is the number of datagrams of an endpoint that are in transit
+// in fragments.
 type FragmentShare struct {
 	Datagrams      int    `json:"datagrams"`
 	Limit          int    `json:"limit"`
 	Set            bool   `json:"set"`
-	LimitedPackets uint64 `json:"limited_packets"` // later fragments that were dropped, as another datagram has their place
+	LimitedPackets uint64 `json:"limited_packets"` // fragments dropped because another datagram replaced theirs
 }
 
-// EndpointUse reads what a local endpoint has of what is limited. Masquerade are
-// the host's ports that endpoints are masqueraded by.
+// EndpointUse reads the use of limits of a local endpoint. The range masquerade
+// is the host's ports for masquerading.
 func (t *Tables) EndpointUse(id uint32, masquerade PortRange) (use EndpointUse, err error) {
 	if use.Ports, err = t.mostPorts(id, masquerade); err != nil {
 		return use, err
@@ -199,14 +199,15 @@ func (t *Tables) refused(endpoint uint32) (r bpf.EbpnetRefused, err error) {
 	return r, nil
 }
 
-// mostPorts finds the destination towards which an endpoint has most ports. It
-// reads all flows: the counts of bpf/ports.h do not tell the destination.
+// mostPorts finds the destination towards which an endpoint uses most ports. It
+// reads all flows, because the counts of bpf/ports.h do not name the
+// destination.
 func (t *Tables) mostPorts(endpoint uint32, masquerade PortRange) (most PortShare, err error) {
 	type destination struct {
 		at, from   bpf.EbpnetAddress
 		port       uint16
 		protocol   uint8
-		placeClass uint32 // tells ports below 1024 from others
+		placeClass uint32 // separates ports below 1024 from others
 	}
 	counts := map[destination]int{}
 	ports, all := masquerade.ofClass(userPorts.First), uint32(0)
@@ -239,23 +240,23 @@ func (t *Tables) mostPorts(endpoint uint32, masquerade PortRange) (most PortShar
 	return most, nil
 }
 
-// The numbers of bpf/ports.h.
+// The rules of bpf/ports.h, and the cells of its table.
 const (
-	portsReserve = 16
-	portsFew     = 4096
-	portCells    = 65536
-	portRowsAll  = 2
+	portsReserve = int(bpf.EbpnetPortsRulePORTS_RESERVE)
+	portsFew     = int(bpf.EbpnetPortsRulePORTS_FEW)
+	portCells    = uint32(bpf.EbpnetPortCellsPORT_CELLS)
+	portRowsAll  = uint32(bpf.EbpnetPortCellsPORT_ROWS_ALL)
 )
 
-// userPorts are those of a gateway: FIRST_USER_PORT to LAST_PORT of bpf/ports.h.
-var userPorts = PortRange{1024, 65535}
+// userPorts are the ports at a gateway's address.
+var userPorts = PortRange{uint16(bpf.EbpnetPortsRuleFIRST_USER_PORT), uint16(bpf.EbpnetPortsRuleLAST_PORT)}
 
 // PortRange is a range of ports.
 type PortRange struct{ First, Last uint16 }
 
 func (r PortRange) len() int { return int(r.Last) - int(r.First) + 1 }
 
-// ofClass is ports_of_class() of bpf/ports.h.
+// ofClass does what ports_of_class() of bpf/ports.h does.
 func (r PortRange) ofClass(own uint16) PortRange {
 	switch first := userPorts.First; {
 	case r.First >= first:
@@ -267,15 +268,17 @@ func (r PortRange) ofClass(own uint16) PortRange {
 	return r
 }
 
-// share is ports_check() of bpf/ports.h: how many ports it lets an endpoint have
-// where others have so many.
+// share does what ports_check() of bpf/ports.h does: it returns the most ports
+// that an endpoint can have if the others have this many.
 func (r PortRange) share(others int) int {
-	// It grows until it has as many as are left.
+	// The share is half of the free ports, so an endpoint can use as many as it
+	// leaves.
 	reserve := r.len() / portsReserve
 	return max((r.len()-2*reserve-others+1)/2, r.len()/portsFew)
 }
 
-// countPorts is ports_counted() of bpf/ports.h, of what all have at a place.
+// countPorts does what ports_counted() of bpf/ports.h does, for all owners at a
+// place.
 func (t *Tables) countPorts(place uint32) (int, error) {
 	var one, other uint32
 	for cell, count := range map[uint32]*uint32{
@@ -289,11 +292,11 @@ func (t *Tables) countPorts(place uint32) (int, error) {
 	return int(min(one, other)), nil
 }
 
-// fragmentLimit is how many datagrams an endpoint may send in fragments at once.
+// fragmentLimit returns the most datagrams that an endpoint can send in
+// fragments at one time.
 func fragmentLimit(l bpf.EbpnetOwnerLimits) int { return int(cmp.Or(l.Fragments, DefaultMaxFragments)) }
 
-// countDatagrams counts the datagrams that are on their way in fragments, by
-// endpoint.
+// countDatagrams counts the datagrams in transit in fragments, by endpoint.
 func (t *Tables) countDatagrams() (map[uint32]int, error) {
 	now, err := coarseNow()
 	if err != nil {
@@ -313,20 +316,20 @@ func (t *Tables) countDatagrams() (map[uint32]int, error) {
 	return counts, nil
 }
 
-// FloodShare is what is flooded for an endpoint or out of a tunnel.
+// FloodShare is the flooding for an endpoint or out of a tunnel.
 type FloodShare struct {
-	Limit          uint32 `json:"limit"`           // copies a second
-	AheadCopies    uint64 `json:"ahead_copies"`    // made ahead of the limit; as many as it allows in two seconds may be
-	LimitedPackets uint64 `json:"limited_packets"` // frames that were not flooded
+	Limit          uint32 `json:"limit"`           // copies per second
+	AheadCopies    uint64 `json:"ahead_copies"`    // copies ahead of the limit; flooding stops at two seconds' worth
+	LimitedPackets uint64 `json:"limited_packets"` // frames not flooded because of the limit
 }
 
-// FloodShare reads it for a local endpoint.
+// FloodShare reads the flooding of a local endpoint.
 func (t *Tables) FloodShare(endpoint uint32) (FloodShare, error) {
 	return t.floodShare([]uint32{endpoint}, endpoint, DefaultMaxFlood)
 }
 
-// TunnelFloodShare reads it for a tunnel: of its networks, the most copies ahead,
-// and all frames that were not flooded.
+// TunnelFloodShare reads the flooding out of a tunnel: the most copies ahead of
+// any network, and the frames not flooded of all networks.
 func (t *Tables) TunnelFloodShare(tunnel uint32) (FloodShare, error) {
 	return t.floodShare(t.tunnelFlooders(tunnel), ownerTunnels+tunnel, TrunkMaxFlood)
 }
@@ -360,8 +363,8 @@ func (t *Tables) floodBudget(flooder uint32) (b bpf.EbpnetFloodBudget, err error
 	return b, err
 }
 
-// tunnelFlooders are the keys of a tunnel's networks in the table of what is
-// flooded: behind those of the local endpoints.
+// tunnelFlooders returns the keys of a tunnel's networks in flood_budgets. They
+// follow those of the local endpoints.
 func (t *Tables) tunnelFlooders(tunnel uint32) []uint32 {
 	local := t.Maps.EndpointStats.MaxEntries()
 	flooders := make([]uint32, (t.Maps.FloodBudgets.MaxEntries()-local)/t.Maps.TunnelStats.MaxEntries())
@@ -371,8 +374,8 @@ func (t *Tables) tunnelFlooders(tunnel uint32) []uint32 {
 	return flooders
 }
 
-// resetLimited zeroes what was dropped for the limits of a local endpoint, what
-// was flooded for it, and its loops.
+// resetLimited resets the drops of a local endpoint because of limits, its
+// flood budget, and its loops.
 func (t *Tables) resetLimited(id uint32) error {
 	return errors.Join(
 		put(t.Maps.Refusals, id, bpf.EbpnetRefused{}),

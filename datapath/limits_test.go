@@ -19,8 +19,8 @@ func (w *world) use(t testing.TB, endpoint uint32) EndpointUse {
 	return use
 }
 
-// TestUseOfLimits has an endpoint come to each of its limits: its use and what
-// was dropped count for it, and not for another.
+// TestUseOfLimits brings an endpoint to each of its limits. Its use and its
+// drops count for this endpoint only.
 func TestUseOfLimits(t *testing.T) {
 	t.Parallel()
 	testutil.RequireRoot(t)
@@ -43,7 +43,7 @@ func TestUseOfLimits(t *testing.T) {
 	for i := range uint16(4) { // towards one destination
 		w.send(t, sentBy(t, alice, false, udp(2000+i, 53)))
 	}
-	for i := range uint16(2) { // towards others
+	for i := range uint16(2) { // towards other destinations
 		w.send(t, sentBy(t, alice, false, udp(2000+i, 54+i)))
 	}
 	first, _, last := inFragments(outgoing(alice, false, udp(2000, 53)))
@@ -65,12 +65,12 @@ func TestUseOfLimits(t *testing.T) {
 		t.Errorf("%+v, want 2 of 2 datagrams, and one packet dropped", f)
 	}
 	if now := w.use(t, bob.id); now != idle {
-		t.Errorf("of another endpoint: %+v, want %+v", now, idle)
+		t.Errorf("another endpoint: %+v, want %+v", now, idle)
 	}
 
 	must(t, w.ResetEndpointTraffic(alice.id))
 	if now := w.use(t, alice.id); now.Flows.LimitedPackets != 0 || now.Ports.LimitedPackets != 0 || now.Fragments.LimitedPackets != 0 {
-		t.Errorf("after the counters were zeroed: %+v", now)
+		t.Errorf("after the reset of the counters: %+v", now)
 	}
 	for _, e := range w.wanted.Endpoints {
 		if e.ID == alice.id {
@@ -78,13 +78,14 @@ func TestUseOfLimits(t *testing.T) {
 		}
 	}
 	if l, err := w.limitsOf(alice.id); err != nil || l != (Limits{}).entry() {
-		t.Errorf("after the endpoint has gone: %+v, error %v", l, err)
+		t.Errorf("after the endpoint was deleted: %+v, error %v", l, err)
 	}
 }
 
-// TestShareOfPortsFollowsFromWhatIsFree has the limit of ports be what the
-// datapath lets through, also where the user's limit is beyond it.
-func TestShareOfPortsFollowsFromWhatIsFree(t *testing.T) {
+// TestReportedLimitOfPortsHolds checks that the reported limit of ports
+// equals the number that the programs allow, also if the user's limit is
+// higher.
+func TestReportedLimitOfPortsHolds(t *testing.T) {
 	t.Parallel()
 	testutil.RequireRoot(t)
 	const first, last = 2000, 2000 + 511 // ports
@@ -110,14 +111,14 @@ func TestShareOfPortsFollowsFromWhatIsFree(t *testing.T) {
 		}
 		got, err := w.EndpointUse(h.id, PortRange{first, last})
 		if err != nil || got.Ports.Most != taken || got.Ports.Limit != taken || got.Ports.Set != set || taken != want || got.Ports.LimitedPackets != 1 {
-			t.Errorf("endpoint %d: %+v, error %v; it took %d ports, want %d", i, got.Ports, err, taken, want)
+			t.Errorf("endpoint %d: %+v, error %v; it got %d ports, want %d", i, got.Ports, err, taken, want)
 		}
 	}
 }
 
-// TestLimitOfFlowsIsTheOneThatHolds has the limit of flows be what the datapath
-// lets through, where the user's limit is beyond it.
-func TestLimitOfFlowsIsTheOneThatHolds(t *testing.T) {
+// TestReportedLimitOfFlowsHolds checks that the reported limit of flows
+// equals the number that the programs allow if the user's limit is higher.
+func TestReportedLimitOfFlowsHolds(t *testing.T) {
 	t.Parallel()
 	testutil.RequireRoot(t)
 	const capacity, halfOpen, beyond = 128, 64, 1000
@@ -135,7 +136,7 @@ func TestLimitOfFlowsIsTheOneThatHolds(t *testing.T) {
 		limited uint64
 	}{
 		{alice, capacity - reserve, 1},
-		{bob, reserve, 0}, // fewer than 16: it fills the table
+		{bob, reserve, 0}, // fewer than 16, because the table is full
 	} {
 		must(t, w.setLimits(c.id, Limits{MaxFlows: beyond}))
 		before := w.use(t, c.id).Flows
@@ -145,12 +146,12 @@ func TestLimitOfFlowsIsTheOneThatHolds(t *testing.T) {
 		}
 		after := w.use(t, c.id).Flows
 		if taken != c.want || before.Limit != c.want || after.Limit != c.want || !after.Set || after.LimitedPackets != c.limited {
-			t.Errorf("%s took %d flows, want %d; shown before: %+v, after: %+v", c.device, taken, c.want, before, after)
+			t.Errorf("%s got %d flows, want %d; reported before: %+v, after: %+v", c.device, taken, c.want, before, after)
 		}
 	}
 	must(t, w.SetPortLimit(webPort, beyond))
 	if got, err := w.PortFlowShare(webPort); err != nil || got != (FlowShare{Set: true}) {
-		t.Errorf("a port where the table is full: %+v, error %v; want no room", got, err)
+		t.Errorf("a port while the table is full: %+v, error %v; want a limit of 0", got, err)
 	}
 }
 
@@ -173,8 +174,8 @@ func TestPortsOfClass(t *testing.T) {
 	}
 }
 
-// TestLimitsAreReplaced writes all tables again. Then each noun has its own
-// limits, and no others.
+// TestLimitsAreReplaced writes all tables again. Then each noun has exactly its
+// own limits.
 func TestLimitsAreReplaced(t *testing.T) {
 	t.Parallel()
 	testutil.RequireRoot(t)
@@ -202,18 +203,19 @@ func TestLimitsAreReplaced(t *testing.T) {
 		}
 	}
 	if share, err := w.PortFlowShare(webPort); err != nil || share.Limit != 6 || !share.Set {
-		t.Errorf("the port: %+v, error %v; want a limit of 6", share, err)
+		t.Errorf("port: %+v, error %v; want a limit of 6", share, err)
 	}
 	must(t, w.DeleteTunnel(wanted.Tunnels[0], false))
 	must(t, w.DeletePorts(portsOf(wanted.Ports, webPort)))
 	for _, owner := range []uint32{ownerPorts + webPort, ownerTunnels + theTunnel} {
 		if got, err := w.limitsOf(owner); err != nil || got != (Limits{}).entry() {
-			t.Errorf("owner %d after it has gone: %+v, error %v", owner, got, err)
+			t.Errorf("owner %d after its deletion: %+v, error %v", owner, got, err)
 		}
 	}
 }
 
-// TestFloodsOutOfTunnelAreLimited has a tunnel's limit hold for it alone.
+// TestFloodsOutOfTunnelAreLimited checks that a tunnel's limit applies to this
+// tunnel only.
 func TestFloodsOutOfTunnelAreLimited(t *testing.T) {
 	t.Parallel()
 	testutil.RequireRoot(t)
@@ -229,10 +231,10 @@ func TestFloodsOutOfTunnelAreLimited(t *testing.T) {
 	dropped := w.counters(t).since(before).Drops["flood_limit"].Packets
 	got, err := w.TunnelFloodShare(theTunnel)
 	if err != nil || got.Limit != limit || got.LimitedPackets != dropped || dropped == 0 || dropped == frames || got.AheadCopies < 2*limit {
-		t.Errorf("%+v, error %v; want a limit of %d, and what was dropped of %d frames: %d", got, err, limit, frames, dropped)
+		t.Errorf("%+v, error %v; want a limit of %d; %d frames were sent and %d dropped", got, err, limit, frames, dropped)
 	}
 	if other, err := w.TunnelFloodShare(sixTunnel); err != nil || other != (FloodShare{Limit: 200000}) {
-		t.Errorf("another tunnel: %+v, error %v; want nothing flooded, and the default", other, err)
+		t.Errorf("another tunnel: %+v, error %v; want no floods and the default limit", other, err)
 	}
 	must(t, w.SetTunnelLimit(theTunnel, 0))
 	w.calm(t)
@@ -245,9 +247,9 @@ func TestFloodsOutOfTunnelAreLimited(t *testing.T) {
 	}
 }
 
-// TestNewFloodLimitHoldsAtOnce has an endpoint and a tunnel in debt for copies. A
-// change of the limit ends the debt, a change of another limit does not. Dropped
-// frames stay counted.
+// TestNewFloodLimitHoldsAtOnce puts an endpoint and a tunnel in debt for
+// flooded copies. A change of their flood limit ends the debt; a change of
+// another limit does not. The counters of dropped frames stay.
 func TestNewFloodLimitHoldsAtOnce(t *testing.T) {
 	t.Parallel()
 	testutil.RequireRoot(t)
@@ -281,7 +283,7 @@ func TestNewFloodLimitHoldsAtOnce(t *testing.T) {
 		"tunnel": {
 			w.tunnelFlooder(theTunnel), TrunkMaxFlood,
 			func(flood uint32) error { return w.SetTunnelLimit(theTunnel, flood) },
-			func() error { return w.SetTunnelLimit(theTunnel, 1) }, // it has no other
+			func() error { return w.SetTunnelLimit(theTunnel, 1) }, // a tunnel has no other limit
 			func() { w.send(t, fromTunnel(t, "", theTunnel, group)) },
 			func() (FloodShare, error) { return w.TunnelFloodShare(theTunnel) },
 		},
@@ -290,7 +292,7 @@ func TestNewFloodLimitHoldsAtOnce(t *testing.T) {
 			t.Helper()
 			c.send()
 			if got, err := c.share(); err != nil || got.Limit != limit || got.LimitedPackets != limited {
-				t.Errorf("%s, %s: %+v, error %v; want a limit of %d, and %d dropped", name, when, got, err, limit, limited)
+				t.Errorf("%s, %s: %+v, error %v; want a limit of %d and %d dropped", name, when, got, err, limit, limited)
 			}
 		}
 		owe := func() {
@@ -311,6 +313,6 @@ func TestNewFloodLimitHoldsAtOnce(t *testing.T) {
 		expect("after the limit was raised", 1000, 2)
 		owe()
 		must(t, c.set(0))
-		expect("after the limit was taken back", c.byDefault, 2)
+		expect("after the limit was removed", c.byDefault, 2)
 	}
 }

@@ -7,8 +7,8 @@ import (
 	"github.com/ebpnet/ebpnet/bpf"
 )
 
-// Link is permission for endpoint Client to open connections to the ports First to
-// Last of endpoint Server.
+// Link allows endpoint Client to open connections to the ports First to Last of
+// endpoint Server.
 type Link struct {
 	Client, Server uint32 // endpoint ids
 	Protocol       uint8  // IANA number: TCP or UDP
@@ -28,7 +28,7 @@ func (l Link) keys() []bpf.EbpnetLinkKey {
 	return keys
 }
 
-// PutLink opens the link's ports.
+// PutLink allows the link's ports.
 func (t *Tables) PutLink(l Link) error {
 	for _, key := range l.keys() {
 		if err := put(t.Maps.Links, key, uint32(1)); err != nil {
@@ -38,22 +38,22 @@ func (t *Tables) PutLink(l Link) error {
 	return t.linksChanged()
 }
 
-// DeleteLink shuts the link's ports, for established connections too.
+// DeleteLink removes the permission, for established connections too.
 func (t *Tables) DeleteLink(l Link) error {
 	var failed error
 	for _, key := range l.keys() {
 		failed = errors.Join(failed, remove(t.Maps.Links, key))
 	}
-	// Also where some are still there: the others are not.
+	// Also after an error: some of the entries may be gone.
 	return errors.Join(failed, t.linksChanged())
 }
 
-// linksChanged has every flow look for its link anew.
+// linksChanged makes every flow look up its link again.
 func (t *Tables) linksChanged() error {
 	const only = uint32(0)
 	var revision uint32
 	if err := t.Maps.LinksRevision.Lookup(only, &revision); err != nil {
 		return fmt.Errorf("read %v: %w", t.Maps.LinksRevision, err)
 	}
-	return put(t.Maps.LinksRevision, only, max(revision+1, 1)) // 0 is none
+	return put(t.Maps.LinksRevision, only, max(revision+1, 1)) // 0 means no revision
 }

@@ -13,16 +13,16 @@ import (
 	"github.com/ebpnet/ebpnet/internal/testutil"
 )
 
-// calls is what a path asks of the maps for one packet: names of maps, in their
-// order, with "*n" where it is asked n times.
+// calls are the map calls of a path for one packet: names of maps in
+// alphabetical order, with "*n" for n calls.
 type calls struct {
-	hash    string // lookups that are calls into the kernel: in hashes and tries
-	array   string // lookups that are part of the program
+	hash    string // lookups in hashes and tries, which call the kernel
+	array   string // lookups in arrays, which are part of the program
 	updates string
 	deletes string
 }
 
-// String is the table's line for it.
+// String returns the line of callsOfPaths for these calls.
 func (c calls) String() string {
 	var parts []string
 	for _, p := range []struct{ name, value string }{
@@ -35,7 +35,7 @@ func (c calls) String() string {
 	return "{" + strings.Join(parts, ", ") + "}"
 }
 
-// total is how many calls there were.
+// total returns the number of calls.
 func total(passed map[callSite]uint64) (n uint64) {
 	for _, times := range passed {
 		n += times
@@ -43,7 +43,7 @@ func total(passed map[callSite]uint64) (n uint64) {
 	return n
 }
 
-// calls sorts what was counted.
+// calls sorts the counted calls by kind.
 func (c *countedWorld) calls(passed map[callSite]uint64) calls {
 	hash, array, updates, deletes := map[string]uint64{}, map[string]uint64{}, map[string]uint64{}, map[string]uint64{}
 	for s, times := range passed {
@@ -58,10 +58,10 @@ func (c *countedWorld) calls(passed map[callSite]uint64) calls {
 			hash[s.table] += times
 		}
 	}
-	return calls{inWords(hash), inWords(array), inWords(updates), inWords(deletes)}
+	return calls{formatCalls(hash), formatCalls(array), formatCalls(updates), formatCalls(deletes)}
 }
 
-func inWords(times map[string]uint64) string {
+func formatCalls(times map[string]uint64) string {
 	var words []string
 	for _, name := range slices.Sorted(maps.Keys(times)) {
 		if n := times[name]; n > 1 {
@@ -72,9 +72,9 @@ func inWords(times map[string]uint64) string {
 	return strings.Join(words, " ")
 }
 
-// TestLookups counts what each path asks of the maps: what a packet costs is
-// mostly that. A path that has come to need less is to have its line changed
-// too, so that it cannot need more again unnoticed.
+// TestLookups counts the map calls of each path, because they are most of the
+// cost of a packet. If a path needs fewer calls, its line must be changed too.
+// Otherwise the path could later need more again without notice.
 func TestLookups(t *testing.T) {
 	t.Parallel()
 	testutil.RequireRoot(t)
@@ -88,25 +88,26 @@ func TestLookups(t *testing.T) {
 			}
 			taps, ends := c.newTaps(t), c.newEnds(t)
 			for _, r := range g.rows(t) {
-				t.Run(r.way.name, func(t *testing.T) { r.checkCalls(t, c, taps, ends) })
+				t.Run(r.example.name, func(t *testing.T) { r.checkCalls(t, c, taps, ends) })
 			}
 		})
 	}
 }
 
-// checkCalls fails unless the row is as it is without counting, and its path
-// asks of the maps what the table says.
+// checkCalls fails unless the row passes with counting, and its path makes the
+// calls of callsOfPaths.
 func (r row) checkCalls(t *testing.T, c *countedWorld, taps map[string]*testutil.Tap, ends vethEnds) {
 	r.check(t, c.world, taps, ends)
-	// What was found in the routing table holds until a tick of the clock: of
-	// some packets, the one is taken that had no need to ask. On a slow machine
-	// a tick is short: more packets are tried there, as long as all had to ask.
+	// A cached route is valid until the next tick of the clock. Of some
+	// packets, the test takes one that needed no route lookup. On a slow
+	// machine, ticks are short relative to a packet: then it tries more
+	// packets.
 	const attempts, mostAttempts = 3, 50
-	want := callsOfPaths()[lineOf(r.way.name)]
+	want := callsOfPaths()[lineOf(r.example.name)]
 	var least map[callSite]uint64
 	for i := 0; i < attempts || i < mostAttempts && c.calls(least) != want; i++ {
 		r.prepare(t, c.world)
-		if !r.way.opens {
+		if !r.example.opens {
 			c.run(t, c.program(r.hook), r.device, r.in, r.skb)
 		}
 		passed := c.during(t, r.hook.String(), func() { c.run(t, c.program(r.hook), r.device, r.in, r.skb) })
@@ -115,12 +116,12 @@ func (r row) checkCalls(t *testing.T, c *countedWorld, taps map[string]*testutil
 		}
 	}
 	if got := c.calls(least); got != want {
-		t.Errorf("%s: the line should be\n\t\t%q: %s,\nit is\n\t\t%q: %s,", r.way.name, lineOf(r.way.name), got, lineOf(r.way.name), want)
+		t.Errorf("%s: the line must be\n\t\t%q: %s,\nbut it is\n\t\t%q: %s,", r.example.name, lineOf(r.example.name), got, lineOf(r.example.name), want)
 	}
 }
 
-// lineOf is the path's name in the table: one for both families, which ask the
-// same.
+// lineOf returns the key of a path in callsOfPaths. Both families share one
+// line.
 func lineOf(path string) string { return strings.TrimSuffix(path, "-ipv6") }
 
 func TestEveryLineOfCallsHasItsPath(t *testing.T) {
@@ -128,15 +129,15 @@ func TestEveryLineOfCallsHasItsPath(t *testing.T) {
 	left := callsOfPaths()
 	for _, g := range pathGroups(t) {
 		for _, r := range g.rows(t) {
-			delete(left, lineOf(r.way.name))
+			delete(left, lineOf(r.example.name))
 		}
 	}
 	if len(left) > 0 {
-		t.Errorf("no golden packet goes by %v", slices.Sorted(maps.Keys(left)))
+		t.Errorf("no golden packet for the paths %v", slices.Sorted(maps.Keys(left)))
 	}
 }
 
-// callsOfPaths is what each path asks of the maps.
+// callsOfPaths returns the map calls of each path.
 func callsOfPaths() map[string]calls {
 	return map[string]calls{
 		"same-host":                {hash: "devices fdb", array: "endpoint_stats*2 networks scratches"},

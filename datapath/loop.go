@@ -7,14 +7,14 @@ import (
 	"github.com/ebpnet/ebpnet/bpf"
 )
 
-// Loop is what is known of a loop through a trunk.
+// Loop is the state of loop detection on a trunk.
 type Loop struct {
 	Times   uint32        // how often the trunk was blocked
-	Blocked time.Duration // how long it still is; 0: it is not
-	Other   uint32        // the endpoint by which the frames went out that came back
+	Blocked time.Duration // remaining time; 0: not blocked
+	Other   uint32        // the endpoint that sent the frames that came back
 }
 
-// EndpointLoop reads the probes and blocks of a local endpoint that is a trunk.
+// EndpointLoop reads the loop state of a local endpoint that is a trunk.
 func (t *Tables) EndpointLoop(id uint32) (Loop, error) {
 	var trunk bpf.EbpnetTrunk
 	if err := t.Maps.Trunks.Lookup(id, &trunk); err != nil {

@@ -9,10 +9,10 @@ import (
 	"github.com/ebpnet/ebpnet/bpf"
 )
 
-// isShared tells whether a member leads to other stations than itself.
+// isShared reports whether other stations can be behind a member.
 func isShared(s bpf.EbpnetStation) bool { return s.Tunnel != 0 || s.Trunk != 0 }
 
-// addMember counts one more member of a network, and gives its place.
+// addMember counts one more member of a network, and returns its key.
 func addMember(network *bpf.EbpnetNetwork, s bpf.EbpnetStation) bpf.EbpnetMemberKey {
 	key := bpf.EbpnetMemberKey{Network: s.Network, Index: network.Members}
 	network.Members++
@@ -22,7 +22,7 @@ func addMember(network *bpf.EbpnetNetwork, s bpf.EbpnetStation) bpf.EbpnetMember
 	return key
 }
 
-// join adds a station to those that its network floods to, of which it is none
+// join adds a station to the members of its network. It must not be a member
 // yet.
 func (t *Tables) join(s bpf.EbpnetStation) error {
 	network, err := t.network(s.Network)
@@ -35,8 +35,8 @@ func (t *Tables) join(s bpf.EbpnetStation) error {
 	return put(t.Maps.Networks, s.Network, network)
 }
 
-// leave takes a station out of those that its network floods to; the last
-// member moves into its place.
+// leave removes a station from the members of its network. The last member
+// takes its index.
 func (t *Tables) leave(s bpf.EbpnetStation) error {
 	index, err := t.findMember(s)
 	if errors.Is(err, ebpf.ErrKeyNotExist) {
@@ -71,19 +71,20 @@ func (t *Tables) leave(s bpf.EbpnetStation) error {
 	return remove(t.Maps.Members, bpf.EbpnetMemberKey{Network: s.Network, Index: last})
 }
 
-// settled gives the wanted members the places that they have already, where that
-// leaves no gap: a frame that is being flooded meanwhile misses none.
-func (t *Tables) settled(wanted map[bpf.EbpnetMemberKey]bpf.EbpnetStation) (map[bpf.EbpnetMemberKey]bpf.EbpnetStation, error) {
-	unsettled := make(map[bpf.EbpnetStation]bool, len(wanted))
+// keepIndexes gives wanted members the indexes that they already have, if that
+// leaves no gap. So a frame that is being flooded at the same time reaches all
+// of them.
+func (t *Tables) keepIndexes(wanted map[bpf.EbpnetMemberKey]bpf.EbpnetStation) (map[bpf.EbpnetMemberKey]bpf.EbpnetStation, error) {
+	remaining := make(map[bpf.EbpnetStation]bool, len(wanted))
 	for _, s := range wanted {
-		unsettled[s] = true
+		remaining[s] = true
 	}
 	places := make(map[bpf.EbpnetMemberKey]bpf.EbpnetStation, len(wanted))
 	err := eachBatch(t.Maps.Members, func(keys []bpf.EbpnetMemberKey, stations []bpf.EbpnetStation) {
 		for i, key := range keys {
-			if _, taken := wanted[key]; taken && unsettled[stations[i]] {
+			if _, taken := wanted[key]; taken && remaining[stations[i]] {
 				places[key] = stations[i]
-				delete(unsettled, stations[i])
+				delete(remaining, stations[i])
 			}
 		}
 	})
@@ -96,7 +97,7 @@ func (t *Tables) settled(wanted map[bpf.EbpnetMemberKey]bpf.EbpnetStation) (map[
 			free[key.Network] = append(free[key.Network], key)
 		}
 	}
-	for s := range unsettled {
+	for s := range remaining {
 		keys := free[s.Network]
 		places[keys[0]] = s
 		free[s.Network] = keys[1:]
@@ -104,7 +105,7 @@ func (t *Tables) settled(wanted map[bpf.EbpnetMemberKey]bpf.EbpnetStation) (map[
 	return places, nil
 }
 
-// changeMember writes a station anew that is a member of its network.
+// changeMember writes a station again that is a member of its network.
 func (t *Tables) changeMember(s bpf.EbpnetStation) error {
 	if err := t.leave(s); err != nil {
 		return err
@@ -112,8 +113,9 @@ func (t *Tables) changeMember(s bpf.EbpnetStation) error {
 	return t.join(s)
 }
 
-// findMember finds the place of an endpoint or a tunnel among the members of
-// its network, from the youngest on; ebpf.ErrKeyNotExist if it is none.
+// findMember finds the index of an endpoint or a tunnel among the members of
+// its network, from the newest on. It returns ebpf.ErrKeyNotExist if the
+// station is no member.
 func (t *Tables) findMember(s bpf.EbpnetStation) (uint32, error) {
 	network, err := t.network(s.Network)
 	if err != nil {

@@ -12,8 +12,8 @@ import (
 	"github.com/ebpnet/ebpnet/bpf"
 )
 
-// checkDense fails unless the members of every network stand at 0 to one less
-// than their number, and those that are trunks and tunnels are counted.
+// checkDense fails unless the members of every network have the indexes from 0
+// on without a gap, and the counts of members, trunks and tunnels are right.
 func (t *Tables) checkDense(tb testing.TB) {
 	tb.Helper()
 	places, shared := map[uint32]map[uint32]bool{}, map[uint32]uint32{}
@@ -26,15 +26,15 @@ func (t *Tables) checkDense(tb testing.TB) {
 			shared[k.Network]++
 		}
 		if s.Network != k.Network {
-			tb.Errorf("member %+v of network %d", s, k.Network)
+			tb.Errorf("unexpected member %+v of network %d", s, k.Network)
 		}
 	})
 	err = errors.Join(err, dumpTable(t.Maps.Networks, func(id uint32, n bpf.EbpnetNetwork) {
 		if len(places[id]) != int(n.Members) {
-			tb.Errorf("network %d counts %d members, and has %d", id, n.Members, len(places[id]))
+			tb.Errorf("network %d counts %d members, but has %d", id, n.Members, len(places[id]))
 		}
 		if n.Shared != shared[id] {
-			tb.Errorf("network %d counts %d trunks and tunnels, and has %d", id, n.Shared, shared[id])
+			tb.Errorf("network %d counts %d trunks and tunnels, but has %d", id, n.Shared, shared[id])
 		}
 		for i := range n.Members {
 			if !places[id][i] {
@@ -55,7 +55,7 @@ func TestMembersStayDense(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	// Members by a number: endpoints, every third of them a trunk, and then
+	// Members by number: endpoints first, every third one a trunk; then
 	// tunnels.
 	const endpoints, tunnels = 40, 20
 	endpoint := func(n uint32) Endpoint {
@@ -64,10 +64,10 @@ func TestMembersStayDense(t *testing.T) {
 			Addresses: []netip.Addr{address4(1+n%2, n)}, Trunk: n%3 == 0,
 		}
 	}
-	carried := func(n uint32) TunnelNetwork {
+	tunnelNetwork := func(n uint32) TunnelNetwork {
 		c := TunnelNetwork{Tunnel: 1 + (n-endpoints)/2, Network: 1 + n%2}
 		if c.Network == 2 {
-			c.Key = key(0) // unlike no key
+			c.Key = key(0) // key 0 differs from no key
 		}
 		return c
 	}
@@ -75,13 +75,13 @@ func TestMembersStayDense(t *testing.T) {
 		if n < endpoints {
 			return tables.PutEndpoint(endpoint(n))
 		}
-		return tables.PutTunnelNetwork(carried(n))
+		return tables.PutTunnelNetwork(tunnelNetwork(n))
 	}
 	deleteMember := func(n uint32) error {
 		if n < endpoints {
 			return tables.DeleteEndpoint(endpoint(n))
 		}
-		return tables.DeleteTunnelNetwork(carried(n))
+		return tables.DeleteTunnelNetwork(tunnelNetwork(n))
 	}
 	random := rand.New(rand.NewPCG(1, 2))
 	in := map[uint32]bool{}
@@ -92,7 +92,7 @@ func TestMembersStayDense(t *testing.T) {
 			change = deleteMember
 		}
 		in[n] = !in[n]
-		// The second time it is so already.
+		// The second call changes nothing.
 		if err := errors.Join(change(n), change(n)); err != nil {
 			t.Fatal(err)
 		}
@@ -105,7 +105,7 @@ func TestMembersStayDense(t *testing.T) {
 		case there && n < endpoints:
 			want = append(want, endpoint(n).station())
 		case there:
-			want = append(want, carried(n).member())
+			want = append(want, tunnelNetwork(n).member())
 			tunnelled++
 		}
 	}

@@ -10,10 +10,10 @@ import (
 type Network struct {
 	ID                        uint32
 	ICC, Masquerade, Internal bool
-	Open                      bool           // anybody may send to a port that it is masqueraded by
-	Routed                    bool           // anybody may ping its endpoints' own addresses
-	Key                       *uint32        // GRE key; nil: none on the wire
-	Gateways                  []netip.Prefix // at most one a family, each with its subnet's length
+	Open                      bool           // everybody may send to its masqueraded ports
+	Routed                    bool           // everybody may ping the addresses of its endpoints
+	Key                       *uint32        // GRE key; nil: none in packets
+	Gateways                  []netip.Prefix // at most one per family, each with the length of its subnet
 	GatewayMAC                [6]byte
 }
 
@@ -65,7 +65,7 @@ func (n Network) gateways() []gateway {
 	return out
 }
 
-// PutNetwork writes a network. Its policy holds from the next packet on.
+// PutNetwork writes a network. Its policy holds from the next packet.
 func (t *Tables) PutNetwork(n Network) error {
 	old, err := t.network(n.ID)
 	if err != nil {
@@ -87,8 +87,8 @@ func (t *Tables) PutNetwork(n Network) error {
 	return nil
 }
 
-// DeleteNetwork takes a network away, and forgets the stations that were
-// learned on it. Its endpoints have gone before it, and no tunnel carries it.
+// DeleteNetwork removes a network and the stations learned on it. Delete its
+// endpoints and its entries in tunnels first.
 func (t *Tables) DeleteNetwork(n Network) error {
 	for _, g := range n.gateways() {
 		if err := remove(t.Maps.Fdb, fdbKey(n.ID, g.station.Mac)); err != nil {

@@ -9,10 +9,10 @@ import (
 	"github.com/ebpnet/ebpnet/bpf"
 )
 
-// errTooMany is the kernel's answer to an insertion into a full hash.
+// errTooMany is the kernel's error for an insertion into a full hash.
 const errTooMany = unix.E2BIG
 
-// addressOf gives the tables' form of an address: 16 bytes in network order,
+// addressOf gives an address as the tables hold it: 16 bytes in network order,
 // IPv4 mapped into IPv6. The zero Addr gives zeros.
 func addressOf(a netip.Addr) (out bpf.EbpnetAddress) {
 	if !a.IsValid() {
@@ -37,8 +37,8 @@ func addrOf(a bpf.EbpnetAddress) netip.Addr {
 	return netip.AddrFrom16(bytes).Unmap()
 }
 
-// networkOrder16 gives the number whose bytes in memory are n's in network
-// order, and is its own inverse.
+// networkOrder16 gives the number whose bytes in memory are those of n in
+// network order. It is its own inverse.
 func networkOrder16(n uint16) uint16 {
 	return binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, n))
 }

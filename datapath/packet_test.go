@@ -17,14 +17,13 @@ type mac = [6]byte
 
 var broadcastMAC = mac{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
 
-// multicastMAC is where Ethernet takes packets for an IPv6 multicast group:
-// RFC 2464, section 7.
+// multicastMAC is the MAC of an IPv6 multicast group: RFC 2464, section 7.
 func multicastMAC(group netip.Addr) mac {
 	b := group.As16()
 	return mac{0x33, 0x33, b[12], b[13], b[14], b[15]}
 }
 
-// solicitedNode is the group in which the owner of a is asked for its MAC:
+// solicitedNode is the group to which solicitations for an address are sent:
 // RFC 4291, section 2.7.1.
 func solicitedNode(a netip.Addr) netip.Addr {
 	b := a.As16()
@@ -33,28 +32,28 @@ func solicitedNode(a netip.Addr) netip.Addr {
 	return netip.AddrFrom16(group)
 }
 
-// linkLocal is the address of RFC 4291, appendix A.
+// linkLocal is the link-local address of RFC 4291, appendix A.
 func linkLocal(m mac) netip.Addr {
 	return netip.AddrFrom16([16]byte{0xfe, 0x80, 8: m[0] ^ 2, m[1], m[2], 0xff, 0xfe, m[3], m[4], m[5]})
 }
 
-// packet says what an IP packet in Ethernet looks like. It is a value: rows
-// change a copy of what went in to say what should come out.
+// packet describes an IP packet in an Ethernet frame. It is a value: rows
+// describe the expected output by changing a copy of the input.
 type packet struct {
 	from, to mac
 	src, dst netip.Addr
 	ttl      uint8 // 0: 64
-	class    uint8 // of service
+	class    uint8 // TOS or traffic class
 	l4       transport
 	payload  string
 
-	options  []byte // IPv4 options, or an IPv6 hop-by-hop header's
-	whole    bool   // IPv4 with DF
+	options  []byte // options of IPv4, or of an IPv6 hop-by-hop header
+	whole    bool   // IPv4: DF is set
 	fragment fragment
 }
 
-// fragment makes a packet one; the zero value is none. With an offset it has no
-// transport header.
+// fragment describes a fragment. The zero value means no fragment. With an
+// offset, there is no transport header.
 type fragment struct {
 	more   bool
 	offset uint16 // in units of 8 bytes
@@ -63,17 +62,16 @@ type fragment struct {
 
 func (f fragment) is() bool { return f != fragment{} }
 
-// transport is what follows the IP header. ICMP has no ports; an echo's
-// identifier and sequence, or what an error says, are the first bytes of its
-// body.
+// transport describes everything after the IP header. For ICMP, the body starts
+// with identifier and sequence of an echo, or the value of an error.
 type transport struct {
 	protocol     layers.IPProtocol
 	sport, dport uint16
-	flags        string // of TCP, of "SAFR"
-	ahead        uint32 // how far a TCP acknowledgment is beyond the right one
+	flags        string // TCP flags, a subset of "SAFR"
+	ahead        uint32 // added to the right TCP acknowledgment
 	noChecksum   bool   // UDP over IPv4: RFC 768 allows none
-	icmp, code   uint8  // of ICMP: type and code
-	body         string // of ICMP, after the checksum
+	icmp, code   uint8  // ICMP type and code
+	body         string // ICMP data after the checksum
 }
 
 func tcp(sport, dport uint16, flags string) transport {
@@ -96,7 +94,7 @@ func icmp6(kind uint8, body string) transport {
 	return transport{protocol: layers.IPProtocolICMPv6, icmp: kind, body: body}
 }
 
-// ICMP's types: RFC 792, 4443, 2710, 4861.
+// ICMP types: RFC 792, 4443, 2710, 4861.
 const (
 	echoReply4     = 0
 	unreachable4   = 3
@@ -112,7 +110,7 @@ const (
 	redirect6      = 137
 )
 
-// echo is a request or reply of the family with an identifier.
+// echo is an echo request or reply with an identifier.
 func echo(v6, reply bool, id uint16) transport {
 	body := string(binary.BigEndian.AppendUint16(nil, id)) + "\x00\x01"
 	switch {
@@ -131,7 +129,7 @@ const (
 	optionTargetMAC = 2
 )
 
-// ndOption is an option that holds a MAC: RFC 4861, section 4.6.1.
+// ndOption is an ND option with a MAC: RFC 4861, section 4.6.1.
 func ndOption(kind byte, m mac) string { return string([]byte{kind, 1}) + string(m[:]) }
 
 func ndBody(flags byte, target netip.Addr, options string) string {
@@ -139,7 +137,7 @@ func ndBody(flags byte, target netip.Addr, options string) string {
 	return string([]byte{flags, 0, 0, 0}) + string(a[:]) + options
 }
 
-// ask is a neighbor solicitation to the target's group.
+// ask is a neighbor solicitation to the solicited-node group of target.
 func ask(from mac, src, target netip.Addr, options string) packet {
 	group := solicitedNode(target)
 	return packet{
@@ -153,7 +151,7 @@ const (
 	ndOverride  = 0x20
 )
 
-// tell is the advertisement that the owner of target gives.
+// tell is a neighbor advertisement of the owner of target.
 func tell(owner, to mac, target, dst netip.Addr, flags byte) packet {
 	return packet{
 		from: owner, to: to, src: target, dst: dst, ttl: 255,
@@ -161,8 +159,8 @@ func tell(owner, to mac, target, dst netip.Addr, flags byte) packet {
 	}
 }
 
-// frame builds the packet with right lengths and checksums, padded to the 60
-// bytes that Ethernet wants.
+// frame builds the packet with correct lengths and checksums, padded to the
+// minimum of Ethernet, 60 bytes.
 func (p packet) frame(t testing.TB) []byte {
 	t.Helper()
 	ttl := p.ttl
@@ -245,7 +243,7 @@ func (l transport) layers(t testing.TB, network gopacket.NetworkLayer) []gopacke
 			SYN: has('S'), ACK: has('A'), FIN: has('F'), RST: has('R'),
 		}
 		if tcp.ACK {
-			tcp.Ack = 2 + l.ahead // what follows a SYN of sequence 1
+			tcp.Ack = 2 + l.ahead // the peer's SYN had sequence 1
 		}
 		checksummed(tcp.SetNetworkLayerForChecksum(network))
 		return []gopacket.SerializableLayer{tcp}
@@ -270,7 +268,7 @@ func (l transport) layers(t testing.TB, network gopacket.NetworkLayer) []gopacke
 	return nil
 }
 
-// arp is an ARP packet; the Ethernet header is said apart.
+// arp is an ARP packet. The parameters from and to are the Ethernet addresses.
 func arp(t testing.TB, from, to mac, operation uint16, sender mac, senderIP netip.Addr, target mac, targetIP netip.Addr) []byte {
 	t.Helper()
 	return testutil.Frame(t,
@@ -287,7 +285,7 @@ func arpRequest(t testing.TB, sender mac, senderIP, targetIP netip.Addr) []byte 
 	return arp(t, sender, broadcastMAC, layers.ARPRequest, sender, senderIP, mac{}, targetIP)
 }
 
-// patch overwrites bytes of a copy of a frame.
+// patch returns a copy of a frame with some bytes overwritten.
 func patch(frame []byte, offset int, with ...byte) []byte {
 	out := slices.Clone(frame)
 	copy(out[offset:], with)

@@ -13,49 +13,48 @@ import (
 	"github.com/ebpnet/ebpnet/bpf"
 )
 
-// Port is a published port of the host, or a range of them, at addresses of
-// one family. A publication for both families is two of one ID, which are put
-// and deleted together.
+// Port is a published port of the host, or a range of ports, at addresses of
+// one family. A publication for both families is two Ports with the same ID.
+// Put and delete them together.
 type Port struct {
 	ID          uint32     // of the publication
-	Address     netip.Addr // of the host; unspecified: every one of its family; Target: routed to as it is
+	Address     netip.Addr // of the host; unspecified: all of its family; Target: routed to it without translation
 	Protocol    uint8      // IANA number: TCP, UDP or SCTP
 	First, Last uint16
-	Target      netip.Addr // a local endpoint's, of the same family
-	TargetFirst uint16     // where First leads to; the others follow
-	Network     uint32     // the target's
-	Endpoint    uint32     // whose address the target is; 0: not known
+	Target      netip.Addr // address of a local endpoint, of the same family
+	TargetFirst uint16     // target port of First; the others follow
+	Network     uint32     // of the target
+	Endpoint    uint32     // the target's endpoint; 0: unknown
 	AllowFrom   []netip.Prefix
-	MaxFlows    uint32 // established ones from outside; 0: the default
-	// The routes of the target's namespace, a default one among them; none if
-	// all lead by the target's interface.
+	MaxFlows    uint32 // established flows from outside; 0: the default
+	// The routes of the target's namespace, with a default route. Empty if all
+	// routes lead through the target's interface.
 	Routes []PortRoute
 }
 
-// PortRoute says whether what is sent to a prefix leaves the target's namespace
-// by another interface than the target's.
+// PortRoute says whether packets to a prefix leave the target's namespace
+// through another interface than the target's.
 type PortRoute struct {
 	Prefix    netip.Prefix
 	Elsewhere bool
 }
 
-// Of bpf/types_tables.h: PORT_ROUTES_ID.
-const portRoutesID = 1 << 30
+const portRoutesID = uint32(bpf.EbpnetPortSourceIdPORT_ROUTES_ID)
 
-// Of bpf/types_tables.h: how published_ports is laid out.
+// The layout of published_ports.
 const (
-	publishedTCP = iota
-	publishedUDP
-	publishedSCTP
-	portsAWord     = 64
-	publishedWords = 65536 / portsAWord
+	publishedTCP   = uint32(bpf.EbpnetPublishedPUBLISHED_TCP)
+	publishedUDP   = uint32(bpf.EbpnetPublishedPUBLISHED_UDP)
+	publishedSCTP  = uint32(bpf.EbpnetPublishedPUBLISHED_SCTP)
+	portsPerWord   = uint32(bpf.EbpnetPublishedPORTS_A_WORD)
+	publishedWords = uint32(bpf.EbpnetPublishedPUBLISHED_WORDS)
 )
 
-// published is what the tables say of ports.
+// published are the entries of the tables for published ports.
 type published struct {
 	ports   map[bpf.EbpnetPortKey]bpf.EbpnetPort
 	sources map[bpf.EbpnetPortSourceKey]uint32
-	words   map[uint32]uint64 // a bit for each port
+	words   map[uint32]uint64 // one bit per port
 	limits  limitEntries
 }
 
@@ -111,15 +110,15 @@ func (p Port) addTo(entries published) {
 
 // mark sets the bit of a port.
 func (e published) mark(key bpf.EbpnetPortKey) {
-	row := uint32(publishedTCP)
+	row := publishedTCP
 	switch key.Protocol {
 	case unix.IPPROTO_UDP:
 		row = publishedUDP
 	case unix.IPPROTO_SCTP:
 		row = publishedSCTP
 	}
-	port := networkOrder16(key.Port)
-	e.words[row*publishedWords+uint32(port)/portsAWord] |= 1 << (port % portsAWord)
+	port := uint32(networkOrder16(key.Port))
+	e.words[row*publishedWords+port/portsPerWord] |= 1 << (port % portsPerWord)
 }
 
 func (p Port) sourceKey(prefix netip.Prefix) bpf.EbpnetPortSourceKey {
@@ -131,8 +130,8 @@ func (p Port) sourceKey(prefix netip.Prefix) bpf.EbpnetPortSourceKey {
 	}
 }
 
-// routeKey gives the key of a route. IPv4 lies in the default route of IPv6, but
-// has one of its own.
+// routeKey gives the key of a route. IPv4 addresses match the default route of
+// IPv6, but IPv4 has its own default route.
 func (p Port) routeKey(prefix netip.Prefix) bpf.EbpnetPortSourceKey {
 	if prefix.Addr().Is4() {
 		prefix = netip.PrefixFrom(netip.AddrFrom16(prefix.Addr().As16()), mappedBits+prefix.Bits())
@@ -142,12 +141,13 @@ func (p Port) routeKey(prefix netip.Prefix) bpf.EbpnetPortSourceKey {
 	return key
 }
 
-// mappedBits is how many bits of a mapped IPv4 address come before its own.
+// mappedBits is the number of bits in front of the IPv4 address in a mapped
+// address.
 const mappedBits = 96
 
-// mappedPrefixes gives what a prefix is among the tables' 16-byte addresses.
-// That is one prefix but for an IPv6 one so short that IPv4 would lie in it:
-// that is taken apart around IPv4.
+// mappedPrefixes gives a prefix as the tables hold it, in 16-byte addresses.
+// The result is one prefix, except for a short IPv6 prefix that contains the
+// mapped IPv4 addresses. Such a prefix is split so that its parts exclude them.
 func mappedPrefixes(p netip.Prefix) []netip.Prefix {
 	if p.Addr().Is4() {
 		return []netip.Prefix{netip.PrefixFrom(netip.AddrFrom16(p.Addr().As16()), mappedBits+p.Bits())}
@@ -165,11 +165,11 @@ func mappedPrefixes(p netip.Prefix) []netip.Prefix {
 	return around
 }
 
-// PutPorts publishes ports, or none of them lastingly if it fails: then they
-// are to be deleted.
+// PutPorts publishes ports. If it fails, delete the ports: some may be
+// published.
 func (t *Tables) PutPorts(ports []Port) error { return t.putPublished(publish(ports)) }
 
-// putPublished writes what restricts before what allows.
+// putPublished writes restrictions before permissions.
 func (t *Tables) putPublished(entries published) error {
 	if err := putAll(t.Maps.Limits, entries.limits); err != nil {
 		return err
@@ -183,10 +183,10 @@ func (t *Tables) putPublished(entries published) error {
 	return t.changeWords(entries.words, func(word, bits uint64) uint64 { return word | bits })
 }
 
-// DeletePorts takes published ports away, with their flows.
+// DeletePorts removes published ports and their flows.
 func (t *Tables) DeletePorts(ports []Port) error {
 	gone := publish(ports)
-	// Elsewhere the same port may be another's.
+	// The same port can be published by another publication at another address.
 	kept := publish(nil)
 	err := eachBatch(t.Maps.Ports, func(keys []bpf.EbpnetPortKey, _ []bpf.EbpnetPort) {
 		for _, key := range keys {
@@ -220,8 +220,8 @@ func (t *Tables) DeletePorts(ports []Port) error {
 	return t.endUnbackedFlowsOf(slices.Collect(maps.Keys(targets))...)
 }
 
-// MovePorts puts ports in place of others of the same keys, whose targets'
-// namespaces had other routes.
+// MovePorts replaces ports by ports with the same keys whose targets'
+// namespaces have other routes.
 func (t *Tables) MovePorts(from, to []Port) error {
 	before, now := publish(from), publish(to)
 	if err := t.putPublished(now); err != nil {
@@ -234,7 +234,7 @@ func (t *Tables) MovePorts(from, to []Port) error {
 	return removeAll(t.Maps.PortSources, slices.Collect(maps.Keys(before.sources)))
 }
 
-// HasPorts tells whether any port is published.
+// HasPorts reports whether any port is published.
 func (t *Tables) HasPorts() (bool, error) {
 	var key bpf.EbpnetPortKey
 	err := t.Maps.Ports.NextKey(nil, &key)
@@ -247,8 +247,9 @@ func (t *Tables) HasPorts() (bool, error) {
 	return true, nil
 }
 
-// withdraw takes away every entry that is not exactly as wanted, and gives those
-// that are then missing. It leaves the words alone: a bit too many does no harm.
+// withdraw removes every entry that differs from the wanted one, and returns
+// the wanted entries that are then missing. It does not clear bits: a bit
+// without a port is harmless.
 func (t *Tables) withdraw(wanted published) (missing published, err error) {
 	var err2 error
 	missing.ports, err = removeOthers(t.Maps.Ports, wanted.ports)
@@ -256,7 +257,7 @@ func (t *Tables) withdraw(wanted published) (missing published, err error) {
 	return missing, errors.Join(err, err2)
 }
 
-// changeWords changes the words of published_ports that hold the given bits.
+// changeWords changes the words of published_ports for the given bits.
 func (t *Tables) changeWords(words map[uint32]uint64, change func(word, bits uint64) uint64) error {
 	for index, bits := range words {
 		var word uint64
@@ -270,8 +271,8 @@ func (t *Tables) changeWords(words map[uint32]uint64, change func(word, bits uin
 	return nil
 }
 
-// removeOthers removes the entries that are not as wanted, and gives those
-// that are then missing.
+// removeOthers removes the entries that differ from the wanted ones, and
+// returns the wanted entries that are then missing.
 func removeOthers[K, V comparable](m *ebpf.Map, wanted map[K]V) (missing map[K]V, err error) {
 	var gone []K
 	missing = maps.Clone(wanted)
@@ -290,7 +291,7 @@ func removeOthers[K, V comparable](m *ebpf.Map, wanted map[K]V) (missing map[K]V
 	return missing, removeAll(m, gone)
 }
 
-// putAll writes many entries at once, where the kernel can do that.
+// putAll writes many entries in one call, if the kernel supports that.
 func putAll[K comparable, V any](m *ebpf.Map, entries map[K]V) error {
 	if len(entries) == 0 {
 		return nil
@@ -306,7 +307,7 @@ func putAll[K comparable, V any](m *ebpf.Map, entries map[K]V) error {
 			err = m.Put(keys[i], values[i])
 		}
 	}
-	if errors.Is(err, errTooMany) || errors.Is(err, unix.ENOSPC) { // a trie's answer
+	if errors.Is(err, errTooMany) || errors.Is(err, unix.ENOSPC) { // the error of an LPM trie
 		err = fmt.Errorf("%w at %d entries", ErrFull, m.MaxEntries())
 	}
 	if err != nil {
@@ -315,7 +316,7 @@ func putAll[K comparable, V any](m *ebpf.Map, entries map[K]V) error {
 	return nil
 }
 
-// removeAll deletes keys, which need not be there.
+// removeAll deletes keys. It is no error if a key does not exist.
 func removeAll[K any](m *ebpf.Map, keys []K) error {
 	if len(keys) == 0 {
 		return nil
@@ -323,7 +324,7 @@ func removeAll[K any](m *ebpf.Map, keys []K) error {
 	if _, err := m.BatchDelete(keys, nil); err == nil {
 		return nil
 	}
-	// One is not there, or the kernel cannot do many at once.
+	// A key does not exist, or the kernel has no batch operation.
 	for _, key := range keys {
 		if err := remove(m, key); err != nil {
 			return err

@@ -27,8 +27,8 @@ func prefixes(list ...string) []netip.Prefix {
 	return out
 }
 
-// examplePorts is a port at two addresses, a range for both families, and what
-// only some may reach.
+// examplePorts are a port at two addresses, a range for both families, and
+// ports with allowed sources.
 func examplePorts() []Port {
 	any4, any6 := netip.IPv4Unspecified(), netip.IPv6Unspecified()
 	return []Port{
@@ -40,7 +40,7 @@ func examplePorts() []Port {
 	}
 }
 
-// dumpPorts is what the tables say of ports, in words.
+// dumpPorts lists the table entries for ports as text.
 func (t *Tables) dumpPorts(tb testing.TB) []string {
 	tb.Helper()
 	var lines []string
@@ -70,17 +70,17 @@ func addrOrUnspecified(a bpf.EbpnetAddress) netip.Addr {
 	return netip.IPv6Unspecified()
 }
 
-// bit tells whether published_ports has the bit of a port.
+// bit reports whether published_ports has the bit of a port.
 func (t *Tables) bit(tb testing.TB, row, port uint32) bool {
 	tb.Helper()
 	var word uint64
-	if err := t.Maps.PublishedPorts.Lookup(row*publishedWords+port/portsAWord, &word); err != nil {
+	if err := t.Maps.PublishedPorts.Lookup(row*publishedWords+port/portsPerWord, &word); err != nil {
 		tb.Fatal(err)
 	}
-	return word>>(port%portsAWord)&1 != 0
+	return word>>(port%portsPerWord)&1 != 0
 }
 
-// allows looks a source up as the datapath does.
+// allows looks up a source as the datapath does.
 func (t *Tables) allows(tb testing.TB, id uint32, source string) bool {
 	tb.Helper()
 	var value uint32
@@ -109,7 +109,7 @@ func TestPortTables(t *testing.T) {
 		"source 3 198.51.100.0/152 = 1",
 	} {
 		if dump := tables.dumpPorts(t); !slices.Contains(dump, want) {
-			t.Errorf("no %q in\n%s", want, strings.Join(dump, "\n"))
+			t.Errorf("%q is missing in\n%s", want, strings.Join(dump, "\n"))
 		}
 	}
 	for row, published := range [][]uint32{publishedTCP: {80, 81}, publishedUDP: {60, 63, 64, 80, 81, 82, 127, 128, 130}, publishedSCTP: {65535}} {
@@ -120,7 +120,7 @@ func TestPortTables(t *testing.T) {
 		}
 	}
 	for source, want := range map[string]bool{
-		"198.51.100.7": true, "198.51.101.7": false, "10.0.0.1": false, "255.255.255.255": false, "0.0.0.0": false, // ::/0 has no IPv4 in it
+		"198.51.100.7": true, "198.51.101.7": false, "10.0.0.1": false, "255.255.255.255": false, "0.0.0.0": false, // ::/0 contains no IPv4 address
 		"2001:db8::1": true, "::1": true, "::": true, "ffff::": true, "::fffe:ffff:ffff": true, "::1:0:0:0": true,
 	} {
 		if tables.allows(t, 3, source) != want {
@@ -128,32 +128,32 @@ func TestPortTables(t *testing.T) {
 		}
 	}
 	if tables.allows(t, 2, "2001:db8::1") || !tables.allows(t, 2, "10.0.0.1") || tables.allows(t, 1, "10.0.0.1") {
-		t.Error("sources of one publication are another's, or of the other family")
+		t.Error("sources of one publication apply to another one, or to the other family")
 	}
 
-	// A bit stays as long as the port is published at any address.
+	// The bit stays while the port is published at any address.
 	if err := tables.DeletePorts(ports[:1]); err != nil {
 		t.Fatal(err)
 	}
 	if !tables.bit(t, publishedTCP, 80) {
-		t.Error("the bit has gone with one of two addresses")
+		t.Error("the bit was cleared although the port is still published at another address")
 	}
 	if err := tables.DeletePorts(ports[1:2]); err != nil {
 		t.Fatal(err)
 	}
 	if tables.bit(t, publishedTCP, 80) || tables.bit(t, publishedTCP, 81) || !tables.bit(t, publishedUDP, 80) {
-		t.Error("the bits are not those of what is published")
+		t.Error("the bits do not match the published ports")
 	}
 	if has, err := tables.HasPorts(); err != nil || !has {
 		t.Errorf("has ports: %v, %v", has, err)
 	}
-	for range 2 { // what is gone may go again
+	for range 2 { // a second deletion is no error
 		if err := tables.DeletePorts(ports); err != nil {
 			t.Fatal(err)
 		}
 	}
 	if dump := tables.dumpPorts(t); len(dump) != 0 {
-		t.Errorf("left behind: %s", dump)
+		t.Errorf("remaining entries: %s", dump)
 	}
 	if has, err := tables.HasPorts(); err != nil || has {
 		t.Errorf("has ports: %v, %v", has, err)
@@ -165,7 +165,7 @@ func TestReplacedPortsAreExact(t *testing.T) {
 	put, replaced := emptyTables(t), emptyTables(t)
 	all := examplePorts()
 	changed := slices.Clone(all)
-	changed[1].AllowFrom = prefixes("192.0.2.128/25") // of the same id
+	changed[1].AllowFrom = prefixes("192.0.2.128/25") // the id is the same
 	changed[2].Target, changed[2].TargetFirst = alice.ip4, 2
 	changed[4].ID, changed[0].AllowFrom = 1, prefixes("::1/128")
 	changed[0].ID = 4
@@ -182,8 +182,8 @@ func TestReplacedPortsAreExact(t *testing.T) {
 	}
 }
 
-// TestMappedPrefixes compares a prefix with its parts for addresses near the
-// ends of either.
+// TestMappedPrefixes checks that a prefix and its parts contain the same
+// addresses, near the ends of each.
 func TestMappedPrefixes(t *testing.T) {
 	t.Parallel()
 	random := rand.New(rand.NewPCG(1, 2))
@@ -207,7 +207,7 @@ func TestMappedPrefixes(t *testing.T) {
 			}
 			in := slices.ContainsFunc(parts, func(part netip.Prefix) bool { return part.Contains(a) })
 			if want := p.Contains(a) && !a.Is4In6(); in != want {
-				t.Fatalf("%s: %s is in %v: %v, want %v", p, a, parts, in, want)
+				t.Fatalf("%s: address %s in parts %v: %v, want %v", p, a, parts, in, want)
 			}
 		}
 	}
@@ -219,7 +219,7 @@ func TestMappedPrefixes(t *testing.T) {
 	}
 }
 
-func TestFullPortTablesSaySo(t *testing.T) {
+func TestFullPortTablesReturnErrFull(t *testing.T) {
 	t.Parallel()
 	testutil.RequireRoot(t)
 	tables := loadChanged(func(spec *ebpf.CollectionSpec) error {
@@ -244,11 +244,12 @@ func TestFullPortTablesSaySo(t *testing.T) {
 	}
 	p.Last, p.AllowFrom = 81, restricted.AllowFrom[:1]
 	if err := tables.PutPorts([]Port{p}); err != nil {
-		t.Errorf("what fits: %v", err)
+		t.Errorf("ports that fit: %v", err)
 	}
 }
 
-// The routes of a publication follow its endpoint's namespace, and go with it.
+// TestRoutesOfPorts checks that the routes of a publication change with its
+// endpoint's namespace and are deleted with the publication.
 func TestRoutesOfPorts(t *testing.T) {
 	t.Parallel()
 	tables := emptyTables(t)
@@ -309,8 +310,8 @@ func TestManyPortsAtOnce(t *testing.T) {
 	if err := tables.DeletePorts([]Port{p}); err != nil {
 		t.Fatal(err)
 	}
-	t.Logf("65,535 ports were put in %v and deleted in %v", took, time.Since(start))
+	t.Logf("put of 65,535 ports took %v, deletion %v", took, time.Since(start))
 	if dump := tables.dumpPorts(t); len(dump) != 0 {
-		t.Errorf("left behind: %d entries", len(dump))
+		t.Errorf("%d remaining entries", len(dump))
 	}
 }

@@ -8,8 +8,8 @@ import (
 	"github.com/cilium/ebpf"
 )
 
-// ProgramTime is how often a program ran and for how long, as far as the
-// kernel was told to measure that (kernel.bpf_stats_enabled).
+// ProgramTime is the number of runs and the run time of a program. The kernel
+// measures them only while kernel.bpf_stats_enabled is set.
 type ProgramTime struct {
 	Name    string
 	Runs    uint64
@@ -35,7 +35,7 @@ func (t *Tables) ProgramTimes() ([]ProgramTime, error) {
 	times := make([]ProgramTime, 0, len(programs))
 	for _, entry := range programs {
 		if entry.p == nil {
-			continue // there is no XDP
+			continue // XDP is not loaded
 		}
 		stats, err := entry.p.Stats()
 		if err != nil {
@@ -46,12 +46,12 @@ func (t *Tables) ProgramTimes() ([]ProgramTime, error) {
 	return times, nil
 }
 
-// headerSize is the length of the Ethernet header in front of a command to a
+// headerSize is the length of the Ethernet header before a command to a
 // program.
 const headerSize = 14
 
-// command runs one of the programs that carry out commands. It gives the
-// command as the program has left it.
+// command runs a program that carries out commands. It returns the command as
+// the program changed it.
 func command[T any](p *ebpf.Program, what T) (T, error) {
 	frame, err := binary.Append(make([]byte, headerSize), binary.NativeEndian, what)
 	if err != nil {
@@ -62,7 +62,7 @@ func command[T any](p *ebpf.Program, what T) (T, error) {
 		return what, err
 	}
 	if status != 0 {
-		return what, fmt.Errorf("the program gives %d", status)
+		return what, fmt.Errorf("the program returned %d, want 0", status)
 	}
 	_, err = binary.Decode(frame[headerSize:], binary.NativeEndian, &what)
 	return what, err

@@ -6,9 +6,9 @@ import (
 	"github.com/ebpnet/ebpnet/internal/testutil"
 )
 
-// TestLostAddressEndsAFlowOnce has two CPUs send a packet each of the same flow
-// at once, after the host has lost the flow's address: the flow ends once, and
-// is counted once.
+// TestLostAddressEndsAFlowOnce has two CPUs send a packet of the same flow at
+// the same time, after the host lost the flow's address. The flow ends once and
+// counts once.
 func TestLostAddressEndsAFlowOnce(t *testing.T) {
 	testutil.RequireRoot(t)
 	const first, rounds = 2000, 4000

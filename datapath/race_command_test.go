@@ -18,12 +18,12 @@ const (
 	raceSlots    = 2048
 	raceHalfOpen = 256
 	raceTalks    = 64 // of each kind
-	// Flows are idle after a few ticks of the clock.
+	// Flows become idle after a few ticks of the clock.
 	raceTimeout = 20 * time.Millisecond
 )
 
-// newRaceWorld is a world with few slots, in which flows are idle soon. The sweep
-// only goes on when a test says so.
+// newRaceWorld makes a world with few slots, in which flows become idle soon.
+// The sweep runs only if a test runs it.
 func newRaceWorld(t *testing.T) *world {
 	t.Helper()
 	return newWorld(t, func(tb testing.TB, c loader.Config) *Tables {
@@ -44,7 +44,7 @@ func newRaceWorld(t *testing.T) *world {
 	})
 }
 
-// allTalks gives talks of each kind, from ports from first on.
+// allTalks returns talks of each kind, with ports from first on.
 func (w *world) allTalks(t *testing.T, first uint16) (talks []*talk) {
 	t.Helper()
 	for i := range uint16(raceTalks) {
@@ -56,8 +56,9 @@ func (w *world) allTalks(t *testing.T, first uint16) (talks []*talk) {
 	return talks
 }
 
-// endSome gives a function that ends some flows at some of its calls, as the
-// agent and the sweep do. One CPU takes a port away, and publishes it again.
+// endSome returns a function that ends some flows at some of its calls, as the
+// agent and the sweep do. One of the CPUs also deletes a port and publishes it
+// again.
 func (w *world) endSome(t *testing.T) func(cpu, n int) error {
 	t.Helper()
 	port := portsOf(w.wanted.Ports, dnsPort)
@@ -80,8 +81,8 @@ func (w *world) endSome(t *testing.T) func(cpu, n int) error {
 	}
 }
 
-// TestCommandsRacePackets has two CPUs exchange packets, while they end flows
-// and open flows of another table.
+// TestCommandsRacePackets has two CPUs exchange packets while they also end
+// flows and restore flows of another table.
 func TestCommandsRacePackets(t *testing.T) {
 	testutil.RequireRoot(t)
 	old, w := newRaceWorld(t), newRaceWorld(t)
@@ -103,7 +104,7 @@ func TestCommandsRacePackets(t *testing.T) {
 	w.raceTalks(t, both, func(cpu, n int) error {
 		status, _, err := w.Programs.RestoreFlow.Test(restored[(7*n+cpu)%len(restored)])
 		if err == nil && status != 0 && status != full && status != taken {
-			err = fmt.Errorf("restore_flow gives %d", status)
+			err = fmt.Errorf("restore_flow returned %d", status)
 		}
 		if err != nil {
 			return err
@@ -114,7 +115,7 @@ func TestCommandsRacePackets(t *testing.T) {
 }
 
 // TestTwoCPUsCountFlows has two CPUs open, answer, revoke and end the same
-// flows at once.
+// flows at the same time.
 func TestTwoCPUsCountFlows(t *testing.T) {
 	testutil.RequireRoot(t)
 	w := newRaceWorld(t)
@@ -122,9 +123,9 @@ func TestTwoCPUsCountFlows(t *testing.T) {
 	w.checkCounts(t)
 }
 
-// TestFlowsEndWhileTheyOpen has one CPU open flows, while another one ends all of
-// them. Nothing is left in the index of a flow that ended before its key was
-// there.
+// TestFlowsEndWhileTheyOpen has one CPU open flows while the other CPU ends all
+// flows. The index keeps no key of a flow that ended before the key was
+// written.
 func TestFlowsEndWhileTheyOpen(t *testing.T) {
 	testutil.RequireRoot(t)
 	w := newRaceWorld(t)

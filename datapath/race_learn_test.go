@@ -10,10 +10,10 @@ import (
 	"github.com/ebpnet/ebpnet/internal/testutil"
 )
 
-// TestLostRecordTakesItsEntryAlong has another CPU fill the queue of records
-// between the moment when a tick takes a record out and puts it back. An entry
-// without a record would never age.
-func TestLostRecordTakesItsEntryAlong(t *testing.T) {
+// TestLostRecordRemovesItsEntry has another CPU fill the queue of records
+// after a tick removes a record and before the tick puts it back. The entry
+// must go too: without a record, it would never age.
+func TestLostRecordRemovesItsEntry(t *testing.T) {
 	testutil.RequireRoot(t)
 	const rounds = 20000
 	w := newWorld(t, loadStill(func(spec *ebpf.CollectionSpec) error {
@@ -31,7 +31,7 @@ func TestLostRecordTakesItsEntryAlong(t *testing.T) {
 			_, _, err := w.Programs.SweepOnce.Test(make([]byte, skbSize))
 			return err
 		}
-		for range 2 { // fails where the queue is full
+		for range 2 { // it fails if the queue is full
 			_ = w.Maps.LearnedQueue.Update(nil, bpf.EbpnetLearnedRecord{}, ebpf.UpdateAny)
 		}
 		return nil
@@ -51,9 +51,9 @@ func TestLostRecordTakesItsEntryAlong(t *testing.T) {
 	must(t, err)
 }
 
-// TestForgottenInTheSameMoment has one CPU learn stations that another one
-// forgets: none is counted in the end.
-func TestForgottenInTheSameMoment(t *testing.T) {
+// TestLearnWhileForgetting has one CPU learn stations while the other CPU
+// forgets them. In the end, no station is counted.
+func TestLearnWhileForgetting(t *testing.T) {
 	testutil.RequireRoot(t)
 	const rounds = 10000
 	w := newStillWorld(t, 64)

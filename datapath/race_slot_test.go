@@ -9,10 +9,10 @@ import (
 	"github.com/ebpnet/ebpnet/internal/testutil"
 )
 
-// TestReusedSlots has one CPU find flows, while another one ends all flows and
-// opens its own in the same slots. No packet leaves with the translation of
-// another flow, even if slots have no grace period. With the grace period, the
-// counts are exact, too.
+// TestReusedSlots has one CPU find flows while the other CPU ends all flows and
+// opens its own flows in the same slots. No packet leaves with the translation
+// of another flow, even if slots have no grace period. With the grace period,
+// the counts are exact too.
 func TestReusedSlots(t *testing.T) {
 	testutil.RequireRoot(t)
 	const slots, talks = 4, 16

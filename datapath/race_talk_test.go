@@ -18,15 +18,15 @@ import (
 
 const (
 	raceTime   = 2 * time.Second
-	raceFaults = 5 // shown
-	// An interrupt of this length and distance widens each race.
+	raceFaults = 5 // faults to report
+	// Interrupts of this length and interval widen each race.
 	stallEvery = 100 * time.Microsecond
 	stallCalls = 1000
-	// The website's port in a talk lies so far above the endpoint's.
+	// The website's port of a talk is the endpoint's port plus this.
 	talkDistance = 20000
 )
 
-// leg is a frame of a talk, and what may come of it.
+// leg is a frame of a talk, with the allowed outputs.
 type leg struct {
 	program *ebpf.Program
 	options *ebpf.RunOptions
@@ -35,7 +35,7 @@ type leg struct {
 	allowed []ends
 }
 
-// ends are the ends of a packet. Port 0 stands for any port.
+// ends are the ends of a packet. Port 0 matches any port.
 type ends struct{ from, to netip.AddrPort }
 
 func (e ends) String() string { return fmt.Sprintf("%s to %s", e.from, e.to) }
@@ -47,8 +47,8 @@ func (e ends) match(h headers) bool {
 	return same(e.from, h.ip, h.sport) && same(e.to, h.to, h.dport)
 }
 
-// leg gives the leg of a packet that comes in by a row. Repeat is how often the
-// program runs with it: each time with what the time before has made of it.
+// leg makes a leg from a row's packet. The program runs repeat times per
+// packet; each run gets the output of the run before.
 func (w *world) leg(t testing.TB, r func(string, []byte) row, p packet, repeat uint32, allowed ...ends) *leg {
 	t.Helper()
 	if repeat > 1 {
@@ -61,8 +61,8 @@ func (w *world) leg(t testing.TB, r func(string, []byte) row, p packet, repeat u
 	return l
 }
 
-// send runs the program. It gives an error if the packet that comes out is that
-// of another talk.
+// send runs the program. It returns an error if the output packet belongs to
+// another talk.
 func (l *leg) send() (got headers, verdict int, err error) {
 	l.options.DataOut = l.buffer
 	status, err := l.program.Run(l.options)
@@ -76,19 +76,19 @@ func (l *leg) send() (got headers, verdict int, err error) {
 		}
 	}
 	out := ends{netip.AddrPortFrom(got.ip, got.sport), netip.AddrPortFrom(got.to, got.dport)}
-	return got, 0, fmt.Errorf("%s comes out, want one of %v", out, l.allowed)
+	return got, 0, fmt.Errorf("output %s, want one of %v", out, l.allowed)
 }
 
-// talk is a packet and its answer. Both are of one flow. No other flow has the
-// same ports, so that each packet tells its flow on both sides of a translation.
+// talk is a packet and its reply, which belong to one flow. No other flow has
+// the same ports, so each packet shows its flow on both sides of a translation.
 type talk struct {
 	ask, answer *leg
-	// From where an answer leaves as the first packet of a flow, if its own flow
-	// has ended.
+	// The source of a reply that opens a flow itself because its own flow has
+	// ended.
 	first netip.AddrPort
 }
 
-// exchange sends the packet, and the answer if the packet is let through.
+// exchange sends the packet, and the reply if the packet passes.
 func (k *talk) exchange() error {
 	got, verdict, err := k.ask.send()
 	if err != nil || verdict != verdictDirect {
@@ -106,7 +106,7 @@ func by(h host) func(string, []byte) row {
 	return func(name string, in []byte) row { return fromEndpoint(name, h, in) }
 }
 
-// talkOutside has an endpoint ask the website from a port.
+// talkOutside is a talk of an endpoint with the website.
 func (w *world) talkOutside(t testing.TB, h host, v6 bool, port uint16, repeat uint32) *talk {
 	t.Helper()
 	website, inside, outside := netip.AddrPortFrom(website.ip(v6), port+talkDistance), h.ip(v6), uplink.ip(v6)
@@ -124,7 +124,7 @@ func (w *world) talkOutside(t testing.TB, h host, v6 bool, port uint16, repeat u
 	}
 }
 
-// talkPublished has the website ask alice from a port at a published port.
+// talkPublished is a talk of the website with a published port of alice.
 func (w *world) talkPublished(t testing.TB, v6 bool, port uint16) *talk {
 	t.Helper()
 	const target = 53
@@ -139,7 +139,7 @@ func (w *world) talkPublished(t testing.TB, v6 bool, port uint16) *talk {
 	}
 }
 
-// talkLinked has client ask server by their link.
+// talkLinked is a talk of client with server, over their link.
 func (w *world) talkLinked(t testing.TB, v6 bool, port uint16) *talk {
 	t.Helper()
 	asked := between(client, server, v6, udp(port, 53))
@@ -151,8 +151,8 @@ func (w *world) talkLinked(t testing.TB, v6 bool, port uint16) *talk {
 	}
 }
 
-// raceTalks has two CPUs exchange their talks for raceTime, and each call
-// disturb before each exchange. Both are interrupted all the time.
+// raceTalks has two CPUs exchange their talks for raceTime. Each CPU calls
+// disturb before each exchange. Long interrupts stop both CPUs all the time.
 func (w *world) raceTalks(t *testing.T, talks [2][]*talk, disturb func(cpu, n int) error) {
 	t.Helper()
 	var over atomic.Bool
@@ -179,8 +179,9 @@ func (w *world) raceTalks(t *testing.T, talks [2][]*talk, disturb func(cpu, n in
 	t.Logf("%d and %d exchanges", exchanged[0], exchanged[1])
 }
 
-// stall has long interrupts come to this thread, as if its virtual CPU were
-// descheduled, until end is called: another CPU ends and opens flows meanwhile.
+// stall interrupts this thread often and for long, as if its virtual CPU were
+// descheduled, until end is called. Meanwhile the other CPU ends and opens
+// flows.
 func stall() (end func(), err error) {
 	program, err := ebpf.NewProgram(&ebpf.ProgramSpec{
 		Type: ebpf.PerfEvent, License: "GPL",
@@ -200,33 +201,33 @@ func stall() (end func(), err error) {
 	clock := &unix.PerfEventAttr{Type: unix.PERF_TYPE_SOFTWARE, Config: unix.PERF_COUNT_SW_CPU_CLOCK, Sample: uint64(stallEvery.Nanoseconds())}
 	event, err := unix.PerfEventOpen(clock, 0, -1, -1, unix.PERF_FLAG_FD_CLOEXEC)
 	if err != nil {
-		return nil, fmt.Errorf("have a clock interrupt this thread: %w", err)
+		return nil, fmt.Errorf("open a clock event for this thread: %w", err)
 	}
 	if err := unix.IoctlSetInt(event, unix.PERF_EVENT_IOC_SET_BPF, program.FD()); err != nil {
-		return nil, errors.Join(fmt.Errorf("have a program run at each interrupt: %w", err), unix.Close(event))
+		return nil, errors.Join(fmt.Errorf("attach a program to the clock event: %w", err), unix.Close(event))
 	}
 	return func() { _ = unix.Close(event) }, nil
 }
 
-// checkCounts expects that the counts are those of the flows that are there, and
-// that nothing is counted or known any more after the end of all flows.
+// checkCounts fails unless the counts match the existing flows, and all counts
+// and entries are gone after all flows ended.
 func (w *world) checkCounts(t *testing.T) {
 	t.Helper()
 	w.checkShares(t)
 	must(t, w.FlushFlows(FlowFilter{}))
 	w.checkShares(t)
 	if n := w.indexed(t); n != 0 {
-		t.Errorf("%d entries in the index after the end of all flows", n)
+		t.Errorf("%d entries in the index after all flows ended", n)
 	}
 	err := eachBatch(w.Maps.PortCounts, func(cells []uint32, counts []uint32) {
 		for i := range cells {
 			if counts[i] != 0 {
-				t.Errorf("cell %d of the ports counts %d after the end of all flows", cells[i], int32(counts[i]))
+				t.Errorf("cell %d of port_counts is %d after all flows ended", cells[i], int32(counts[i]))
 			}
 		}
 	})
 	must(t, err)
-	// What is left of mappings has no user.
+	// Mappings that remain have no users.
 	states := map[bpf.EbpnetFlowState]int{}
 	err = eachBatch(w.Maps.Flows, func(_ []uint32, flows []bpf.EbpnetFlow) {
 		for _, f := range flows {
@@ -237,6 +238,6 @@ func (w *world) checkCounts(t *testing.T) {
 	delete(states, bpf.EbpnetFlowStateFLOW_FREE)
 	delete(states, bpf.EbpnetFlowStateFLOW_DEAD)
 	if len(states) != 0 {
-		t.Errorf("slots by state after the end of all flows: %v", states)
+		t.Errorf("slots by state after all flows ended: %v", states)
 	}
 }

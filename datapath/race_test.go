@@ -12,8 +12,8 @@ import (
 	"github.com/ebpnet/ebpnet/internal/testutil"
 )
 
-// race runs f on two CPUs at once, so many times, each time for a round that
-// both begin together.
+// race runs f on two CPUs, this many rounds. Both CPUs start each round
+// together.
 func (w *world) race(t *testing.T, rounds int, f func(cpu, round int) error) {
 	t.Helper()
 	var before unix.CPUSet
@@ -25,7 +25,7 @@ func (w *world) race(t *testing.T, rounds int, f func(cpu, round int) error) {
 		}
 	}
 	if len(cpus) < 2 {
-		t.Fatal("one CPU has no races; this test needs two")
+		t.Fatal("1 CPU, but this test needs 2")
 	}
 	var (
 		group sync.WaitGroup
@@ -34,7 +34,8 @@ func (w *world) race(t *testing.T, rounds int, f func(cpu, round int) error) {
 	)
 	for i, cpu := range cpus {
 		group.Go(func() {
-			// The thread ends with its goroutine, and its CPU with it.
+			// The thread ends with its goroutine, so its CPU affinity does not
+			// stay.
 			runtime.LockOSThread()
 			var set unix.CPUSet
 			set.Set(cpu)
@@ -61,8 +62,9 @@ func (w *world) race(t *testing.T, rounds int, f func(cpu, round int) error) {
 	}
 }
 
-// TestOnePortHasOneMapping has two CPUs open a flow each from one port of alice,
-// to two places, at once: both have one port outside.
+// TestOnePortHasOneMapping has two CPUs open one flow each from the same port
+// of alice to two hosts, at the same time. Both flows must get the same port
+// outside.
 func TestOnePortHasOneMapping(t *testing.T) {
 	testutil.RequireRoot(t)
 	w := newWorld(t, loadShares(16384, 65536))
@@ -94,14 +96,14 @@ func TestOnePortHasOneMapping(t *testing.T) {
 	}
 	must(t, w.FlushFlows(FlowFilter{}))
 	if n := w.indexed(t); n != 0 {
-		t.Errorf("%d entries in the index after the end of all flows", n)
+		t.Errorf("%d entries in the index after all flows ended", n)
 	}
 	w.checkShares(t)
 }
 
-// TestListsOfFlowsUnderRaces has two CPUs open flows of one endpoint at once,
-// so many that they displace each other's half-open flows: its list is whole in
-// the end.
+// TestListsOfFlowsUnderRaces has two CPUs open flows of one endpoint at the
+// same time, so many that they displace each other's half-open flows. In the
+// end, the list is complete.
 func TestListsOfFlowsUnderRaces(t *testing.T) {
 	testutil.RequireRoot(t)
 	const rounds = 20000
@@ -115,6 +117,6 @@ func TestListsOfFlowsUnderRaces(t *testing.T) {
 	must(t, w.DeleteEndpoint(w.endpoint(t, alice)))
 	w.checkShares(t)
 	if flows := w.listed(t, FlowFilter{}); len(flows) != 0 {
-		t.Errorf("alice has gone, and there are %d flows", len(flows))
+		t.Errorf("%d flows after alice was deleted, want 0", len(flows))
 	}
 }

@@ -24,14 +24,14 @@ func newProgram(t testing.TB, code ...asm.Instruction) *ebpf.Program {
 	return p
 }
 
-// returning is a program that returns at once.
+// returning is a program that returns a verdict at once.
 func returning(t testing.TB, verdict int32) *ebpf.Program {
 	t.Helper()
 	return newProgram(t, asm.Mov.Imm(asm.R0, verdict), asm.Return())
 }
 
-// newReplay gives a program that puts back what another program changes of the
-// row's packet, but its length, and goes on with that other program.
+// newReplay returns a program that restores the row's packet, except its
+// length, and then runs the given program.
 func (r row) newReplay(t testing.TB, w *world, program *ebpf.Program) *ebpf.Program {
 	t.Helper()
 	frame, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.Array, KeySize: 4, ValueSize: uint32(len(r.in)), MaxEntries: 1})
@@ -51,7 +51,7 @@ func (r row) newReplay(t testing.TB, w *world, program *ebpf.Program) *ebpf.Prog
 	if err != nil {
 		t.Fatal(err)
 	}
-	// What the kernel takes the packet for follows from its MAC and the device.
+	// The kernel derives the packet type from the MAC and the device.
 	kind := newProgram(t, asm.LoadMem(asm.R0, asm.R1, skbType, asm.Word), asm.Return())
 	taken, _ := w.run(t, kind, r.device, r.in, r.skb)
 	return newProgram(t,
@@ -77,8 +77,8 @@ func (r row) newReplay(t testing.TB, w *world, program *ebpf.Program) *ebpf.Prog
 	)
 }
 
-// checkReplay fails unless the packet comes out of its third run as the golden
-// row says of the first.
+// checkReplay fails unless the third run of the replay gives the output that
+// the golden row expects.
 func (r row) checkReplay(t testing.TB, w *world, replay *ebpf.Program) {
 	t.Helper()
 	const times = 3

@@ -8,7 +8,7 @@ import (
 	"github.com/cilium/ebpf"
 )
 
-// Offsets into struct __sk_buff, and its size, as a test run takes it:
+// Offsets in struct __sk_buff, and its size, for a test run:
 // include/uapi/linux/bpf.h.
 const (
 	skbSize       = 192
@@ -25,21 +25,21 @@ const (
 	verdictDirect = 7 // TC_ACT_REDIRECT
 )
 
-// skbContext is what a test run is told of a packet besides its bytes.
+// skbContext is the metadata of a packet for a test run.
 type skbContext struct {
 	segments, size uint32 // of a superframe
-	arrived        uint32 // the device by which the host got what it forwards
+	arrived        uint32 // the device where the host received a forwarded packet
 	mark           uint32
 }
 
-// outcome is what a program made of a frame.
+// outcome is the result of a program run.
 type outcome struct {
 	verdict int
 	frame   []byte
 	mark    uint32
 }
 
-// context is what a test run is told of a packet that comes in by a device.
+// context returns the metadata for a test run with a packet at a device.
 func (w *world) context(device string, c skbContext) []byte {
 	context := make([]byte, skbSize)
 	binary.NativeEndian.PutUint32(context[skbIfindex:], w.ifindex[device])
@@ -50,7 +50,7 @@ func (w *world) context(device string, c skbContext) []byte {
 	return context
 }
 
-// options are those of a test run with a frame.
+// options returns the options for a test run with a frame.
 func (w *world) options(device string, frame []byte, c skbContext) *ebpf.RunOptions {
 	return &ebpf.RunOptions{
 		Data: frame, DataOut: make([]byte, len(frame)+extraData),
@@ -58,8 +58,8 @@ func (w *world) options(device string, frame []byte, c skbContext) *ebpf.RunOpti
 	}
 }
 
-// try sends a frame in by a device, and gives what the program made of it, or
-// why the kernel did not take it.
+// try runs a program on a frame at a device. It returns the output, or an error
+// if the kernel refuses the frame.
 func (w *world) try(p *ebpf.Program, device string, frame []byte, c skbContext) (outcome, error) {
 	options := w.options(device, frame, c)
 	after := options.ContextOut.([]byte)
@@ -69,17 +69,17 @@ func (w *world) try(p *ebpf.Program, device string, frame []byte, c skbContext) 
 	return outcome{int(int32(verdict)), options.DataOut, binary.NativeEndian.Uint32(after[skbMark:])}, err
 }
 
-// run is try for frames that the kernel takes.
+// run is try for frames that the kernel accepts.
 func (w *world) run(t testing.TB, p *ebpf.Program, device string, frame []byte, c skbContext) (int, []byte) {
 	t.Helper()
 	o, err := w.try(p, device, frame, c)
 	if err != nil {
-		t.Fatalf("run with %x: %v", frame, err)
+		t.Fatalf("test run with frame %x: %v", frame, err)
 	}
 	return o.verdict, o.frame
 }
 
-// counters is everything that the programs count.
+// counters are all counters of the programs.
 type counters struct {
 	Drops     map[string]Counter
 	Endpoints map[string]Traffic
@@ -118,7 +118,7 @@ func (c Counter) minus(o Counter) Counter { return Counter{c.Packets - o.Packets
 
 func (t Traffic) minus(o Traffic) Traffic { return Traffic{t.Tx.minus(o.Tx), t.Rx.minus(o.Rx)} }
 
-// since gives what was counted since before, without what was not.
+// since returns the counters minus those before, without zeros.
 func (c counters) since(before counters) counters {
 	d := counters{map[string]Counter{}, map[string]Traffic{}, map[uint32]Traffic{}, map[uint32]Traffic{}}
 	for reason := range c.Drops {

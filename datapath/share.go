@@ -7,26 +7,27 @@ import (
 	"github.com/ebpnet/ebpnet/bpf"
 )
 
-// FlowShare is what an owner has of the table of flows, and how much of it the
-// owner may have at this moment.
+// FlowShare is the use of the flow table by an owner, and its limit at this
+// moment.
 type FlowShare struct {
 	Established int  `json:"established"`
 	HalfOpen    int  `json:"half_open"`
-	Limit       int  `json:"limit"` // of established ones: the lesser of the user's limit and what is free
-	Set         bool `json:"set"`   // the user has set a limit
+	Limit       int  `json:"limit"` // of established flows: the smaller one of the user's limit and the share of free flows
+	Set         bool `json:"set"`   // the user set the limit
 }
 
-// EndpointFlows is what an endpoint has of the table of flows.
+// EndpointFlows is the use of the flow table by an endpoint.
 type EndpointFlows struct {
 	FlowShare
-	// Of half-open ones. By default all that there is room for: the owner that has
-	// most makes room for others.
+	// Of half-open flows. The default is the size of the table: the owner with
+	// most half-open flows loses some to others.
 	HalfOpenLimit  int    `json:"half_open_limit"`
 	HalfOpenSet    bool   `json:"half_open_set"`
-	LimitedPackets uint64 `json:"limited_packets"` // dropped, as they would have opened one more
+	LimitedPackets uint64 `json:"limited_packets"` // dropped because a new flow would exceed the limit
 }
 
-// PortFlowShare reads what the clients outside have by a publication.
+// PortFlowShare reads the use of the flow table by the clients of a
+// publication.
 func (t *Tables) PortFlowShare(id uint32) (FlowShare, error) {
 	owner := ownerPorts + id
 	limits, err := t.limitsOf(owner)
@@ -36,8 +37,8 @@ func (t *Tables) PortFlowShare(id uint32) (FlowShare, error) {
 	return t.flowShare(owner, limits.Established)
 }
 
-// endpointFlows reads what a local endpoint with the given limits has of the table
-// of flows.
+// endpointFlows reads the use of the flow table by a local endpoint with the
+// given limits.
 func (t *Tables) endpointFlows(id uint32, limits bpf.EbpnetOwnerLimits, refused bpf.EbpnetRefused) (f EndpointFlows, err error) {
 	f.FlowShare, err = t.flowShare(id, limits.Established)
 	f.HalfOpenLimit = int(cmp.Or(limits.HalfOpen, t.Maps.HalfOpen.MaxEntries()))
@@ -46,13 +47,13 @@ func (t *Tables) endpointFlows(id uint32, limits bpf.EbpnetOwnerLimits, refused 
 	return f, err
 }
 
-// The numbers of bpf/share.h.
+// The rules of bpf/share.h.
 const (
-	leastFlows      = 16
-	reservedOfFlows = 64
+	leastFlows      = int(bpf.EbpnetShareRuleSHARE_MINIMUM)
+	reservedOfFlows = int(bpf.EbpnetShareRuleSHARE_RESERVE)
 )
 
-// share reads what an owner has of the table of flows.
+// share reads the flow counts of an owner.
 func (t *Tables) share(owner uint32) (share bpf.EbpnetFlowShare, err error) {
 	if err = t.Maps.FlowShares.Lookup(owner, &share); err != nil {
 		err = fmt.Errorf("read %v: %w", t.Maps.FlowShares, err)
@@ -60,8 +61,9 @@ func (t *Tables) share(owner uint32) (share bpf.EbpnetFlowShare, err error) {
 	return share, err
 }
 
-// flowShare is share_check() of bpf/share.h: how many established flows it lets
-// an owner have. Limit is the user's, or 0.
+// flowShare does what share_check() of bpf/share.h does: it returns the most
+// established flows that an owner can have. The parameter limit is the user's
+// limit, or 0.
 func (t *Tables) flowShare(owner, limit uint32) (FlowShare, error) {
 	own, err := t.share(owner)
 	if err != nil {
@@ -76,13 +78,14 @@ func (t *Tables) flowShare(owner, limit uint32) (FlowShare, error) {
 	if capacity <= 0 {
 		capacity = int(t.Maps.Flows.MaxEntries())
 	}
-	left := capacity - int(all.Established) + share.Established // by others
+	left := capacity - int(all.Established) + share.Established // not used by others
 	free := left - capacity/reservedOfFlows
 	if share.Set {
 		share.Limit = min(int(limit), max(free, leastFlows), left)
 		return share, nil
 	}
-	// It grows until it has as many as are left.
+	// The share is half of the free flows, so an owner can use as many as it
+	// leaves.
 	share.Limit = min(max((free+1)/2, leastFlows), left)
 	return share, nil
 }

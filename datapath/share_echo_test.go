@@ -7,7 +7,7 @@ import (
 )
 
 // TestPingsFromOutsideCountOnce has a host outside ping an endpoint of a routed
-// network: its flow is established, and counts once.
+// network. The flow is established, and counts once.
 func TestPingsFromOutsideCountOnce(t *testing.T) {
 	t.Parallel()
 	testutil.RequireRoot(t)
@@ -23,7 +23,7 @@ func TestPingsFromOutsideCountOnce(t *testing.T) {
 		w.send(t, fromEndpoint("", plain, outgoing(plain, false, echo(false, true, 4007)).frame(t)))
 	}
 	if got := w.share(t, ownerAll); got.Established != 1 {
-		t.Errorf("%+v for all, want 1 established", got)
+		t.Errorf("all owners: %+v, want 1 established", got)
 	}
 	w.checkShares(t)
 }

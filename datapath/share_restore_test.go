@@ -12,8 +12,8 @@ import (
 	"github.com/ebpnet/ebpnet/internal/testutil"
 )
 
-// TestRestoredFlowsCount shows that flows that are carried over count as they
-// did, and are not refused for their owner's limit.
+// TestRestoredFlowsCount checks that restored flows count as before, and that
+// the limit of their owner does not refuse them.
 func TestRestoredFlowsCount(t *testing.T) {
 	t.Parallel()
 	testutil.RequireRoot(t)
@@ -38,9 +38,9 @@ func TestRestoredFlowsCount(t *testing.T) {
 	}
 }
 
-// TestRestoredFlowsOfAGatewayCount shows that a flow of a port at a gateway's
-// address is counted where its port is when it is carried over, whatever ports
-// are those of masquerade.
+// TestRestoredFlowsOfAGatewayCount checks that a restored flow with a port at a
+// gateway's address counts for the class of that port, with any range of
+// masquerade ports.
 func TestRestoredFlowsOfAGatewayCount(t *testing.T) {
 	t.Parallel()
 	testutil.RequireRoot(t)
@@ -51,7 +51,7 @@ func TestRestoredFlowsOfAGatewayCount(t *testing.T) {
 	for _, world := range []*world{old, w} {
 		must(t, world.PutPorts([]Port{publishAlice()}))
 	}
-	// Of a class that masquerade's ports do not have.
+	// The masquerade ports have no port of this class.
 	open := func(world *world, port uint16) {
 		t.Helper()
 		if verdict, _ := world.send(t, fromEndpoint("", bob, toPublished(bob, tcp(port, 80, "S")).frame(t))); verdict != verdictDirect {
@@ -78,10 +78,10 @@ func TestRestoredFlowsOfAGatewayCount(t *testing.T) {
 	}
 }
 
-// TestCommandsLeaveThePacketsScratch shows that the programs that the agent runs
-// do not write into the scratch record of packets. A packet may come in on the
-// same CPU while such a program runs.
-func TestCommandsLeaveThePacketsScratch(t *testing.T) {
+// TestCommandsKeepThePacketsScratch checks that the programs of commands do
+// not write the scratch record of packets. A packet may arrive on the same CPU
+// while such a program runs.
+func TestCommandsKeepThePacketsScratch(t *testing.T) {
 	t.Parallel()
 	testutil.RequireRoot(t)
 	old, w := newWorld(t, loadSlots(64, nil)), newWorld(t, loadSlots(64, nil))
@@ -120,7 +120,7 @@ func TestCommandsLeaveThePacketsScratch(t *testing.T) {
 	}
 	for cpu := range got {
 		if string(got[cpu]) != string(marked) {
-			t.Errorf("the record of the packet on CPU %d has changed", cpu)
+			t.Errorf("the scratch record of packets on CPU %d has changed", cpu)
 		}
 	}
 }

@@ -22,8 +22,8 @@ const (
 	shareReserve = 64
 )
 
-// loadShares gives a function that loads the programs with a table of so many
-// flows, of which so many may be half-open.
+// loadShares returns a function that loads the programs with a flow table of
+// this size, and this many half-open slots.
 func loadShares(slots, halfOpen uint32) func(testing.TB, loader.Config) *Tables {
 	return loadChanged(func(spec *ebpf.CollectionSpec) error {
 		spec.Maps[bpf.EbpnetMapFlows].MaxEntries = slots
@@ -34,8 +34,7 @@ func loadShares(slots, halfOpen uint32) func(testing.TB, loader.Config) *Tables 
 	})
 }
 
-// checkShares expects that the counts and the lists are those of the flows that
-// are there.
+// checkShares fails unless the counts and lists match the existing flows.
 func (w *world) checkShares(t testing.TB) {
 	t.Helper()
 	want := map[uint32]bpf.EbpnetFlowShare{}
@@ -60,7 +59,7 @@ func (w *world) checkShares(t testing.TB) {
 	err = eachBatch(w.Maps.FlowShares, func(owners []uint32, shares []bpf.EbpnetFlowShare) {
 		for i, owner := range owners {
 			if shares[i].Established != want[owner].Established || shares[i].HalfOpen != want[owner].HalfOpen {
-				t.Errorf("owner %d has %+v, want %+v", owner, shares[i], want[owner])
+				t.Errorf("owner %d counts %+v, want %+v", owner, shares[i], want[owner])
 			}
 		}
 	})
@@ -70,8 +69,8 @@ func (w *world) checkShares(t testing.TB) {
 	w.checkLists(t)
 }
 
-// establish opens a flow from a host to the website, and has it answered; false
-// if it was refused.
+// establish opens a flow from a host to the website and sends the reply; false
+// if the flow is refused.
 func (w *world) establish(t testing.TB, h host, port, to uint16) bool {
 	t.Helper()
 	p := outgoing(h, false, udp(port, to))
@@ -96,9 +95,9 @@ func (w *world) share(t testing.TB, owner uint32) bpf.EbpnetFlowShare {
 	return share
 }
 
-// TestSharesOfFlows has endpoints take as many established flows as they get:
-// one gets no more than it leaves, four do not get all, and one that has few yet
-// is always given some.
+// TestSharesOfFlows has endpoints open as many established flows as they can.
+// One endpoint gets half of the free flows, four endpoints do not get all, and
+// an endpoint with few flows always gets more.
 func TestSharesOfFlows(t *testing.T) {
 	t.Parallel()
 	testutil.RequireRoot(t)
@@ -119,30 +118,31 @@ func TestSharesOfFlows(t *testing.T) {
 		}
 		free -= taken
 		if got := w.counters(t).since(before).Drops; len(got) != 1 || got["flow_limit"].Packets != 1 {
-			t.Errorf("dropped %v, want 1 for flow_limit", got)
+			t.Errorf("drops %v, want 1 for flow_limit", got)
 		}
 	}
 	for port := range uint16(shareMinimum) {
 		if !w.establish(t, bob, 2000+port, 9) {
-			t.Fatalf("bob has no flow, want %d", shareMinimum)
+			t.Fatalf("bob has too few flows, want %d", shareMinimum)
 		}
 	}
 	w.checkShares(t)
 	if verdict, _ := w.send(t, sentBy(t, alice, false, udp(2000, 1))); verdict != verdictDirect {
-		t.Error("an established flow does not go on where its owner's share is used up")
+		t.Error("an established flow is dropped while its owner is at its limit")
 	}
 	if err := w.FlushFlows(FlowFilter{Network: alice.network, Addresses: []netip.Addr{alice.ip4}}); err != nil {
 		t.Fatal(err)
 	}
 	w.checkShares(t)
 	if !w.establish(t, server, 3000, 3) {
-		t.Error("no flow for server though others' have ended")
+		t.Error("server gets no flow after others' flows ended")
 	}
 }
 
-// TestAccompliceFillsNothing has flows answered that were opened before the
-// share was used up: they stay half-open, and pass packets.
-func TestAccompliceFillsNothing(t *testing.T) {
+// TestRepliesBeyondTheShare opens flows within the limit of half-open flows
+// and sends their replies when the limit of established flows is reached. They
+// stay half-open, and their packets pass.
+func TestRepliesBeyondTheShare(t *testing.T) {
 	t.Parallel()
 	testutil.RequireRoot(t)
 	const limit = 20
@@ -174,13 +174,13 @@ func TestAccompliceFillsNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	if !w.establish(t, alice, 4000, 53) {
-		t.Error("no flow after the limit was taken back")
+		t.Error("no new flow after the limit was removed")
 	}
 	w.checkShares(t)
 }
 
-// TestPortHasItsShare fills the share of a published port from outside: other
-// ports and endpoints get flows.
+// TestPortHasItsShare fills the share of a published port from outside. Other
+// ports and endpoints still get flows.
 func TestPortHasItsShare(t *testing.T) {
 	t.Parallel()
 	testutil.RequireRoot(t)
@@ -198,14 +198,14 @@ func TestPortHasItsShare(t *testing.T) {
 	taken := 0
 	for call(uint16(2000+taken), dnsPort, 53) {
 		if taken++; taken > capacity {
-			t.Fatalf("a port has %d flows of %d", taken, capacity)
+			t.Fatalf("a port has all %d flows of %d", taken, capacity)
 		}
 	}
 	if want := (capacity - capacity/shareReserve + 1) / 2; taken != want {
 		t.Errorf("the port has %d flows, want %d", taken, want)
 	}
 	if got := w.share(t, ownerPorts+dnsPort); int(got.Established) != taken {
-		t.Errorf("%+v counted for the port, want %d", got, taken)
+		t.Errorf("the port counts %+v, want %d", got, taken)
 	}
 	if !w.establish(t, alice, 2000, 53) {
 		t.Error("the endpoint behind the port gets no flow")
@@ -224,18 +224,18 @@ func TestPortHasItsShare(t *testing.T) {
 	}
 	w.checkShares(t)
 	if got := w.share(t, ownerAll); got.Established != 0 {
-		t.Errorf("%+v counted after the end of all flows", got)
+		t.Errorf("counts %+v after all flows ended", got)
 	}
 }
 
-// TestSharesAfterAllEnds counts flows that end in every way: those of mappings
-// that others use, displaced ones, and those that the sweep ends.
+// TestSharesAfterAllEnds checks the counts after flows end in every way: flows
+// whose mapping others use, displaced flows, and flows that the sweep ends.
 func TestSharesAfterAllEnds(t *testing.T) {
 	t.Parallel()
 	testutil.RequireRoot(t)
 	w := newWorld(t, loadSlots(64, map[string]time.Duration{bpf.EbpnetVarUdpNewTimeout: idleTooLong, bpf.EbpnetVarUdpEstablishedTimeout: idleTooLong}))
 	for i := range uint16(4) {
-		w.establish(t, alice, 2000+i, 53) // holds the mapping
+		w.establish(t, alice, 2000+i, 53) // it opens the mapping
 		w.establish(t, alice, 2000+i, 54)
 		w.send(t, sentBy(t, alice, false, udp(2000+i, 55)))
 		w.send(t, sentBy(t, bob, false, udp(2000+i, 53)))
@@ -261,9 +261,9 @@ func TestSharesAfterAllEnds(t *testing.T) {
 	w.checkShares(t)
 }
 
-// TestHalfOpenFlowsHaveShares floods: half-open flows displace those of whom
-// there are most, none of an endpoint that has few, and none that is
-// established.
+// TestHalfOpenFlowsHaveShares floods. Half-open flows displace flows of the
+// owner with most half-open flows. They displace no flow of an endpoint with
+// few, and no established flow.
 func TestHalfOpenFlowsHaveShares(t *testing.T) {
 	t.Parallel()
 	testutil.RequireRoot(t)
@@ -282,7 +282,8 @@ func (w *world) flood(t *testing.T, v6 bool) {
 			t.Fatalf("verdict %d", verdict)
 		}
 	}
-	// expect wants all flows of the ports from first on, and at most so many.
+	// expect fails unless all flows from the first ports exist, and at most
+	// this many in total.
 	expect := func(after string, h host, ports int, most int) {
 		t.Helper()
 		got := map[uint16]bool{}
@@ -296,7 +297,7 @@ func (w *world) flood(t *testing.T, v6 bool) {
 		}
 		for i := range ports {
 			if !got[uint16(first+i)] {
-				t.Errorf("%s: flow %d of %s has gone", after, i, h.ip(v6))
+				t.Errorf("%s: flow %d of %s was displaced", after, i, h.ip(v6))
 			}
 		}
 	}
@@ -313,9 +314,9 @@ func (w *world) flood(t *testing.T, v6 bool) {
 	for i := range uint16(few) {
 		open(client, first+i)
 	}
-	expect("others come after a flood", client, few, few)
+	expect("new flows of others after a flood", client, few, few)
 
-	// From outside, by sources that may be forged: the port's share.
+	// Sources outside may be forged, so these flows count for the port.
 	for i := range uint16(many) {
 		w.send(t, fromUplink("", incoming(v6, udp(first+i, dnsPort)).frame(t)))
 	}
@@ -325,7 +326,7 @@ func (w *world) flood(t *testing.T, v6 bool) {
 	expect("a flood from outside", website, 0, 256-2*few)
 	w.checkShares(t)
 
-	// Displaced flows leave nothing behind.
+	// Displaced flows leave no entries in the index.
 	want := 0
 	for _, f := range w.flows(t) {
 		want += 2
@@ -338,8 +339,8 @@ func (w *world) flood(t *testing.T, v6 bool) {
 	}
 }
 
-// answerOf is the frame that answers what a host sent from a port to the
-// website's 53.
+// answerOf is the reply to a packet of a host from a port to the website's port
+// 53.
 func answerOf(t testing.TB, w *world, h host, v6 bool, port uint16) []byte {
 	t.Helper()
 	for _, f := range w.flows(t) {
@@ -352,7 +353,7 @@ func answerOf(t testing.TB, w *world, h host, v6 bool, port uint16) []byte {
 }
 
 // TestHalfOpenFlowsStayWhereThereIsRoom has one endpoint open flows beside many
-// half-open ones of another: none of these ends while nearly all places are free.
+// half-open flows of another. None of those ends while most slots are free.
 func TestHalfOpenFlowsStayWhereThereIsRoom(t *testing.T) {
 	t.Parallel()
 	testutil.RequireRoot(t)
@@ -365,11 +366,11 @@ func TestHalfOpenFlowsStayWhereThereIsRoom(t *testing.T) {
 		w.send(t, sentBy(t, client, false, udp(2000+port, 54)))
 	}
 	if n := w.share(t, alice.id).HalfOpen; n != others {
-		t.Errorf("%d half-open flows are left of %d", n, others)
+		t.Errorf("%d half-open flows remain of %d", n, others)
 	}
 }
 
-// portsOf are the entries of a publication, one a family.
+// portsOf returns the Ports of a publication, one per family.
 func portsOf(ports []Port, id uint32) []Port {
 	return slices.DeleteFunc(slices.Clone(ports), func(p Port) bool { return p.ID != id })
 }

@@ -15,8 +15,8 @@ import (
 	"github.com/ebpnet/ebpnet/loader"
 )
 
-// Counter counts packets, a superframe as those it stands for, and the bytes
-// of their Ethernet frames.
+// Counter counts packets and the bytes of their Ethernet frames. A superframe
+// counts as its segments.
 type Counter struct {
 	Packets uint64 `json:"packets"`
 	Bytes   uint64 `json:"bytes"`
@@ -27,8 +27,8 @@ func (c *Counter) add(o Counter) {
 	c.Bytes += o.Bytes
 }
 
-// Traffic is what an endpoint, network or tunnel sent (Tx) and got (Rx). A
-// tunnel's counts the outer frames.
+// Traffic is what an endpoint, network or tunnel sent (Tx) and received (Rx).
+// For a tunnel, it counts the outer frames.
 type Traffic struct {
 	Tx, Rx Counter
 }
@@ -53,8 +53,8 @@ func (t *Tables) EndpointTraffic(id uint32) (Traffic, error) {
 	return readTraffic(t.Maps.EndpointStats, id)
 }
 
-// NetworkTraffic reads what the local endpoints of each network sent and got,
-// also those that have gone. A network that nothing is known of is not there.
+// NetworkTraffic reads the traffic of the local endpoints of each network,
+// including deleted endpoints. Networks without endpoints are missing.
 func (t *Tables) NetworkTraffic() (_ map[uint32]Traffic, err error) {
 	unlock, err := t.lockCounts(unix.LOCK_SH)
 	if err != nil {
@@ -91,9 +91,9 @@ func (t *Tables) NetworkTraffic() (_ map[uint32]Traffic, err error) {
 	return sums, nil
 }
 
-// retire adds the counters of endpoints that remove takes away to those of
-// their networks. What they count meanwhile is lost to the networks; killed
-// half-way, it may count twice, as a counter is not to fall.
+// retire adds the counters of deleted endpoints to those of their networks.
+// Traffic during the deletion is lost for the network. If the process is killed
+// in between, traffic may count twice: a counter must not decrease.
 func (t *Tables) retire(going []bpf.EbpnetDevice, remove func() error) (err error) {
 	unlock, err := t.lockCounts(unix.LOCK_EX)
 	if err != nil {
@@ -125,12 +125,12 @@ func (t *Tables) retire(going []bpf.EbpnetDevice, remove func() error) (err erro
 	return nil
 }
 
-// lockCounts keeps who reads what networks count apart from who moves it from
-// an endpoint to its network.
+// lockCounts locks the counters of networks: nobody reads them while retire
+// moves counters from an endpoint to its network.
 func (t *Tables) lockCounts(how int) (unlock func() error, err error) {
 	pins, err := os.Open(t.dir)
 	if errors.Is(err, os.ErrNotExist) {
-		return nil, loader.ErrNotLoaded // any more
+		return nil, loader.ErrNotLoaded // unloaded since
 	}
 	if err != nil {
 		return nil, fmt.Errorf("lock the counters: %w", err)
@@ -143,7 +143,7 @@ func (t *Tables) lockCounts(how int) (unlock func() error, err error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("lock the counters: %w", err), pins.Close())
 	}
-	return pins.Close, nil // which unlocks
+	return pins.Close, nil // Close releases the lock
 }
 
 // TunnelTraffic reads the counters of a tunnel.
@@ -151,7 +151,7 @@ func (t *Tables) TunnelTraffic(id uint32) (Traffic, error) {
 	return readTraffic(t.Maps.TunnelStats, id)
 }
 
-// ResetEndpointTraffic zeroes the counters of an id that is given out anew.
+// ResetEndpointTraffic resets the counters of an id before it is reused.
 func (t *Tables) ResetEndpointTraffic(id uint32) error {
 	if err := t.resetLimited(id); err != nil {
 		return err
@@ -159,13 +159,13 @@ func (t *Tables) ResetEndpointTraffic(id uint32) error {
 	return resetTraffic(t.Maps.EndpointStats, id)
 }
 
-// ResetNetworkTraffic zeroes the counters of an id that is given out anew.
+// ResetNetworkTraffic resets the counters of an id before it is reused.
 func (t *Tables) ResetNetworkTraffic(id uint32) error {
 	return put(t.Maps.PastTraffic, id, bpf.EbpnetTraffic{})
 }
 
-// ResetTunnelTraffic zeroes the counters of an id that is given out anew, and
-// what the datapath knows of the way to the remote.
+// ResetTunnelTraffic resets the counters and the path MTU of an id before it is
+// reused.
 func (t *Tables) ResetTunnelTraffic(id uint32) error {
 	if err := put(t.Maps.TunnelPaths, id, bpf.EbpnetTunnelPath{}); err != nil {
 		return err
@@ -197,13 +197,13 @@ func resetTraffic(m *ebpf.Map, id uint32) error {
 	return put(m, id, make([]bpf.EbpnetTraffic, cpus))
 }
 
-// Drop is what was dropped for one reason.
+// Drop counts the packets dropped for one reason.
 type Drop struct {
 	Reason string `json:"reason"`
 	Counter
 }
 
-// Drops reads the counter of every reason, in the order of enum reason.
+// Drops reads the counters of all reasons, in the order of enum reason.
 func (t *Tables) Drops() ([]Drop, error) {
 	names, err := Reasons()
 	if err != nil {
@@ -230,12 +230,12 @@ const (
 	reasonPrefix = "REASON_"
 )
 
-// Reasons names every reason for a drop, in the order of enum reason of
-// bpf/types_common.h, whose names these are in lower case. Not to be changed.
+// Reasons returns the names of all drop reasons, in the order of enum reason of
+// bpf/types_common.h, in lower case. Do not modify the result.
 func Reasons() ([]string, error) { return reasons() }
 
-// reasons reads the compiled programs once, as that takes longer than to read
-// every counter.
+// reasons reads the compiled programs once, because that takes longer than to
+// read all counters.
 var reasons = sync.OnceValues(func() ([]string, error) {
 	spec, err := bpf.LoadEbpnet()
 	if err != nil {
@@ -254,16 +254,16 @@ var reasons = sync.OnceValues(func() ([]string, error) {
 	return names, nil
 })
 
-// MapUsage is how full a table is, and what it takes.
+// MapUsage is the fill level and the memory of a table.
 type MapUsage struct {
 	Name     string `json:"name"`
 	Entries  int    `json:"entries"`
 	Capacity uint32 `json:"capacity"`
-	Memory   uint64 `json:"memory_bytes"` // as the kernel reckons: before Linux 6.3, a full one's
+	Memory   uint64 `json:"memory_bytes"` // as the kernel reports it: before Linux 6.3, for a full table
 }
 
-// Usage counts the entries of every table; of an array, those that stand for
-// something.
+// Usage counts the entries of every table. For an array, it counts the used
+// ones.
 func (t *Tables) Usage() ([]MapUsage, error) {
 	flows, halfOpen, err := t.countFlows()
 	if err != nil {
@@ -328,7 +328,7 @@ func (t *Tables) Usage() ([]MapUsage, error) {
 		if entry.m == t.Maps.TunnelBuckets || entry.m == t.Maps.UplinkBuckets {
 			capacity *= bucketSlots
 		}
-		memory, _ := info.Memlock() // known since Linux 4.10
+		memory, _ := info.Memlock() // available since Linux 4.10
 		usage = append(usage, MapUsage{Name: entry.name, Entries: entries, Capacity: capacity, Memory: memory})
 	}
 	return usage, nil
@@ -345,8 +345,8 @@ func (t *Tables) countEndpoints(*ebpf.Map) (int, error) {
 	return countEntries[uint32, bpf.EbpnetDevice](t.Maps.Devices)
 }
 
-// countNetworks counts the networks that have a gateway or members: a network
-// without any policy is all zero.
+// countNetworks counts the networks that have a gateway or members. The entry
+// of a network without any policy is zero.
 func (t *Tables) countNetworks(*ebpf.Map) (int, error) {
 	found := map[uint32]bool{}
 	err := eachBatch(t.Maps.Fdb, func(keys []bpf.EbpnetFdbKey, _ []bpf.EbpnetStation) {
@@ -361,8 +361,8 @@ func (t *Tables) countTunnels(*ebpf.Map) (int, error) {
 	return countUsed[bpf.EbpnetTunnel](t.Maps.Tunnels)
 }
 
-// countLearned counts the stations and addresses that are learned: each has a
-// record in `learned_queue`, which cannot be listed.
+// countLearned counts the learned stations and addresses. Each has a record in
+// `learned_queue`, which cannot be listed.
 func (t *Tables) countLearned(*ebpf.Map) (int, error) {
 	stations, err := countEntries[bpf.EbpnetFdbKey, bpf.EbpnetLearned](t.Maps.LearnedFdb)
 	if err != nil {
@@ -372,7 +372,7 @@ func (t *Tables) countLearned(*ebpf.Map) (int, error) {
 	return stations + neighbors, err
 }
 
-// countFlows counts all flows, and the half-open ones among them.
+// countFlows counts all flows and the half-open flows.
 func (t *Tables) countFlows() (all, halfOpen int, err error) {
 	err = t.EachFlow(func(_ uint32, flow *bpf.EbpnetFlow) error {
 		all++
@@ -388,7 +388,7 @@ func counted(n int) func(*ebpf.Map) (int, error) {
 	return func(*ebpf.Map) (int, error) { return n, nil }
 }
 
-// countUsed counts the places of an array that are not zero.
+// countUsed counts the entries of an array that are not zero.
 func countUsed[V comparable](m *ebpf.Map) (used int, err error) {
 	err = eachBatch(m, func(_ []uint32, values []V) {
 		for _, v := range values {
@@ -405,10 +405,10 @@ func countEntries[K, V any](m *ebpf.Map) (total int, err error) {
 	return total, err
 }
 
-// batch is how many entries are read from the kernel at once.
+// batch is the number of entries read in one system call.
 const batch = 4096
 
-// eachBatch gives f all entries of a hash, many at a time.
+// eachBatch calls f with all entries of a hash, many per call.
 func eachBatch[K, V any](m *ebpf.Map, f func([]K, []V)) error {
 	var (
 		cursor ebpf.MapBatchCursor

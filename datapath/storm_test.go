@@ -13,15 +13,15 @@ import (
 	"github.com/ebpnet/ebpnet/loader"
 )
 
-// The copies of an endpoint's floods end with its burst. Only this endpoint
-// counts limited frames.
+// TestFloodsAreLimited checks that no copies of an endpoint are flooded after
+// its burst. Only this endpoint counts limited frames.
 func TestFloodsAreLimited(t *testing.T) {
 	t.Parallel()
 	testutil.RequireRoot(t)
 	w := newSharedWorld(t, loader.Timeouts{})
 	w.calm(t)
 	group := fromEndpoint("", alice, multicast(alice, false).frame(t))
-	const limit, members = 5, 5 // of openNet besides alice: two trunks, two tunnels and bob
+	const limit, members = 5, 5 // of openNet without alice: two trunks, two tunnels and bob
 	set := func(limit uint32) {
 		t.Helper()
 		for _, e := range w.wanted.Endpoints {
@@ -43,19 +43,19 @@ func TestFloodsAreLimited(t *testing.T) {
 	for range frames {
 		w.send(t, group)
 	}
-	// Two seconds' worth at once, one frame more, and those that the
-	// elapsed time allows.
+	// The limit allows two seconds' worth of copies at once, one frame more,
+	// and the copies of the elapsed time.
 	passed := uint64(frames) - drops()
 	if most := uint64(2*limit/members+1) + uint64(time.Since(started).Seconds()*limit/members+1); passed > most || passed == 0 {
 		t.Errorf("%d frames to %d members were flooded, want 1 to %d", passed, members, most)
 	}
 	for id, want := range map[uint32]uint64{alice.id: frames - passed, bob.id: 0, trunk.id: 0} {
 		if got, err := w.FloodShare(id); err != nil || got.LimitedPackets != want {
-			t.Errorf("of endpoint %d were limited %d frames, want %d; error %v", id, got.LimitedPackets, want, err)
+			t.Errorf("endpoint %d: %d frames limited, want %d; error %v", id, got.LimitedPackets, want, err)
 		}
 	}
-	// Endpoint 0 has the default again: what honest endpoints send passes, as
-	// 100 frames at once to 1,000 members do.
+	// Endpoint 0 has the default limit again. It does not limit normal use,
+	// such as a burst of 100 frames to 1,000 members.
 	w.calm(t)
 	set(0)
 	before := drops()
@@ -63,12 +63,13 @@ func TestFloodsAreLimited(t *testing.T) {
 		w.send(t, group)
 	}
 	if after := drops(); after != before {
-		t.Errorf("%d frames were limited at the default", after-before)
+		t.Errorf("%d frames were limited at the default limit", after-before)
 	}
 }
 
-// Each trunk sends a probe once a second at most. A probe that comes in by the
-// later trunk blocks it, and names the trunk that sent it.
+// TestLoopIsFoundByProbe checks that each trunk sends at most one probe per
+// second. A probe that arrives at the later trunk blocks it and identifies the
+// trunk that sent it.
 func TestLoopIsFoundByProbe(t *testing.T) {
 	t.Parallel()
 	testutil.RequireRoot(t)
@@ -85,7 +86,7 @@ func TestLoopIsFoundByProbe(t *testing.T) {
 	}
 	group := multicast(alice, false).frame(t)
 	if _, out := w.run(t, w.Programs.FromEndpoint, alice.device, group, skbContext{}); string(out) != string(group) {
-		t.Errorf("the frame is left as %x, want %x", out, group)
+		t.Errorf("the frame after the flood is %x, want %x", out, group)
 	}
 	isProbe := func(p gopacket.Packet) bool {
 		eth, ok := p.Layer(layers.LayerTypeEthernet).(*layers.Ethernet)
@@ -95,12 +96,12 @@ func TestLoopIsFoundByProbe(t *testing.T) {
 	for _, h := range []host{trunk, otherTrunk} {
 		p := taps[h.id].Await(t, "a probe", isProbe).Data()
 		if id := binary.NativeEndian.Uint32(p[16:]); id != h.id {
-			t.Errorf("the probe that went out by %d says %d", h.id, id)
+			t.Errorf("the probe of trunk %d has id %d", h.id, id)
 		}
 		probes[h.id] = p
 	}
 	if p := taps[bob.id].Receive(t, 0, isProbe); p != nil {
-		t.Errorf("one that is no trunk got the probe %x", p.Data())
+		t.Errorf("an endpoint that is no trunk got the probe %x", p.Data())
 	}
 	blocked := func(h host) bool {
 		t.Helper()
@@ -110,24 +111,24 @@ func TestLoopIsFoundByProbe(t *testing.T) {
 		}
 		return loop.Blocked > 0
 	}
-	// The earlier trunk stays open whatever comes in by it.
+	// The earlier trunk never blocks because of a later trunk's probe.
 	w.run(t, w.Programs.FromEndpoint, otherTrunk.device, probes[trunk.id], skbContext{})
 	w.run(t, w.Programs.FromEndpoint, trunk.device, probes[trunk.id], skbContext{})
 	if blocked(trunk) || blocked(otherTrunk) {
-		t.Fatal("a trunk is blocked, but no earlier trunk's probe has come in")
+		t.Fatal("a trunk is blocked, but no probe of an earlier trunk has arrived")
 	}
 	w.run(t, w.Programs.FromEndpoint, trunk.device, probes[otherTrunk.id], skbContext{})
 	loop, err := w.EndpointLoop(trunk.id)
 	if err != nil || loop.Times != 1 || loop.Other != otherTrunk.id || loop.Blocked <= 0 || loop.Blocked > loopBlocked {
-		t.Errorf("the later trunk's loop is %+v, error %v", loop, err)
+		t.Errorf("loop state of the later trunk: %+v, error %v", loop, err)
 	}
 	if blocked(otherTrunk) {
 		t.Error("the earlier trunk is blocked too")
 	}
 }
 
-// A trunk stays blocked when the agent writes its settings or all tables: only
-// the next flooded frame passes.
+// TestBlockedTrunkStaysBlocked checks that a trunk stays blocked when the agent
+// writes its settings or all tables. Only the next flooded frame passes.
 func TestBlockedTrunkStaysBlocked(t *testing.T) {
 	t.Parallel()
 	testutil.RequireRoot(t)
@@ -148,7 +149,7 @@ func TestBlockedTrunkStaysBlocked(t *testing.T) {
 		before := drops()
 		w.send(t, fromEndpoint("", trunk, frame))
 		if after := drops(); after != before+1 {
-			t.Errorf("after %s a frame of the blocked trunk is not dropped", name)
+			t.Errorf("after %s: a frame of the blocked trunk is not dropped", name)
 		}
 	}
 }

@@ -14,15 +14,15 @@ import (
 	"github.com/ebpnet/ebpnet/loader"
 )
 
-// The most that a tick of the sweep does: bpf/sweep.h and bpf/learn_age.h.
+// The most work of one tick of the sweep: see bpf/sweep.h and bpf/learn_age.h.
 const (
 	sweepSlots = 1024
 	sweepEnds  = 32
 	learnTick  = 64
 )
 
-// newStillWorld is a world with trunks and tunnels, and with so many slots for
-// flows, where the sweep only goes on when a test says so.
+// newStillWorld makes a world with trunks and tunnels, and this many slots for
+// flows. The sweep runs only if a test runs it.
 func newStillWorld(t *testing.T, slots uint32) *world {
 	t.Helper()
 	w := newWorld(t, loadStill(func(spec *ebpf.CollectionSpec) error {
@@ -42,7 +42,7 @@ func (w *world) tick(t testing.TB) {
 	}
 }
 
-// hand is the slot at which the next tick begins.
+// cursor is the slot where the next tick starts.
 func (w *world) cursor(t testing.TB) uint32 {
 	t.Helper()
 	var s bpf.EbpnetSweeper
@@ -52,7 +52,8 @@ func (w *world) cursor(t testing.TB) uint32 {
 	return s.Cursor
 }
 
-// fillFlows has every slot hold an established flow, seen at that time.
+// fillFlows writes an established flow into every slot, with this time of last
+// use.
 func (w *world) fillFlows(t testing.TB, seen uint64) {
 	t.Helper()
 	flows := map[uint32]bpf.EbpnetFlow{}
@@ -66,7 +67,8 @@ func (w *world) fillFlows(t testing.TB, seen uint64) {
 	}
 }
 
-// A tick looks at a bounded number of flows, and at each of them once a round.
+// TestTickLooksAtFewFlows checks that a tick checks a bounded number of flows,
+// and that a round of ticks checks each flow once.
 func TestTickLooksAtFewFlows(t *testing.T) {
 	t.Parallel()
 	testutil.RequireRoot(t)
@@ -91,13 +93,13 @@ func TestTickLooksAtFewFlows(t *testing.T) {
 			}
 		}
 		if all, _, err := w.countFlows(); err != nil || all != int(c.slots) {
-			t.Errorf("%d flows are left of %d, error %v", all, c.slots, err)
+			t.Errorf("%d flows remain of %d, error %v", all, c.slots, err)
 		}
 	}
 }
 
-// A tick ends a bounded number of flows, and the next one goes on behind the last
-// of them.
+// TestTickEndsFewFlows checks that a tick ends a bounded number of flows, and
+// that the next tick starts after the last of them.
 func TestTickEndsFewFlows(t *testing.T) {
 	t.Parallel()
 	testutil.RequireRoot(t)
@@ -108,12 +110,13 @@ func TestTickEndsFewFlows(t *testing.T) {
 		w.tick(t)
 		left = max(0, left-sweepEnds)
 		if all, _, err := w.countFlows(); err != nil || all != left {
-			t.Fatalf("%d flows are left, want %d, error %v", all, left, err)
+			t.Fatalf("%d flows remain, want %d, error %v", all, left, err)
 		}
 	}
 }
 
-// A tick looks at a bounded number of learned stations, and comes to each.
+// TestTickForgetsFewStations checks that a tick checks a bounded number of
+// learned stations, and that ticks reach each of them.
 func TestTickForgetsFewStations(t *testing.T) {
 	t.Parallel()
 	testutil.RequireRoot(t)
@@ -135,14 +138,14 @@ func TestTickForgetsFewStations(t *testing.T) {
 		w.tick(t)
 	}
 	if n := learned(); n != stations {
-		t.Fatalf("%d stations are learned, want %d", n, stations)
+		t.Fatalf("%d learned stations, want %d", n, stations)
 	}
 	age(learnedFor)(t, w)
 	for left := stations; left > 0; {
 		w.tick(t)
 		left = max(0, left-learnTick)
 		if n := learned(); n != left {
-			t.Fatalf("%d stations are left, want %d", n, left)
+			t.Fatalf("%d stations remain, want %d", n, left)
 		}
 	}
 	if diff := cmp.Diff(map[bpf.EbpnetLearnedPlace]bpf.EbpnetLearnedCount{}, w.counted(t)); diff != "" {
@@ -150,8 +153,8 @@ func TestTickForgetsFewStations(t *testing.T) {
 	}
 }
 
-// Stations of a version without a queue are counted again at load, and are
-// forgotten when they are idle.
+// TestEntriesWithoutRecordAreAdopted checks that a load counts the stations of
+// a version without a queue, and that they are forgotten when they are idle.
 func TestEntriesWithoutRecordAreAdopted(t *testing.T) {
 	t.Parallel()
 	testutil.RequireRoot(t)
@@ -165,13 +168,14 @@ func TestEntriesWithoutRecordAreAdopted(t *testing.T) {
 	if diff := cmp.Diff(want, w.learned(t)); diff != "" {
 		t.Errorf("learned (-want +got):\n%s", diff)
 	}
-	testutil.Eventually(t, "the end of what is idle", func() bool { return len(w.counted(t)) == 0 })
+	testutil.Eventually(t, "the end of idle entries", func() bool { return len(w.counted(t)) == 0 })
 	if found := w.learned(t); len(found) != 0 {
-		t.Errorf("%q is left", found)
+		t.Errorf("%q remains", found)
 	}
 }
 
-// A station that is forgotten and learned again has one record that counts.
+// TestForgottenIsLearnedAgain checks that a station that is forgotten and
+// learned again has exactly one valid record.
 func TestForgottenIsLearnedAgain(t *testing.T) {
 	t.Parallel()
 	testutil.RequireRoot(t)
@@ -191,16 +195,16 @@ func TestForgottenIsLearnedAgain(t *testing.T) {
 	age(learnedFor)(t, w)
 	w.tick(t)
 	if found := w.learned(t); len(found) != 0 {
-		t.Errorf("%q is left", found)
+		t.Errorf("%q remains", found)
 	}
 	var record bpf.EbpnetLearnedRecord
 	if err := w.Maps.LearnedQueue.LookupAndDelete(nil, &record); err == nil {
-		t.Errorf("the record %+v is left", record)
+		t.Errorf("the record %+v remains", record)
 	}
 }
 
-// Stations that move to and fro on two CPUs, while others forget them, are
-// counted where they are.
+// TestMovingStationsAreCounted moves stations on two CPUs while others forget
+// them. In the end, each counts at its place.
 func TestMovingStationsAreCounted(t *testing.T) {
 	t.Parallel()
 	testutil.RequireRoot(t)
@@ -227,6 +231,6 @@ func TestMovingStationsAreCounted(t *testing.T) {
 	}
 	all.Wait()
 	if n := len(w.learned(t)); n != stations {
-		t.Errorf("%d stations are learned, want %d", n, stations)
+		t.Errorf("%d learned stations, want %d", n, stations)
 	}
 }

@@ -23,7 +23,7 @@ func emptyTables(t testing.TB) *Tables {
 	return loadPinned(t, loader.Config{GatewayIfindex: 1})
 }
 
-// dump is all that the agent writes, in words; members without their order.
+// dump lists all entries that the agent writes, as text. It sorts members.
 func (t *Tables) dump(tb testing.TB) []string {
 	tb.Helper()
 	var lines []string
@@ -74,13 +74,13 @@ func dumpBuckets[K, V comparable, B any](b buckets[K, V, B], f func(K, V)) error
 	return err
 }
 
-// theTrunk is an endpoint of example with others behind it.
+// theTrunk is an endpoint of example that is a trunk.
 var theTrunk = Endpoint{ID: 7, Network: openNet, MAC: mac{2, 5: 7}, Ifindex: 300, Trunk: true}
 
 // otherTunnel is a tunnel of example over IPv6.
 const otherTunnel = 2
 
-// example is something of every noun.
+// example has at least one of every noun.
 func example() Wanted {
 	w := &world{ifindex: map[string]uint32{"up0": 100}}
 	for i, e := range locals() {
@@ -106,7 +106,7 @@ func TestReplaceIsExact(t *testing.T) {
 	tables := emptyTables(t)
 	nothing := tables.dump(t)
 	if len(nothing) != 0 {
-		t.Fatalf("new tables hold %s", nothing)
+		t.Fatalf("new tables hold %s, want nothing", nothing)
 	}
 	wanted := example()
 	less := wanted
@@ -133,14 +133,14 @@ func TestReplaceIsExact(t *testing.T) {
 		tables.checkDense(t)
 	}
 	if len(dumps["nothing"]) != 0 {
-		t.Errorf("left behind: %s", dumps["nothing"])
+		t.Errorf("remaining entries: %s", dumps["nothing"])
 	}
 	if len(dumps["less"]) >= len(dumps["all"]) {
-		t.Error("taking things away takes nothing away")
+		t.Error("the removal of nouns removes no entry")
 	}
 }
 
-// putAll writes what is wanted noun by noun.
+// putAll writes the nouns one by one.
 func (t *Tables) putAll(w Wanted) error {
 	var err error
 	for _, n := range w.Networks {
@@ -201,7 +201,7 @@ func TestPutAndDeleteEqualReplace(t *testing.T) {
 		must(put.DeleteTunnelNetwork(wanted.TunnelNetworks[0]))
 		must(put.DeleteTunnelNetwork(wanted.TunnelNetworks[0]))
 		wanted.TunnelNetworks = wanted.TunnelNetworks[1:]
-		same("a tunnel carries a network less", wanted)
+		same("a tunnel stops carrying a network", wanted)
 	}
 
 	wanted.Networks[closedNet-1].ICC = true
@@ -240,7 +240,7 @@ func TestPutAndDeleteEqualReplace(t *testing.T) {
 	same("nothing", Wanted{})
 }
 
-// TestLimits holds the limits of the nouns against the sizes of the tables.
+// TestLimits compares the limits of the nouns with the sizes of the tables.
 func TestLimits(t *testing.T) {
 	t.Parallel()
 	collection, err := bpf.LoadEbpnet()
@@ -248,7 +248,7 @@ func TestLimits(t *testing.T) {
 		t.Fatal(err)
 	}
 	size := func(name string) int { return int(collection.Maps[name].MaxEntries) }
-	// Id 0 is none.
+	// Id 0 is not used.
 	if got, want := spec.MaxNetworks, size(bpf.EbpnetMapNetworks)-1; got != want {
 		t.Errorf("spec.MaxNetworks is %d, the table has room for %d", got, want)
 	}
@@ -259,21 +259,21 @@ func TestLimits(t *testing.T) {
 		{bpf.EbpnetMapDevices, bpf.EbpnetMapEndpointStats},
 	} {
 		if of, room := pair[0], pair[1]; size(of) > size(room) {
-			t.Errorf("%s has room for %d, %s for %d only", of, size(of), room, size(room))
+			t.Errorf("%s has room for %d entries, but %s only for %d", of, size(of), room, size(room))
 		}
 	}
 	if size(bpf.EbpnetMapMembers) != size(bpf.EbpnetMapDevices)+size(bpf.EbpnetMapCarried) {
-		t.Error("what a network can flood to is not what can be its members")
+		t.Error("the size of members is not the sum of devices and carried")
 	}
 	if size(bpf.EbpnetMapFlowIndex) != 4*size(bpf.EbpnetMapFlows) {
-		t.Error("the index has not room for two entries a flow and two a mapping")
+		t.Error("the index has no room for two entries per flow and two per mapping")
 	}
 	if firstRemote != size(bpf.EbpnetMapEndpointStats) {
-		t.Errorf("remote endpoints are numbered from %d, and %d are counted", firstRemote, size(bpf.EbpnetMapEndpointStats))
+		t.Errorf("remote endpoints have ids from %d on, but %d ids have counters", firstRemote, size(bpf.EbpnetMapEndpointStats))
 	}
 }
 
-func TestFullTableSaysSo(t *testing.T) {
+func TestFullTableReturnsErrFull(t *testing.T) {
 	t.Parallel()
 	testutil.RequireRoot(t)
 	tables := loadChanged(func(spec *ebpf.CollectionSpec) error {

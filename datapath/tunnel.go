@@ -7,26 +7,27 @@ import (
 	"github.com/ebpnet/ebpnet/bpf"
 )
 
-// Tunnel is GRE to another host.
+// Tunnel is a GRE tunnel to another host.
 type Tunnel struct {
 	ID            uint32
-	Local, Remote netip.Addr // of one family
+	Local, Remote netip.Addr // of the same family
 
-	Checksums    bool  // are sent: RFC 2784
-	Sequence     bool  // numbers are sent: RFC 2890
-	Fragmentable bool  // over IPv4 it is sent without DF
-	CopyDSCP     bool  // from the inner packet to the outer
-	TTL          uint8 // of the outer packet; hop limit of IPv6
+	Checksums    bool  // send checksums: RFC 2784
+	Sequence     bool  // send sequence numbers: RFC 2890
+	Fragmentable bool  // over IPv4: send without DF
+	CopyDSCP     bool  // copy from the inner packet to the outer one
+	TTL          uint8 // of the outer packet; hop limit over IPv6
 
-	MaxFlood uint32 // copies a second that are flooded out of it; 0: the default
+	MaxFlood uint32 // flooded copies per second out of it; 0: the default
 }
 
 func (t Tunnel) ends() bpf.EbpnetTunnelEnds {
 	return bpf.EbpnetTunnelEnds{Local: addressOf(t.Local), Remote: addressOf(t.Remote)}
 }
 
-// claim marks the local address as one at which all Ethernet in GRE is
-// ebpnet's, so that a stranger's is dropped and not left to the host.
+// claim is the entry that reserves Ethernet in GRE at the local address for
+// ebpnet. The programs drop such packets of unknown peers instead of passing
+// them to the host.
 func (t Tunnel) claim() bpf.EbpnetTunnelEnds {
 	return bpf.EbpnetTunnelEnds{Local: addressOf(t.Local)}
 }
@@ -48,7 +49,7 @@ func (t Tunnel) entry() bpf.EbpnetTunnel {
 	return e
 }
 
-// PutTunnel writes a tunnel. It carries nothing until PutTunnelNetwork.
+// PutTunnel writes a tunnel. It carries no network until PutTunnelNetwork.
 func (t *Tables) PutTunnel(tunnel Tunnel) error {
 	if err := t.SetTunnelLimit(tunnel.ID, tunnel.MaxFlood); err != nil {
 		return err
@@ -62,9 +63,9 @@ func (t *Tables) PutTunnel(tunnel Tunnel) error {
 	return t.tunnelIDs().put(tunnel.ends(), tunnel.ID)
 }
 
-// DeleteTunnel takes a tunnel away, which carries nothing any more, and forgets
-// the stations that were learned there; shared tells whether another tunnel has
-// its local address.
+// DeleteTunnel removes a tunnel that carries no network, and the stations
+// learned behind it. The parameter shared says whether another tunnel has the
+// same local address.
 func (t *Tables) DeleteTunnel(tunnel Tunnel, shared bool) error {
 	if err := t.tunnelIDs().remove(tunnel.ends()); err != nil {
 		return err
@@ -83,8 +84,8 @@ func (t *Tables) DeleteTunnel(tunnel Tunnel, shared bool) error {
 	return t.ForgetLearned(LearnedFilter{Tunnel: tunnel.ID})
 }
 
-// cutTunnels shuts the tunnels that are not wanted between the same ends, and
-// forgets what was learned there.
+// cutTunnels closes the tunnels that are not wanted or have other ends, and
+// forgets the stations learned behind them.
 func (t *Tables) cutTunnels(wanted map[uint32]bpf.EbpnetTunnel) error {
 	for id := range t.Maps.Tunnels.MaxEntries() {
 		var tunnel bpf.EbpnetTunnel

@@ -9,11 +9,11 @@ import (
 	"github.com/ebpnet/ebpnet/bpf"
 )
 
-// TunnelNetwork is a network that a tunnel carries, by ids. What the network floods
-// goes into the tunnel too.
+// TunnelNetwork is a network that a tunnel carries, by ids. Frames that the
+// network floods go into the tunnel too.
 type TunnelNetwork struct {
 	Tunnel, Network uint32
-	Key             *uint32 // GRE key; nil: none on the wire
+	Key             *uint32 // GRE key; nil: none in packets
 }
 
 func (c TunnelNetwork) key() bpf.EbpnetTunnelNetworkKey {
@@ -24,12 +24,12 @@ func (c TunnelNetwork) key() bpf.EbpnetTunnelNetworkKey {
 	return key
 }
 
-// member is the tunnel as the network floods to it.
+// member is the tunnel as a member of the network.
 func (c TunnelNetwork) member() bpf.EbpnetStation {
 	return bpf.EbpnetStation{Network: c.Network, Tunnel: c.Tunnel, Kind: bpf.EbpnetStationKindSTATION_REMOTE}
 }
 
-// PutTunnelNetwork lets a tunnel carry a network; both are there already.
+// PutTunnelNetwork lets a tunnel carry a network. Both must exist.
 func (t *Tables) PutTunnelNetwork(c TunnelNetwork) error {
 	_, err := t.findMember(c.member())
 	if errors.Is(err, ebpf.ErrKeyNotExist) {
@@ -41,8 +41,8 @@ func (t *Tables) PutTunnelNetwork(c TunnelNetwork) error {
 	return put(t.Maps.Carried, c.key(), c.Network)
 }
 
-// DeleteTunnelNetwork ends that a tunnel carries a network. To be called before either
-// of them goes, which forgets the stations that were learned there.
+// DeleteTunnelNetwork removes a network from a tunnel. Call it before the
+// network or the tunnel is deleted; that deletion forgets the learned stations.
 func (t *Tables) DeleteTunnelNetwork(c TunnelNetwork) error {
 	if err := remove(t.Maps.Carried, c.key()); err != nil {
 		return err

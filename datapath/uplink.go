@@ -6,19 +6,19 @@ import (
 	"github.com/ebpnet/ebpnet/bpf"
 )
 
-// Uplink is a device that leads outside, with its first global address of
-// each family; an unset one is none.
+// Uplink is a device that leads outside, with its first global address of each
+// family. An unset address means none.
 type Uplink struct {
 	Ifindex    int
 	MTU        int     // in bytes
-	MAC        [6]byte // zero: XDP leaves it alone
-	Native     bool    // its driver runs XDP, which may then take frames to endpoints
+	MAC        [6]byte // zero: XDP ignores its frames
+	Native     bool    // the driver runs XDP, which may then send frames to endpoints
 	IPv4, IPv6 netip.Addr
-	Default    bool // holds the default route
+	Default    bool // has the default route
 }
 
-// defaultUplink is the key under which the uplink of the default route stands
-// a second time.
+// defaultUplink is the key of a second entry for the uplink with the default
+// route.
 const defaultUplink = 0
 
 func (u Uplink) entry() bpf.EbpnetUplink {
@@ -45,11 +45,11 @@ func uplinkEntries(uplinks []Uplink) map[uint32]bpf.EbpnetUplink {
 	return entries
 }
 
-// MaxBroadcasts is how many addresses Broadcasts of Wanted may have.
+// MaxBroadcasts is the most addresses in Wanted.Broadcasts.
 const MaxBroadcasts = 4096
 
-// ReplaceBroadcasts makes the given addresses the only ones that lead to the
-// host without being addresses of the host: see Wanted.
+// ReplaceBroadcasts makes the given addresses the only ones that are delivered
+// to the host but are not its addresses: see Wanted.
 func (t *Tables) ReplaceBroadcasts(addresses []netip.Addr) error {
 	return replace(t.Maps.Broadcasts, broadcastEntries(addresses))
 }

@@ -16,9 +16,9 @@ import (
 	"github.com/ebpnet/ebpnet/loader"
 )
 
-// host is one end of a conversation.
+// host is one end of a connection.
 type host struct {
-	id       uint32 // of an endpoint
+	id       uint32 // of the endpoint
 	network  uint32
 	device   string // host-side veth of a local endpoint
 	mac      mac
@@ -34,13 +34,13 @@ func (h host) ip(v6 bool) netip.Addr {
 
 // Ids of the networks.
 const (
-	openNet     = 1 // ICC, with a tunnel
-	closedNet   = 2 // no ICC, with a tunnel
+	openNet     = 1 // with ICC and a tunnel
+	closedNet   = 2 // without ICC, with a tunnel
 	internalNet = 3
 	plainNet    = 4 // not masqueraded
 )
 
-// The world's constants; see newWorld.
+// Constants of the world: see newWorld.
 const (
 	openKey     = 0x01020304
 	closedKey   = 0x05060708
@@ -49,7 +49,7 @@ const (
 	firstRemote = 16384 // ids of remote endpoints
 	tunnelTTL   = 64
 	uplinkMTU   = 1500
-	prefix4     = 24 // of the networks' subnets
+	prefix4     = 24 // of the subnets
 	prefix6     = 64
 )
 
@@ -58,15 +58,15 @@ var (
 	uplinkMAC  = mac{0x02, 0xeb, 0, 0, 0, 2}
 	routerMAC  = mac{0x02, 0xeb, 0, 0, 0, 3}
 
-	// Endpoints: on a network with ICC, one without, an internal one and one
-	// without masquerade.
+	// Endpoints: on a network with ICC, one without ICC, an internal one, and
+	// one without masquerade.
 	alice   = local(openNet, 1, "alice")
 	bob     = local(openNet, 2, "bob")
 	client  = local(closedNet, 3, "client")
 	server  = local(closedNet, 4, "server")
 	insider = local(internalNet, 5, "insider")
 	plain   = local(plainNet, 6, "plain")
-	nobody  = local(openNet, 99, "") // in the subnet, unknown to the tables
+	nobody  = local(openNet, 99, "") // in the subnet, but not in the tables
 
 	remote       = remoteEndpoint(openNet, 50)
 	remoteClient = remoteEndpoint(closedNet, 51)
@@ -74,8 +74,7 @@ var (
 	website = host{mac: routerMAC, ip4: netip.MustParseAddr("198.18.0.9"), ip6: netip.MustParseAddr("2001:db8:9::9")}
 	uplink  = host{mac: uplinkMAC, ip4: netip.MustParseAddr("192.0.2.1"), ip6: netip.MustParseAddr("2001:db8:1::1")}
 	peer    = host{mac: routerMAC, ip4: netip.MustParseAddr("192.0.2.2"), ip6: netip.MustParseAddr("2001:db8:1::2")}
-	// Where the routing table says no, and where it says a device that is no
-	// uplink.
+	// Without a route, and with a route through a device that is no uplink.
 	refused  = host{ip4: netip.MustParseAddr("203.0.113.9"), ip6: netip.MustParseAddr("2001:db8:dead::9")}
 	sideways = host{ip4: netip.MustParseAddr("198.51.100.9"), ip6: netip.MustParseAddr("2001:db8:51::9")}
 )
@@ -108,9 +107,9 @@ func gatewayOf(network uint32) host {
 
 func locals() []host { return []host{alice, bob, client, server, insider, plain} }
 
-// world is a host with the programs loaded, and what is around it: a device
-// to each endpoint, two uplinks' worth of routes. Nothing is attached: packets
-// come in by Program.Run.
+// world is a host with the programs loaded, a device to each endpoint, and
+// routes through two devices. No program is attached: tests run them with
+// Program.Run.
 type world struct {
 	*Tables
 	ns         *testutil.Netns
@@ -119,7 +118,7 @@ type world struct {
 	wanted     Wanted
 }
 
-// newWorld makes a world whose tables are opened by load.
+// newWorld makes a world. The function load loads its tables.
 func newWorld(t testing.TB, load func(testing.TB, loader.Config) *Tables) *world {
 	t.Helper()
 	w := &world{ns: testutil.NewNetns(t, "host"), containers: testutil.NewNetns(t, "containers"), ifindex: map[string]uint32{}}
@@ -174,8 +173,8 @@ func newWorld(t testing.TB, load func(testing.TB, loader.Config) *Tables) *world
 	return w
 }
 
-// setForwarding has the host forward what containers send, or ("0") not, so that
-// its routes cannot be looked up.
+// setForwarding switches the host's forwarding of container packets. With "0",
+// route lookups fail.
 func setForwarding(value string) func(testing.TB, *world) {
 	return func(t testing.TB, w *world) {
 		t.Helper()
@@ -184,7 +183,7 @@ func setForwarding(value string) func(testing.TB, *world) {
 	}
 }
 
-// ip runs `ip -batch`, one process for all of it.
+// ip runs `ip -batch`: one process for all commands.
 func (w *world) ip(t testing.TB, n *testutil.Netns, batch string) {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "batch")
@@ -249,7 +248,7 @@ const (
 	protocolSCTP = 132
 )
 
-// pinDirectory makes a directory on bpffs for the length of the test.
+// pinDirectory makes a directory on bpffs for the duration of the test.
 func pinDirectory(t testing.TB) string {
 	t.Helper()
 	if err := loader.MountBPFFS("/sys/fs/bpf"); err != nil {
@@ -289,8 +288,8 @@ func loadAt(dir string) func(testing.TB, loader.Config) *Tables {
 	}
 }
 
-// loadChanged gives a function that loads the programs without pins, with
-// their maps and constants as changed.
+// loadChanged returns a function that loads the programs without pins, after
+// change has changed their maps and constants.
 func loadChanged(change func(*ebpf.CollectionSpec) error) func(testing.TB, loader.Config) *Tables {
 	return func(t testing.TB, c loader.Config) *Tables {
 		t.Helper()
@@ -308,7 +307,7 @@ func loadStill(change func(*ebpf.CollectionSpec) error) func(testing.TB, loader.
 		if err != nil {
 			t.Fatal(err)
 		}
-		// The flags of a kernel that has them all; see loader.Probe.
+		// The flags of a kernel that supports all of them: see loader.Probe.
 		for name, value := range map[string]any{
 			bpf.EbpnetVarGatewayIfindex:  c.GatewayIfindex,
 			bpf.EbpnetVarDatapathIfindex: c.DatapathIfindex,
@@ -344,15 +343,15 @@ func loadStill(change func(*ebpf.CollectionSpec) error) func(testing.TB, loader.
 	}
 }
 
-// Flags of bpf_skb_adjust_room() since Linux 6.3: BPF_F_ADJ_ROOM_DECAP_L3_IPV4 and
-// BPF_F_ADJ_ROOM_DECAP_L3_IPV6.
+// Flags of bpf_skb_adjust_room() since Linux 6.3: BPF_F_ADJ_ROOM_DECAP_L3_IPV4
+// and BPF_F_ADJ_ROOM_DECAP_L3_IPV6.
 const (
 	decapIPv4 = 1 << 7
 	decapIPv6 = 1 << 8
 )
 
-// loadDecap loads the programs for kernels that know these flags, and no others,
-// to take off outer headers with.
+// loadDecap returns a function that loads the programs for kernels that have
+// exactly these flags for removing outer headers.
 func loadDecap(ipv4, ipv6 uint32) func(testing.TB, loader.Config) *Tables {
 	return loadChanged(func(spec *ebpf.CollectionSpec) error {
 		return errors.Join(
@@ -362,7 +361,7 @@ func loadDecap(ipv4, ipv6 uint32) func(testing.TB, loader.Config) *Tables {
 	})
 }
 
-// startSweep does as loader.Load does.
+// startSweep starts the sweep, as loader.Load does.
 func startSweep(t testing.TB, p *ebpf.Program) {
 	t.Helper()
 	testutil.Eventually(t, "the start of the sweep", func() bool {
@@ -382,8 +381,8 @@ func setConstant(spec *ebpf.CollectionSpec, name string, value any) error {
 	return v.Set(value)
 }
 
-// broadcastOf is the broadcast address of a's subnet, or for IPv6 its anycast
-// address.
+// broadcastOf is the broadcast address of a's subnet. For IPv6, it is the
+// subnet's anycast address.
 func broadcastOf(a netip.Addr) netip.Addr {
 	if a.Is6() {
 		return netip.PrefixFrom(a, prefix6).Masked().Addr()

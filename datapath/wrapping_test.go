@@ -12,8 +12,8 @@ import (
 	"github.com/ebpnet/ebpnet/internal/testutil"
 )
 
-// wrapping is what a tunnel puts around a frame: outer headers and GRE's. A
-// packet's Ethernet header is zero until it leaves.
+// wrapping is the headers that a tunnel adds to a frame: outer headers and GRE.
+// The Ethernet header of a packet that has not left is zero.
 type wrapping struct {
 	from, to     mac
 	src, dst     netip.Addr
@@ -23,18 +23,18 @@ type wrapping struct {
 
 	key, sequence *uint32 // nil: none
 	checksum      bool
-	flags         uint16              // of GRE, besides those of the fields
+	flags         uint16              // other GRE flags than those of the fields
 	inside        layers.EthernetType // 0: Ethernet
 }
 
-// GRE's flags: RFC 2784, RFC 2890.
+// GRE flags: RFC 2784, RFC 2890.
 const (
 	greChecksum = 0x8000
 	greKey      = 0x2000
 	greSequence = 0x1000
 )
 
-// gre is the GRE packet around a frame, without outer headers.
+// gre returns the GRE packet with a frame, without outer headers.
 func (w wrapping) gre(inner []byte) []byte {
 	flags, inside := w.flags, w.inside
 	if inside == 0 {
@@ -61,7 +61,7 @@ func (w wrapping) gre(inner []byte) []byte {
 	return packet
 }
 
-// around is the frame as it looks on the underlay.
+// around returns the frame with all headers of the tunnel.
 func (w wrapping) around(t testing.TB, inner []byte) []byte {
 	t.Helper()
 	ttl := w.ttl
@@ -87,7 +87,8 @@ func (w wrapping) around(t testing.TB, inner []byte) []byte {
 	return testutil.Frame(t, eth, ip, gopacket.Payload(w.gre(inner)))
 }
 
-// arriving is what the peer puts around a frame, leaving what this host does.
+// arriving is the wrapping of a frame from the peer; leaving is that of a frame
+// from this host.
 func arriving(v6 bool, key *uint32) wrapping {
 	return wrapping{from: routerMAC, to: uplinkMAC, src: peer.ip(v6), dst: uplink.ip(v6), key: key}
 }
@@ -96,7 +97,7 @@ func leaving(v6 bool, key *uint32) wrapping {
 	return wrapping{src: uplink.ip(v6), dst: peer.ip(v6), key: key}
 }
 
-// internetChecksum is that of RFC 1071.
+// internetChecksum is the checksum of RFC 1071.
 func internetChecksum(b []byte) uint16 {
 	var sum uint32
 	for i, octet := range b {

@@ -12,15 +12,15 @@ import (
 	"github.com/ebpnet/ebpnet/internal/testutil"
 )
 
-// TestXDPReachesTheEndpoint has frames come in for real: they arrive where the
-// program redirects them to, as containers get them.
+// TestXDPReachesTheEndpoint sends real frames to the uplink. They arrive at the
+// endpoint's device, as the program redirects them.
 func TestXDPReachesTheEndpoint(t *testing.T) {
 	t.Parallel()
 	testutil.RequireRoot(t)
 	w := newWorld(t, loadPinned)
 	withXDP(&w.wanted)
 	remember(t, w)
-	w.containers.Run(t, "ethtool", "-K", "c-alice", "gro", "on") // which turns NAPI on
+	w.containers.Run(t, "ethtool", "-K", "c-alice", "gro", "on") // this turns NAPI on
 	tap := w.containers.NewTap(t, "c-alice")
 	for _, v6 := range []bool{false, true} {
 		w.send(t, sentBy(t, alice, v6, udp(40000, 53)))
@@ -35,7 +35,7 @@ func TestXDPReachesTheEndpoint(t *testing.T) {
 	}
 }
 
-// receive has a frame come in by the uplink for real.
+// receive sends a real frame to the uplink.
 func (w *world) receive(t testing.TB, frame []byte) {
 	t.Helper()
 	context := make([]byte, xdpSize)
@@ -50,9 +50,9 @@ func (w *world) receive(t testing.TB, frame []byte) {
 	}
 }
 
-// TestXDPTakesFramesInPieces is of frames larger than a page, whose first piece
-// has the headers alone.
-func TestXDPTakesFramesInPieces(t *testing.T) {
+// TestXDPTakesMultiBufferFrames sends frames larger than a page, whose first
+// part has only the headers.
+func TestXDPTakesMultiBufferFrames(t *testing.T) {
 	t.Parallel()
 	testutil.RequireRoot(t)
 	w := newWorld(t, loadPinned)
@@ -73,7 +73,7 @@ func TestXDPTakesFramesInPieces(t *testing.T) {
 		fromUplink("of an unknown key", arriving(false, key(strangeKey)).around(t, p.frame(t))).dropped("unknown_key"),
 		outOfTunnel("of a spoofed source", around.around(t, spoofed.frame(t))).dropped("spoofed_overlay"),
 		fromUplink("to the host", incoming(false, udp(1, 2)).frame(t)).passed(),
-		fromUplink("from who is not allowed", large.frame(t)).dropped("source_not_allowed"),
+		fromUplink("from a source that is not allowed", large.frame(t)).dropped("source_not_allowed"),
 		fromUplink("malformed", patch(large.frame(t), atIPLength, 0xff, 0xff)).dropped("malformed"),
 	} {
 		t.Run(r.name, func(t *testing.T) { r.checkXDP(t, w) })

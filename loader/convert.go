@@ -18,12 +18,16 @@ type move struct {
 	flags    bool              // all of these are single bits, and may be set together
 }
 
-// newConverter copies the numbers that both layouts have. The others are zero.
+// newConverter copies the numbers that both layouts have, and makes the phase of
+// a flow of its flags. The others are zero.
 func newConverter(from, to layout) converter {
 	c := converter{size: to.size}
 	for _, t := range to.leaves {
 		f, ok := from.find(t.name)
 		if !ok {
+			if flags, ok := from.find(flowFlags); ok && t.name == flowPhase {
+				c.moves = append(c.moves, move{from: flags, to: t, names: phases(flags, t)})
+			}
 			continue
 		}
 		m := move{from: f, to: t}

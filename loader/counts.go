@@ -12,15 +12,14 @@ import (
 	"github.com/ebpnet/ebpnet/bpf"
 )
 
-// countTables numbers the tables of counts, as enum count_table of
-// bpf/count_command.h does.
-func countTables() map[string]uint32 {
-	return map[string]uint32{
-		bpf.EbpnetMapDrops:         0,
-		bpf.EbpnetMapEndpointStats: 1,
-		bpf.EbpnetMapTunnelStats:   2,
-		bpf.EbpnetMapRefusals:      3,
-		bpf.EbpnetMapFloodBudgets:  4,
+// countTables numbers the tables of counts.
+func countTables() map[string]bpf.EbpnetCountTable {
+	return map[string]bpf.EbpnetCountTable{
+		bpf.EbpnetMapDrops:         bpf.EbpnetCountTableCOUNT_DROPS,
+		bpf.EbpnetMapEndpointStats: bpf.EbpnetCountTableCOUNT_ENDPOINTS,
+		bpf.EbpnetMapTunnelStats:   bpf.EbpnetCountTableCOUNT_TUNNELS,
+		bpf.EbpnetMapRefusals:      bpf.EbpnetCountTableCOUNT_REFUSALS,
+		bpf.EbpnetMapFloodBudgets:  bpf.EbpnetCountTableCOUNT_FLOODS,
 	}
 }
 
@@ -62,7 +61,7 @@ func (m mapLayout) sum(value []byte) []byte {
 }
 
 // addCounts adds what was counted since.
-func (o *Objects) addCounts(t *oldTable, number uint32) error {
+func (o *Objects) addCounts(t *oldTable, number bpf.EbpnetCountTable) error {
 	c, err := newTableCopy(t.layout, o.spec.Maps[t.name], nil)
 	if err != nil {
 		return err
@@ -77,20 +76,19 @@ func (o *Objects) addCounts(t *oldTable, number uint32) error {
 		if !whole {
 			return nil
 		}
-		command := binary.NativeEndian.AppendUint32(make([]byte, shortestFrame), number)
-		command = append(command, counted...)
+		command := bpf.EbpnetCountCommand{Table: number, Key: binary.NativeEndian.Uint32(counted)}
 		now, _ := c.value.convert(total)
 		then, _ := c.value.convert(copied)
-		var words [countWords]uint64
 		for _, l := range c.layout.value.leaves {
 			if isCount(l) {
-				words[l.offset/8] = l.read(now) - l.read(then)
+				command.Words[l.offset/8] = l.read(now) - l.read(then)
 			}
 		}
-		for _, word := range words {
-			command = binary.NativeEndian.AppendUint64(command, word)
+		data, err := binary.Append(make([]byte, shortestFrame), binary.NativeEndian, command)
+		if err != nil {
+			return err
 		}
-		status, err := o.Programs.AddCounts.Run(&ebpf.RunOptions{Data: command})
+		status, err := o.Programs.AddCounts.Run(&ebpf.RunOptions{Data: data})
 		if err == nil && status != 0 {
 			err = fmt.Errorf("the program gives %d", status)
 		}
@@ -100,6 +98,3 @@ func (o *Objects) addCounts(t *oldTable, number uint32) error {
 		return t.copied.Put(key, total)
 	})
 }
-
-// countWords is COUNT_WORDS of bpf/count_command.h.
-const countWords = 4

@@ -149,7 +149,7 @@ func (o *Objects) oldFlowsOf(t *oldTable, updates bool) (found []candidate, err 
 			return nil
 		}
 		if !owned {
-			owner.write(record, ownerUnknown)
+			owner.write(record, uint64(bpf.EbpnetOwnerOWNER_UNKNOWN))
 		}
 		known, open, err := o.knows(record[key:key+keySize], state)
 		if update := updates && established && open; err != nil || known && !update {
@@ -174,9 +174,6 @@ func (o *Objects) knows(key []byte, state leaf) (known, halfOpen bool, err error
 	flow, err := o.Maps.Flows.LookupBytes(ref.Slot)
 	return true, err == nil && state.read(flow) == state.values[flowHalfOpen], err
 }
-
-// ownerUnknown is OWNER_UNKNOWN of bpf/types_flows.h.
-const ownerUnknown = 0xffffffff
 
 // restoreFlows opens flows of the old tables in the new ones, as many as there
 // may be room for.

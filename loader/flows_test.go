@@ -121,17 +121,14 @@ func testFlow(t testing.TB, n uint32, state bpf.EbpnetFlowState, ago time.Durati
 	reply := key
 	reply.Src, reply.Dst, reply.Sport, reply.Dport = key.Dst, key.Src, key.Dport, key.Sport
 	flow := bpf.EbpnetFlow{
-		Original: key, Reply: reply, State: state, Flags: bpf.EbpnetFlowFlagFLOW_HANDSHAKEN,
-		Opened: uint64(now.Nano() - ago.Nanoseconds()), Mapping: noMapping,
+		Original: key, Reply: reply, State: state, Phase: bpf.EbpnetFlowPhasePHASE_ESTABLISHED,
+		Opened: uint64(now.Nano() - ago.Nanoseconds()), Mapping: uint32(bpf.EbpnetMappingSlotNO_MAPPING),
 	}
 	flow.Seen = flow.Opened
 	flow.Sent[bpf.EbpnetFlowSideFLOW_ORIGINAL] = bpf.EbpnetCounter{Packets: uint64(n) + 1, Bytes: 64 * uint64(n)}
 	flow.Sent[bpf.EbpnetFlowSideFLOW_REPLY] = bpf.EbpnetCounter{Packets: 1}
 	return flow
 }
-
-// noMapping is NO_MAPPING of bpf/types_flows.h.
-const noMapping = 0xffffffff
 
 // indexed gives the side of a flow inside a network that the index has, which is
 // the first in order, and its key: flow_key_is_first() in bpf/flow_key.h.
@@ -200,7 +197,7 @@ func (o *Objects) check(t testing.TB, want ...bpf.EbpnetFlow) {
 			continue
 		}
 		if got.Reply != w.Reply || got.Opened != w.Opened || got.Seen != w.Seen ||
-			got.Sent != w.Sent || got.Flags != w.Flags || got.State != w.State {
+			got.Sent != w.Sent || got.Phase != w.Phase || got.State != w.State {
 			t.Errorf("flow is %+v, was %+v", got, w)
 		}
 	}

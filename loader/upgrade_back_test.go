@@ -47,6 +47,7 @@ func TestUpgradeAndBack(t *testing.T) {
 		testFlow(t, 1, bpf.EbpnetFlowStateFLOW_ESTABLISHED, 0),
 		testFlow(t, 2, bpf.EbpnetFlowStateFLOW_HALF_OPEN, time.Second),
 	}
+	flows[1].Phase = bpf.EbpnetFlowPhasePHASE_REPLIED
 	for i := range flows {
 		flows[i].Owner, flows[i].Server = testClient, testServer
 	}
@@ -80,6 +81,11 @@ func TestUpgradeAndBack(t *testing.T) {
 	if now := uint64(bpf.EbpnetFlowStateFLOW_HALF_OPEN); state.values[flowHalfOpen] == now {
 		t.Fatal("both versions have the same states")
 	}
+	phase, err := flowLayout.must(flowPhase)
+	must(t, err)
+	if now := uint64(bpf.EbpnetFlowPhasePHASE_ESTABLISHED); phase.values["PHASE_ESTABLISHED"] == now {
+		t.Fatal("both versions have the same phases")
+	}
 	found := 0
 	must(t, eachBatch(middle.Maps.Flows, func(value []byte) error {
 		s := state.read(value)
@@ -87,13 +93,13 @@ func TestUpgradeAndBack(t *testing.T) {
 			return nil
 		}
 		found++
-		f := flows[0]
+		f, reached := flows[0], "PHASE_ESTABLISHED"
 		if s == state.values[flowHalfOpen] {
-			f = flows[1]
+			f, reached = flows[1], "PHASE_REPLIED"
 		}
 		for name, want := range map[string]uint64{
 			"original.sport": uint64(f.Original.Sport), "reply.dport": uint64(f.Reply.Dport), "opened": f.Opened, "seen": f.Seen,
-			"sent[0].packets": f.Sent[0].Packets, "sent[0].bytes": f.Sent[0].Bytes, "flags": uint64(f.Flags),
+			"sent[0].packets": f.Sent[0].Packets, "sent[0].bytes": f.Sent[0].Bytes, flowPhase: phase.values[reached],
 			"owner": testClient, "server": testServer,
 		} {
 			if got := in(t, flowLayout, value, name); got != want {

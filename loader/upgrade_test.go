@@ -129,7 +129,7 @@ type releaseFlow struct {
 	Sent            [2]bpf.EbpnetCounter
 	Mapping, Users  uint32
 	Turn            uint32
-	Flags           bpf.EbpnetFlowFlag
+	Flags           uint32
 	State           uint32
 	Uplink          uint32
 	Sequence        uint32
@@ -143,6 +143,21 @@ const (
 	releaseEstablished = 3
 )
 
+// releaseFlags gives the flags that version e41502a had set in a phase: of the
+// phases that the tests use.
+func releaseFlags(phase bpf.EbpnetFlowPhase) uint32 {
+	const (
+		answerFIN, openerRST   = 2, 4
+		answered, isHandshaken = 16, 32
+	)
+	return map[bpf.EbpnetFlowPhase]uint32{
+		bpf.EbpnetFlowPhasePHASE_REPLIED:        answered,
+		bpf.EbpnetFlowPhasePHASE_ESTABLISHED:    answered | isHandshaken,
+		bpf.EbpnetFlowPhasePHASE_CLOSING_REPLY:  answered | isHandshaken | answerFIN,
+		bpf.EbpnetFlowPhasePHASE_RESET_ORIGINAL: answered | isHandshaken | openerRST,
+	}[phase]
+}
+
 // put writes a flow into a slot of the release's tables.
 func (r *release) put(t testing.TB, slot uint32, f bpf.EbpnetFlow) {
 	t.Helper()
@@ -152,7 +167,7 @@ func (r *release) put(t testing.TB, slot uint32, f bpf.EbpnetFlow) {
 	}
 	must(t, r.Maps[bpf.EbpnetMapFlows].Put(slot, releaseFlow{
 		Original: f.Original, Reply: f.Reply, Opened: f.Opened, Seen: f.Seen, Sent: f.Sent, Mapping: f.Mapping,
-		Flags: f.Flags, State: state, Uplink: f.Uplink, Sequence: f.Sequence,
+		Flags: releaseFlags(f.Phase), State: state, Uplink: f.Uplink, Sequence: f.Sequence,
 		Client: 4711, Server: 4712, // what a link's flow left behind
 	}))
 }
@@ -203,7 +218,12 @@ func TestUpgradeOfTheRelease(t *testing.T) {
 	published.Reply = bpf.EbpnetFlowKey{
 		Src: server, Dst: published.Original.Src, Sport: 80, Dport: published.Original.Sport, Network: testNetwork, Protocol: 6,
 	}
-	flows := []bpf.EbpnetFlow{linked, halfOpen, masqueraded, published}
+	masqueraded.Phase = bpf.EbpnetFlowPhasePHASE_CLOSING_REPLY
+	published.Phase = bpf.EbpnetFlowPhasePHASE_RESET_ORIGINAL
+	halfOpen.Phase = bpf.EbpnetFlowPhasePHASE_REPLIED
+	closing := testFlow(t, 6, bpf.EbpnetFlowStateFLOW_HALF_OPEN, time.Second)
+	closing.Phase = bpf.EbpnetFlowPhasePHASE_REPLIED
+	flows := []bpf.EbpnetFlow{linked, halfOpen, masqueraded, published, closing}
 	for i, f := range flows {
 		old.put(t, uint32(i), f)
 	}
@@ -229,8 +249,14 @@ func TestUpgradeOfTheRelease(t *testing.T) {
 	counts.add(t, old.Maps[bpf.EbpnetMapTunnelStats], 1, traffic(3, 4))
 	mac := bpf.EbpnetFdbKey{Network: testNetwork, Mac: bpf.EbpnetMac{Byte: [6]byte{2, 1}}}
 	station := bpf.EbpnetStation{Network: testNetwork, Endpoint: 11, Mac: mac.Mac}
-	learned := bpf.EbpnetLearned{Station: station, Seen: linked.Seen}
+	learned := struct { // without the address
+		Station bpf.EbpnetStation
+		Number  uint32
+		Seen    uint64
+	}{Station: station, Seen: linked.Seen}
 	must(t, old.Maps[bpf.EbpnetMapLearnedFdb].Put(mac, learned))
+	neighbor, lateNeighbor := addressOf(10, 0, 0, 90), addressOf(10, 0, 0, 91)
+	must(t, old.Maps[bpf.EbpnetMapLearnedNeigh].Put(neighbor, learned))
 	must(t, old.Maps[bpf.EbpnetMapTunnelPaths].Put(uint32(1), bpf.EbpnetTunnelPath{Mtu: 1400, Sequence: 99}))
 	must(t, old.Maps[bpf.EbpnetMapPastTraffic].Put(uint32(testNetwork), bpf.EbpnetTraffic{Tx: counter(5, 6)}))
 
@@ -254,8 +280,9 @@ func TestUpgradeOfTheRelease(t *testing.T) {
 	}{
 		{linked, testClient, testServer, false},
 		{halfOpen, testClient, testServer, false},
+		{closing, testClient, testServer, false},
 		{masqueraded, testClient, 0, true},
-		{published, ownerPorts + testPublication, testServer, false},
+		{published, uint32(bpf.EbpnetOwnerOWNER_PORTS) + testPublication, testServer, false},
 	} {
 		got := found[c.flow.Original]
 		if got.Owner != c.owner || got.Server != c.server || (got.PlaceOwn != 0) != c.counted || got.Uplink != c.flow.Uplink {
@@ -273,6 +300,14 @@ func TestUpgradeOfTheRelease(t *testing.T) {
 	if got.Station != learned.Station || got.Seen != learned.Seen || got.Number == 0 {
 		t.Errorf("the learned station is %+v, was %+v; want a record too", got, learned)
 	}
+	checkNeighbor := func(a bpf.EbpnetAddress) {
+		t.Helper()
+		must(t, o.Maps.LearnedNeigh.Lookup(a, &got))
+		if got.Station != learned.Station || got.Number == 0 || got.Address != a {
+			t.Errorf("the learned neighbor is %+v, was %+v; want a record and the address %v too", got, learned, a)
+		}
+	}
+	checkNeighbor(neighbor)
 	var path bpf.EbpnetTunnelPath
 	must(t, o.Maps.TunnelPaths.Lookup(uint32(1), &path))
 	if path.Mtu != 1400 || path.Sequence != 99 {
@@ -286,11 +321,17 @@ func TestUpgradeOfTheRelease(t *testing.T) {
 	late := mac
 	late.Mac.Byte[5] = 9
 	must(t, old.Maps[bpf.EbpnetMapLearnedFdb].Put(late, learned))
+	must(t, old.Maps[bpf.EbpnetMapLearnedNeigh].Put(lateNeighbor, learned))
 	lateFlow := testFlow(t, 5, bpf.EbpnetFlowStateFLOW_ESTABLISHED, 0)
 	old.put(t, 9, lateFlow)
-	halfOpen.State = bpf.EbpnetFlowStateFLOW_ESTABLISHED
+	halfOpen.State, halfOpen.Phase = bpf.EbpnetFlowStateFLOW_ESTABLISHED, bpf.EbpnetFlowPhasePHASE_ESTABLISHED
 	old.put(t, 1, halfOpen)
-	flows = []bpf.EbpnetFlow{linked, halfOpen, masqueraded, published, lateFlow}
+	// A handshake in the old tables, and a FIN in the new ones.
+	closing.State, closing.Phase = bpf.EbpnetFlowStateFLOW_ESTABLISHED, bpf.EbpnetFlowPhasePHASE_ESTABLISHED
+	old.put(t, 4, closing)
+	closing.Phase = bpf.EbpnetFlowPhasePHASE_REPLIED_CLOSING_REPLY
+	o.setPhase(t, closing)
+	flows = []bpf.EbpnetFlow{linked, halfOpen, masqueraded, published, closing, lateFlow}
 
 	if lost := o.finish(t); lost != 0 {
 		t.Errorf("%d flows are lost", lost)
@@ -301,6 +342,7 @@ func TestUpgradeOfTheRelease(t *testing.T) {
 	if got.Number == 0 {
 		t.Error("the station that was learned late has no record")
 	}
+	checkNeighbor(lateNeighbor)
 	o.finish(t)
 	counts.check(t, o)
 	if _, err := os.Stat(filepath.Join(old.dir, oldDirectory)); !errors.Is(err, os.ErrNotExist) {
@@ -315,8 +357,17 @@ func TestUpgradeOfTheRelease(t *testing.T) {
 	}
 }
 
-// ownerPorts is OWNER_PORTS of bpf/types_flows.h.
-const ownerPorts = 131072
+// setPhase moves a flow in the tables to the phase of f.
+func (o *Objects) setPhase(t testing.TB, f bpf.EbpnetFlow) {
+	t.Helper()
+	key, _ := indexed(f)
+	var ref bpf.EbpnetFlowRef
+	must(t, o.Maps.FlowIndex.Lookup(key, &ref))
+	var there bpf.EbpnetFlow
+	must(t, o.Maps.Flows.Lookup(ref.Slot, &there))
+	there.Phase = f.Phase
+	must(t, o.Maps.Flows.Put(ref.Slot, there))
+}
 
 func counter(packets, bytes uint64) bpf.EbpnetCounter {
 	return bpf.EbpnetCounter{Packets: packets, Bytes: bytes}

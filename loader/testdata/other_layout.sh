@@ -22,7 +22,8 @@ change() {
 
 change 'struct flow {\n' 'struct flow {\n\t__u64 state_since;\n\t__u32 uplink_of;\n\tenum flow_state state;\n\tstruct counter sent[2];\n'
 change '\tstruct counter sent\[2\]; /\*[^;]*\*/\n' ''
-change '\tenum flow_flag flags;\n\tenum flow_state state;\n' '\tenum flow_flag flags;\n\t__u32 spare;\n'
+change '\tenum flow_phase phase;\n\tenum flow_state state;\n' '\tenum flow_phase phase;\n\t__u32 spare;\n'
+change '\tPHASE_NONE,\n' '\tPHASE_NONE,\n\tPHASE_FIRST,\n'
 change '\tFLOW_HALF_OPEN,[^\n]*\n\t\(FLOW_[A-Z]*\),\n' '\t\1,\n\tFLOW_MIDDLE,\n\tFLOW_HALF_OPEN,\n'
 change 'struct flow {\(.*\)sizeof(struct flow) == 200' 'struct flow {\1sizeof(struct flow) == 216'
 change 'enum reason {\n\tREASON_NONE,\n\tREASON_MALFORMED,\n' 'enum reason {\n\tREASON_NONE,\n\tREASON_OTHER,\n\tREASON_INTERMEDIATE,\n\tREASON_MALFORMED,\n'

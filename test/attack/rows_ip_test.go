@@ -7,7 +7,7 @@ import (
 	"slices"
 )
 
-// class is one way to attack: it makes frames.
+// class is one kind of attack. It makes frames.
 type class struct {
 	name  string
 	craft func(*craft)
@@ -42,7 +42,8 @@ func classes() []class {
 	}
 }
 
-// honest speaks for itself, to everybody: most of them it may not speak to.
+// honest uses its own addresses, and sends to all members. The policy forbids
+// most of them.
 func (c *craft) honest() {
 	for _, to := range c.targets() {
 		src := c.source(to.ip)
@@ -55,7 +56,7 @@ func (c *craft) honest() {
 	}
 }
 
-// others are the addresses that the attacker does not have.
+// others returns the addresses that the attacker does not have.
 func (c *craft) others() (all []netip.Addr) {
 	for _, name := range memberNames {
 		if m := c.w.members[name]; m != c.me {
@@ -82,7 +83,7 @@ func (c *craft) spoofedSources() {
 	}
 }
 
-// oddSources are addresses that no host has.
+// oddSources sends from addresses that no host can have.
 func (c *craft) oddSources() {
 	for _, src := range []netip.Addr{
 		broadcast4, allHosts4, routers4, loopback4, zero4, lastOf(c.me.network.subnet4()), c.me.network.subnet4().Addr(),
@@ -102,7 +103,7 @@ func (c *craft) oddSources() {
 	}
 }
 
-// IPv4 in IPv6: RFC 4291 2.5.5, RFC 6052, RFC 3056.
+// These are forms of IPv4 addresses in IPv6: RFC 4291 2.5.5, RFC 6052, RFC 3056.
 func mapped(a netip.Addr) netip.Addr { return netip.AddrFrom16(a.As16()) }
 
 func compatible(a netip.Addr) netip.Addr {
@@ -134,204 +135,8 @@ func (c *craft) mappedDestinations() {
 	}
 }
 
-// Flags of IPv4's fragment field.
-const moreFragments = 0x2000
-
-// cut makes fragments of a transport message, each with size bytes but the last.
-func cut(src, dst netip.Addr, proto uint8, id uint32, message []byte, size int) (all [][]byte) {
-	for at := 0; at < len(message); at += size {
-		piece := message[at:min(at+size, len(message))]
-		all = append(all, fragmentOf(src, dst, proto, id, at/8, at+size < len(message), piece))
-	}
-	return all
-}
-
-func fragmentOf(src, dst netip.Addr, proto uint8, id uint32, offset int, more bool, piece []byte) []byte {
-	if dst.Is4() {
-		field := uint16(offset)
-		if more {
-			field |= moreFragments
-		}
-		return ip4{src: src, dst: dst, proto: proto, id: uint16(id), frag: field}.packet(piece)
-	}
-	return ip6{src: src, dst: dst, next: extFragment}.packet(fragmentHeader(proto, id, offset, more), piece)
-}
-
-func fragmentHeader(next uint8, id uint32, offset int, more bool) []byte {
-	field := uint16(offset) << 3
-	if more {
-		field |= 1
-	}
-	b := binary.BigEndian.AppendUint16([]byte{next, 0}, field)
-	return binary.BigEndian.AppendUint32(b, id)
-}
-
-// fragments come in order, backwards, without their first, without their last,
-// and as another.
-func (c *craft) fragments() {
-	for i, to := range c.few() {
-		own := c.source(to.ip)
-		spoofed := c.w.members["vault1"].IP4
-		if to.ip.Is6() {
-			spoofed = c.w.members["vault1"].IP6
-		}
-		for j, src := range []netip.Addr{own, spoofed} {
-			for k, proto := range []uint8{protoUDP, protoTCP, protoGRE, protoICMP} {
-				id := uint32(1000 + 100*i + 10*j + k)
-				payload := slices.Concat(c.tag(), make([]byte, 48), c.tag())
-				message := payload
-				switch proto {
-				case protoUDP:
-					message = udpMessage(ports(src, service), ports(to.ip, service), payload)
-				case protoTCP:
-					message = tcpMessage(ports(src, service), ports(to.ip, service), tcpSYN, payload)
-				case protoICMP:
-					message = icmpMessage(src, to.ip, 8, 0, 1, payload)
-					if to.ip.Is6() {
-						message = icmpMessage(src, to.ip, 128, 0, 1, payload)
-						proto = protoICMPv6
-					}
-				}
-				pieces := cut(src, to.ip, proto, id, message, 32)
-				for _, p := range pieces {
-					c.send(c.frameTo(to.mac, p))
-				}
-				if k > 1 {
-					continue
-				}
-				pieces = cut(src, to.ip, proto, id+5000, message, 32)
-				slices.Reverse(pieces)
-				for _, p := range pieces {
-					c.send(c.frameTo(to.mac, p))
-				}
-			}
-		}
-	}
-}
-
-// tinyFragments cut the transport header, or write over it: RFC 1858, RFC 3128.
-func (c *craft) tinyFragments() {
-	for i, to := range c.few() {
-		src := c.source(to.ip)
-		refused := tcpMessage(ports(src, service), ports(to.ip, 22), tcpSYN, c.tag(), c.tag())
-		allowed := tcpMessage(ports(src, service), ports(to.ip, service), tcpSYN, c.tag(), c.tag())
-		id := uint32(20000 + 10*i)
-		send := func(id uint32, offset int, more bool, piece []byte) {
-			c.send(c.frameTo(to.mac, fragmentOf(src, to.ip, protoTCP, id, offset, more, piece)))
-		}
-		send(id, 0, true, allowed[:8]) // no flags yet
-		send(id, 1, false, refused[8:])
-		send(id+1, 0, true, allowed[:16])
-		send(id+1, 0, true, refused[:16]) // again, with another port
-		send(id+1, 2, false, allowed[16:])
-		send(id+2, 0, true, allowed[:24])
-		send(id+2, 1, true, refused[8:24]) // over the flags
-		send(id+2, 3, false, allowed[24:])
-		send(id+3, 0, true, nil)
-		send(id+3, 0, true, allowed[:1])
-		send(id+3, 0, false, allowed[:3])
-		send(id+4, 8191, false, refused)         // past 65535
-		send(id+4, 8191, true, refused)          // and more
-		send(id+5, 0, true, allowed[:13])        // no multiple of 8
-		send(id+6, 1, false, refused[:8])        // ports of nobody
-		send(id+7, 0, false, refused)            // IPv6: an atomic fragment
-		send(id+8, 0, true, refused[:tcpLength]) // refused first
-		send(id+8, 2, false, refused[16:])
-	}
-}
-
-// extension is an IPv6 extension header with the next header to fill in.
-func extension(next uint8, body ...byte) []byte {
-	b := append([]byte{next, 0}, body...)
-	for len(b)%8 != 0 {
-		b = append(b, 1, 0)[:len(b)+1] // PadN of nothing would be two bytes: pad by zeros
-		b[len(b)-1] = 0
-	}
-	b[1] = byte(len(b)/8 - 1)
-	return b
-}
-
-// chain puts extension headers of these types before a message.
-func chain(types []uint8, last uint8, message []byte) (first uint8, packet []byte) {
-	packet, first = message, last
-	for _, kind := range slices.Backward(types) {
-		var header []byte
-		switch kind {
-		case extFragment:
-			header = fragmentHeader(first, 7, 0, false)
-		case extRouting:
-			header = slices.Concat([]byte{first, 2, 0, 1, 0, 0, 0, 0}, as16(allNodes)) // type 0
-		case protoAH:
-			header = []byte{first, 1, 0, 0, 0, 0, 0, 1, 0, 0, 0, 1}
-		default:
-			header = extension(first, 0, 0, 0, 0, 0, 0)
-		}
-		packet, first = slices.Concat(header, packet), kind
-	}
-	return first, packet
-}
-
-func (c *craft) extensionChains() {
-	chains := [][]uint8{
-		{extHopByHop},
-		{extDestination},
-		{extRouting},
-		{extFragment},
-		{protoAH},
-		{extMobility},
-		{extHIP},
-		{extShim},
-		{extHopByHop, extDestination, extRouting, extFragment, extDestination},
-		{extDestination, extHopByHop},
-		{extHopByHop, extHopByHop},
-		{extFragment, extFragment},
-		{extFragment, extDestination},
-		{extDestination, extFragment},
-		slices.Repeat([]uint8{extDestination}, 4),
-		slices.Repeat([]uint8{extDestination}, 8),
-		slices.Repeat([]uint8{extDestination}, 16),
-		slices.Repeat([]uint8{extHopByHop, extDestination}, 20),
-		{protoAH, extDestination},
-		{extDestination, protoAH, extFragment},
-	}
-	other := c.w.members["vault1"]
-	for _, to := range c.few() {
-		if to.ip.Is4() {
-			continue
-		}
-		for _, types := range chains {
-			for _, src := range []netip.Addr{c.me.IP6, other.IP6} {
-				first, body := chain(types, protoUDP, udpMessage(ports(src, service), ports(to.ip, service), c.tag()))
-				c.send(c.frameTo(to.mac, ip6{src: src, dst: to.ip, next: first}.packet(body)))
-			}
-			// A router's message, and another's address, behind the chain.
-			src := linkLocal(c.me.MAC)
-			first, body := chain(types, protoICMPv6, c.routerAdvert(src, to.ip))
-			c.send(c.frameTo(to.mac, ip6{src: src, dst: to.ip, next: first, hop: 255}.packet(body)))
-			first, body = chain(types, protoICMPv6, c.advert(src, to.ip, other.IP6, c.me.MAC))
-			c.send(c.frameTo(to.mac, ip6{src: src, dst: to.ip, next: first, hop: 255}.packet(body)))
-		}
-		message := udpMessage(ports(c.me.IP6, service), ports(to.ip, service), c.tag())
-		for _, raw := range [][]byte{
-			{protoUDP, 0xff, 0, 0, 0, 0, 0, 0},             // longer than the packet
-			{protoUDP, 0, 0xc2, 4, 0, 1, 0, 0},             // jumbo payload
-			{protoUDP, 0, 5, 2, 0, 0, 0, 0},                // router alert
-			{protoUDP, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 1}, // options past the end
-			{protoUDP},
-			{},
-		} {
-			for _, kind := range []uint8{extHopByHop, extDestination, extRouting, extFragment, protoAH} {
-				c.send(c.frameTo(to.mac, ip6{src: c.me.IP6, dst: to.ip, next: kind}.packet(raw, message)))
-				c.send(c.frameTo(to.mac, ip6{src: c.me.IP6, dst: to.ip, next: kind}.packet(raw)))
-			}
-		}
-		for _, kind := range []uint8{extNone, 253, 255, protoIPv6, protoIPIP} {
-			c.send(c.frameTo(to.mac, ip6{src: c.me.IP6, dst: to.ip, next: kind}.packet(message)))
-		}
-	}
-}
-
-// options are IPv4's: source routes to others, records, and broken ones.
+// options sends IPv4 options: source routes to others, records, and malformed
+// options.
 func (c *craft) options() {
 	route := func(kind byte, hops ...netip.Addr) []byte {
 		b := []byte{kind, byte(3 + 4*len(hops)), 4}
@@ -392,7 +197,7 @@ func (c *craft) hopLimits() {
 	}
 }
 
-// lengths are said wrongly, and frames end anywhere.
+// lengths sends packets with wrong length fields, and truncated frames.
 func (c *craft) lengths() {
 	for _, to := range c.few() {
 		src := c.source(to.ip)
@@ -421,7 +226,7 @@ func (c *craft) lengths() {
 			c.send(eth(to.mac, c.me.MAC, ethertypeOf(to.ip), fixed(p)))
 			if to.ip.Is4() {
 				p = packet()
-				p[0] = 0x40 | version // as the header's length
+				p[0] = 0x40 | version // as the header length
 				c.send(eth(to.mac, c.me.MAC, typeIPv4, fixed(p)))
 			}
 			t := c.tcpFrom(ports(src, service), ports(to.ip, service), tcpSYN)
@@ -453,7 +258,7 @@ func (c *craft) wrongChecksums() {
 	}
 }
 
-// linkLayer has ethertypes, tags and LLC around honest packets.
+// linkLayer sends honest packets with other ethertypes, VLAN tags and LLC.
 func (c *craft) linkLayer() {
 	tag := func(tci uint16, kind uint16) []byte {
 		b := binary.BigEndian.AppendUint16(nil, tci)
@@ -487,7 +292,7 @@ func (c *craft) linkLayer() {
 	for _, group := range []string{"01:80:c2:00:00:00", "01:80:c2:00:00:0e", "01:00:0c:cc:cc:cc", "01:1b:19:00:00:00"} {
 		mac, err := net.ParseMAC(group)
 		if err != nil {
-			panic(err) // of the table above
+			panic(err) // an entry of the table above is wrong
 		}
 		for _, kind := range []uint16{38, 0x88cc, 0x2000, typeIPv4} {
 			c.send(eth(mac, c.me.MAC, kind, c.udpFrom(ports(c.me.IP4, 1), ports(allHosts4, 1))))
@@ -495,7 +300,7 @@ func (c *craft) linkLayer() {
 	}
 }
 
-// source is the member's address in the family of another.
+// source returns the member's address in the family of another address.
 func (m *member) source(of netip.Addr) netip.Addr {
 	if of.Is4() {
 		return m.IP4
@@ -503,8 +308,8 @@ func (m *member) source(of netip.Addr) netip.Addr {
 	return m.IP6
 }
 
-// foreignMACs are of others, as source, and as destination of packets that are
-// for somebody else.
+// foreignMACs sends from the MACs of others, and sends packets for one member to
+// the MACs of others.
 func (c *craft) foreignMACs() {
 	var all []net.HardwareAddr
 	for _, name := range memberNames {

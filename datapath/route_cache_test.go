@@ -7,14 +7,14 @@ import (
 	"github.com/ebpnet/ebpnet/internal/testutil"
 )
 
-// TestWaysLieApart: containers that speak to one place do not take each other's
-// way out of the cache at each packet.
-func TestWaysLieApart(t *testing.T) {
+// TestRouteCacheKeepsAllSenders checks that containers that send to one
+// destination do not evict each other's entries from the route cache.
+func TestRouteCacheKeepsAllSenders(t *testing.T) {
 	t.Parallel()
 	testutil.RequireRoot(t)
 	w := newWorld(t, loadPinned)
 	for _, v6 := range []bool{false, true} {
-		w.forgetWays(t)
+		w.clearRouteCache(t)
 		senders := []host{alice, bob, client, server, plain}
 		for _, from := range senders {
 			w.send(t, fromEndpoint("", from, outgoing(from, v6, udp(40000, 53)).frame(t)))
@@ -32,7 +32,7 @@ func TestWaysLieApart(t *testing.T) {
 			}
 		}
 		if kept < len(senders) {
-			t.Errorf("IPv6 %t: %d ways are kept of %d senders", v6, kept, len(senders))
+			t.Errorf("IPv6 %t: the route cache keeps %d entries for %d senders", v6, kept, len(senders))
 		}
 	}
 }

@@ -12,7 +12,7 @@ import (
 	"github.com/ebpnet/ebpnet/internal/testutil"
 )
 
-// reasonNumber gives what a program returns for a reason.
+// reasonNumber returns the number of a drop reason in the programs.
 func reasonNumber(t testing.TB, name string) uint32 {
 	t.Helper()
 	reasons, err := Reasons()
@@ -21,14 +21,14 @@ func reasonNumber(t testing.TB, name string) uint32 {
 	}
 	for i, reason := range reasons {
 		if reason == name {
-			return uint32(i + 1) // REASON_NONE is none of them
+			return uint32(i + 1) // 0 is REASON_NONE
 		}
 	}
 	t.Fatalf("no reason %s", name)
 	return 0
 }
 
-// restore opens a flow of another table.
+// restore writes a flow of another table.
 func (w *world) restore(t testing.TB, f bpf.EbpnetFlow) uint32 {
 	t.Helper()
 	frame, err := binary.Append(make([]byte, headerSize), binary.NativeEndian, f)
@@ -42,7 +42,7 @@ func (w *world) restore(t testing.TB, f bpf.EbpnetFlow) uint32 {
 	return status
 }
 
-// raw gives the entries of all flows.
+// raw returns the entries of all flows.
 func (w *world) raw(t testing.TB) []bpf.EbpnetFlow {
 	t.Helper()
 	var flows []bpf.EbpnetFlow
@@ -56,9 +56,9 @@ func (w *world) raw(t testing.TB) []bpf.EbpnetFlow {
 	return flows
 }
 
-// TestRestoredFlowsGoOn takes flows of all kinds to another table, where they
-// are all they were: their packets pass as before, and mappings hold.
-func TestRestoredFlowsGoOn(t *testing.T) {
+// TestRestoredFlowsContinue copies flows of all kinds to another table. Their
+// packets pass as before, and their mappings hold.
+func TestRestoredFlowsContinue(t *testing.T) {
 	t.Parallel()
 	testutil.RequireRoot(t)
 	old, w := newWorld(t, loadPinned), newWorld(t, loadSlots(64, nil))
@@ -82,7 +82,7 @@ func TestRestoredFlowsGoOn(t *testing.T) {
 		_, out := old.send(t, fromEndpoint("", bob, bobs.frame(t)))
 		chosen := binary.BigEndian.Uint16(out[identifierAt(bobs):])
 
-		for range 2 { // the second time does nothing
+		for range 2 { // the second time changes nothing
 			for _, f := range old.raw(t) {
 				if status := w.restore(t, f); status != 0 {
 					t.Errorf("status %d for %+v", status, f)
@@ -91,7 +91,7 @@ func TestRestoredFlowsGoOn(t *testing.T) {
 		}
 		compare := []cmp.Option{
 			cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b }),
-			cmpopts.IgnoreFields(Flow{}, "Age", "Idle"), // of another moment
+			cmpopts.IgnoreFields(Flow{}, "Age", "Idle"), // of a different time
 		}
 		if diff := cmp.Diff(old.flows(t), w.flows(t), compare...); diff != "" {
 			t.Errorf("flows (-old +new):\n%s", diff)
@@ -112,14 +112,14 @@ func TestRestoredFlowsGoOn(t *testing.T) {
 				t.Fatal(err)
 			}
 			if n := each.indexed(t); n != 0 {
-				t.Errorf("%d entries in the index after the end of all flows", n)
+				t.Errorf("%d entries in the index after all flows ended", n)
 			}
 		}
 	}
 }
 
-// TestRestoreIsRefused shows that a flow that does not fit to those there is
-// not restored, and leaves nothing.
+// TestRestoreIsRefused checks that a flow that conflicts with existing flows is
+// not restored, and that no entry of it stays.
 func TestRestoreIsRefused(t *testing.T) {
 	t.Parallel()
 	testutil.RequireRoot(t)
@@ -134,22 +134,22 @@ func TestRestoreIsRefused(t *testing.T) {
 	before := w.indexed(t)
 	for _, f := range flows {
 		if status := w.restore(t, f); status != reasonNumber(t, "ports_exhausted") {
-			t.Errorf("status %d for a flow whose port is another's", status)
+			t.Errorf("status %d for a flow with the port of another flow", status)
 		}
 	}
 	if n := w.indexed(t); n != before || len(w.flows(t)) != 1 {
-		t.Errorf("%d entries and flows %+v after what was refused, want %d", n, w.flows(t), before)
+		t.Errorf("%d entries and flows %+v after a refused flow, want %d entries", n, w.flows(t), before)
 	}
 	w.send(t, sentBy(t, bob, false, udp(40001, 53)))
 	if status := w.restore(t, flows[0]); status != reasonNumber(t, "flow_table_full") {
-		t.Errorf("status %d for a flow that finds no room", status)
+		t.Errorf("status %d for a flow in a full table", status)
 	}
 	for name, run := range map[string]func([]byte) (uint32, []byte, error){
 		"restore_flow": w.Programs.RestoreFlow.Test, "end_flows": w.Programs.EndFlows.Test,
 	} {
 		status, _, err := run(make([]byte, headerSize+1))
 		if err != nil || status != reasonNumber(t, "malformed") {
-			t.Errorf("%s with too little: status %d, %v", name, status, err)
+			t.Errorf("%s with a short command: status %d, %v", name, status, err)
 		}
 	}
 	if len(w.flows(t)) != 2 {
