@@ -44,7 +44,7 @@ func floors() []floor {
 
 		{pktgenPort, framesUDP, "pktgen-port-tc", iptables, 2.00, "without sockets at either end, what is left is one look-up and a redirect"},
 		{pktgenPort, framesSYN, "pktgen-port-tc", iptables, 2.00, "the same for segments that conntrack looks at more closely"},
-		{pktgenDrop, framesGRE, "pktgen-drop-xdp", allDrop, 0.35, "a stranger costs his headers and two look-ups, and no socket buffer"},
+		{pktgenDrop, framesGRE, "pktgen-drop-xdp", allDrop, 0.35, "a stranger costs his headers and three look-ups in arrays, and no socket buffer"},
 		{pktgenGRE, framesGRE, "pktgen-gre-xdp", viaTC, 0.90, "what goes straight to its endpoint is not worse off than by the stack"},
 
 		{moreEndpoints, datagrams, "growth-endpoints-10000", few, 0.80, "a look-up in a hash does not care how much else is in it"},

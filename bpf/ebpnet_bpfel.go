@@ -511,6 +511,13 @@ const (
 	EbpnetReasonREASON_COUNT               EbpnetReason = 40
 )
 
+type EbpnetReceiver struct {
+	_      structs.HostLayout
+	Mac    EbpnetMac
+	Native uint8
+	Pad    uint8
+}
+
 type EbpnetRefused struct {
 	_         structs.HostLayout
 	Flows     uint64
@@ -593,6 +600,13 @@ type EbpnetTunnel struct {
 	Pad   [3]uint8
 }
 
+type EbpnetTunnelBucket struct {
+	_    structs.HostLayout
+	Used uint8
+	Pad  [3]uint8
+	Slot [8]EbpnetTunnelSlot
+}
+
 type EbpnetTunnelEnds struct {
 	_      structs.HostLayout
 	Local  EbpnetAddress
@@ -623,15 +637,32 @@ type EbpnetTunnelPath struct {
 	Sequence uint32
 }
 
+type EbpnetTunnelSlot struct {
+	_    structs.HostLayout
+	Ends EbpnetTunnelEnds
+	Id   uint32
+}
+
 type EbpnetUplink struct {
-	_       structs.HostLayout
-	Ifindex uint32
-	Mtu     uint32
-	Mac     EbpnetMac
-	Native  uint8
-	Pad     uint8
-	Ipv4    EbpnetAddress
-	Ipv6    EbpnetAddress
+	_        structs.HostLayout
+	Ifindex  uint32
+	Mtu      uint32
+	Receiver EbpnetReceiver
+	Ipv4     EbpnetAddress
+	Ipv6     EbpnetAddress
+}
+
+type EbpnetUplinkBucket struct {
+	_    structs.HostLayout
+	Used uint8
+	Pad  [3]uint8
+	Slot [8]EbpnetUplinkSlot
+}
+
+type EbpnetUplinkSlot struct {
+	_      structs.HostLayout
+	Key    uint32
+	Uplink EbpnetUplink
 }
 
 // Names of all BPF objects in the ELF.
@@ -671,11 +702,11 @@ const (
 	EbpnetMapScratches             = "scratches"
 	EbpnetMapSweepers              = "sweepers"
 	EbpnetMapTrunks                = "trunks"
-	EbpnetMapTunnelIds             = "tunnel_ids"
+	EbpnetMapTunnelBuckets         = "tunnel_buckets"
 	EbpnetMapTunnelPaths           = "tunnel_paths"
 	EbpnetMapTunnelStats           = "tunnel_stats"
 	EbpnetMapTunnels               = "tunnels"
-	EbpnetMapUplinks               = "uplinks"
+	EbpnetMapUplinkBuckets         = "uplink_buckets"
 	EbpnetMapWays                  = "ways"
 	EbpnetProgAddCounts            = "add_counts"
 	EbpnetProgEndFlows             = "end_flows"
@@ -805,11 +836,11 @@ type EbpnetMapSpecs struct {
 	Scratches      *ebpf.MapSpec `ebpf:"scratches"`
 	Sweepers       *ebpf.MapSpec `ebpf:"sweepers"`
 	Trunks         *ebpf.MapSpec `ebpf:"trunks"`
-	TunnelIds      *ebpf.MapSpec `ebpf:"tunnel_ids"`
+	TunnelBuckets  *ebpf.MapSpec `ebpf:"tunnel_buckets"`
 	TunnelPaths    *ebpf.MapSpec `ebpf:"tunnel_paths"`
 	TunnelStats    *ebpf.MapSpec `ebpf:"tunnel_stats"`
 	Tunnels        *ebpf.MapSpec `ebpf:"tunnels"`
-	Uplinks        *ebpf.MapSpec `ebpf:"uplinks"`
+	UplinkBuckets  *ebpf.MapSpec `ebpf:"uplink_buckets"`
 	Ways           *ebpf.MapSpec `ebpf:"ways"`
 }
 
@@ -891,11 +922,11 @@ type EbpnetMaps struct {
 	Scratches      *ebpf.Map `ebpf:"scratches"`
 	Sweepers       *ebpf.Map `ebpf:"sweepers"`
 	Trunks         *ebpf.Map `ebpf:"trunks"`
-	TunnelIds      *ebpf.Map `ebpf:"tunnel_ids"`
+	TunnelBuckets  *ebpf.Map `ebpf:"tunnel_buckets"`
 	TunnelPaths    *ebpf.Map `ebpf:"tunnel_paths"`
 	TunnelStats    *ebpf.Map `ebpf:"tunnel_stats"`
 	Tunnels        *ebpf.Map `ebpf:"tunnels"`
-	Uplinks        *ebpf.Map `ebpf:"uplinks"`
+	UplinkBuckets  *ebpf.Map `ebpf:"uplink_buckets"`
 	Ways           *ebpf.Map `ebpf:"ways"`
 }
 
@@ -934,11 +965,11 @@ func (m *EbpnetMaps) Close() error {
 		m.Scratches,
 		m.Sweepers,
 		m.Trunks,
-		m.TunnelIds,
+		m.TunnelBuckets,
 		m.TunnelPaths,
 		m.TunnelStats,
 		m.Tunnels,
-		m.Uplinks,
+		m.UplinkBuckets,
 		m.Ways,
 	)
 }

@@ -8,6 +8,7 @@
 
 #include "ctx_sum.h"
 #include "parse.h"
+#include "tunnel_find.h"
 
 /*
  * The header. A field that its flag does not announce is left out, and those
@@ -98,24 +99,20 @@ gre_find_network(ctx_t *ctx, __u32 tunnel, __u32 offset,
 static __noinline enum reason
 gre_identify(ctx_t *ctx, const struct packet *pkt, struct tunnel_origin *origin)
 {
-	struct tunnel_ends ends = { .local = pkt->dst, .remote = pkt->src };
-	__u32 *id, offset = pkt->l4;
+	__u32 offset = pkt->l4, id;
 	struct gre_base gre = {};
 	enum reason reason;
 	__sum16 checksum;
 
-	id = bpf_map_lookup_elem(&tunnel_ids, &ends);
-	if (!id) {
+	if (!tunnel_find(&pkt->dst, &pkt->src, &id)) {
 		/* Other GRE may be for the host. */
 		if (pkt->fragment || ctx_load(ctx, offset, &gre, sizeof(gre)) ||
 		    gre.protocol != bpf_htons(ETH_P_TEB))
 			return REASON_NONE;
-		__builtin_memset(&ends.remote, 0, sizeof(ends.remote));
-		if (bpf_map_lookup_elem(&tunnel_ids, &ends))
-			return REASON_UNKNOWN_TUNNEL;
-		return REASON_NONE;
+		return tunnel_claims(&pkt->dst) ? REASON_UNKNOWN_TUNNEL :
+						  REASON_NONE;
 	}
-	origin->tunnel = *id;
+	origin->tunnel = id;
 	origin->outer = pkt->ethertype;
 	origin->tos = pkt->tos;
 	if (pkt->fragment)

@@ -9,7 +9,7 @@
 
 #include "config.h"
 #include "kernel.h"
-#include "maps.h"
+#include "uplink_find.h"
 
 /* The lowest bit of _skb_refdst is no part of the pointer: SKB_DST_NOREF. */
 #define LOOPBACK_ROUTE_MASK (~1UL)
@@ -24,9 +24,9 @@ static __always_inline bool loopback_find_mac(__u32 ifindex, struct mac *mac)
 		*mac = config_gateway_mac();
 		return true;
 	}
-	uplink = ifindex ? bpf_map_lookup_elem(&uplinks, &ifindex) : NULL;
+	uplink = ifindex ? uplink_find(ifindex) : NULL;
 	if (uplink)
-		*mac = uplink->mac;
+		*mac = uplink->receiver.mac;
 	return uplink;
 }
 

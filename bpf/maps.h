@@ -186,16 +186,16 @@ struct {
 	__type(value, struct tunnel);
 } tunnels SEC(".maps");
 
-/* Configuration. A tunnel's ends -> its id. The agent writes it. Read for every
- * packet out of a tunnel. An entry lives as long as the tunnel. It has room for
- * the ends and the local address of every tunnel, so it is never full. */
+/* Configuration. The hash of a tunnel's ends -> a bucket with its id: see
+ * tunnel_find(). The agent writes it. Read for every packet out of a tunnel. A
+ * slot is used as long as the tunnel lives. A bucket is full: the tunnel is
+ * refused. */
 struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 2 * MAX_TUNNELS);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, struct tunnel_ends);
-	__type(value, __u32);
-} tunnel_ids SEC(".maps");
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, TUNNEL_BUCKETS);
+	__type(key, __u32);
+	__type(value, struct tunnel_bucket);
+} tunnel_buckets SEC(".maps");
 
 /* State. Tunnel id -> the path MTU to its remote, and its last sequence number.
  * The datapath writes it. The agent zeroes an entry when it gives out the id.
@@ -207,17 +207,17 @@ struct {
 	__type(value, struct tunnel_path);
 } tunnel_paths SEC(".maps");
 
-/* Configuration. ifindex of an uplink -> its addresses. Key 0 has the uplink of
- * the default route, for kernels that refuse a route lookup. The agent writes
- * it. Read with each lookup in the routing table. Full: the uplink is refused.
- * */
+/* Configuration. The hash of an uplink's ifindex -> a bucket with the uplink:
+ * see uplink_find(). Key 0 has the uplink of the default route, for kernels
+ * that refuse a route lookup. The agent writes it. Read with each lookup in the
+ * routing table, and for every packet in XDP. A bucket is full: the uplink is
+ * refused. */
 struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, MAX_UPLINKS);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, UPLINK_BUCKETS);
 	__type(key, __u32);
-	__type(value, struct uplink);
-} uplinks SEC(".maps");
+	__type(value, struct uplink_bucket);
+} uplink_buckets SEC(".maps");
 
 /* Configuration. An address that leads to the host but is not an address of the
  * host: the broadcast address of a subnet, or an anycast address. The agent

@@ -9,6 +9,7 @@
 
 #include "config.h"
 #include "scratch.h"
+#include "uplink_find.h"
 #include "headers/uapi.h"
 
 /* Distributes routes over the places of the cache: 2^64 divided by the golden
@@ -29,16 +30,15 @@ static __always_inline bool route_is_unroutable(const struct address *a)
 }
 
 /*
- * The MTU of an uplink. The MTU of a route lookup includes path MTUs that the
- * host has learned from ICMP errors, and any sender can forge those.
+ * The MTU of an uplink, or @known if the kernel does not tell. The MTU of a
+ * route lookup includes path MTUs that the host has learned from ICMP errors,
+ * and any sender can forge those.
  */
-static __always_inline __u32 route_mtu(ctx_t *ctx, const struct uplink *uplink)
+static __always_inline __u32 route_mtu(ctx_t *ctx, __u32 ifindex, __u32 known)
 {
 	__u32 mtu = 1; /* as a length, it always fits */
 
-	return bpf_check_mtu(ctx, uplink->ifindex, &mtu, 0, 0) < 0 ?
-		       uplink->mtu :
-		       mtu;
+	return bpf_check_mtu(ctx, ifindex, &mtu, 0, 0) < 0 ? known : mtu;
 }
 
 /* Without a route lookup (see route_ask()) all packets take the uplink of the
@@ -46,8 +46,7 @@ static __always_inline __u32 route_mtu(ctx_t *ctx, const struct uplink *uplink)
 static __always_inline enum reason
 route_by_default(const struct address *dst, struct route *route)
 {
-	__u32 key = 0;
-	const struct uplink *uplink = bpf_map_lookup_elem(&uplinks, &key);
+	const struct uplink *uplink = uplink_find(0);
 	const struct address *own;
 
 	if (!uplink)
@@ -109,12 +108,13 @@ route_ask(ctx_t *ctx, const struct address *src, const struct address *dst,
 	/* An address in the subnet of a network that no station has. */
 	if (fib->ifindex == gateway_ifindex)
 		return REASON_ISOLATED;
-	uplink = bpf_map_lookup_elem(&uplinks, &fib->ifindex);
+	uplink = uplink_find(fib->ifindex);
 	if (!uplink)
 		return REASON_NOT_UPLINK;
 
+	route->source = ipv4 ? uplink->ipv4 : uplink->ipv6;
 	route->ifindex = fib->ifindex;
-	route->mtu = route_mtu(ctx, uplink);
+	route->mtu = route_mtu(ctx, fib->ifindex, uplink->mtu);
 	/* The next hop of an IPv4 route may be an IPv6 address: RFC 8950. */
 	route->next.nh_family = fib->family;
 	if (fib->family == AF_INET)
@@ -122,17 +122,13 @@ route_ask(ctx_t *ctx, const struct address *src, const struct address *dst,
 	else
 		__builtin_memcpy(route->next.ipv6_nh, fib->ipv6_dst,
 				 sizeof(fib->ipv6_dst));
-	if (ipv4) {
-		route->source = fib_flags & BPF_FIB_LOOKUP_SRC ?
-					address_from_ipv4(fib->ipv4_src) :
-					uplink->ipv4;
-	} else {
-		if (fib_flags & BPF_FIB_LOOKUP_SRC)
-			__builtin_memcpy(&route->source, fib->ipv6_src,
-					 sizeof(route->source));
-		else
-			route->source = uplink->ipv6;
-	}
+	if (!(fib_flags & BPF_FIB_LOOKUP_SRC))
+		return REASON_NONE;
+	if (ipv4)
+		route->source = address_from_ipv4(fib->ipv4_src);
+	else
+		__builtin_memcpy(&route->source, fib->ipv6_src,
+				 sizeof(route->source));
 	return REASON_NONE;
 }
 

@@ -205,8 +205,8 @@ tunnel_note_mtu(struct __sk_buff *skb, const struct packet *pkt)
 	struct tunnel_quote4 quote4;
 	struct tunnel_path *path;
 	struct gre_base gre;
-	__u32 *found, id;
 	__be32 rest;
+	__u32 id;
 	__u8 code;
 
 	if (bpf_skb_load_bytes(skb, pkt->l4 + offsetof(struct icmp, code),
@@ -240,13 +240,11 @@ tunnel_note_mtu(struct __sk_buff *skb, const struct packet *pkt)
 		if (mtu < TUNNEL_LEAST6) /* RFC 8201, 4 */
 			return;
 	}
-	found = bpf_map_lookup_elem(&tunnel_ids, &ends);
-	if (!found || !mtu || !address_equal(&pkt->dst, &ends.local) ||
+	if (!mtu || !tunnel_find(&ends.local, &ends.remote, &id) ||
+	    !address_equal(&pkt->dst, &ends.local) ||
 	    gre.protocol != bpf_htons(ETH_P_TEB) ||
-	    gre_find_network(skb, *found, at, &gre, &network))
-		return;
-	id = *found;
-	if (!tunnel_sends(id, network, gre.flags))
+	    gre_find_network(skb, id, at, &gre, &network) ||
+	    !tunnel_sends(id, network, gre.flags))
 		return;
 	path = bpf_map_lookup_elem(&tunnel_paths, &id);
 	if (!path || dry_run)

@@ -16,7 +16,6 @@ enum {
 	MAX_LINKS = 131072,
 	MAX_TUNNELS = 1024,
 	MAX_TUNNEL_NETWORKS = 65536, /* one for each network of each tunnel */
-	MAX_UPLINKS = 64,
 	MAX_BROADCASTS = 4096,
 	MAX_PORTS = 262144,
 	MAX_PORT_SOURCES = 65536,
@@ -118,6 +117,33 @@ struct tunnel_ends {
 };
 _Static_assert(sizeof(struct tunnel_ends) == 32, "struct tunnel_ends");
 
+/* The slots of a bucket. With so many, a bucket is practically never full. */
+enum {
+	BUCKET_SLOTS = 8,
+};
+
+struct tunnel_slot {
+	struct tunnel_ends ends;
+	__u32 id;
+};
+_Static_assert(sizeof(struct tunnel_slot) == 36, "struct tunnel_slot");
+
+/* A bucket of a hash table that is an array, because the kernel inlines lookups
+ * in arrays. A program may read a bucket while the agent changes it. So the
+ * agent fills a slot before it sets the slot's bit, and a slot whose bit was
+ * cleared keeps its content until it is used again. */
+struct tunnel_bucket {
+	__u8 used; /* a bit for each slot in use */
+	__u8 pad[3];
+	struct tunnel_slot slot[BUCKET_SLOTS];
+};
+_Static_assert(sizeof(struct tunnel_bucket) == 292, "struct tunnel_bucket");
+
+enum {
+	TUNNEL_BUCKET_BITS = 11,
+	TUNNEL_BUCKETS = 1 << TUNNEL_BUCKET_BITS,
+};
+
 enum tunnel_flag {
 	TUNNEL_CSUM = 1, /* sends checksums: RFC 2784 */
 	TUNNEL_SEQ = 2, /* sends sequence numbers: RFC 2890 */
@@ -143,17 +169,42 @@ struct tunnel_network_key {
 _Static_assert(sizeof(struct tunnel_network_key) == 12,
 	       "struct tunnel_network_key");
 
+/* The fields of an uplink that XDP reads for each packet. */
+struct receiver {
+	struct mac mac;
+	__u8 native; /* 1: XDP runs in the driver, before the kernel makes an
+		      * skb */
+	__u8 pad;
+} __attribute__((aligned(4))); /* copied by 4 bytes at a time */
+_Static_assert(sizeof(struct receiver) == 8, "struct receiver");
+
 struct uplink {
 	__u32 ifindex;
 	__u32 mtu;
-	struct mac mac;
-	__u8 native; /* 1: XDP runs in its driver, before the kernel makes an
-		      * skb */
-	__u8 pad;
+	struct receiver receiver;
 	struct address ipv4; /* zero: none */
 	struct address ipv6; /* zero: none */
 };
 _Static_assert(sizeof(struct uplink) == 48, "struct uplink");
+
+struct uplink_slot {
+	__u32 key;
+	struct uplink uplink;
+};
+_Static_assert(sizeof(struct uplink_slot) == 52, "struct uplink_slot");
+
+/* See struct tunnel_bucket. */
+struct uplink_bucket {
+	__u8 used; /* a bit for each slot in use */
+	__u8 pad[3];
+	struct uplink_slot slot[BUCKET_SLOTS];
+};
+_Static_assert(sizeof(struct uplink_bucket) == 420, "struct uplink_bucket");
+
+enum {
+	UPLINK_BUCKET_BITS = 6,
+	UPLINK_BUCKETS = 1 << UPLINK_BUCKET_BITS,
+};
 
 /* A published port at an address of the host, or at all its addresses of a
  * family if `address` is unspecified (::, ::ffff:0.0.0.0). */

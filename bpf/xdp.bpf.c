@@ -34,6 +34,7 @@
 #include "policy.h"
 #include "publish.h"
 #include "route.h"
+#include "uplink_find.h"
 #include "verdict.h"
 
 /* The largest frame that XDP delivers to an endpoint. Larger frames are mostly
@@ -46,11 +47,11 @@ _Static_assert(LARGEST_TAKEN <= MAX_IN_PLACE, "LARGEST_TAKEN");
  * runs too late to save time, and cannot see whether the frame is a superframe.
  */
 static __always_inline bool
-may_take(const ctx_t *ctx, const struct uplink *uplink)
+may_take(const ctx_t *ctx, const struct receiver *receiver)
 {
 	__u32 length = ctx_length(ctx);
 
-	return uplink->native && length <= LARGEST_TAKEN &&
+	return receiver->native && length <= LARGEST_TAKEN &&
 	       ctx_data(ctx) + length <= ctx_end(ctx);
 }
 
@@ -162,7 +163,7 @@ __verified_once int decide_tunnel(ctx_t *ctx, bool take)
 
 /* Decides about a packet of GRE. */
 static __always_inline enum action
-decide_gre(ctx_t *ctx, struct scratch *scratch, const struct uplink *uplink)
+decide_gre(ctx_t *ctx, struct scratch *scratch, const struct receiver *receiver)
 {
 	struct tunnel_origin *origin = &scratch->origin;
 	enum reason reason = gre_identify(ctx, &scratch->packet, origin);
@@ -171,13 +172,13 @@ decide_gre(ctx_t *ctx, struct scratch *scratch, const struct uplink *uplink)
 		origin->tunnel = 0; /* not counted: its sender is not known */
 	/* Generic XDP may see a superframe, which has no checksum of the whole.
 	 */
-	if (reason == REASON_BAD_GRE_CHECKSUM && !uplink->native)
+	if (reason == REASON_BAD_GRE_CHECKSUM && !receiver->native)
 		return ACTION_PASS;
 	if (reason)
 		return decision_drop(scratch, reason);
 	if (!origin->tunnel)
 		return ACTION_PASS;
-	return decide_tunnel(ctx, may_take(ctx, uplink));
+	return decide_tunnel(ctx, may_take(ctx, receiver));
 }
 
 /* Decides about a packet of @flow, for the endpoint on its other side. */
@@ -208,7 +209,8 @@ decide_flow(ctx_t *ctx, struct flow *flow, __u32 slot, enum flow_side side)
 
 /* Decides about a packet of TCP or UDP. Only TC opens flows with the outside. */
 static __always_inline enum action
-decide_packet(ctx_t *ctx, struct scratch *scratch, const struct uplink *uplink)
+decide_packet(ctx_t *ctx, struct scratch *scratch,
+	      const struct receiver *receiver)
 {
 	struct packet *pkt = &scratch->packet;
 	bool published = search_is_published(pkt->protocol, pkt->dport);
@@ -221,7 +223,7 @@ decide_packet(ctx_t *ctx, struct scratch *scratch, const struct uplink *uplink)
 	flow_key_of(&scratch->key, pkt, NETWORK_OUTSIDE);
 	flow = flow_find_to(scratch, &scratch->key, &side, &slot);
 	if (flow)
-		return pkt->protocol == IPPROTO_UDP && may_take(ctx, uplink) ?
+		return pkt->protocol == IPPROTO_UDP && may_take(ctx, receiver) ?
 			       decide_flow(ctx, flow, slot, side) :
 			       ACTION_PASS;
 	if (published && is_refused(ctx, pkt))
@@ -234,17 +236,18 @@ decide_packet(ctx_t *ctx, struct scratch *scratch, const struct uplink *uplink)
  * address, which the host may translate, and superframes, which generic XDP may
  * see and which may have no length. */
 static __always_inline enum action
-classify(ctx_t *ctx, struct scratch *scratch, const struct uplink *uplink)
+classify(ctx_t *ctx, struct scratch *scratch, const struct receiver *receiver)
 {
 	struct packet *pkt = &scratch->packet;
 	enum reason reason = parse_l3(ctx, pkt, 0);
 	bool ipv6 = pkt->ethertype == bpf_htons(ETH_P_IPV6);
 
-	if (!mac_equal(&pkt->dst_mac, &uplink->mac) ||
+	if (!mac_equal(&pkt->dst_mac, &receiver->mac) ||
 	    (pkt->ethertype != bpf_htons(ETH_P_IP) && !ipv6))
 		return ACTION_PASS;
 	if (reason)
-		return !uplink->native || (ipv6 && address_is_ipv4(&pkt->dst)) ?
+		return !receiver->native ||
+				       (ipv6 && address_is_ipv4(&pkt->dst)) ?
 			       ACTION_PASS :
 			       decision_drop(scratch, REASON_MALFORMED);
 	/* from_uplink() and the host check the headers after the IP header. */
@@ -252,14 +255,14 @@ classify(ctx_t *ctx, struct scratch *scratch, const struct uplink *uplink)
 }
 
 static __always_inline enum action
-decide(ctx_t *ctx, struct scratch *scratch, const struct uplink *uplink)
+decide(ctx_t *ctx, struct scratch *scratch, const struct receiver *receiver)
 {
 	switch (scratch->packet.protocol) {
 	case IPPROTO_GRE:
-		return decide_gre(ctx, scratch, uplink);
+		return decide_gre(ctx, scratch, receiver);
 	case IPPROTO_TCP:
 	case IPPROTO_UDP:
-		return decide_packet(ctx, scratch, uplink);
+		return decide_packet(ctx, scratch, receiver);
 	}
 	return ACTION_PASS;
 }
@@ -313,18 +316,22 @@ SEC("xdp.frags")
 int xdp_uplink(struct xdp_md *ctx)
 {
 	__u32 ifindex = ctx_ifindex(ctx);
-	const struct uplink *uplink = bpf_map_lookup_elem(&uplinks, &ifindex);
+	const struct uplink *uplink = uplink_find(ifindex);
+	struct receiver receiver;
 	struct scratch *scratch;
 	enum action action;
 
 	if (!uplink)
 		return verdict_pass();
+	/* Behind a copy, the verifier need not follow each slot that @uplink
+	 * may point to. */
+	receiver = uplink->receiver;
 	scratch = scratch_new();
 	if (!scratch)
 		return verdict_pass();
-	action = classify(ctx, scratch, uplink);
+	action = classify(ctx, scratch, &receiver);
 	if (!action)
-		action = decide(ctx, scratch, uplink);
+		action = decide(ctx, scratch, &receiver);
 	return act(ctx, scratch, action);
 }
 

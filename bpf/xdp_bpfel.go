@@ -49,11 +49,11 @@ const (
 	XdpMapScratches             = "scratches"
 	XdpMapSweepers              = "sweepers"
 	XdpMapTrunks                = "trunks"
-	XdpMapTunnelIds             = "tunnel_ids"
+	XdpMapTunnelBuckets         = "tunnel_buckets"
 	XdpMapTunnelPaths           = "tunnel_paths"
 	XdpMapTunnelStats           = "tunnel_stats"
 	XdpMapTunnels               = "tunnels"
-	XdpMapUplinks               = "uplinks"
+	XdpMapUplinkBuckets         = "uplink_buckets"
 	XdpMapWays                  = "ways"
 	XdpProgXdpUplink            = "xdp_uplink"
 	XdpVarDatapathIfindex       = "datapath_ifindex"
@@ -158,11 +158,11 @@ type XdpMapSpecs struct {
 	Scratches      *ebpf.MapSpec `ebpf:"scratches"`
 	Sweepers       *ebpf.MapSpec `ebpf:"sweepers"`
 	Trunks         *ebpf.MapSpec `ebpf:"trunks"`
-	TunnelIds      *ebpf.MapSpec `ebpf:"tunnel_ids"`
+	TunnelBuckets  *ebpf.MapSpec `ebpf:"tunnel_buckets"`
 	TunnelPaths    *ebpf.MapSpec `ebpf:"tunnel_paths"`
 	TunnelStats    *ebpf.MapSpec `ebpf:"tunnel_stats"`
 	Tunnels        *ebpf.MapSpec `ebpf:"tunnels"`
-	Uplinks        *ebpf.MapSpec `ebpf:"uplinks"`
+	UplinkBuckets  *ebpf.MapSpec `ebpf:"uplink_buckets"`
 	Ways           *ebpf.MapSpec `ebpf:"ways"`
 }
 
@@ -243,11 +243,11 @@ type XdpMaps struct {
 	Scratches      *ebpf.Map `ebpf:"scratches"`
 	Sweepers       *ebpf.Map `ebpf:"sweepers"`
 	Trunks         *ebpf.Map `ebpf:"trunks"`
-	TunnelIds      *ebpf.Map `ebpf:"tunnel_ids"`
+	TunnelBuckets  *ebpf.Map `ebpf:"tunnel_buckets"`
 	TunnelPaths    *ebpf.Map `ebpf:"tunnel_paths"`
 	TunnelStats    *ebpf.Map `ebpf:"tunnel_stats"`
 	Tunnels        *ebpf.Map `ebpf:"tunnels"`
-	Uplinks        *ebpf.Map `ebpf:"uplinks"`
+	UplinkBuckets  *ebpf.Map `ebpf:"uplink_buckets"`
 	Ways           *ebpf.Map `ebpf:"ways"`
 }
 
@@ -286,11 +286,11 @@ func (m *XdpMaps) Close() error {
 		m.Scratches,
 		m.Sweepers,
 		m.Trunks,
-		m.TunnelIds,
+		m.TunnelBuckets,
 		m.TunnelPaths,
 		m.TunnelStats,
 		m.Tunnels,
-		m.Uplinks,
+		m.UplinkBuckets,
 		m.Ways,
 	)
 }

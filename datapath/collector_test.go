@@ -187,7 +187,7 @@ func TestUsageNamesEveryMap(t *testing.T) {
 		}
 	}
 	for name, want := range map[string]int{
-		bpf.EbpnetMapDevices: len(locals()) + 1, bpf.EbpnetMapFdb: 13, bpf.EbpnetMapLinks: 4, bpf.EbpnetMapFlowIndex: 0, bpf.EbpnetMapUplinks: 2,
+		bpf.EbpnetMapDevices: len(locals()) + 1, bpf.EbpnetMapFdb: 13, bpf.EbpnetMapLinks: 4, bpf.EbpnetMapFlowIndex: 0, bpf.EbpnetMapUplinkBuckets: 2, bpf.EbpnetMapTunnelBuckets: 4,
 		bpf.EbpnetMapCarried: 5, bpf.EbpnetMapMembers: len(locals()) + 1 + 5, bpf.EbpnetMapTunnels: 2, bpf.EbpnetMapLearnedFdb: 0,
 	} {
 		if got[name].Entries != want {

@@ -164,7 +164,7 @@ func (t *Tables) Replace(w Wanted) error {
 	}
 	gone = slices.DeleteFunc(gone, func(d bpf.EbpnetDevice) bool { return c.locals[d.Endpoint] })
 	missing, err := t.withdraw(c.ports)
-	missingIDs, err2 := removeOthers(t.Maps.TunnelIds, c.tunnelIDs)
+	missingIDs, err2 := t.tunnelIDs().removeOthers(c.tunnelIDs)
 	missingTunnelNetworks, err3 := removeOthers(t.Maps.Carried, c.tunnelNetworks)
 	return errors.Join(
 		err, err2, err3,
@@ -179,9 +179,9 @@ func (t *Tables) Replace(w Wanted) error {
 		replace(t.Maps.Neighbors, c.neighbors),
 		t.forgetElsewhere(c.places),
 		replaceArray(t.Maps.Tunnels, c.tunnels),
-		putAll(t.Maps.TunnelIds, missingIDs),
+		t.tunnelIDs().putAll(missingIDs),
 		putAll(t.Maps.Carried, missingTunnelNetworks),
-		replace(t.Maps.Uplinks, c.uplinks),
+		t.uplinks().replace(c.uplinks),
 		replace(t.Maps.Broadcasts, c.broadcasts),
 		t.putPublished(missing),
 		replaceArray(t.Maps.PublishedPorts, c.ports.words),

@@ -307,11 +307,11 @@ func (t *Tables) Usage() ([]MapUsage, error) {
 		{"scratches", t.Maps.Scratches, countAll},
 		{"sweepers", t.Maps.Sweepers, countAll},
 		{"trunks", t.Maps.Trunks, countUsed[bpf.EbpnetTrunk]},
-		{"tunnel_ids", t.Maps.TunnelIds, countEntries[bpf.EbpnetTunnelEnds, uint32]},
+		{"tunnel_buckets", t.Maps.TunnelBuckets, t.tunnelIDs().count},
 		{"tunnel_paths", t.Maps.TunnelPaths, countUsed[bpf.EbpnetTunnelPath]},
 		{"tunnel_stats", t.Maps.TunnelStats, t.countTunnels},
 		{"tunnels", t.Maps.Tunnels, t.countTunnels},
-		{"uplinks", t.Maps.Uplinks, countEntries[uint32, bpf.EbpnetUplink]},
+		{"uplink_buckets", t.Maps.UplinkBuckets, t.uplinks().count},
 		{"ways", t.Maps.Ways, countAll},
 	}
 	usage := make([]MapUsage, 0, len(maps))
@@ -324,8 +324,12 @@ func (t *Tables) Usage() ([]MapUsage, error) {
 		if err != nil {
 			return nil, fmt.Errorf("read the size of %s: %w", entry.name, err)
 		}
+		capacity := entry.m.MaxEntries()
+		if entry.m == t.Maps.TunnelBuckets || entry.m == t.Maps.UplinkBuckets {
+			capacity *= bucketSlots
+		}
 		memory, _ := info.Memlock() // available since Linux 4.10
-		usage = append(usage, MapUsage{Name: entry.name, Entries: entries, Capacity: entry.m.MaxEntries(), Memory: memory})
+		usage = append(usage, MapUsage{Name: entry.name, Entries: entries, Capacity: capacity, Memory: memory})
 	}
 	return usage, nil
 }

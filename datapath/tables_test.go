@@ -37,8 +37,8 @@ func (t *Tables) dump(tb testing.TB) []string {
 	err = errors.Join(err, dumpTable(t.Maps.Members, func(k bpf.EbpnetMemberKey, v bpf.EbpnetStation) { note("members", k.Network, v) }))
 	err = errors.Join(err, dumpTable(t.Maps.Carried, func(k bpf.EbpnetTunnelNetworkKey, v uint32) { note("carried", k, v) }))
 	err = errors.Join(err, dumpTable(t.Maps.Links, func(k bpf.EbpnetLinkKey, v uint32) { note("links", k, v) }))
-	err = errors.Join(err, dumpTable(t.Maps.TunnelIds, func(k bpf.EbpnetTunnelEnds, v uint32) { note("tunnel_ids", k, v) }))
-	err = errors.Join(err, dumpTable(t.Maps.Uplinks, func(k uint32, v bpf.EbpnetUplink) { note("uplinks", k, v) }))
+	err = errors.Join(err, dumpBuckets(t.tunnelIDs(), func(k bpf.EbpnetTunnelEnds, v uint32) { note("tunnel_buckets", k, v) }))
+	err = errors.Join(err, dumpBuckets(t.uplinks(), func(k uint32, v bpf.EbpnetUplink) { note("uplink_buckets", k, v) }))
 	err = errors.Join(err, dumpTable(t.Maps.Networks, func(k uint32, v bpf.EbpnetNetwork) {
 		if v != (bpf.EbpnetNetwork{}) {
 			note("networks", k, v)
@@ -64,6 +64,14 @@ func dumpTable[K, V any](m *ebpf.Map, f func(K, V)) error {
 		f(key, value)
 	}
 	return entries.Err()
+}
+
+func dumpBuckets[K, V comparable, B any](b buckets[K, V, B], f func(K, V)) error {
+	all, err := b.entries()
+	for key, value := range all {
+		f(key, value)
+	}
+	return err
 }
 
 // theTrunk is an endpoint of example that is a trunk.

@@ -57,21 +57,21 @@ func (t *Tables) PutTunnel(tunnel Tunnel) error {
 	if err := put(t.Maps.Tunnels, tunnel.ID, tunnel.entry()); err != nil {
 		return err
 	}
-	if err := put(t.Maps.TunnelIds, tunnel.claim(), uint32(0)); err != nil {
+	if err := t.tunnelIDs().put(tunnel.claim(), 0); err != nil {
 		return err
 	}
-	return put(t.Maps.TunnelIds, tunnel.ends(), tunnel.ID)
+	return t.tunnelIDs().put(tunnel.ends(), tunnel.ID)
 }
 
 // DeleteTunnel removes a tunnel that carries no network, and the stations
 // learned behind it. The parameter shared says whether another tunnel has the
 // same local address.
 func (t *Tables) DeleteTunnel(tunnel Tunnel, shared bool) error {
-	if err := remove(t.Maps.TunnelIds, tunnel.ends()); err != nil {
+	if err := t.tunnelIDs().remove(tunnel.ends()); err != nil {
 		return err
 	}
 	if !shared {
-		if err := remove(t.Maps.TunnelIds, tunnel.claim()); err != nil {
+		if err := t.tunnelIDs().remove(tunnel.claim()); err != nil {
 			return err
 		}
 	}

@@ -23,14 +23,15 @@ const defaultUplink = 0
 
 func (u Uplink) entry() bpf.EbpnetUplink {
 	return bpf.EbpnetUplink{
-		Ifindex: uint32(u.Ifindex), Mtu: uint32(u.MTU), Mac: bpf.EbpnetMac{Byte: u.MAC}, Native: flag(u.Native),
-		Ipv4: addressOf(u.IPv4), Ipv6: addressOf(u.IPv6),
+		Ifindex: uint32(u.Ifindex), Mtu: uint32(u.MTU),
+		Receiver: bpf.EbpnetReceiver{Mac: bpf.EbpnetMac{Byte: u.MAC}, Native: flag(u.Native)},
+		Ipv4:     addressOf(u.IPv4), Ipv6: addressOf(u.IPv6),
 	}
 }
 
 // ReplaceUplinks makes the given uplinks the host's only ones.
 func (t *Tables) ReplaceUplinks(uplinks []Uplink) error {
-	return replace(t.Maps.Uplinks, uplinkEntries(uplinks))
+	return t.uplinks().replace(uplinkEntries(uplinks))
 }
 
 func uplinkEntries(uplinks []Uplink) map[uint32]bpf.EbpnetUplink {

@@ -172,7 +172,7 @@ func TestLoadAfterAnInterruptedOne(t *testing.T) {
 	must(t, twin.Pin(filepath.Join(dir, programsDirectory, FromHost.name+"-new")))
 	must(t, twin.Close())
 	must(t, os.Remove(filepath.Join(dir, programsDirectory, ToUplink.name)))
-	must(t, os.Remove(filepath.Join(dir, mapsDirectory, bpf.EbpnetMapUplinks)))
+	must(t, os.Remove(filepath.Join(dir, mapsDirectory, bpf.EbpnetMapUplinkBuckets)))
 	mustLoad(t, dir)
 	if now := listPins(t, dir); !slices.Equal(now, pins) {
 		t.Errorf("pins are %v, want %v", now, pins)

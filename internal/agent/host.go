@@ -119,8 +119,7 @@ func loaderConfig(gateway host.Gateway, wanted spec.Host) loader.Config {
 	}
 }
 
-// maxUplinks leaves room for the default uplink's second entry (MAX_UPLINKS in
-// bpf/types_tables.h).
+// maxUplinks keeps the buckets of `uplink_buckets` far from full.
 const maxUplinks = 63
 
 // uplinks looks at the wanted uplinks that are there now.
