@@ -141,19 +141,18 @@ type EbpnetFlow struct {
 	_          structs.HostLayout
 	Original   EbpnetFlowKey
 	Reply      EbpnetFlowKey
-	Opened     uint64
-	Seen       uint64
-	Sent       [2]EbpnetCounter
-	Mapping    uint32
-	Users      uint32
-	HalfOpenAt uint32
 	Phase      EbpnetFlowPhase
 	State      EbpnetFlowState
+	Seen       uint64
 	Uplink     uint32
-	Sequence   uint32
 	Revision   uint32
 	Owner      uint32
 	Server     uint32
+	Opened     uint64
+	Mapping    uint32
+	Users      uint32
+	HalfOpenAt uint32
+	Sequence   uint32
 	PlaceOwn   uint32
 	PlaceAll   uint32
 	Links      [2]struct {
@@ -161,6 +160,9 @@ type EbpnetFlow struct {
 		Before uint32
 		After  uint32
 	}
+	_    [8]byte
+	Sent [2]EbpnetCounter
+	Pad  [48]uint8
 }
 
 type EbpnetFlowChoice uint32

@@ -281,10 +281,12 @@ struct {
  * datapath writes and reads it. A slot is used until the sweep finds its flow
  * idle for too long, its endpoint or port goes, or it loses its place in
  * `half_open`. It has as many slots as `load` was given, and MAX_HALF_OPEN.
- * Full: a new flow is refused. */
+ * Full: a new flow is refused. With BPF_F_MMAPABLE the kernel gives the array
+ * pages of its own, so each slot begins with a cache line. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, DEFAULT_FLOWS + MAX_HALF_OPEN);
+	__uint(map_flags, BPF_F_MMAPABLE);
 	__type(key, __u32);
 	__type(value, struct flow);
 } flows SEC(".maps");

@@ -87,36 +87,46 @@ struct flow_link {
 };
 _Static_assert(sizeof(struct flow_link) == 8, "struct flow_link");
 
-/* A connection. Its keys are those of the packets of the original side and of
+/*
+ * A connection. Its keys are those of the packets of the original side and of
  * the reply side, where they come in. A packet with the key of one side leaves
- * with the reversed key of the other. */
+ * with the reversed key of the other.
+ *
+ * Each packet reads the first two cache lines, and few packets write them. The
+ * counters of the two sides have a line each. So two CPUs that pass the packets
+ * of the two directions do not take lines from each other.
+ */
 struct flow {
 	struct flow_key original;
 	struct flow_key reply;
-	__u64 opened; /* bpf_ktime_get_coarse_ns() */
-	__u64 seen; /* the same clock, a second's precision; the end of a dead
-		     * flow */
-	struct counter sent[2]; /* by side */
+	enum flow_phase phase;
+	enum flow_state state;
+	__u64 seen; /* bpf_ktime_get_coarse_ns(), a second's precision; the end
+		     * of a dead flow */
+	__u32 uplink; /* ifindex; of a masqueraded flow: the uplink that it left
+		       * by; of a flow to the host's own link-local address: the
+		       * device that has the address */
+	__u32 revision; /* of `links`, at which the flow's link existed; or 0 */
+	__u32 owner; /* the owner that it counts for; of a link, its client */
+	__u32 server; /* the endpoint that it was opened to, or 0 */
+	__u64 opened; /* the clock of `seen` */
 	__u32 mapping; /* slot of the flow that holds its mapping, or NO_MAPPING
 			*/
 	__u32 users; /* flows that use the mapping held here */
 	__u32 half_open_at; /* half-open: its index in `half_open` */
-	enum flow_phase phase;
-	enum flow_state state;
-	__u32 uplink; /* ifindex; of a masqueraded flow: the uplink that it left
-		       * by; of a flow to the host's own link-local address: the
-		       * device that has the address */
 	__u32 sequence; /* TCP, half-open: that the original side has to
 			 * acknowledge */
-	__u32 revision; /* of `links`, at which the flow's link existed; or 0 */
-	__u32 owner; /* the owner that it counts for; of a link, its client */
-	__u32 server; /* the endpoint that it was opened to, or 0 */
 	__u32 place_own; /* the cells that count its port, or 0: see ports.h */
 	__u32 place_all;
 	struct flow_link
 		links[2]; /* in the list of its owner, and of its server */
+	struct counter sent[2] __attribute__((aligned(16))); /* by side */
+	__u8 pad[48];
 };
-_Static_assert(sizeof(struct flow) == 200, "struct flow");
+_Static_assert(sizeof(struct flow) == 256, "struct flow");
+_Static_assert(__builtin_offsetof(struct flow, opened) == 120, "struct flow");
+_Static_assert(__builtin_offsetof(struct flow, sent[FLOW_REPLY]) == 192,
+	       "struct flow");
 
 /* `port_counts` has two rows of cells for the ports of endpoints, and two for
  * the ports of all. */

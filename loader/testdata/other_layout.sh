@@ -21,11 +21,13 @@ change() {
 }
 
 change 'struct flow {\n' 'struct flow {\n\t__u64 state_since;\n\t__u32 uplink_of;\n\tenum flow_state state;\n\tstruct counter sent[2];\n'
-change '\tstruct counter sent\[2\]; /\*[^;]*\*/\n' ''
+change '\tstruct counter sent\[2\] __[^;]*; /\*[^;]*\*/\n' ''
+change '_Static_assert(__builtin_offsetof(struct flow,[^;]*;\n' ''
+change '_Static_assert(__builtin_offsetof(struct flow,[^;]*;\n' ''
 change '\tenum flow_phase phase;\n\tenum flow_state state;\n' '\tenum flow_phase phase;\n\t__u32 spare;\n'
 change '\tPHASE_NONE,\n' '\tPHASE_NONE,\n\tPHASE_FIRST,\n'
 change '\tFLOW_HALF_OPEN,[^\n]*\n\t\(FLOW_[A-Z]*\),\n' '\t\1,\n\tFLOW_MIDDLE,\n\tFLOW_HALF_OPEN,\n'
-change 'struct flow {\(.*\)sizeof(struct flow) == 200' 'struct flow {\1sizeof(struct flow) == 216'
+change 'struct flow {\(.*\)sizeof(struct flow) == 256' 'struct flow {\1sizeof(struct flow) == 264'
 change 'enum reason {\n\tREASON_NONE,\n\tREASON_MALFORMED,\n' 'enum reason {\n\tREASON_NONE,\n\tREASON_OTHER,\n\tREASON_INTERMEDIATE,\n\tREASON_MALFORMED,\n'
 change '\tstruct counter tx;\n\tstruct counter rx;\n' '\tstruct counter rx;\n\tstruct counter tx;\n'
 change '\t__u64 packets;\n\t__u64 bytes;\n' '\t__u64 bytes;\n\t__u64 packets;\n'
