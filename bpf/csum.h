@@ -16,6 +16,15 @@ static __always_inline __sum16 csum_fold(__u32 sum)
 	return (__sum16)~sum;
 }
 
+/* The checksum after a change of what it covers: RFC 1624, equation 3. @change
+ * is the sum of the new words and of the complements of the old ones. */
+static __always_inline __sum16 csum_update(__sum16 check, __u64 change)
+{
+	change += (__u16)~check;
+	return csum_fold((change & 0xffff) + (change >> 16 & 0xffff) +
+			 (change >> 32));
+}
+
 /* Adds the addresses of a pseudo-header to @sum. Callers add its length and its
  * protocol. The ::ffff in front of an IPv4 address adds 0. */
 static __always_inline __s64 csum_pseudo(const struct address *src,

@@ -100,7 +100,7 @@ ctx_store(ctx_t *ctx, __u32 offset, const void *from, __u32 length, __u64 flags)
 	return 0;
 }
 
-/* Updates the checksum at @offset: RFC 1624, equation 3. @size is that of @from
+/* Updates the checksum at @offset. @size is that of @from
  * and @to; 0 if @to is the difference already. */
 static __always_inline long ctx_mend(ctx_t *ctx, __u32 offset, __u64 from,
 				     __u64 to, __u64 size, bool optional)
@@ -116,8 +116,7 @@ static __always_inline long ctx_mend(ctx_t *ctx, __u32 offset, __u64 from,
 		sum += (__u16)~from;
 	else if (size == sizeof(__be32))
 		sum += (__u32)~from;
-	sum += (__u16) ~*check;
-	*check = csum_fold((sum & 0xffff) + (sum >> 16 & 0xffff) + (sum >> 32));
+	*check = csum_update(*check, sum);
 	if (optional && !*check)
 		*check = (__sum16)~0; /* zero means: no checksum */
 	return 0;

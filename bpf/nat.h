@@ -69,6 +69,66 @@ nat_write_address(ctx_t *ctx, const struct packet *pkt, enum nat_side side,
 	return true;
 }
 
+/* The fields that a translation changes in TCP and UDP over IPv4 without
+ * options, from the TTL on. */
+struct nat_ipv4 {
+	__u8 ttl;
+	__u8 protocol;
+	__sum16 check;
+	__be32 src;
+	__be32 dst;
+	__be16 sport;
+	__be16 dport;
+};
+_Static_assert(sizeof(struct nat_ipv4) == 16, "struct nat_ipv4");
+
+/* Whether the fields of a struct nat_ipv4 lie together in the packet. */
+static __always_inline bool nat_is_ipv4(const struct packet *pkt)
+{
+	return (pkt->protocol == IPPROTO_TCP || pkt->protocol == IPPROTO_UDP) &&
+	       pkt->fragment != FRAGMENT_LATER && address_is_ipv4(&pkt->dst) &&
+	       pkt->l4 == pkt->l3 + sizeof(struct iphdr);
+}
+
+/* Writes an address and a port over those of the packet with one store, and
+ * updates the checksums. @check_at and @flags are as for nat_write_address().
+ */
+static __always_inline bool
+nat_write_ipv4(ctx_t *ctx, const struct packet *pkt, enum nat_side side,
+	       __be32 address, __be16 port, __u32 check_at, __u64 flags)
+{
+	__u32 at = pkt->l3 + offsetof(struct iphdr, ttl);
+	struct nat_ipv4 fields;
+	__be32 old_address;
+	__be16 old_port;
+
+	if (ctx_load(ctx, at, &fields, sizeof(fields)))
+		return false;
+	if (side == NAT_SOURCE) {
+		old_address = fields.src;
+		old_port = fields.sport;
+		fields.src = address;
+		fields.sport = port;
+	} else {
+		old_address = fields.dst;
+		old_port = fields.dport;
+		fields.dst = address;
+		fields.dport = port;
+	}
+	fields.check =
+		csum_update(fields.check, (__u64)address + (__u32)~old_address);
+	/* Two updates: while a device is still to complete the checksum, its
+	 * field covers the addresses, but no ports. */
+	return (old_address == address ||
+		!ctx_mend_l4(ctx, check_at, old_address, address,
+			     flags | BPF_F_PSEUDO_HDR | sizeof(address))) &&
+	       (old_port == port || !ctx_mend_l4(ctx, check_at, old_port, port,
+						 flags | sizeof(port))) &&
+	       !ctx_store(ctx, at, &fields, sizeof(fields),
+			  pkt->flags & PACKET_UNSUMMED ? BPF_F_RECOMPUTE_CSUM :
+							 0);
+}
+
 /* Writes another port over one of an SCTP packet's, and updates its CRC32c. */
 static __noinline enum reason
 nat_write_sctp(ctx_t *ctx, const struct packet *pkt, enum nat_side side,
@@ -136,6 +196,14 @@ nat_write(ctx_t *ctx, struct packet *pkt, enum nat_side side,
 	if (pkt->fragment == FRAGMENT_LATER)
 		covers_address = 0;
 
+	if (nat_is_ipv4(pkt)) {
+		if (!nat_write_ipv4(ctx, pkt, side, address->word[3], port,
+				    check_at, flags))
+			return REASON_KERNEL_ERROR;
+		*old = *address;
+		*old_port = port;
+		return REASON_NONE;
+	}
 	if (!address_equal(old, address) &&
 	    !nat_write_address(ctx, pkt, side, old, address, covers_address,
 			       flags))
