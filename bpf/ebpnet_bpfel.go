@@ -216,7 +216,10 @@ const (
 	EbpnetFlowPhasePHASE_CLOSING_ORIGINAL_RESET_REPLY    EbpnetFlowPhase = 15
 	EbpnetFlowPhasePHASE_CLOSING_REPLY_RESET_ORIGINAL    EbpnetFlowPhase = 16
 	EbpnetFlowPhasePHASE_CLOSING_REPLY_RESET_REPLY       EbpnetFlowPhase = 17
-	EbpnetFlowPhasePHASE_CLOSED                          EbpnetFlowPhase = 18
+	EbpnetFlowPhasePHASE_RESET_BOTH                      EbpnetFlowPhase = 18
+	EbpnetFlowPhasePHASE_CLOSING_ORIGINAL_RESET_BOTH     EbpnetFlowPhase = 19
+	EbpnetFlowPhasePHASE_CLOSING_REPLY_RESET_BOTH        EbpnetFlowPhase = 20
+	EbpnetFlowPhasePHASE_CLOSED                          EbpnetFlowPhase = 21
 )
 
 type EbpnetFlowRef struct {
@@ -278,10 +281,10 @@ const (
 
 type EbpnetLearned struct {
 	_       structs.HostLayout
+	Address EbpnetAddress
 	Station EbpnetStation
 	Number  uint32
 	Seen    uint64
-	Address EbpnetAddress
 }
 
 type EbpnetLearnedCount struct {
@@ -551,13 +554,13 @@ const (
 type EbpnetStation struct {
 	_        structs.HostLayout
 	Network  uint32
+	Mac      EbpnetMac
+	Trunk    uint8
+	Napi     uint8
 	Endpoint uint32
 	Ifindex  uint32
 	Tunnel   uint32
 	Kind     EbpnetStationKind
-	Mac      EbpnetMac
-	Trunk    uint8
-	Napi     uint8
 }
 
 type EbpnetStationKind uint32

@@ -11,8 +11,10 @@
 
 /*
  * Copies the station of a learned entry that was seen within @timeout. The
- * kernel may use an entry for another key as soon as it is deleted, so callers
- * must check that the copy is of the key they looked up.
+ * kernel may use an entry for another key as soon as it is deleted. So callers
+ * must compare the key in the entry after the copy. It comes first in the
+ * entry, and the kernel writes an entry from its beginning: if the copy has
+ * anything of another key, the entry has that key by then.
  */
 static __always_inline const struct station *
 fdb_copy_learned(struct scratch *scratch, const struct learned *learned,
@@ -41,13 +43,12 @@ static __noinline const struct station *
 fdb_lookup_learned(__u32 network, const struct mac *mac)
 {
 	struct fdb_key key = { .network = network, .mac = *mac };
+	const struct learned *learned = bpf_map_lookup_elem(&learned_fdb, &key);
 	const struct station *station =
-		fdb_copy_learned(scratch_get(),
-				 bpf_map_lookup_elem(&learned_fdb, &key),
-				 learned_timeout);
+		fdb_copy_learned(scratch_get(), learned, learned_timeout);
 
-	if (!station || station->network != network ||
-	    !mac_equal(&station->mac, mac))
+	if (!station || learned->station.network != network ||
+	    !mac_equal(&learned->station.mac, mac))
 		return NULL;
 	if (station->trunk && loop_blocks(station->endpoint))
 		return NULL;

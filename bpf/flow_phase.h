@@ -11,12 +11,12 @@
  * REPLIED      the reply side sent another packet
  * ESTABLISHED  the original side acknowledged the reply: end of the handshake
  * CLOSING_...  this side sent FIN, and the other side may still send
- * CLOSED       each side sent FIN, or each side sent RST
- * RESET_...    this side sent RST
+ * CLOSED       each side sent FIN
+ * RESET_...    this side sent RST, or both sides did
  *
  * The first part of a longer name is the phase before the FIN or the RST. Where
- * the side that sent RST sends again, the RST was forged: the flow returns to
- * the phase before it. All phases but NEW and REPLIED are of TCP.
+ * a side that sent RST sends again, its RST was forged: the flow returns to the
+ * phase before it. All phases but NEW and REPLIED are of TCP.
  *
  *                                    |      original side      | reply side
  *                                    |SYN any ACK FIN FIN+ RST | any FIN RST
@@ -26,18 +26,21 @@
  *  4 REFUSED_CLOSING_REPLY           |  1   .   .   8   8   . |   7   7   .
  *  5 REPLIED                         |  1   .   9   6  10   . |   .   7   3
  *  6 REPLIED_CLOSING_ORIGINAL        |  1   .  10   .  10   . |   .   8   2
- *  7 REPLIED_CLOSING_REPLY           |  1   .  11   8  18   . |   .   .   4
- *  8 REPLIED_CLOSED                  |  1   .  18   .  18   . |   .   .   .
+ *  7 REPLIED_CLOSING_REPLY           |  1   .  11   8  21   . |   .   .   4
+ *  8 REPLIED_CLOSED                  |  1   .  21   .  21   . |   .   .   .
  *  9 ESTABLISHED                     |  1   .   .  10  10  12 |   .  11  13
- * 10 CLOSING_ORIGINAL                |  1   .   .   .   .  14 |   .  18  15
- * 11 CLOSING_REPLY                   |  1   .   .  18  18  16 |   .   .  17
+ * 10 CLOSING_ORIGINAL                |  1   .   .   .   .  14 |   .  21  15
+ * 11 CLOSING_REPLY                   |  1   .   .  21  21  16 |   .   .  17
  * 12 RESET_ORIGINAL                  |  1   9   9  10  10   . |   .  16  18
  * 13 RESET_REPLY                     |  1   .   .  15  15  18 |   9  11   .
- * 14 CLOSING_ORIGINAL_RESET_ORIGINAL |  1  10  10  10  10   . |   .  18  18
- * 15 CLOSING_ORIGINAL_RESET_REPLY    |  1   .   .   .   .  18 |  10  18   .
- * 16 CLOSING_REPLY_RESET_ORIGINAL    |  1  11  11  18  18   . |   .   .  18
- * 17 CLOSING_REPLY_RESET_REPLY       |  1   .   .  18  18  18 |  11  11   .
- * 18 CLOSED                          |  1   .   .   .   .   . |   .   .   .
+ * 14 CLOSING_ORIGINAL_RESET_ORIGINAL |  1  10  10  10  10   . |   .  21  19
+ * 15 CLOSING_ORIGINAL_RESET_REPLY    |  1   .   .   .   .  19 |  10  21   .
+ * 16 CLOSING_REPLY_RESET_ORIGINAL    |  1  11  11  21  21   . |   .   .  20
+ * 17 CLOSING_REPLY_RESET_REPLY       |  1   .   .  21  21  20 |  11  11   .
+ * 18 RESET_BOTH                      |  1  13  13  15  15   . |  12  16   .
+ * 19 CLOSING_ORIGINAL_RESET_BOTH     |  1  15  15  15  15   . |  14  21   .
+ * 20 CLOSING_REPLY_RESET_BOTH        |  1  17  17  21  21   . |  16  16   .
+ * 21 CLOSED                          |  1   .   .   .   .   . |   .   .   .
  *
  * A number is that of the next phase. A dot: the phase stays.
  * ACK: the packet acknowledges the reply. FIN+: FIN and ACK. any: any other.
@@ -149,13 +152,13 @@ static const __u8 flow_transitions[][FLOW_EVENTS] = {
 		[ORIGINAL_FIN] = PHASE_CLOSING_ORIGINAL,
 		[ORIGINAL_FIN_ACK] = PHASE_CLOSING_ORIGINAL,
 		[REPLY_FIN] = PHASE_CLOSING_REPLY_RESET_ORIGINAL,
-		[REPLY_RST] = PHASE_CLOSED,
+		[REPLY_RST] = PHASE_RESET_BOTH,
 	},
 	[PHASE_RESET_REPLY] = {
 		[ORIGINAL_SYN] = PHASE_NEW,
 		[ORIGINAL_FIN] = PHASE_CLOSING_ORIGINAL_RESET_REPLY,
 		[ORIGINAL_FIN_ACK] = PHASE_CLOSING_ORIGINAL_RESET_REPLY,
-		[ORIGINAL_RST] = PHASE_CLOSED,
+		[ORIGINAL_RST] = PHASE_RESET_BOTH,
 		[REPLY_PACKET] = PHASE_ESTABLISHED,
 		[REPLY_FIN] = PHASE_CLOSING_REPLY,
 	},
@@ -166,11 +169,11 @@ static const __u8 flow_transitions[][FLOW_EVENTS] = {
 		[ORIGINAL_FIN] = PHASE_CLOSING_ORIGINAL,
 		[ORIGINAL_FIN_ACK] = PHASE_CLOSING_ORIGINAL,
 		[REPLY_FIN] = PHASE_CLOSED,
-		[REPLY_RST] = PHASE_CLOSED,
+		[REPLY_RST] = PHASE_CLOSING_ORIGINAL_RESET_BOTH,
 	},
 	[PHASE_CLOSING_ORIGINAL_RESET_REPLY] = {
 		[ORIGINAL_SYN] = PHASE_NEW,
-		[ORIGINAL_RST] = PHASE_CLOSED,
+		[ORIGINAL_RST] = PHASE_CLOSING_ORIGINAL_RESET_BOTH,
 		[REPLY_PACKET] = PHASE_CLOSING_ORIGINAL,
 		[REPLY_FIN] = PHASE_CLOSED,
 	},
@@ -180,15 +183,42 @@ static const __u8 flow_transitions[][FLOW_EVENTS] = {
 		[ORIGINAL_ACK] = PHASE_CLOSING_REPLY,
 		[ORIGINAL_FIN] = PHASE_CLOSED,
 		[ORIGINAL_FIN_ACK] = PHASE_CLOSED,
-		[REPLY_RST] = PHASE_CLOSED,
+		[REPLY_RST] = PHASE_CLOSING_REPLY_RESET_BOTH,
 	},
 	[PHASE_CLOSING_REPLY_RESET_REPLY] = {
 		[ORIGINAL_SYN] = PHASE_NEW,
 		[ORIGINAL_FIN] = PHASE_CLOSED,
 		[ORIGINAL_FIN_ACK] = PHASE_CLOSED,
-		[ORIGINAL_RST] = PHASE_CLOSED,
+		[ORIGINAL_RST] = PHASE_CLOSING_REPLY_RESET_BOTH,
 		[REPLY_PACKET] = PHASE_CLOSING_REPLY,
 		[REPLY_FIN] = PHASE_CLOSING_REPLY,
+	},
+	[PHASE_RESET_BOTH] = {
+		[ORIGINAL_SYN] = PHASE_NEW,
+		[ORIGINAL_PACKET] = PHASE_RESET_REPLY,
+		[ORIGINAL_ACK] = PHASE_RESET_REPLY,
+		[ORIGINAL_FIN] = PHASE_CLOSING_ORIGINAL_RESET_REPLY,
+		[ORIGINAL_FIN_ACK] = PHASE_CLOSING_ORIGINAL_RESET_REPLY,
+		[REPLY_PACKET] = PHASE_RESET_ORIGINAL,
+		[REPLY_FIN] = PHASE_CLOSING_REPLY_RESET_ORIGINAL,
+	},
+	[PHASE_CLOSING_ORIGINAL_RESET_BOTH] = {
+		[ORIGINAL_SYN] = PHASE_NEW,
+		[ORIGINAL_PACKET] = PHASE_CLOSING_ORIGINAL_RESET_REPLY,
+		[ORIGINAL_ACK] = PHASE_CLOSING_ORIGINAL_RESET_REPLY,
+		[ORIGINAL_FIN] = PHASE_CLOSING_ORIGINAL_RESET_REPLY,
+		[ORIGINAL_FIN_ACK] = PHASE_CLOSING_ORIGINAL_RESET_REPLY,
+		[REPLY_PACKET] = PHASE_CLOSING_ORIGINAL_RESET_ORIGINAL,
+		[REPLY_FIN] = PHASE_CLOSED,
+	},
+	[PHASE_CLOSING_REPLY_RESET_BOTH] = {
+		[ORIGINAL_SYN] = PHASE_NEW,
+		[ORIGINAL_PACKET] = PHASE_CLOSING_REPLY_RESET_REPLY,
+		[ORIGINAL_ACK] = PHASE_CLOSING_REPLY_RESET_REPLY,
+		[ORIGINAL_FIN] = PHASE_CLOSED,
+		[ORIGINAL_FIN_ACK] = PHASE_CLOSED,
+		[REPLY_PACKET] = PHASE_CLOSING_REPLY_RESET_ORIGINAL,
+		[REPLY_FIN] = PHASE_CLOSING_REPLY_RESET_ORIGINAL,
 	},
 	[PHASE_CLOSED] = {
 		[ORIGINAL_SYN] = PHASE_NEW,
@@ -213,9 +243,11 @@ static __always_inline bool flow_phase_is_alive(enum flow_phase phase)
 	return phase >= PHASE_ESTABLISHED && phase <= PHASE_CLOSING_REPLY;
 }
 
+/* What the packet is to a flow in @phase. Before a reply, no packet
+ * acknowledges one: flow->sequence is not of this connection then. */
 static __always_inline enum flow_event
-flow_event_of(const struct flow *flow, const struct packet *pkt,
-	      enum flow_side side)
+flow_event_of(const struct flow *flow, enum flow_phase phase,
+	      const struct packet *pkt, enum flow_side side)
 {
 	bool fin = pkt->tcp_flags & TCP_FIN, ack;
 
@@ -228,7 +260,7 @@ flow_event_of(const struct flow *flow, const struct packet *pkt,
 		return ORIGINAL_RST;
 	if ((pkt->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN)
 		return ORIGINAL_SYN;
-	ack = pkt->tcp_flags & TCP_ACK &&
+	ack = flow_phase_is_replied(phase) && pkt->tcp_flags & TCP_ACK &&
 	      pkt->acknowledged - flow->sequence <= MAX_ACKNOWLEDGED;
 	if (fin)
 		return ack ? ORIGINAL_FIN_ACK : ORIGINAL_FIN;
@@ -260,10 +292,12 @@ flow_move(struct flow *flow, const struct packet *pkt, enum flow_side side)
 	barrier_var(phase); /* read once: other CPUs change it */
 	if (pkt->fragment == FRAGMENT_LATER)
 		return phase; /* its first fragment has moved the flow */
+	/* The original side chooses the number of a RST that answers its
+	 * acknowledgment. */
 	if (pkt->protocol == IPPROTO_TCP && side == FLOW_REPLY &&
-	    !flow_phase_is_handshaken(phase))
+	    !(pkt->tcp_flags & TCP_RST) && !flow_phase_is_handshaken(phase))
 		flow->sequence = pkt->sequence + !!(pkt->tcp_flags & TCP_SYN);
-	event = flow_event_of(flow, pkt, side);
+	event = flow_event_of(flow, phase, pkt, side);
 	for (int i = 0; i < PHASE_ATTEMPTS; i++) {
 		next = flow_phase_next(phase, event);
 		if (next == phase)

@@ -52,10 +52,10 @@ _Static_assert(sizeof(struct trunk) == 32, "struct trunk");
 
 /* A station that has been seen behind a trunk or a tunnel. */
 struct learned {
+	struct address address; /* the key in `learned_neigh`, or zero */
 	struct station station;
 	__u32 number; /* of its record in `learned_queue`: see learn.h */
 	__u64 seen; /* bpf_ktime_get_coarse_ns(), a second's precision */
-	struct address address; /* the key in `learned_neigh`, or zero */
 };
 _Static_assert(sizeof(struct learned) == 56, "struct learned");
 

@@ -52,14 +52,14 @@ enum station_kind {
 
 /* Where packets for a MAC or an address go. */
 struct station {
-	__u32 network;
+	__u32 network; /* the network and the MAC come first: see fdb.h */
+	struct mac mac;
+	__u8 trunk; /* 1: other stations are behind it */
+	__u8 napi; /* 1: its device takes frames from XDP */
 	__u32 endpoint;
 	__u32 ifindex;
 	__u32 tunnel;
 	enum station_kind kind;
-	struct mac mac;
-	__u8 trunk; /* 1: other stations are behind it */
-	__u8 napi; /* 1: its device takes frames from XDP */
 };
 _Static_assert(sizeof(struct station) == 28, "struct station");
 

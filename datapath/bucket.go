@@ -103,7 +103,8 @@ func (t buckets[K, V, B]) find(key K) (b B, slot int, err error) {
 }
 
 // put writes an entry into a free slot. If the key is there with another value,
-// one write of a byte puts the new entry in place of the old one.
+// one write of a byte puts the new entry in place of the old one. In a full
+// bucket the key is not found for a moment.
 func (t buckets[K, V, B]) put(key K, value V) error {
 	b, old, err := t.find(key)
 	if err != nil {
@@ -118,6 +119,13 @@ func (t buckets[K, V, B]) put(key K, value V) error {
 		others = ^uint8(1 << old)
 	}
 	free := t.freeSlot(&b)
+	if free == bucketSlots && old >= 0 {
+		*used &= others
+		if err := put(t.table, t.index(key), &b); err != nil {
+			return err
+		}
+		free = old
+	}
 	if free == bucketSlots {
 		return fmt.Errorf("write %v: %w: %v needs one of %d slots", t.table, ErrFull, key, bucketSlots)
 	}

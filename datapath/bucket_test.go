@@ -217,6 +217,11 @@ func TestUplinksOfOneBucket(t *testing.T) {
 			t.Errorf("the uplink is not found among %d others", n)
 		}
 	}
+	own.MTU++ // in the full bucket
+	must(t, w.ReplaceUplinks(append([]Uplink{own}, others[:bucketSlots-1]...)))
+	if !w.dropsMalformed(t) {
+		t.Error("an uplink that changed in a full bucket is not found")
+	}
 	err := w.ReplaceUplinks(append([]Uplink{own}, others...))
 	if !errors.Is(err, ErrFull) || strings.Contains(fmt.Sprint(err), "\n") {
 		t.Errorf("one uplink too many in a bucket: %v, want one line of ErrFull", err)

@@ -25,11 +25,12 @@ func phases(flags, phase leaf) map[uint64]uint64 {
 
 // phaseOf gives the name of the phase: see bpf/flow_phase.h.
 func phaseOf(has func(flag string) bool) string {
-	closing := sides(has("FLOW_ORIGINAL_FIN"), has("FLOW_REPLY_FIN"), "CLOSING")
-	reset := sides(has("FLOW_ORIGINAL_RST"), has("FLOW_REPLY_RST"), "RESET")
+	closed := has("FLOW_ORIGINAL_FIN") && has("FLOW_REPLY_FIN")
+	closing := sides(has("FLOW_ORIGINAL_FIN"), has("FLOW_REPLY_FIN"), "_CLOSING")
+	reset := sides(has("FLOW_ORIGINAL_RST"), has("FLOW_REPLY_RST"), "_RESET")
 	if has("FLOW_HANDSHAKEN") {
 		switch {
-		case closing == both || reset == both:
+		case closed:
 			return "PHASE_CLOSED"
 		case closing+reset == "":
 			return "PHASE_ESTABLISHED"
@@ -38,7 +39,7 @@ func phaseOf(has func(flag string) bool) string {
 	}
 	replied := has("FLOW_REPLIED") && !has("FLOW_REPLY_RST")
 	switch {
-	case closing == both:
+	case closed:
 		return "PHASE_REPLIED_CLOSED"
 	case replied:
 		return "PHASE_REPLIED" + closing
@@ -50,18 +51,15 @@ func phaseOf(has func(flag string) bool) string {
 	return "PHASE_NEW"
 }
 
-// both is what sides gives for both sides.
-const both = "_BOTH"
-
-// sides names the sides that did something.
+// sides gives the part of a phase's name for the sides that did something.
 func sides(original, reply bool, did string) string {
 	switch {
 	case original && reply:
-		return both
+		return did + "_BOTH"
 	case original:
-		return "_" + did + "_ORIGINAL"
+		return did + "_ORIGINAL"
 	case reply:
-		return "_" + did + "_REPLY"
+		return did + "_REPLY"
 	}
 	return ""
 }

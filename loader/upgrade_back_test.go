@@ -52,7 +52,8 @@ func TestUpgradeAndBack(t *testing.T) {
 		flows[i].Owner, flows[i].Server = testClient, testServer
 	}
 	first.putFlows(t, flows...)
-	putStations(t, first.Maps.Neighbors, flows[0].Original.Src, flows[0].Original.Dst)
+	must(t, first.Maps.Neighbors.Put(flows[0].Original.Src, bpf.EbpnetStation{Network: testNetwork, Endpoint: testClient}))
+	must(t, first.Maps.Neighbors.Put(flows[0].Original.Dst, bpf.EbpnetStation{Network: testNetwork, Endpoint: testServer}))
 	counts := newCounts(t)
 	counts.add(t, first.Maps.Drops, uint32(bpf.EbpnetReasonREASON_MALFORMED), counter(1, 10))
 	counts.add(t, first.Maps.Drops, uint32(bpf.EbpnetReasonREASON_LOOP), counter(2, 20))

@@ -137,6 +137,20 @@ type releaseFlow struct {
 	Client, Server  uint32 // of a link only
 }
 
+// releaseStation is the struct station of version e41502a.
+type releaseStation struct {
+	Network, Endpoint, Ifindex, Tunnel, Kind uint32
+	Mac                                      bpf.EbpnetMac
+	Trunk, Napi                              uint8
+}
+
+// releaseLearned is the struct learned of version e41502a.
+type releaseLearned struct {
+	Station releaseStation
+	Number  uint32
+	Seen    uint64
+}
+
 // Values of enum flow_state of version e41502a.
 const (
 	releaseHalfOpen    = 2
@@ -189,13 +203,6 @@ const (
 	testPublication = 3
 )
 
-// putStations has the client and the server of every testFlow known.
-func putStations(t testing.TB, neighbors *ebpf.Map, client, server bpf.EbpnetAddress) {
-	t.Helper()
-	must(t, neighbors.Put(client, bpf.EbpnetStation{Network: testNetwork, Endpoint: testClient}))
-	must(t, neighbors.Put(server, bpf.EbpnetStation{Network: testNetwork, Endpoint: testServer}))
-}
-
 // TestUpgradeOfTheRelease loads over version e41502a with every kind of state in
 // its tables.
 func TestUpgradeOfTheRelease(t *testing.T) {
@@ -227,7 +234,9 @@ func TestUpgradeOfTheRelease(t *testing.T) {
 	for i, f := range flows {
 		old.put(t, uint32(i), f)
 	}
-	putStations(t, old.Maps[bpf.EbpnetMapNeighbors], client, server)
+	neighbors := old.Maps[bpf.EbpnetMapNeighbors]
+	must(t, neighbors.Put(client, releaseStation{Network: testNetwork, Endpoint: testClient}))
+	must(t, neighbors.Put(server, releaseStation{Network: testNetwork, Endpoint: testServer}))
 
 	// Configuration, of which the port had a shorter record.
 	must(t, old.Maps[bpf.EbpnetMapPorts].Put(
@@ -249,11 +258,7 @@ func TestUpgradeOfTheRelease(t *testing.T) {
 	counts.add(t, old.Maps[bpf.EbpnetMapTunnelStats], 1, traffic(3, 4))
 	mac := bpf.EbpnetFdbKey{Network: testNetwork, Mac: bpf.EbpnetMac{Byte: [6]byte{2, 1}}}
 	station := bpf.EbpnetStation{Network: testNetwork, Endpoint: 11, Mac: mac.Mac}
-	learned := struct { // without the address
-		Station bpf.EbpnetStation
-		Number  uint32
-		Seen    uint64
-	}{Station: station, Seen: linked.Seen}
+	learned := releaseLearned{Station: releaseStation{Network: testNetwork, Endpoint: 11, Mac: mac.Mac}, Seen: linked.Seen}
 	must(t, old.Maps[bpf.EbpnetMapLearnedFdb].Put(mac, learned))
 	neighbor, lateNeighbor := addressOf(10, 0, 0, 90), addressOf(10, 0, 0, 91)
 	must(t, old.Maps[bpf.EbpnetMapLearnedNeigh].Put(neighbor, learned))
@@ -297,13 +302,13 @@ func TestUpgradeOfTheRelease(t *testing.T) {
 	}
 	var got bpf.EbpnetLearned
 	must(t, o.Maps.LearnedFdb.Lookup(mac, &got))
-	if got.Station != learned.Station || got.Seen != learned.Seen || got.Number == 0 {
+	if got.Station != station || got.Seen != learned.Seen || got.Number == 0 {
 		t.Errorf("the learned station is %+v, was %+v; want a record too", got, learned)
 	}
 	checkNeighbor := func(a bpf.EbpnetAddress) {
 		t.Helper()
 		must(t, o.Maps.LearnedNeigh.Lookup(a, &got))
-		if got.Station != learned.Station || got.Number == 0 || got.Address != a {
+		if got.Station != station || got.Number == 0 || got.Address != a {
 			t.Errorf("the learned neighbor is %+v, was %+v; want a record and the address %v too", got, learned, a)
 		}
 	}

@@ -31,7 +31,7 @@ change 'struct flow {\(.*\)sizeof(struct flow) == 256' 'struct flow {\1sizeof(st
 change 'enum reason {\n\tREASON_NONE,\n\tREASON_MALFORMED,\n' 'enum reason {\n\tREASON_NONE,\n\tREASON_OTHER,\n\tREASON_INTERMEDIATE,\n\tREASON_MALFORMED,\n'
 change '\tstruct counter tx;\n\tstruct counter rx;\n' '\tstruct counter rx;\n\tstruct counter tx;\n'
 change '\t__u64 packets;\n\t__u64 bytes;\n' '\t__u64 bytes;\n\t__u64 packets;\n'
-change 'struct learned {\n\tstruct station station;\n\([^\n]*\)\n\([^\n]*\)\n' 'struct learned {\n\2\n\tstruct station station;\n\1\n'
+change 'struct learned {\n\([^\n]*\)\n\([^\n]*\)\n\([^\n]*\)\n\([^\n]*\)\n' 'struct learned {\n\4\n\2\n\3\n\1\n'
 change 'struct link_key {\n\t__u32 client;\n\t__u32 server;\n' 'struct link_key {\n\t__u32 server;\n\t__u32 client;\n'
 
 $BPF_CLANG $BPF_CFLAGS -target bpfel -ffile-prefix-map="$work"/= -I"$work/headers" -c "$work/ebpnet.bpf.c" -o "$work/other.o"
