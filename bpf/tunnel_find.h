@@ -45,8 +45,8 @@ static __always_inline bool tunnel_find(const struct address *local,
 	for (int i = 0; i < BUCKET_SLOTS; i++) {
 		const struct tunnel_slot *slot = &bucket->slot[i];
 
-		/* The id comes first: it is right if the ends are right after
-		 * that. */
+		/* Read the id before the ends: if the ends match after that,
+		 * the id is theirs. */
 		*id = *(volatile const __u32 *)&slot->id;
 		if (used & 1 << i &&
 		    address_equal(&slot->ends.remote, remote) &&
