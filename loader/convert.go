@@ -18,15 +18,15 @@ type move struct {
 	flags    bool              // all of these are single bits, and may be set together
 }
 
-// newConverter copies the numbers that both layouts have, and makes the phase of
-// a flow of its flags. The others are zero.
+// newConverter returns a converter that copies the numbers of both layouts, and
+// derives the phase of a flow from its flags. The other numbers are zero.
 func newConverter(from, to layout) converter {
 	c := converter{size: to.size}
 	for _, t := range to.leaves {
 		f, ok := from.find(t.name)
 		if !ok {
 			if flags, ok := from.find(flowFlags); ok && t.name == flowPhase {
-				c.moves = append(c.moves, move{from: flags, to: t, names: phases(flags, t)})
+				c.moves = append(c.moves, move{from: flags, to: t, names: phasesByFlags(flags, t)})
 			}
 			continue
 		}

@@ -60,7 +60,7 @@ func (m mapLayout) sum(value []byte) []byte {
 	return sum
 }
 
-// addCounts adds what was counted since.
+// addCounts adds what the old programs have counted since the first copy.
 func (o *Objects) addCounts(t *oldTable, number bpf.EbpnetCountTable) error {
 	c, err := newTableCopy(t.layout, o.spec.Maps[t.name], nil)
 	if err != nil {
