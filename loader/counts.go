@@ -23,12 +23,12 @@ func countTables() map[string]bpf.EbpnetCountTable {
 	}
 }
 
-// isCount tells whether a number in a table of counts is a count: not the time
-// of a flood budget.
+// isCount reports whether a number in a table of counts is a count. The time of
+// a flood budget is none.
 func isCount(l leaf) bool { return l.name != "due" }
 
-// makeCopied makes and pins the table of the sums that a new table of counts
-// begins with.
+// makeCopied makes and pins a table of the sums with which a new table of
+// counts begins.
 func (u *upgrade) makeCopied(p pinnedTable) (*ebpf.Map, error) {
 	id, err := mapID(p.table)
 	if err != nil {
