@@ -40,7 +40,6 @@ const (
 const (
 	fibLookupSkipNeigh = 1 << 2
 	fibLookupSrc       = 1 << 4
-	adjRoomFixedGSO    = 1 << 0
 	adjRoomDecapIPv4   = 1 << 7
 	adjRoomDecapIPv6   = 1 << 8
 	adjRoomMAC         = 1
