@@ -16,8 +16,8 @@ static __always_inline __sum16 csum_fold(__u32 sum)
 	return (__sum16)~sum;
 }
 
-/* The checksum after a change of what it covers: RFC 1624, equation 3. @change
- * is the sum of the new words and of the complements of the old ones. */
+/* Updates a checksum: RFC 1624, equation 3. @change is the sum of the new words
+ * and of the complements of the old words. */
 static __always_inline __sum16 csum_update(__sum16 check, __u64 change)
 {
 	change += (__u16)~check;

@@ -100,8 +100,8 @@ ctx_store(ctx_t *ctx, __u32 offset, const void *from, __u32 length, __u64 flags)
 	return 0;
 }
 
-/* Updates the checksum at @offset. @size is that of @from
- * and @to; 0 if @to is the difference already. */
+/* Updates the checksum at @offset. @size is the size of @from and @to, or 0 if
+ * @to is the difference already. */
 static __always_inline long ctx_mend(ctx_t *ctx, __u32 offset, __u64 from,
 				     __u64 to, __u64 size, bool optional)
 {

@@ -307,10 +307,11 @@ int end_flows(struct __sk_buff *skb)
 		       REASON_NONE;
 }
 
-/* The types that Go uses, but no map has. bpf2go finds types only if a variable
- * or a member has them. */
+/* Types that Go uses and no map has. bpf2go finds only the types of variables
+ * and of their members. */
 const struct {
 	struct count_command count_command;
+	enum bucket_size bucket_size;
 	enum fragment_timeout fragment_timeout;
 	enum mapping_slot mapping_slot;
 	enum network_id network_id;
@@ -321,6 +322,9 @@ const struct {
 	enum published published;
 	enum share_rule share_rule;
 	enum state_capacity state_capacity;
+	enum table_capacity table_capacity;
+	enum tunnel_hash tunnel_hash;
+	enum uplink_hash uplink_hash;
 	enum flood_limit flood_limit;
 } go_types;
 

@@ -48,6 +48,12 @@ const (
 	EbpnetAllowALLOW_ROUTER      EbpnetAllow = 2
 )
 
+type EbpnetBucketSize uint32
+
+const (
+	EbpnetBucketSizeBUCKET_SLOTS EbpnetBucketSize = 8
+)
+
 type EbpnetCachedRoute struct {
 	_     structs.HostLayout
 	Found uint64
@@ -581,6 +587,21 @@ type EbpnetSweeper struct {
 	Pad    uint32
 }
 
+type EbpnetTableCapacity uint32
+
+const (
+	EbpnetTableCapacityMAX_NETWORKS        EbpnetTableCapacity = 1024
+	EbpnetTableCapacityMAX_LOCAL_ENDPOINTS EbpnetTableCapacity = 16384
+	EbpnetTableCapacityMAX_STATIONS        EbpnetTableCapacity = 131072
+	EbpnetTableCapacityMAX_NEIGHBORS       EbpnetTableCapacity = 262144
+	EbpnetTableCapacityMAX_LINKS           EbpnetTableCapacity = 131072
+	EbpnetTableCapacityMAX_TUNNELS         EbpnetTableCapacity = 1024
+	EbpnetTableCapacityMAX_TUNNEL_NETWORKS EbpnetTableCapacity = 65536
+	EbpnetTableCapacityMAX_BROADCASTS      EbpnetTableCapacity = 4096
+	EbpnetTableCapacityMAX_PORTS           EbpnetTableCapacity = 262144
+	EbpnetTableCapacityMAX_PORT_SOURCES    EbpnetTableCapacity = 65536
+)
+
 type EbpnetTraffic struct {
 	_  structs.HostLayout
 	Tx EbpnetCounter
@@ -627,6 +648,12 @@ const (
 	EbpnetTunnelFlagTUNNEL_COPY_DSCP    EbpnetTunnelFlag = 8
 )
 
+type EbpnetTunnelHash uint64
+
+const (
+	EbpnetTunnelHashTUNNEL_HASH_FACTOR EbpnetTunnelHash = 11400714819323198485
+)
+
 type EbpnetTunnelNetworkKey struct {
 	_      structs.HostLayout
 	Tunnel uint32
@@ -663,6 +690,12 @@ type EbpnetUplinkBucket struct {
 	Pad  [3]uint8
 	Slot [8]EbpnetUplinkSlot
 }
+
+type EbpnetUplinkHash uint32
+
+const (
+	EbpnetUplinkHashUPLINK_HASH_FACTOR EbpnetUplinkHash = 2654435761
+)
 
 type EbpnetUplinkSlot struct {
 	_      structs.HostLayout

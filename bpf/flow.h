@@ -39,7 +39,8 @@ static __always_inline __u64 flow_timeout(const struct flow *flow)
 	return icmp_timeout;
 }
 
-/* Whether the packet confirms a half-open flow, which is in @phase now. */
+/* Whether the packet confirms a half-open flow. @phase is the phase after the
+ * packet. */
 static __always_inline bool
 flow_is_confirmed(const struct flow *flow, enum flow_phase phase,
 		  const struct packet *pkt, enum flow_side side)
@@ -74,8 +75,8 @@ flow_establish(struct flow *flow, __u32 slot, bool restored)
 		__sync_val_compare_and_swap(place, slot + 1, 0);
 }
 
-/* Moves the flow in @slot for one of its packets, and establishes it if the
- * packet confirms it. */
+/* Changes the phase of the flow in @slot for one of its packets. Establishes
+ * the flow if the packet confirms it. */
 __verified_once int flow_advance(struct flow *flow, __u32 slot,
 				 const struct packet *pkt, enum flow_side side)
 {
@@ -83,7 +84,7 @@ __verified_once int flow_advance(struct flow *flow, __u32 slot,
 
 	if (!flow || !pkt)
 		return 0;
-	phase = flow_move(flow, pkt, side);
+	phase = flow_phase_update(flow, pkt, side);
 	if (flow->state == FLOW_HALF_OPEN &&
 	    flow_is_confirmed(flow, phase, pkt, side))
 		flow_establish(flow, slot, false);

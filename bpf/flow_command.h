@@ -197,9 +197,9 @@ flow_command_find_owner(struct scratch *scratch, const struct flow *old)
 		scratch->owner = OWNER_PORTS + port->id;
 }
 
-/* The flow in @slot is in the new tables already. In the old ones it may have
- * been established since. If it has begun to close in the new ones, its phase
- * stays. */
+/* Establishes the flow in @slot of the new tables if @old, the same flow in the
+ * old tables, is established. The flow takes the phase of @old, unless it has
+ * begun to close. */
 static __always_inline void
 flow_command_update(const struct flow *old, __u32 slot)
 {

@@ -6,17 +6,20 @@
  * direction.
  *
  * NEW          no reply yet; also after a SYN of the original side, which
- *              starts a new connection of the same ports
- * REFUSED      the reply side sent RST
+ *              starts a new connection on the same ports
+ * REFUSED      the reply side sent RST before the end of the handshake
  * REPLIED      the reply side sent another packet
  * ESTABLISHED  the original side acknowledged the reply: end of the handshake
- * CLOSING_...  this side sent FIN, and the other side may still send
- * CLOSED       each side sent FIN
- * RESET_...    this side sent RST, or both sides did
+ * CLOSING_x    side x sent FIN, and the other side may still send
+ * CLOSED       both sides sent FIN
+ * RESET_x      side x sent RST, or both sides did
  *
- * The first part of a longer name is the phase before the FIN or the RST. Where
- * a side that sent RST sends again, its RST was forged: the flow returns to the
- * phase before it. All phases but NEW and REPLIED are of TCP.
+ * A longer name begins with the phase before the FIN or the RST. If a side that
+ * sent RST sends another packet, its RST was forged: the flow returns to the
+ * phase before it. Only TCP has other phases than NEW and REPLIED.
+ *
+ * The order of the phases has a meaning: see flow_phase_is_replied(),
+ * flow_phase_is_handshaken() and flow_phase_is_alive().
  *
  *                                    |      original side      | reply side
  *                                    |SYN any ACK FIN FIN+ RST | any FIN RST
@@ -42,8 +45,8 @@
  * 20 CLOSING_REPLY_RESET_BOTH        |  1  17  17  21  21   . |  16  16   .
  * 21 CLOSED                          |  1   .   .   .   .   . |   .   .   .
  *
- * A number is that of the next phase. A dot: the phase stays.
- * ACK: the packet acknowledges the reply. FIN+: FIN and ACK. any: any other.
+ * A number is that of the next phase. A dot: the phase stays. ACK: the packet
+ * acknowledges the reply. FIN+: FIN and ACK. any: any other packet.
  */
 #ifndef EBPNET_FLOW_PHASE_H
 #define EBPNET_FLOW_PHASE_H
@@ -55,7 +58,7 @@
  * guess in 65,536 hits it. */
 #define MAX_ACKNOWLEDGED 65535
 
-/* What a packet is to its flow: the columns of the table. */
+/* The kinds of packets: the columns of the table. */
 enum flow_event {
 	ORIGINAL_SYN, /* without ACK */
 	ORIGINAL_PACKET, /* any other */
@@ -225,7 +228,8 @@ static const __u8 flow_transitions[][FLOW_EVENTS] = {
 	},
 };
 
-/* Whether the reply side has sent a packet, and not RST after it. */
+/* Whether the reply side has sent a packet. A RST of that side takes this back
+ * until the handshake is over. */
 static __always_inline bool flow_phase_is_replied(enum flow_phase phase)
 {
 	return phase >= PHASE_REPLIED;
@@ -279,21 +283,24 @@ flow_phase_next(enum flow_phase phase, enum flow_event event)
 	return next ? next : phase;
 }
 
-/* How often a change of phase is tried: each time another CPU comes between. */
+/* How often a change of phase is tried. A try fails if another CPU has changed
+ * the phase. */
 #define PHASE_ATTEMPTS 3
 
-/* Moves the flow for one of its packets, and tells its phase. */
+/* Changes the phase of the flow for one of its packets. Returns the phase after
+ * that. */
 static __always_inline enum flow_phase
-flow_move(struct flow *flow, const struct packet *pkt, enum flow_side side)
+flow_phase_update(struct flow *flow, const struct packet *pkt,
+		  enum flow_side side)
 {
 	enum flow_phase phase = flow->phase, next, found;
 	enum flow_event event;
 
 	barrier_var(phase); /* read once: other CPUs change it */
 	if (pkt->fragment == FRAGMENT_LATER)
-		return phase; /* its first fragment has moved the flow */
-	/* The original side chooses the number of a RST that answers its
-	 * acknowledgment. */
+		return phase; /* its first fragment has changed the phase */
+	/* The original side can choose the sequence number of a RST: it is that
+	 * of the acknowledgment to which the RST replies. */
 	if (pkt->protocol == IPPROTO_TCP && side == FLOW_REPLY &&
 	    !(pkt->tcp_flags & TCP_RST) && !flow_phase_is_handshaken(phase))
 		flow->sequence = pkt->sequence + !!(pkt->tcp_flags & TCP_SYN);
@@ -310,8 +317,8 @@ flow_move(struct flow *flow, const struct packet *pkt, enum flow_side side)
 	return phase;
 }
 
-/* Whether the packet cannot move a flow in @phase: so it is for most packets of
- * most flows. */
+/* Whether the packet surely leaves a flow in @phase. This quick check holds for
+ * most packets. */
 static __always_inline bool
 flow_phase_stays(enum flow_phase phase, const struct packet *pkt)
 {

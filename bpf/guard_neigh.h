@@ -11,7 +11,8 @@
 #include "guard_role.h"
 #include "guard_source.h"
 
-/* A sender of 0.0.0.0 is a probe: RFC 5227. */
+/* Checks the sender in an ARP packet. A probe has the sender address 0.0.0.0:
+ * RFC 5227. */
 __verified_once enum reason
 guard_arp(ctx_t *ctx, const struct packet *pkt, const struct device *device,
 	  const struct shared_source *source)
@@ -40,7 +41,7 @@ struct nd_option {
 };
 _Static_assert(sizeof(struct nd_option) == 8, "struct nd_option");
 
-#define ND_OPTIONS_AT 24 /* the code of solicitations and advertisements */
+#define ND_OPTIONS_AT 24 /* in solicitations and advertisements */
 #define ND_OPTIONS    8 /* more options than any sender has */
 
 /* The MAC in a solicitation or an advertisement must be its sender's. Otherwise
@@ -74,7 +75,8 @@ static __always_inline bool guard_is_nd(const struct packet *pkt)
 	       (pkt->icmp_type == ND_SOLICIT || pkt->icmp_type == ND_ADVERT);
 }
 
-/* A neighbor advertisement must be about an IPv6 address of its sender. */
+/* Checks a solicitation or an advertisement. An advertisement must be about an
+ * IPv6 address of its sender. */
 __verified_once enum reason
 guard_nd(ctx_t *ctx, const struct packet *pkt, const struct device *device,
 	 const struct shared_source *source)

@@ -49,9 +49,10 @@ guard_mac_of_link_local(const struct address *address, struct mac *mac)
 	return (high & 0xff) == 0xff && low >> 24 == 0xfe;
 }
 
+/* Whether the station with the MAC @sender may use @address as its own. */
 static __always_inline bool
-guard_may_share(const struct shared_source *source, const struct mac *sender,
-		const struct address *address)
+guard_station_may_use(const struct shared_source *source,
+		      const struct mac *sender, const struct address *address)
 {
 	struct fdb_key key = { .network = source->network };
 	const struct station *owner;
@@ -78,8 +79,8 @@ guard_may_share(const struct shared_source *source, const struct mac *sender,
 	return source->endpoint && owner->endpoint == source->endpoint;
 }
 
-/* Whether the sender with the MAC may use @address as its own: the endpoint of
- * @device, or without a device a station of @source. */
+/* Whether the sender may use @address as its own. The sender is the endpoint of
+ * @device or, if @device is NULL, the station of @source with the MAC @mac. */
 __verified_once bool
 guard_may_use(const struct device *device, const struct shared_source *source,
 	      const struct mac *mac, const struct address *address)
@@ -89,7 +90,7 @@ guard_may_use(const struct device *device, const struct shared_source *source,
 	if (device)
 		return address_equal(address, &device->ipv4) ||
 		       guard_is_own_ipv6(device, address);
-	return source && guard_may_share(source, mac, address);
+	return source && guard_station_may_use(source, mac, address);
 }
 
 #endif

@@ -188,7 +188,7 @@ struct {
 
 /* Configuration. The hash of a tunnel's ends -> a bucket with its id: see
  * tunnel_find(). The agent writes it. Read for every packet out of a tunnel. A
- * slot is used as long as the tunnel lives. A bucket is full: the tunnel is
+ * slot is used as long as the tunnel lives. If a bucket is full, the tunnel is
  * refused. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -210,8 +210,8 @@ struct {
 /* Configuration. The hash of an uplink's ifindex -> a bucket with the uplink:
  * see uplink_find(). Key 0 has the uplink of the default route, for kernels
  * that refuse a route lookup. The agent writes it. Read with each lookup in the
- * routing table, and for every packet in XDP. A bucket is full: the uplink is
- * refused. */
+ * routing table, and for every packet in XDP. If a bucket is full, the uplink
+ * is refused. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, UPLINK_BUCKETS);
@@ -281,8 +281,8 @@ struct {
  * datapath writes and reads it. A slot is used until the sweep finds its flow
  * idle for too long, its endpoint or port goes, or it loses its place in
  * `half_open`. It has as many slots as `load` was given, and MAX_HALF_OPEN.
- * Full: a new flow is refused. With BPF_F_MMAPABLE the kernel gives the array
- * pages of its own, so each slot begins with a cache line. */
+ * Full: a new flow is refused. With BPF_F_MMAPABLE the array begins at a
+ * page, so each slot begins at a cache line. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, DEFAULT_FLOWS + MAX_HALF_OPEN);

@@ -82,8 +82,8 @@ struct nat_ipv4 {
 };
 _Static_assert(sizeof(struct nat_ipv4) == 16, "struct nat_ipv4");
 
-/* Whether the fields of a struct nat_ipv4 lie together in the packet. */
-static __always_inline bool nat_is_ipv4(const struct packet *pkt)
+/* Whether the fields of a struct nat_ipv4 are contiguous in the packet. */
+static __always_inline bool nat_ipv4_is_contiguous(const struct packet *pkt)
 {
 	return (pkt->protocol == IPPROTO_TCP || pkt->protocol == IPPROTO_UDP) &&
 	       pkt->fragment != FRAGMENT_LATER && address_is_ipv4(&pkt->dst) &&
@@ -117,8 +117,8 @@ nat_write_ipv4(ctx_t *ctx, const struct packet *pkt, enum nat_side side,
 	}
 	fields.check =
 		csum_update(fields.check, (__u64)address + (__u32)~old_address);
-	/* Two updates: while a device is still to complete the checksum, its
-	 * field covers the addresses, but no ports. */
+	/* Two updates: as long as a device has yet to complete the checksum,
+	 * the field covers the addresses, but not the ports. */
 	return (old_address == address ||
 		!ctx_mend_l4(ctx, check_at, old_address, address,
 			     flags | BPF_F_PSEUDO_HDR | sizeof(address))) &&
@@ -196,7 +196,7 @@ nat_write(ctx_t *ctx, struct packet *pkt, enum nat_side side,
 	if (pkt->fragment == FRAGMENT_LATER)
 		covers_address = 0;
 
-	if (nat_is_ipv4(pkt)) {
+	if (nat_ipv4_is_contiguous(pkt)) {
 		if (!nat_write_ipv4(ctx, pkt, side, address->word[3], port,
 				    check_at, flags))
 			return REASON_KERNEL_ERROR;

@@ -23,8 +23,7 @@ enum ports_rule {
 	LAST_PORT = 65535,
 	/* Each reserve is one sixteenth of the ports. */
 	PORTS_RESERVE = 16,
-	/* An endpoint has few ports while it has fewer than ports / PORTS_FEW.
-	 */
+	/* An endpoint has few ports if it has fewer than ports / PORTS_FEW. */
 	PORTS_FEW = 4096,
 };
 

@@ -30,7 +30,7 @@ static __always_inline bool route_is_unroutable(const struct address *a)
 }
 
 /*
- * The MTU of an uplink, or @known if the kernel does not tell. The MTU of a
+ * The MTU of an uplink, or @known if the kernel gives none. The MTU of a
  * route lookup includes path MTUs that the host has learned from ICMP errors,
  * and any sender can forge those.
  */

@@ -6,12 +6,14 @@
 #include "address.h"
 #include "maps.h"
 
-/* 2^64 divided by the golden ratio. The tables that the agent writes depend on
- * it: datapath/bucket.go has it too. */
-#define TUNNEL_HASH_FACTOR 0x9e3779b97f4a7c15ULL
+/* 2^64 divided by the golden ratio (Knuth's multiplicative hashing). */
+enum tunnel_hash {
+	TUNNEL_HASH_FACTOR = 0x9e3779b97f4a7c15,
+};
 
-/* The bucket for a tunnel's ends. Each word has a factor of its own, so that
- * addresses that differ in a similar way do not share a bucket. */
+/* The bucket for a tunnel's ends. The agent, which writes the table, finds the
+ * same bucket: hashEnds() of datapath/bucket.go. Each word has a factor of its
+ * own, so that addresses that differ in a similar way do not share a bucket. */
 static __always_inline __u32 tunnel_bucket(const struct address *local,
 					   const struct address *remote)
 {
@@ -43,8 +45,8 @@ static __always_inline bool tunnel_find(const struct address *local,
 	for (int i = 0; i < BUCKET_SLOTS; i++) {
 		const struct tunnel_slot *slot = &bucket->slot[i];
 
-		/* The id comes first: a slot that changes after that has other
-		 * ends. */
+		/* Read the id before the ends: if the slot changes after that,
+		 * the ends do not match. */
 		*id = *(volatile const __u32 *)&slot->id;
 		if (used & 1 << i &&
 		    address_equal(&slot->ends.remote, remote) &&

@@ -95,9 +95,9 @@ _Static_assert(sizeof(struct flow_link) == 8, "struct flow_link");
  * the reply side, where they come in. A packet with the key of one side leaves
  * with the reversed key of the other.
  *
- * Each packet reads the first two cache lines, and few packets write them. The
- * counters of the two sides have a line each. So two CPUs that pass the packets
- * of the two directions do not take lines from each other.
+ * Each packet reads the first two cache lines, but few packets write them. The
+ * counter of each side is in a line of its own. So there is no false sharing
+ * between two CPUs that pass the two directions.
  */
 struct flow {
 	struct flow_key original;
@@ -117,8 +117,8 @@ struct flow {
 			*/
 	__u32 users; /* flows that use the mapping held here */
 	__u32 half_open_at; /* half-open: its index in `half_open` */
-	__u32 sequence; /* TCP, half-open: that the original side has to
-			 * acknowledge */
+	__u32 sequence; /* TCP, before the end of the handshake: the sequence
+			 * number that the original side must acknowledge */
 	__u32 place_own; /* the cells that count its port, or 0: see ports.h */
 	__u32 place_all;
 	struct flow_link

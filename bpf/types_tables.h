@@ -7,8 +7,8 @@
 
 #include "types_common.h"
 
-/* Capacities of the tables; Go reads them off the maps. */
-enum {
+/* Capacities of the tables. */
+enum table_capacity {
 	MAX_NETWORKS = 1024,
 	MAX_LOCAL_ENDPOINTS = 16384,
 	MAX_STATIONS = 131072,
@@ -118,7 +118,7 @@ struct tunnel_ends {
 _Static_assert(sizeof(struct tunnel_ends) == 32, "struct tunnel_ends");
 
 /* The slots of a bucket. With so many, a bucket is practically never full. */
-enum {
+enum bucket_size {
 	BUCKET_SLOTS = 8,
 };
 

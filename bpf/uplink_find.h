@@ -5,11 +5,14 @@
 
 #include "maps.h"
 
-/* 2^32 divided by the golden ratio. The tables that the agent writes depend on
- * it: datapath/bucket.go has it too. */
-#define UPLINK_HASH_FACTOR 0x9e3779b1U
+/* 2^32 divided by the golden ratio (Knuth's multiplicative hashing). */
+enum uplink_hash {
+	UPLINK_HASH_FACTOR = 0x9e3779b1,
+};
 
-/* Finds the uplink with the ifindex, or that of the default route for 0. */
+/* Finds the uplink with the ifindex, or that of the default route for 0. The
+ * agent, which writes the table, finds the same bucket: Tables.uplinks() of
+ * datapath/bucket.go. */
 static __always_inline const struct uplink *uplink_find(__u32 ifindex)
 {
 	__u32 key = ifindex * UPLINK_HASH_FACTOR >> (32 - UPLINK_BUCKET_BITS);

@@ -323,8 +323,8 @@ int xdp_uplink(struct xdp_md *ctx)
 
 	if (!uplink)
 		return verdict_pass();
-	/* Behind a copy, the verifier need not follow each slot that @uplink
-	 * may point to. */
+	/* Without a copy, the verifier would check the rest once for each slot
+	 * that @uplink may point to. */
 	receiver = uplink->receiver;
 	scratch = scratch_new();
 	if (!scratch)

@@ -11,7 +11,7 @@ import (
 )
 
 // buckets is a hash table in an array of buckets. Programs read a bucket while
-// the agent writes it: see struct tunnel_bucket in bpf/types_tables.h.
+// the agent changes it: see struct tunnel_bucket in bpf/types_tables.h.
 type buckets[K, V comparable, B any] struct {
 	table *ebpf.Map
 	index func(key K) uint32 // of the key's bucket
@@ -19,15 +19,15 @@ type buckets[K, V comparable, B any] struct {
 	slot  func(b *B, i int) (*K, *V)
 }
 
-// bucketSlots is how many slots a bucket has: BUCKET_SLOTS of
-// bpf/types_tables.h.
-const bucketSlots = 8
+// bucketSlots is the number of slots of a bucket.
+const bucketSlots = int(bpf.EbpnetBucketSizeBUCKET_SLOTS)
 
 type (
 	tunnelBuckets = buckets[bpf.EbpnetTunnelEnds, uint32, bpf.EbpnetTunnelBucket]
 	uplinkBuckets = buckets[uint32, bpf.EbpnetUplink, bpf.EbpnetUplinkBucket]
 )
 
+// tunnelIDs are the ids of tunnels by their ends.
 func (t *Tables) tunnelIDs() tunnelBuckets {
 	shift := 64 - indexBits(t.Maps.TunnelBuckets)
 	return tunnelBuckets{
@@ -40,8 +40,10 @@ func (t *Tables) tunnelIDs() tunnelBuckets {
 	}
 }
 
+// uplinks are the uplinks by ifindex. Their index is that of uplink_find() of
+// bpf/uplink_find.h.
 func (t *Tables) uplinks() uplinkBuckets {
-	const factor = 0x9e3779b1 // UPLINK_HASH_FACTOR of bpf/uplink_find.h
+	const factor = uint32(bpf.EbpnetUplinkHashUPLINK_HASH_FACTOR)
 	shift := 32 - indexBits(t.Maps.UplinkBuckets)
 	return uplinkBuckets{
 		table: t.Maps.UplinkBuckets,
@@ -53,14 +55,14 @@ func (t *Tables) uplinks() uplinkBuckets {
 	}
 }
 
-// indexBits is how many bits the index of an array has, whose size is a power
-// of two.
+// indexBits is the number of bits of an index into an array. The size of the
+// array is a power of two.
 func indexBits(m *ebpf.Map) int { return bits.Len32(m.MaxEntries()) - 1 }
 
-// hashEnds is tunnel_bucket() of bpf/tunnel_find.h, before its shift.
+// hashEnds does what tunnel_bucket() of bpf/tunnel_find.h does before its shift.
 func hashEnds(ends bpf.EbpnetTunnelEnds) (hash uint64) {
-	const first = 0x9e3779b97f4a7c15 // TUNNEL_HASH_FACTOR
-	factor := uint64(first)
+	const first = uint64(bpf.EbpnetTunnelHashTUNNEL_HASH_FACTOR)
+	factor := first
 	for i := range ends.Local.Word {
 		for _, word := range []uint32{ends.Local.Word[i], ends.Remote.Word[i]} {
 			hash += uint64(word) * factor
@@ -89,7 +91,8 @@ func (t buckets[K, V, B]) entries() (map[K]V, error) {
 	return all, nil
 }
 
-// find reads the key's bucket. The slot is -1 if the key is not there.
+// find reads the key's bucket and finds the key's slot: -1 if the key does not
+// exist.
 func (t buckets[K, V, B]) find(key K) (b B, slot int, err error) {
 	if err := t.table.Lookup(t.index(key), &b); err != nil {
 		return b, -1, fmt.Errorf("read %v: %w", t.table, err)
@@ -102,9 +105,9 @@ func (t buckets[K, V, B]) find(key K) (b B, slot int, err error) {
 	return b, -1, nil
 }
 
-// put writes an entry into a free slot. If the key is there with another value,
-// one write of a byte puts the new entry in place of the old one. In a full
-// bucket the key is not found for a moment.
+// put writes an entry into a free slot, and then sets the slot's bit in used. If
+// the key exists with another value, the same write of used clears the old
+// entry's bit. In a full bucket, a key that changes is not found for a moment.
 func (t buckets[K, V, B]) put(key K, value V) error {
 	b, old, err := t.find(key)
 	if err != nil {
@@ -127,7 +130,7 @@ func (t buckets[K, V, B]) put(key K, value V) error {
 		free = old
 	}
 	if free == bucketSlots {
-		return fmt.Errorf("write %v: %w: %v needs one of %d slots", t.table, ErrFull, key, bucketSlots)
+		return fmt.Errorf("write %v: %w: all %d slots for this key are in use", t.table, ErrFull, bucketSlots)
 	}
 	k, v := t.slot(&b, free)
 	*k, *v = key, value
@@ -138,8 +141,8 @@ func (t buckets[K, V, B]) put(key K, value V) error {
 	return put(t.table, t.index(key), &b)
 }
 
-// freeSlot finds a slot that has never been used, or else any free one: a
-// program may still read a slot that was in use.
+// freeSlot finds a free slot; bucketSlots if there is none. It prefers a slot that
+// was never used, because a program may still read a slot that was in use.
 func (t buckets[K, V, B]) freeSlot(b *B) int {
 	free := bucketSlots
 	for i := range bucketSlots {
@@ -154,7 +157,7 @@ func (t buckets[K, V, B]) freeSlot(b *B) int {
 	return free
 }
 
-// remove removes a key; it need not be there.
+// remove removes a key. It is no error if the key does not exist.
 func (t buckets[K, V, B]) remove(key K) error {
 	b, slot, err := t.find(key)
 	if err != nil || slot < 0 {
@@ -164,8 +167,8 @@ func (t buckets[K, V, B]) remove(key K) error {
 	return put(t.table, t.index(key), &b)
 }
 
-// removeOthers removes all but wanted entries, and gives those that are
-// missing. An entry with another value is removed too.
+// removeOthers removes the entries that differ from the wanted ones, and
+// returns the wanted entries that are then missing.
 func (t buckets[K, V, B]) removeOthers(wanted map[K]V) (missing map[K]V, err error) {
 	missing = maps.Clone(wanted)
 	there, err := t.entries()
@@ -191,8 +194,8 @@ func (t buckets[K, V, B]) putAll(entries map[K]V) error {
 	return nil
 }
 
-// replace makes the table hold what is wanted and nothing else, touching only
-// what differs.
+// replace makes the table hold exactly the wanted entries. It writes only
+// differences. An entry whose value changes exists at every moment.
 func (t buckets[K, V, B]) replace(wanted map[K]V) error {
 	there, err := t.entries()
 	if err != nil {
@@ -209,6 +212,8 @@ func (t buckets[K, V, B]) replace(wanted map[K]V) error {
 	return t.putAll(wanted)
 }
 
+// count counts the entries. It ignores the map: the type is that of the other
+// functions of Usage.
 func (t buckets[K, V, B]) count(*ebpf.Map) (int, error) {
 	all, err := t.entries()
 	return len(all), err

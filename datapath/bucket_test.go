@@ -47,9 +47,9 @@ func (w *world) uplinkFrame(t testing.TB, frame []byte) {
 	w.run(t, w.Programs.FromUplink, "up0", frame, skbContext{})
 }
 
-// TestEachOfManyTunnelsIsFound has as many tunnels as a host can have, all with
-// the local address of their family. Half of the addresses differ from others in
-// two places by the same number.
+// TestEachOfManyTunnelsIsFound has as many tunnels as a host can have. All
+// tunnels of a family have the same local address. The IPv6 remotes differ from
+// each other by the same number in two words, to provoke collisions.
 func TestEachOfManyTunnelsIsFound(t *testing.T) {
 	t.Parallel()
 	testutil.RequireRoot(t)
@@ -81,7 +81,7 @@ func TestEachOfManyTunnelsIsFound(t *testing.T) {
 	}
 }
 
-// sharing finds IPv4 addresses whose tunnels share a bucket.
+// sharing finds n IPv4 addresses whose tunnels share a bucket.
 func (w *world) sharing(n int) (remotes []netip.Addr) {
 	var bucket uint32
 	for i := uint32(0); len(remotes) < n; i++ {
@@ -98,7 +98,7 @@ func (w *world) sharing(n int) (remotes []netip.Addr) {
 }
 
 // TestTunnelsOfOneBucket fills a bucket: one more tunnel is refused, and the
-// others stay. Whoever leaves makes room.
+// others stay. A removed tunnel makes room for another one.
 func TestTunnelsOfOneBucket(t *testing.T) {
 	t.Parallel()
 	testutil.RequireRoot(t)
@@ -140,7 +140,7 @@ func TestTunnelsOfOneBucket(t *testing.T) {
 }
 
 // TestTunnelsStayWhileOthersChange adds and removes tunnels of a bucket while
-// packets of another of its tunnels come in: all of these are known.
+// packets arrive from another tunnel of that bucket. All of these are known.
 func TestTunnelsStayWhileOthersChange(t *testing.T) {
 	testutil.RequireRoot(t)
 	w := newWorld(t, loadPinned)
@@ -190,8 +190,8 @@ func (w *world) uplinksBeside(n int) (uplinks []Uplink) {
 	return uplinks
 }
 
-// dropsMalformed tells whether XDP knows the uplink: it drops malformed packets
-// of uplinks alone.
+// dropsMalformed reports whether XDP knows the uplink: it drops malformed
+// packets only of uplinks.
 func (w *world) dropsMalformed(t testing.TB) bool {
 	t.Helper()
 	o, err := w.tryXDP(patch(incoming(false, udp(1, 2)).frame(t), atIP, 0x65))
@@ -199,7 +199,8 @@ func (w *world) dropsMalformed(t testing.TB) bool {
 	return o.verdict == xdpDrop
 }
 
-// TestUplinksOfOneBucket fills a bucket of uplinks.
+// TestUplinksOfOneBucket fills a bucket of uplinks: each is found, and one more
+// is refused.
 func TestUplinksOfOneBucket(t *testing.T) {
 	t.Parallel()
 	testutil.RequireRoot(t)
@@ -233,7 +234,7 @@ func TestUplinksOfOneBucket(t *testing.T) {
 }
 
 // TestUplinkStaysWhileItChanges changes an uplink and others of its bucket while
-// packets come in by it.
+// packets arrive by it. All packets find the uplink.
 func TestUplinkStaysWhileItChanges(t *testing.T) {
 	testutil.RequireRoot(t)
 	w := newWorld(t, loadPinned)
@@ -264,7 +265,7 @@ func TestUplinkStaysWhileItChanges(t *testing.T) {
 	}
 }
 
-// TestBucketSizes is of what buckets.index and bucketSlots rely on.
+// TestBucketSizes checks what indexBits relies on.
 func TestBucketSizes(t *testing.T) {
 	t.Parallel()
 	spec, err := bpf.LoadEbpnet()
@@ -273,11 +274,6 @@ func TestBucketSizes(t *testing.T) {
 		m := spec.Maps[name]
 		if m.Type != ebpf.Array || m.MaxEntries&(m.MaxEntries-1) != 0 {
 			t.Errorf("%v is no array whose size is a power of two", m)
-		}
-	}
-	for _, n := range []int{len(bpf.EbpnetTunnelBucket{}.Slot), len(bpf.EbpnetUplinkBucket{}.Slot)} {
-		if n != bucketSlots {
-			t.Errorf("a bucket has %d slots, want %d", n, bucketSlots)
 		}
 	}
 }

@@ -4,8 +4,8 @@
 // what a table contains.
 //
 // The tables identify nouns by ids. The id of a network or a tunnel is its
-// index, from 1. Endpoints share one id space: ids below MaxLocalEndpoints are
-// local endpoints.
+// index, from 1. Endpoints share one id space, from 1 to MaxEndpointID: ids up to
+// MaxLocalID are local endpoints.
 package datapath
 
 import (

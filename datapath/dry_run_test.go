@@ -168,10 +168,10 @@ func TestDryRunOfXDP(t *testing.T) {
 	testutil.RequireRoot(t)
 	w, others := newDryWorld(t)
 	w.change(t, withXDP)
-	dry, wet := loadXDP(t, w, others, true), loadXDP(t, w, others, false)
+	dry, live := loadXDP(t, w, others, true), loadXDP(t, w, others, false)
 	for _, r := range slices.Concat(xdpTunnelRows(t), xdpFlowRows(t)) {
 		if r.verdict == verdictDirect {
-			t.Run(r.name, func(t *testing.T) { r.checkDryXDP(t, w, dry, wet) })
+			t.Run(r.name, func(t *testing.T) { r.checkDryXDP(t, w, dry, live) })
 		}
 	}
 }
@@ -190,7 +190,7 @@ func loadXDP(t *testing.T, w *world, others *ebpf.CollectionSpec, dry bool) *ebp
 	return loadDry(t, w, spec, dry)[bpf.XdpProgXdpUplink]
 }
 
-func (r row) checkDryXDP(t *testing.T, w *world, dry, wet *ebpf.Program) {
+func (r row) checkDryXDP(t *testing.T, w *world, dry, live *ebpf.Program) {
 	if r.undo != nil {
 		defer r.undo(t, w)
 	}
@@ -205,7 +205,7 @@ func (r row) checkDryXDP(t *testing.T, w *world, dry, wet *ebpf.Program) {
 	if string(o.frame) != string(r.in) {
 		t.Errorf("the dry run changed the frame:\n%s", cmp.Diff(hex.Dump(r.in), hex.Dump(o.frame)))
 	}
-	w.XDP = wet
+	w.XDP = live
 	decided := bpf.EbpnetAction(o.verdict)
 	o, _ = w.runXDP(t, r.in)
 	if want := verdictsOfXDP()[decided]; o.verdict != want {

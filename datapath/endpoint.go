@@ -10,6 +10,13 @@ import (
 	"github.com/ebpnet/ebpnet/bpf"
 )
 
+// The ranges of ids of endpoints. The tables count the traffic of local
+// endpoints.
+const (
+	MaxLocalID    = uint32(bpf.EbpnetTableCapacityMAX_LOCAL_ENDPOINTS) - 1
+	MaxEndpointID = ownerPorts - 1
+)
+
 // Endpoint is an interface on a network. It is local, behind the host-side veth
 // Ifindex, or remote, behind a tunnel.
 type Endpoint struct {

@@ -48,7 +48,7 @@ func drawnPhases(t testing.TB) (rows []phaseRow) {
 	return rows
 }
 
-// phaseNumbers gives the phases by their names.
+// phaseNumbers returns the phases by name, without PHASE_.
 func phaseNumbers(t testing.TB) map[string]bpf.EbpnetFlowPhase {
 	t.Helper()
 	spec, err := bpf.LoadEbpnet()
@@ -62,7 +62,7 @@ func phaseNumbers(t testing.TB) map[string]bpf.EbpnetFlowPhase {
 	return numbers
 }
 
-// phaseEvents lists packets for each column of the table, in the notation of
+// phaseEvents returns packets for each column of the table, in the notation of
 // life.
 func phaseEvents() [][]string {
 	return [][]string{
@@ -88,8 +88,8 @@ type tcpConnection struct {
 	slot     uint32
 }
 
-// connections gives one connection for each family that alice opens to the outside,
-// and one that the outside opens to her published port.
+// connections returns, for each family, a connection that alice opens to the
+// outside, and one that the outside opens to her published port.
 func (w *world) connections(t testing.TB) map[string]*tcpConnection {
 	t.Helper()
 	all := map[string]*tcpConnection{}
@@ -149,8 +149,8 @@ func (c *tcpConnection) flow(t testing.TB) (flow bpf.EbpnetFlow) {
 	return flow
 }
 
-// put moves the flow into a phase. The reply has the sequence number that
-// packets acknowledge.
+// put sets the phase of the flow, and the sequence number that the packets of
+// send acknowledge.
 func (c *tcpConnection) put(t testing.TB, phase bpf.EbpnetFlowPhase) {
 	t.Helper()
 	flow := c.flow(t)
@@ -158,8 +158,8 @@ func (c *tcpConnection) put(t testing.TB, phase bpf.EbpnetFlowPhase) {
 	must(t, c.w.Maps.Flows.Put(c.slot, flow))
 }
 
-// TestFlowPhases sends each packet in each phase: the flow moves as
-// bpf/flow_phase.h draws it.
+// TestFlowPhases sends each kind of packet in each phase. The next phase is that
+// of the table that bpf/flow_phase.h draws.
 func TestFlowPhases(t *testing.T) {
 	t.Parallel()
 	testutil.RequireRoot(t)
@@ -221,8 +221,8 @@ func TestRSTGivesNoSequence(t *testing.T) {
 
 func newSmallWorld(t *testing.T) *world { return newWorld(t, loadSlots(64, nil)) }
 
-// TestFlowPhasesOfOtherProtocols: without TCP's flags a flow is new, then
-// replied.
+// TestFlowPhasesOfOtherProtocols checks that other flows are new, and replied
+// from the first reply on.
 func TestFlowPhasesOfOtherProtocols(t *testing.T) {
 	t.Parallel()
 	testutil.RequireRoot(t)
@@ -250,14 +250,14 @@ func TestFlowPhasesOfOtherProtocols(t *testing.T) {
 	}
 }
 
-// sides is what the sides of a connection have sent since its SYN.
+// sides records what the two sides of a connection have sent since its SYN.
 type sides struct {
 	replied, handshaken bool
 	fin, rst            [2]bool // of the original side, of the reply side
 	refused             bool    // a RST of the reply side before the handshake
 }
 
-// note adds a packet. The RST of a side stands until its next packet.
+// note adds a packet. The RST of a side counts until the side's next packet.
 func (s *sides) note(packet string) {
 	side := 0
 	flags, isReply := strings.CutPrefix(packet, "<")
@@ -282,15 +282,16 @@ func (s *sides) note(packet string) {
 	s.fin[side] = s.fin[side] || has("F")
 }
 
-// live tells whether a side may still send, and the other one acknowledged.
+// live reports whether the handshake is over and at least one side may still
+// send.
 func (s *sides) live() bool {
 	return s.handshaken && s.fin != [2]bool{true, true} && s.rst == [2]bool{}
 }
 
 // TestFlowPhasesKeepWhatSidesSent sends random packets. A flow has the
-// established timeout only if no FINs of both sides and no RST stand, and has
-// it again after each packet of both sides that shows that the connection is
-// live.
+// established timeout only while its connection is live by the record of sides.
+// It has that timeout again after a reply and its acknowledgment, if the
+// connection is still live.
 func TestFlowPhasesKeepWhatSidesSent(t *testing.T) {
 	t.Parallel()
 	testutil.RequireRoot(t)
@@ -308,7 +309,7 @@ func TestFlowPhasesKeepWhatSidesSent(t *testing.T) {
 			var s sides
 			for range length {
 				packet := packets[random.IntN(len(packets))]
-				// Some connections begin as connections do.
+				// Most connections begin with a handshake.
 				if begin := []string{"<SA", "A"}; len(sent) <= len(begin) && random.IntN(4) > 0 {
 					packet = begin[len(sent)-1]
 				}
@@ -322,15 +323,15 @@ func TestFlowPhasesKeepWhatSidesSent(t *testing.T) {
 				}
 				shown := len(sent) > 2 && sent[len(sent)-2] == "<A" && packet == "A"
 				if !live && s.live() && (shown || !s.refused) {
-					t.Fatalf("%s, %v: phase %d, which has not the established timeout, after %+v", name, sent, phase, s)
+					t.Fatalf("%s, %v: phase %d, which does not have the established timeout, after %+v", name, sent, phase, s)
 				}
 			}
 		}
 	}
 }
 
-// TestNoFINIsLostUnderRaces has two CPUs send the FINs of the two sides at once:
-// each flow is closed then.
+// TestNoFINIsLostUnderRaces has two CPUs send the FINs of the two sides at the
+// same time. Then each flow is closed.
 func TestNoFINIsLostUnderRaces(t *testing.T) {
 	testutil.RequireRoot(t)
 	w := newWorld(t, loadShares(16384, 65536))

@@ -16,7 +16,6 @@ const (
 	tunnelNetworks = 64 // each with a budget: TUNNEL_FLOODERS
 	loopBlocked    = time.Minute
 	loopEthertype  = 0x88b5
-	loopProbe      = 24 // bytes
 	theNonce       = 0x12345679
 	never          = 1 << 62 // no probe becomes due
 )

@@ -10,7 +10,7 @@ import (
 	"github.com/ebpnet/ebpnet/internal/testutil"
 )
 
-// newCountedXDP is a world whose program of XDP counts its calls on maps.
+// newCountedXDP makes a world in which the XDP program counts its calls on maps.
 func newCountedXDP(t testing.TB) *countedWorld {
 	t.Helper()
 	c := &countedWorld{world: newWorld(t, loadPinned), tables: map[string]ebpf.MapType{}}
@@ -38,7 +38,7 @@ func newCountedXDP(t testing.TB) *countedWorld {
 	return c
 }
 
-// TestLookupsOfXDP is TestLookups for the program of XDP.
+// TestLookupsOfXDP does for the XDP program what TestLookups does for the others.
 func TestLookupsOfXDP(t *testing.T) {
 	t.Parallel()
 	testutil.RequireRoot(t)
@@ -80,7 +80,7 @@ func TestLookupsOfXDP(t *testing.T) {
 				t.Errorf("IPv6 %t, %s: verdict %d, want %d", v6, path.name, o.verdict, path.verdict)
 			}
 			if got := c.calls(passed); got != path.calls {
-				t.Errorf("IPv6 %t, %s asks the maps %v, want %v", v6, path.name, got, path.calls)
+				t.Errorf("IPv6 %t, %s calls %v, want %v", v6, path.name, got, path.calls)
 			}
 		}
 	}

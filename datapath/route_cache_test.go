@@ -25,8 +25,8 @@ func TestRouteCacheKeepsAllSenders(t *testing.T) {
 			if err := w.Maps.Ways.Lookup(place, &perCPU); err != nil {
 				t.Fatal(err)
 			}
-			for _, way := range perCPU {
-				if way.Found != 0 && way.Dst == addressOf(website.ip(v6)) {
+			for _, route := range perCPU {
+				if route.Found != 0 && route.Dst == addressOf(website.ip(v6)) {
 					kept++
 				}
 			}

@@ -326,7 +326,7 @@ func (t *Tables) Usage() ([]MapUsage, error) {
 		}
 		capacity := entry.m.MaxEntries()
 		if entry.m == t.Maps.TunnelBuckets || entry.m == t.Maps.UplinkBuckets {
-			capacity *= bucketSlots
+			capacity *= uint32(bucketSlots)
 		}
 		memory, _ := info.Memlock() // available since Linux 4.10
 		usage = append(usage, MapUsage{Name: entry.name, Entries: entries, Capacity: capacity, Memory: memory})

@@ -46,7 +46,7 @@ func uplinkEntries(uplinks []Uplink) map[uint32]bpf.EbpnetUplink {
 }
 
 // MaxBroadcasts is the most addresses in Wanted.Broadcasts.
-const MaxBroadcasts = 4096
+const MaxBroadcasts = int(bpf.EbpnetTableCapacityMAX_BROADCASTS)
 
 // ReplaceBroadcasts makes the given addresses the only ones that are delivered
 // to the host but are not its addresses: see Wanted.

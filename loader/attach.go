@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Hook is a place that one of the programs is made for.
+// Hook is the place in the kernel where one of the programs runs.
 type Hook struct {
 	name   string
 	egress bool
@@ -51,9 +51,9 @@ func (o *Objects) program(h Hook) *ebpf.Program {
 	}
 }
 
-// Attach sees to it that the hook's program runs on the device, in place of an
-// older one without a gap. It uses TCX, or clsact where the kernel has no TCX
-// (before 6.6), and takes away what was attached by the other way.
+// Attach makes the hook's program run on the device. It replaces an older one
+// without a gap. It uses TCX, or clsact if the kernel has no TCX (before 6.6),
+// and removes a program that was attached by the other of the two.
 func (o *Objects) Attach(h Hook, ifindex int) error {
 	err := o.attachTCX(h, ifindex)
 	if errors.Is(err, ebpf.ErrNotSupported) {
@@ -65,7 +65,7 @@ func (o *Objects) Attach(h Hook, ifindex int) error {
 	return nil
 }
 
-// Detach undoes Attach, also for a device that has gone.
+// Detach undoes Attach, also for a device that is gone.
 func (o *Objects) Detach(h Hook, ifindex int) error {
 	if ifindex <= 0 {
 		return nil // no device at all
@@ -90,7 +90,7 @@ func (o *Objects) attachTCX(h Hook, ifindex int) error {
 		if linkedTo(pinned, ifindex) {
 			return pinned.Update(o.program(h))
 		}
-		// The device has gone, and its number may be another's now.
+		// The device is gone, and another one may have its number.
 		if err := os.Remove(path); err != nil {
 			return err
 		}
@@ -119,11 +119,11 @@ type front struct {
 	path string // of the older one's pin
 }
 
-// AttachInFront has the hook's program run before the older one that is on the
-// device: packets that it does not know go on to that. So the flows of both
-// programs' tables are found until PromoteFronts removes the older one. False
-// if the kernel has no TCX, or if no program is there. If this process ends
-// first, the older program runs alone as before.
+// AttachInFront makes the hook's program run before the older one on the
+// device. The older one gets the packets that the new one does not know. So
+// packets find the flows of both tables until PromoteFronts removes the older
+// program. It returns false if the kernel has no TCX, or if the device has no
+// program. If this process ends first, the older program runs alone as before.
 func (o *Objects) AttachInFront(h Hook, ifindex int) (bool, error) {
 	path := o.linkPath(h, ifindex)
 	older, err := link.LoadPinnedLink(path, nil)
@@ -147,8 +147,8 @@ func (o *Objects) AttachInFront(h Hook, ifindex int) (bool, error) {
 	return true, nil
 }
 
-// PromoteFronts has the programs that AttachInFront has attached take the place
-// of the older ones.
+// PromoteFronts replaces the older programs by those that AttachInFront has
+// attached.
 func (o *Objects) PromoteFronts() error {
 	for len(o.fronts) > 0 {
 		f := o.fronts[0]
@@ -177,14 +177,14 @@ func (o *Objects) closeFronts() error {
 	return err
 }
 
-// frontPrefix begins the name of a link that is about to replace another.
+// frontPrefix is the prefix of the name of a link that will replace another.
 const frontPrefix = "front-"
 
 func frontPath(path string) string {
 	return filepath.Join(filepath.Dir(path), frontPrefix+filepath.Base(path))
 }
 
-// clearFronts removes the links that a Load left before they replaced others.
+// clearFronts removes the links that an interrupted Load has not promoted.
 func clearFronts(dir string) error {
 	left, err := filepath.Glob(filepath.Join(dir, linksDirectory, frontPrefix+"*"))
 	for _, path := range left {
@@ -193,7 +193,7 @@ func clearFronts(dir string) error {
 	return err
 }
 
-// linkedTo tells whether a link still holds the device.
+// linkedTo reports whether a link is still attached to the device.
 func linkedTo(l link.Link, ifindex int) bool {
 	info, err := l.Info()
 	if err != nil {
@@ -203,8 +203,8 @@ func linkedTo(l link.Link, ifindex int) bool {
 	return tcx != nil && tcx.Ifindex == uint32(ifindex)
 }
 
-// Linked lists the devices that the hook's program is attached to, by number;
-// with TCX also those that have gone since.
+// Linked lists the numbers of the devices to which the hook's program is
+// attached; with TCX also those of devices that are gone.
 func (o *Objects) Linked(h Hook) ([]int, error) {
 	entries, err := os.ReadDir(filepath.Join(o.dir, linksDirectory))
 	if err != nil {
@@ -212,7 +212,7 @@ func (o *Objects) Linked(h Hook) ([]int, error) {
 	}
 	entries = slices.DeleteFunc(entries, func(e os.DirEntry) bool { return isXDP(e.Name()) })
 	if len(entries) == 0 {
-		return filtered(h) // older kernels have links of XDP alone
+		return filtered(h) // older kernels have links only for XDP
 	}
 	var found []int
 	for _, e := range entries {
@@ -224,7 +224,7 @@ func (o *Objects) Linked(h Hook) ([]int, error) {
 	return found, nil
 }
 
-// filtered lists the devices that have the hook's filter.
+// filtered lists the devices with the hook's filter.
 func filtered(h Hook) ([]int, error) {
 	devices, err := netlink.LinkList()
 	if err != nil {
@@ -243,7 +243,7 @@ func filtered(h Hook) ([]int, error) {
 	return found, nil
 }
 
-// Our filters among those of others on a clsact hook.
+// These tell our filters from those of others on a clsact hook.
 const (
 	filterPriority = 235
 	filterHandle   = 1
@@ -313,7 +313,7 @@ func filtersOf(h Hook, device netlink.Link) ([]netlink.Filter, error) {
 	want := h.filter(device.Attrs().Index)
 	filters, err := netlink.FilterList(device, want.Parent)
 	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENODEV) {
-		return nil, nil // it has no clsact, or has just gone
+		return nil, nil // no clsact, or the device is gone
 	}
 	if err != nil {
 		return nil, fmt.Errorf("list filters of %s: %w", device.Attrs().Name, err)
@@ -324,10 +324,9 @@ func filtersOf(h Hook, device netlink.Link) ([]netlink.Filter, error) {
 	}), nil
 }
 
-// Unload detaches everything that was attached from the pins under dir, on
-// any device of this network namespace, and removes the pins. From its first
-// step on Open gives ErrNotLoaded: if it is killed, Load or another Unload goes on
-// from there.
+// Unload detaches the programs pinned under dir from all devices of this
+// network namespace, and removes the pins. After its first step, Open returns
+// ErrNotLoaded. If it is killed, Load or another Unload continues.
 func Unload(dir string) error {
 	for _, step := range unloadSteps(dir) {
 		if err := step(); err != nil {
@@ -337,8 +336,8 @@ func Unload(dir string) error {
 	return nil
 }
 
-// unloadSteps are what Unload does. The programs' pins go first: nothing may find
-// a datapath that is attached nowhere.
+// unloadSteps are the steps of Unload. It removes the pins of programs first,
+// so that no process opens a datapath that is attached nowhere.
 func unloadSteps(dir string) []func() error {
 	steps := []func() error{
 		func() error { return removePins(dir, programsDirectory) },

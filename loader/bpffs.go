@@ -10,13 +10,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// bpffsRoot is where the kernel's documentation and systemd mount bpffs.
+// bpffsRoot is the usual mount point of bpffs, also of systemd.
 const bpffsRoot = "/sys/fs/bpf"
 
-// MountBPFFS sees to it that dir can be made on a bpffs: it mounts one at
-// /sys/fs/bpf if dir is to lie there and none is mounted yet. Of several
-// processes that see none at once, only one mounts: a second mount would hide
-// what is pinned in the first.
+// MountBPFFS mounts a bpffs at /sys/fs/bpf if dir is below it and none is
+// mounted there. If several processes find none at the same time, only one
+// mounts: a second mount would hide the pins in the first.
 func MountBPFFS(dir string) error {
 	mounted, err := onBPFFS(dir)
 	if err != nil || mounted {
@@ -43,7 +42,7 @@ func MountBPFFS(dir string) error {
 	return nil
 }
 
-// onBPFFS tells whether dir is on a bpffs, or would be if it were made.
+// onBPFFS reports whether dir, or its first parent that exists, is on a bpffs.
 func onBPFFS(dir string) (bool, error) {
 	for {
 		var fs unix.Statfs_t

@@ -14,19 +14,19 @@ type converter struct {
 // move copies one number.
 type move struct {
 	from, to leaf
-	names    map[uint64]uint64 // of an enum: its value in the one and in the other
-	flags    bool              // all of these are single bits, and may be set together
+	names    map[uint64]uint64 // of an enum: the new value by the old one
+	flags    bool              // the values are single bits, and several may be set
 }
 
-// newConverter copies the numbers that both layouts have, and makes the phase of
-// a flow of its flags. The others are zero.
+// newConverter returns a converter that copies the numbers of both layouts, and
+// derives the phase of a flow from its flags. The other numbers are zero.
 func newConverter(from, to layout) converter {
 	c := converter{size: to.size}
 	for _, t := range to.leaves {
 		f, ok := from.find(t.name)
 		if !ok {
 			if flags, ok := from.find(flowFlags); ok && t.name == flowPhase {
-				c.moves = append(c.moves, move{from: flags, to: t, names: phases(flags, t)})
+				c.moves = append(c.moves, move{from: flags, to: t, names: phasesByFlags(flags, t)})
 			}
 			continue
 		}
@@ -45,8 +45,8 @@ func newConverter(from, to layout) converter {
 	return c
 }
 
-// convert gives the copy. It is not whole if a number has no place in the other
-// layout: it is too large there, or it is a value of an enum that has no name
+// convert returns the copy. whole is false if the other layout cannot hold a
+// number: it is too large, or it is an enum value whose name does not exist
 // there.
 func (c converter) convert(from []byte) (to []byte, whole bool) {
 	to, whole = make([]byte, c.size), true
@@ -76,7 +76,7 @@ func (m move) translate(value uint64) (uint64, bool) {
 	return set, whole
 }
 
-// read gives the number, its sign extended.
+// read returns the number, with its sign extended.
 func (l leaf) read(from []byte) uint64 {
 	var whole [8]byte
 	copy(whole[:], from[l.offset:l.offset+l.size])
@@ -87,7 +87,8 @@ func (l leaf) read(from []byte) uint64 {
 	return value
 }
 
-// write stores the number, or the nearest one that fits: then it is false.
+// write stores the number. If the number does not fit, write stores the nearest
+// one and returns false.
 func (l leaf) write(to []byte, value uint64) bool {
 	stored, fits := value, true
 	shift := 64 - 8*l.size
@@ -103,10 +104,10 @@ func (l leaf) write(to []byte, value uint64) bool {
 	return fits
 }
 
-// formerNames has the names of state that have changed since version e41502a:
-// of maps, of fields as "struct.field" and of values as "enum.VALUE". From this
-// version on names stay: an older program would not find the numbers under
-// another name.
+// formerNames are the names of state that have changed since version e41502a,
+// with the present names: of maps, of fields as "struct.field" and of values as
+// "enum.VALUE". Names do not change from this version on, because an older
+// version would not find the numbers.
 func formerNames() map[string]string {
 	return map[string]string{
 		"flow.opener":               "original",
@@ -121,7 +122,7 @@ func formerNames() map[string]string {
 	}
 }
 
-// nameNow gives the present name of a member of a struct or an enum.
+// nameNow returns the present name of a member of a struct or an enum.
 func nameNow(former map[string]string, of, name string) string {
 	if now, ok := former[of+"."+name]; ok {
 		return now

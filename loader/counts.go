@@ -23,12 +23,12 @@ func countTables() map[string]bpf.EbpnetCountTable {
 	}
 }
 
-// isCount tells whether a number in a table of counts is a count: not the time
-// of a flood budget.
+// isCount reports whether a number in a table of counts is a count. The time of
+// a flood budget is none.
 func isCount(l leaf) bool { return l.name != "due" }
 
-// makeCopied makes and pins the table of the sums that a new table of counts
-// begins with.
+// makeCopied makes and pins a table of the sums with which a new table of
+// counts begins.
 func (u *upgrade) makeCopied(p pinnedTable) (*ebpf.Map, error) {
 	id, err := mapID(p.table)
 	if err != nil {
@@ -60,7 +60,7 @@ func (m mapLayout) sum(value []byte) []byte {
 	return sum
 }
 
-// addCounts adds what was counted since.
+// addCounts adds what the old programs have counted since the first copy.
 func (o *Objects) addCounts(t *oldTable, number bpf.EbpnetCountTable) error {
 	c, err := newTableCopy(t.layout, o.spec.Maps[t.name], nil)
 	if err != nil {

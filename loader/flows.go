@@ -14,8 +14,8 @@ import (
 	"github.com/ebpnet/ebpnet/bpf"
 )
 
-// flowTables lists the maps whose sizes follow from the number of flows, and
-// that are of use only together.
+// flowTables lists the maps of flows. They are only useful together, and their
+// sizes depend on the number of flows.
 func flowTables() []string {
 	return []string{
 		bpf.EbpnetMapFlows, bpf.EbpnetMapFlowIndex,
@@ -24,12 +24,12 @@ func flowTables() []string {
 	}
 }
 
-// indexEntries is how many entries of `flow_index` there are for one of
-// `flows`: see bpf/maps.h.
+// indexEntries is the number of entries of `flow_index` per entry of `flows`:
+// see bpf/maps.h.
 const indexEntries = 4
 
-// sizeFlows gives the tables of flows room for so many established ones, and
-// returns the entries of `flows`. Zero leaves them as compiled.
+// sizeFlows sets the sizes of the flow tables for this number of established
+// flows, and returns the entries of `flows`. Zero keeps the compiled sizes.
 func sizeFlows(spec *ebpf.CollectionSpec, established uint32) (slots uint32) {
 	flows := spec.Maps[bpf.EbpnetMapFlows]
 	if established != 0 {
@@ -39,7 +39,7 @@ func sizeFlows(spec *ebpf.CollectionSpec, established uint32) (slots uint32) {
 	return flows.MaxEntries
 }
 
-// makeSecret gives a new table of port_counts its secret: see bpf/ports.h.
+// makeSecret writes the secret of a new table port_counts: see bpf/ports.h.
 func (u *upgrade) makeSecret() error {
 	if u.kept[bpf.EbpnetMapPortSecrets] != nil {
 		return nil
@@ -60,8 +60,8 @@ func randomBytes(n int) []byte {
 	return bytes
 }
 
-// retireFlows sees to it that the tables of flows are made again, all of them,
-// if one is missing or has not the layout or the size that it is to have.
+// retireFlows replaces all flow tables if one of them is missing, or has
+// another layout or size than the new one.
 func (u *upgrade) retireFlows() {
 	fit := !slices.ContainsFunc(flowTables(), func(name string) bool {
 		m := u.kept[name]
@@ -75,7 +75,7 @@ func (u *upgrade) retireFlows() {
 	}
 }
 
-// candidate is a flow that may be restored, as it is in the new layout.
+// candidate is a flow to restore, in the new layout.
 type candidate struct {
 	record      []byte
 	established bool
@@ -83,10 +83,10 @@ type candidate struct {
 	known       bool // it is in the new tables
 }
 
-// oldFlows finds the flows of the old tables that o does not know, the worthiest
-// first: established before half-open ones, and those that were used last. Of
-// those that o knows as half-open, it adds the ones that are established in the
-// old tables, if these are wanted too.
+// oldFlows finds the flows of the old tables that the tables of o lack. It
+// returns established flows before half-open ones, and the last used ones
+// first. If updates is set, it adds the flows that are half-open in o but
+// established in the old tables.
 func (o *Objects) oldFlows(tables []*oldTable, updates bool) ([]candidate, error) {
 	var found []candidate
 	for _, t := range tables {
@@ -111,7 +111,7 @@ func (o *Objects) oldFlows(tables []*oldTable, updates bool) ([]candidate, error
 	return found, nil
 }
 
-// Names in the layout of a flow.
+// The fields of a flow.
 const (
 	flowOriginal    = "original."
 	flowState       = "state"
@@ -160,8 +160,8 @@ func (o *Objects) oldFlowsOf(t *oldTable, updates bool) (found []candidate, err 
 	})
 }
 
-// knows tells whether a flow is in the new tables, and whether it is half-open
-// there.
+// knows reports whether a flow is in the new tables, and whether it is
+// half-open there.
 func (o *Objects) knows(key []byte, state leaf) (known, halfOpen bool, err error) {
 	var ref bpf.EbpnetFlowRef
 	err = o.Maps.FlowIndex.Lookup(key, &ref)
@@ -175,8 +175,7 @@ func (o *Objects) knows(key []byte, state leaf) (known, halfOpen bool, err error
 	return true, err == nil && state.read(flow) == state.values[flowHalfOpen], err
 }
 
-// restoreFlows opens flows of the old tables in the new ones, as many as there
-// may be room for.
+// restoreFlows opens flows of the old tables in the new ones, as many as fit.
 func (o *Objects) restoreFlows(tables []*oldTable, updates bool) (lost int, err error) {
 	candidates, err := o.oldFlows(tables, updates)
 	if err != nil {
@@ -185,7 +184,8 @@ func (o *Objects) restoreFlows(tables []*oldTable, updates bool) (lost int, err 
 	fit := min(len(candidates), int(o.Maps.Flows.MaxEntries()))
 	lost = len(candidates) - fit
 	candidates = candidates[:fit]
-	// A new half-open flow displaces others, so the one seen last is opened last.
+	// A new half-open flow displaces others, so the last used one comes
+	// last.
 	halfOpen := slices.IndexFunc(candidates, func(c candidate) bool { return !c.established })
 	if halfOpen >= 0 {
 		slices.Reverse(candidates[halfOpen:])
@@ -202,13 +202,13 @@ func (o *Objects) restoreFlows(tables []*oldTable, updates bool) (lost int, err 
 	return lost, nil
 }
 
-// EachFlow gives f every flow that is established or half-open, with its slot,
-// until f fails. What f is given may change with the next call.
+// EachFlow calls f with the slot and the flow of every established or half-open
+// flow, until f fails. The flow is valid until f returns.
 func (o *Objects) EachFlow(f func(slot uint32, flow *bpf.EbpnetFlow) error) error {
 	return eachFlow(o.Maps.Flows, f)
 }
 
-// flowBatch is how many flows are read from the kernel at once.
+// flowBatch is the number of flows read in one system call.
 const flowBatch = 4096
 
 func eachFlow(table *ebpf.Map, f func(slot uint32, flow *bpf.EbpnetFlow) error) error {
@@ -238,7 +238,7 @@ func eachFlow(table *ebpf.Map, f func(slot uint32, flow *bpf.EbpnetFlow) error) 
 	}
 }
 
-// eachBatch gives f the values of an array, until f fails.
+// eachBatch calls f with the values of an array, until f fails.
 func eachBatch(table *ebpf.Map, f func(value []byte) error) error {
 	var (
 		cursor ebpf.MapBatchCursor

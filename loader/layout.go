@@ -14,9 +14,9 @@ import (
 	"github.com/cilium/ebpf/btf"
 )
 
-// A layout says where the named numbers are in a key or a value of a map. Two
-// versions understand each other by these names: offsets, sizes and the order
-// of fields may differ, and so may the values behind the names of an enum.
+// A layout gives the places of the named numbers in a key or a value of a map.
+// Two versions need only the same names: offsets, sizes, the order of fields
+// and the values of an enum may differ.
 
 // leaf is one number of a key or a value.
 type leaf struct {
@@ -35,8 +35,8 @@ type layout struct {
 
 var errNoLayout = errors.New("its layout is not known")
 
-// layoutOf reads a layout from BTF. Padding, locks and timers have no part in
-// it. former are the names that have changed since older versions.
+// layoutOf reads a layout from BTF, without padding, locks and timers. former
+// are the present names for those of older versions: see formerNames.
 func layoutOf(t btf.Type, former map[string]string) (layout, error) {
 	if t == nil {
 		return layout{}, errNoLayout
@@ -103,7 +103,7 @@ func (l *layout) addMembers(name string, offset uint32, t *btf.Struct, former ma
 // padding is the name of all padding.
 const padding = "pad"
 
-// find gives a leaf by its name.
+// find returns a leaf by its name.
 func (l layout) find(name string) (leaf, bool) {
 	i := slices.IndexFunc(l.leaves, func(f leaf) bool { return f.name == name })
 	if i < 0 {
@@ -112,7 +112,7 @@ func (l layout) find(name string) (leaf, bool) {
 	return l.leaves[i], true
 }
 
-// must gives a leaf by its name, or an error.
+// must returns a leaf by its name. It is an error if there is none.
 func (l layout) must(name string) (leaf, error) {
 	f, ok := l.find(name)
 	if !ok {
@@ -121,7 +121,7 @@ func (l layout) must(name string) (leaf, error) {
 	return f, nil
 }
 
-// start gives the offset of the first number whose name begins so.
+// start returns the offset of the first number whose name has this prefix.
 func (l layout) start(prefix string) uint32 {
 	first := l.size
 	for _, f := range l.leaves {
@@ -132,14 +132,14 @@ func (l layout) start(prefix string) uint32 {
 	return first
 }
 
-// without gives the layout without a number.
+// without returns the layout without a number.
 func (l layout) without(name string) layout {
 	l.leaves = slices.DeleteFunc(slices.Clone(l.leaves), func(f leaf) bool { return f.name == name })
 	return l
 }
 
-// mapLayout is what two versions of a map must have in common to use the same
-// one.
+// mapLayout is the layout of a map. Two versions can use the same map if their
+// mapLayouts are equal.
 type mapLayout struct {
 	kind       ebpf.MapType
 	entries    uint32
@@ -148,7 +148,7 @@ type mapLayout struct {
 	types      [2]btf.Type // of key and value
 }
 
-// String is the layout in full: equal texts are equal layouts.
+// String returns the whole layout as text. Equal texts mean equal layouts.
 func (m mapLayout) String() string {
 	var s strings.Builder
 	fmt.Fprintf(&s, "%s %d %#x", m.kind, m.entries, m.flags)
@@ -164,14 +164,14 @@ func (m mapLayout) String() string {
 	return s.String()
 }
 
-// specLayout reads the layout of a map before the map is made.
+// specLayout reads the layout of a map from its spec.
 func specLayout(spec *ebpf.MapSpec) (mapLayout, error) {
 	m := mapLayout{kind: spec.Type, entries: spec.MaxEntries, flags: spec.Flags, types: [2]btf.Type{spec.Key, spec.Value}}
 	return m, m.read(spec.KeySize, spec.ValueSize, nil)
 }
 
-// read fills in the layouts of key and value from their types. A key of size
-// zero is that of a queue.
+// read fills in the layouts of key and value from their types. The key of a
+// queue has size zero.
 func (m *mapLayout) read(keySize, valueSize uint32, former map[string]string) (err error) {
 	keyType := m.types[0]
 	if described := describedKey(m.types[1]); described != nil {
@@ -191,9 +191,9 @@ func (m *mapLayout) read(keySize, valueSize uint32, former map[string]string) (e
 	return nil
 }
 
-// describeKey has a map tell the kernel its layout. The kernel takes no BTF for
-// an array whose key is an enum: the type of the key becomes that of an empty
-// array behind the value.
+// describeKey changes the BTF of an array whose key is an enum, because the
+// kernel refuses such BTF. The key's type becomes the type of an empty array
+// behind the value.
 func describeKey(m *ebpf.MapSpec) {
 	key, ok := m.Key.(*btf.Enum)
 	value, ok2 := m.Value.(*btf.Struct)
@@ -223,8 +223,8 @@ func describedKey(value btf.Type) btf.Type {
 	return nil
 }
 
-// layoutVersion names the layouts of all pinned maps together. The number of
-// flows is no part of it.
+// layoutVersion is a name for the layouts of all pinned maps together. It does
+// not depend on the number of flows.
 func layoutVersion(spec *ebpf.CollectionSpec) string {
 	sum := sha256.New()
 	for _, name := range slices.Sorted(maps.Keys(spec.Maps)) {

@@ -1,12 +1,12 @@
-// Package loader brings the programs of package bpf into the kernel and keeps
-// them there: it probes the kernel, loads, pins, attaches and upgrades. It
-// knows nothing of containers or networks, and little of what the maps mean: it
-// copies their state into the tables of another version, and restores flows.
+// Package loader loads the programs of package bpf into the kernel: it probes
+// the kernel, loads, pins, attaches and upgrades. It knows nothing of
+// containers or networks, and little of the meaning of the maps: it copies
+// their state into the tables of another version, and restores flows.
 //
 // Everything lives under one pin directory on bpffs: maps/NAME, programs/NAME
 // and links/PROGRAM-IFINDEX. `bpftool map dump pinned FILE` shows a table as
 // the datapath sees it. maps/layout-VERSION names the layouts of all maps.
-// old_tables/ID holds a table while another takes its place. format/N-VERSION
+// old_tables/ID holds a replaced table during a migration. format/N-VERSION
 // names this arrangement, and the version that made it.
 package loader
 
@@ -25,70 +25,70 @@ import (
 	"github.com/ebpnet/ebpnet/bpf"
 )
 
-// ErrNotLoaded says that the pin directory holds no datapath.
+// ErrNotLoaded means that the pin directory holds no datapath.
 var ErrNotLoaded = errors.New("not loaded: run 'ebpnet load' first")
 
-// ErrOtherVersion says that the pin directory holds a datapath of another
+// ErrOtherVersion means that the pin directory holds a datapath of another
 // version, whose tables have other layouts.
 var ErrOtherVersion = errors.New("loaded by another version of ebpnet: run 'ebpnet load', which keeps flows and counts")
 
-// ErrFormat says that a pin directory is arranged in a way that this version
-// does not know.
+// ErrFormat means that this version does not know the arrangement of the pin
+// directory.
 var ErrFormat = errors.New("unknown pin format")
 
-// Config is what the programs are told at load. What is zero of Flows, the
-// ports and the timeouts stays as compiled (bpf/config.h).
+// Config is the configuration of the programs. If Flows, a port or a timeout is
+// zero, the compiled default holds (bpf/config.h).
 type Config struct {
-	Version string // of this program, for others that do not know its pin format
+	Version string // of this program, for versions that do not know its pin format
 
 	GatewayIfindex  uint32 // of the near end of the host's own veth
 	DatapathIfindex uint32 // of its far end
 	GatewayMAC      [6]byte
 
-	Flows               uint32 // established ones that there is room for
-	FirstPort, LastPort uint16 // of the host, to masquerade by
+	Flows               uint32 // most established flows
+	FirstPort, LastPort uint16 // of the host, for masquerading
 	Timeouts            Timeouts
 
-	WithoutXDP bool // the program of XDP is left out
-	GenericXDP bool // it is for that mode
-	NeedXDP    bool // Load fails if the kernel does not take the program of XDP
+	WithoutXDP bool // do not load the XDP program
+	GenericXDP bool // load the XDP program for generic mode
+	NeedXDP    bool // Load fails if the kernel refuses the XDP program
 }
 
-// Timeouts are the times after which flows without a packet end, and after
-// which a learned station is forgotten that sent none.
+// Timeouts are the times without a packet after which a flow ends, or a learned
+// station is forgotten.
 type Timeouts struct {
 	TCPEstablished, TCPTransitory, UDPEstablished, UDPNew, ICMP time.Duration
 	Learned                                                     time.Duration
 }
 
 // Objects are the maps and programs of a loaded datapath, opened from their
-// pins. Close them; what is pinned stays.
+// pins. Close closes them, but does not remove the pins.
 type Objects struct {
 	Maps     bpf.EbpnetMaps
 	Programs bpf.EbpnetPrograms
 	XDP      *ebpf.Program // nil: see NoXDP
-	NoXDP    error         // why there is no XDP: ErrNoXDP, and the kernel's reason if this is from Load
+	NoXDP    error         // why XDP is nil: ErrNoXDP, after Load with the kernel's reason
 
 	dir    string
 	spec   *ebpf.CollectionSpec
 	fronts []front // see AttachInFront
 }
 
-// Close lets go of the file descriptors.
+// Close closes the file descriptors.
 func (o *Objects) Close() error {
 	return errors.Join(o.closeFronts(), o.Maps.Close(), o.Programs.Close(), o.XDP.Close()) // nil closes too
 }
 
-// Load loads the programs and pins them under dir in place of those that are
-// there, which go on running where they are attached until Attach replaces
-// them. Maps that are there already are kept with all they hold if they have
-// the layout and the size that they are to have. The others are made again, and
-// state is copied: call FinishMigration when the programs are attached. An
-// error of the verifier is in the chain as *ebpf.VerifierError. Without the
-// program of XDP the others are loaded all the same, unless it is needed.
+// Load loads the programs and pins them under dir. It replaces the pins of
+// older programs, which run where they are attached until Attach replaces them.
+// It keeps a map, with its content, if layout and size are those of the new
+// programs. Otherwise it makes a new map and copies the state: call
+// FinishMigration when the programs are attached. An error of the verifier is
+// in the chain as *ebpf.VerifierError. If the kernel refuses the XDP program,
+// Load succeeds without it, unless NeedXDP is set.
 //
-// Whenever it is killed, another Load goes on from there: programs and maps
-// change places with those before them in one step each, the maps first.
+// If Load is killed, another Load continues. It replaces all pins of maps in
+// one step, and then all pins of programs in one step.
 func Load(dir string, c Config) (*Objects, error) {
 	spec, err := bpf.LoadEbpnet()
 	if err != nil {
@@ -111,12 +111,12 @@ func load(dir string, spec *ebpf.CollectionSpec, c Config) (*Objects, error) {
 	return u.objects, nil
 }
 
-// upgrade is a Load under way.
+// upgrade is the state of a running Load.
 type upgrade struct {
 	dir        string
 	spec       *ebpf.CollectionSpec
-	kept       map[string]*ebpf.Map   // from before, used on
-	before     map[string]pinnedTable // from before, made again
+	kept       map[string]*ebpf.Map   // old maps that stay in use
+	before     map[string]pinnedTable // old maps that are replaced
 	collection *ebpf.Collection
 	config     Config
 	objects    *Objects // owns what is in these two
@@ -124,7 +124,7 @@ type upgrade struct {
 	programs   map[string]*ebpf.Program
 }
 
-// prepare reads what is there, and clears away what another Load left.
+// prepare opens the pins, and removes the leftovers of an interrupted Load.
 func prepare(dir string, spec *ebpf.CollectionSpec, c Config) (_ *upgrade, err error) {
 	if err := checkFormat(dir); err != nil {
 		return nil, err
@@ -157,8 +157,7 @@ func (u *upgrade) close() {
 	u.collection.Close()
 }
 
-// steps are what Load does, in an order that leaves something that works after
-// each of them.
+// steps are the steps of Load. After each of them, the datapath works.
 func (u *upgrade) steps() []func() error {
 	return []func() error{
 		u.retireTables,
@@ -172,7 +171,7 @@ func (u *upgrade) steps() []func() error {
 	}
 }
 
-// load brings the programs into the kernel, with the maps that are kept.
+// load loads the programs into the kernel, with the maps that are kept.
 func (u *upgrade) load() (err error) {
 	u.collection, err = ebpf.NewCollectionWithOptions(u.spec, ebpf.CollectionOptions{MapReplacements: u.kept})
 	if err != nil {
@@ -197,18 +196,18 @@ func (o *Objects) assign(collection *ebpf.Collection) error {
 	return nil
 }
 
-// shortestFrame is the least that the kernel runs a program with.
+// shortestFrame is the shortest frame with which the kernel runs a program.
 const shortestFrame = 14
 
-// How often the start of the sweep is tried, and how long to wait in between:
-// the kernel takes the memory for a timer only from where it has some at hand.
+// How often the start of the sweep is tried, and the pause between two tries.
+// The start fails if the kernel's allocator has no memory for a timer at hand.
 const (
 	startAttempts = 16
 	startPause    = 10 * time.Millisecond
 )
 
-// startSweep starts the sweep that ends idle flows, or goes on with it by the
-// new program.
+// startSweep starts the sweep that ends idle flows. If it runs already, the new
+// program continues it.
 func (o *Objects) startSweep() error {
 	var status uint32
 	for range startAttempts {
@@ -225,9 +224,9 @@ func (o *Objects) startSweep() error {
 	return fmt.Errorf("start the sweep of flows: %w", unix.Errno(-int32(status)))
 }
 
-// embedded gives what the compiled programs were when this was built, for
-// comparison only: it is read once, as a daemon opens what is pinned at every
-// call, and reading takes longer than all else of that.
+// embedded returns the spec of the embedded programs. Do not modify it. It is
+// read only once, because a daemon calls Open often, and reading the spec takes
+// longer than the rest of Open.
 var embedded = sync.OnceValues(func() (*ebpf.CollectionSpec, error) {
 	spec, err := bpf.LoadEbpnet()
 	if err != nil {
@@ -239,8 +238,8 @@ var embedded = sync.OnceValues(func() (*ebpf.CollectionSpec, error) {
 	return spec, nil
 })
 
-// Open opens what Load has pinned under dir: ErrNotLoaded if that is nothing,
-// or not all; ErrOtherVersion if its tables have other layouts.
+// Open opens the maps and programs pinned under dir. It returns ErrNotLoaded if
+// a pin is missing, and ErrOtherVersion if the tables have other layouts.
 func Open(dir string) (*Objects, error) {
 	spec, err := embedded()
 	if err != nil {
@@ -273,8 +272,8 @@ func Open(dir string) (*Objects, error) {
 	return o, nil
 }
 
-// VerifierLog gives what the kernel's verifier said of a program, beginning
-// with a new line, if that is what err is about.
+// VerifierLog returns the verifier's log after a newline, if err is about a
+// program that the verifier refused. Otherwise it returns nothing.
 func VerifierLog(err error) string {
 	if verifier := (*ebpf.VerifierError)(nil); errors.As(err, &verifier) {
 		return fmt.Sprintf("\n%+v", verifier)
@@ -311,7 +310,7 @@ func configure(spec *ebpf.CollectionSpec, c Config) error {
 	)
 }
 
-// setGiven leaves a constant as compiled if the value is zero.
+// setGiven sets a constant, unless the value is zero.
 func setGiven[T comparable](constant *ebpf.VariableSpec, value T) error {
 	if value == *new(T) {
 		return nil

@@ -18,13 +18,13 @@ import (
 
 // pinnedTable is a table that was in use when this Load began.
 type pinnedTable struct {
-	table  *ebpf.Map
-	layout mapLayout
-	known  error // nil if the layout is
+	table     *ebpf.Map
+	layout    mapLayout
+	layoutErr error // why layout is unknown; nil: it is known
 }
 
-// openBefore opens the pinned maps: those of the layout that they are to have,
-// which are used on, and the others.
+// openBefore opens the pinned maps: those with the layout of the new programs,
+// which stay in use, and the others.
 func openBefore(dir string, spec *ebpf.CollectionSpec) (kept map[string]*ebpf.Map, before map[string]pinnedTable, err error) {
 	kept, before = map[string]*ebpf.Map{}, map[string]pinnedTable{}
 	defer func() {
@@ -53,12 +53,12 @@ func openBefore(dir string, spec *ebpf.CollectionSpec) (kept map[string]*ebpf.Ma
 			continue
 		}
 		p := pinnedTable{table: m}
-		p.layout, p.known = tableLayout(m, want, dir)
+		p.layout, p.layoutErr = tableLayout(m, want, dir)
 		wanted, err := specLayout(want)
 		if slices.Contains(flowTables(), name) {
 			wanted.entries = p.layout.entries // see retireFlows
 		}
-		if p.known == nil && err == nil && p.layout.String() == wanted.String() {
+		if p.layoutErr == nil && err == nil && p.layout.String() == wanted.String() {
 			kept[name] = m
 		} else {
 			before[name] = p
@@ -73,8 +73,8 @@ func closeBefore(before map[string]pinnedTable) {
 	}
 }
 
-// openFormer opens a pinned map by its name, or by the name that an older
-// version gave it.
+// openFormer opens a pinned map by its present name, or by its name in an older
+// version.
 func openFormer(dir, name string) (*ebpf.Map, error) {
 	m, err := ebpf.LoadPinnedMap(filepath.Join(dir, mapsDirectory, name), nil)
 	if !errors.Is(err, os.ErrNotExist) {
@@ -96,8 +96,8 @@ func tableLayout(m *ebpf.Map, want *ebpf.MapSpec, dir string) (mapLayout, error)
 		return l, err
 	}
 	if l.types[1] == nil && isArray(m.Type()) {
-		// An older version gave no BTF to an array whose key is an enum. Its
-		// programs have these types.
+		// An older version gave no BTF to an array whose key is an
+		// enum. Its programs have these types.
 		if l.types, err = programTypes(dir, want); err != nil {
 			return l, err
 		}
@@ -107,8 +107,8 @@ func tableLayout(m *ebpf.Map, want *ebpf.MapSpec, dir string) (mapLayout, error)
 
 func isArray(kind ebpf.MapType) bool { return kind == ebpf.Array || kind == ebpf.PerCPUArray }
 
-// mapTypes reads the types of a map's key and value from the kernel: nil if it
-// has none.
+// mapTypes reads the types of a map's key and value from the kernel. They are
+// nil if the map has no BTF.
 func mapTypes(m *ebpf.Map) (types [2]btf.Type, err error) {
 	type mapInfo struct { // struct bpf_map_info
 		_               [64]byte
@@ -155,8 +155,8 @@ func btfOf(id btf.ID) (*btf.Spec, error) {
 	return spec, nil
 }
 
-// programTypes finds the types of a map by their names among those of a pinned
-// program: nil if there is none.
+// programTypes finds the types of a map by name in the BTF of a pinned program.
+// They are nil if there are none.
 func programTypes(dir string, want *ebpf.MapSpec) (types [2]btf.Type, err error) {
 	program, err := ebpf.LoadPinnedProgram(filepath.Join(dir, programsDirectory, FromEndpoint.name), nil)
 	if errors.Is(err, os.ErrNotExist) {
@@ -170,7 +170,7 @@ func programTypes(dir string, want *ebpf.MapSpec) (types [2]btf.Type, err error)
 	if err != nil {
 		return types, fmt.Errorf("read program %s: %w", FromEndpoint, err)
 	}
-	id, _ := info.BTFID() // known since Linux 5.0
+	id, _ := info.BTFID() // available since Linux 5.0
 	spec, err := btfOf(id)
 	if err != nil {
 		return types, err
@@ -187,7 +187,7 @@ func programTypes(dir string, want *ebpf.MapSpec) (types [2]btf.Type, err error)
 	return types, nil
 }
 
-// learnedTables lists the tables of learned stations, which are of use only
+// learnedTables lists the tables of learned stations. They are only useful
 // together.
 func learnedTables() []string {
 	return []string{
@@ -196,8 +196,8 @@ func learnedTables() []string {
 	}
 }
 
-// retireTables sees to it that tables that belong together are made again
-// together, and keeps those of before whose state changes until FinishMigration.
+// retireTables replaces tables that belong together if one of them is replaced.
+// It keeps the replaced tables whose state changes until FinishMigration.
 func (u *upgrade) retireTables() error {
 	u.retireFlows()
 	if slices.ContainsFunc(learnedTables(), func(name string) bool { return u.kept[name] == nil }) {
@@ -207,7 +207,7 @@ func (u *upgrade) retireTables() error {
 	}
 	for _, name := range keptTables() {
 		p, ok := u.before[name]
-		if !ok || p.known != nil {
+		if !ok || p.layoutErr != nil {
 			continue
 		}
 		if err := u.keepOld(name, p.table); err != nil {
@@ -217,7 +217,7 @@ func (u *upgrade) retireTables() error {
 	return nil
 }
 
-// retire has a table made again that was to be used on.
+// retire replaces a table that would stay in use.
 func (u *upgrade) retire(name string) {
 	m := u.kept[name]
 	if m == nil {
@@ -228,11 +228,11 @@ func (u *upgrade) retire(name string) {
 	u.before[name] = pinnedTable{m, layout, err}
 }
 
-// copyTables copies what the tables of before hold into those that take their
-// place. What the store wants the agent writes again, whatever it was.
+// copyTables copies the state of the replaced tables into the new ones. It does
+// not copy configuration, because the agent writes it again from the store.
 func (u *upgrade) copyTables() error {
 	for name, p := range u.before {
-		if p.known != nil || slices.Contains(flowTables(), name) ||
+		if p.layoutErr != nil || slices.Contains(flowTables(), name) ||
 			name == bpf.EbpnetMapLearnedQueue || name == bpf.EbpnetMapLearnedCounts {
 			continue
 		}
@@ -290,8 +290,8 @@ func newTableCopy(from mapLayout, spec *ebpf.MapSpec, to *ebpf.Map) (*tableCopy,
 	return c, nil
 }
 
-// put copies an entry. One whose key means nothing in the other layout is left
-// out, as is one for which the other table has no room.
+// put copies an entry. It skips an entry whose key does not exist in the other
+// layout, and an entry that does not fit into a full table.
 func (c *tableCopy) put(key, value []byte) error {
 	key, whole := c.key.convert(key)
 	if !whole {
@@ -314,7 +314,7 @@ func (c *tableCopy) put(key, value []byte) error {
 	return err
 }
 
-// perCPU gives the values of an entry.
+// perCPU returns the values of an entry: one per CPU, or one.
 func (m mapLayout) perCPU(value []byte) [][]byte {
 	if m.kind != ebpf.PerCPUArray {
 		return [][]byte{value}
@@ -333,7 +333,7 @@ func isZero(bytes []byte) bool {
 	return !slices.ContainsFunc(bytes, func(b byte) bool { return b != 0 })
 }
 
-// MigrationPending tells whether FinishMigration has something to do.
+// MigrationPending reports whether there are old tables for FinishMigration.
 func (o *Objects) MigrationPending() (bool, error) {
 	tables, err := o.oldTables()
 	if err != nil {
@@ -349,9 +349,10 @@ func (o *Objects) CarryFlows() error {
 	return err
 }
 
-// FinishMigration copies the changes that the old programs have made to the old
-// tables until they were replaced everywhere, and removes these tables. It
-// gives the number of flows that the new tables did not take.
+// FinishMigration copies the changes that the old programs have made in the old
+// tables, and removes these tables. Call it when the old programs are replaced
+// on all devices. It returns the number of flows that did not fit into the new
+// tables.
 func (o *Objects) FinishMigration() (lost int, err error) { return o.migrate(true) }
 
 func (o *Objects) migrate(finish bool) (lost int, err error) {
@@ -395,7 +396,8 @@ func (o *Objects) finishTable(t *oldTable) error {
 	return nil
 }
 
-// addLearned adds the stations that were learned since.
+// addLearned adds the stations that the old programs have learned since the
+// first copy.
 func (o *Objects) addLearned(t *oldTable, to *ebpf.Map) error {
 	c, err := newTableCopy(t.layout, o.spec.Maps[t.name], to)
 	if err != nil {
@@ -415,5 +417,5 @@ func (o *Objects) addLearned(t *oldTable, to *ebpf.Map) error {
 	if err != nil || !added {
 		return err
 	}
-	return o.startSweep() // which gives them records
+	return o.startSweep() // it makes their records
 }

@@ -16,15 +16,16 @@ import (
 	"github.com/ebpnet/ebpnet/bpf"
 )
 
-// A table whose layout or size changes is made again beside the one in use.
-// The state in it is copied twice: before the new tables take the place of the
-// old ones, and when all devices have the new programs, for changes by the old
-// programs meanwhile. Between the two, old_tables/ID keeps the old table (ID is
-// its number in the kernel). So a later Load or FinishMigration knows what is
-// left to do if a Load was killed. The directory holds, by name:
+// If the layout or the size of a table changes, Load makes a new table beside
+// the old one. The state is copied twice: before the new tables replace the old
+// ones, and when all devices have the new programs, because the old programs
+// change the old tables until then. Between the two copies, old_tables/ID keeps
+// the old table (ID is its number in the kernel). So a later Load or
+// FinishMigration can continue if a Load was killed. The directory holds, by
+// name:
 //   - the old table;
-//   - of counts, `copied`: the sums that the new table has already;
-//   - of flows, the old `sweepers`, which ends idle flows of the old table.
+//   - for counts, `copied`: the sums that the new table already has;
+//   - for flows, the old `sweepers`, whose timer ends idle flows of the old table.
 
 // copiedTable is the name of the table of sums.
 const copiedTable = "copied"
@@ -38,7 +39,7 @@ func keptTables() []string {
 	return kept
 }
 
-// oldTable is a table whose place another has taken.
+// oldTable is a table that another has replaced.
 type oldTable struct {
 	directory string
 	name      string
@@ -77,7 +78,7 @@ func (u *upgrade) keepOld(name string, m *ebpf.Map) error {
 	return pinTwice(m, filepath.Join(directory, name))
 }
 
-// pinTwice pins a map that is pinned elsewhere too.
+// pinTwice pins a map that is already pinned elsewhere.
 func pinTwice(m *ebpf.Map, path string) error {
 	if m == nil {
 		return nil
@@ -94,7 +95,7 @@ func oldPath(dir string, id ebpf.MapID) string {
 	return filepath.Join(dir, oldDirectory, strconv.FormatUint(uint64(id), 10))
 }
 
-// adoptFormer takes over the old tables of a version before format 1.
+// adoptFormer renames the directory of old tables of a version before format 1.
 func adoptFormer(dir string) error {
 	former, old := filepath.Join(dir, formerDirectory), filepath.Join(dir, oldDirectory)
 	err := unix.Renameat2(unix.AT_FDCWD, former, unix.AT_FDCWD, old, unix.RENAME_NOREPLACE)
@@ -104,8 +105,8 @@ func adoptFormer(dir string) error {
 	return err
 }
 
-// clearOld removes the tables in use from the old ones: nothing has taken their
-// place yet.
+// clearOld removes the tables that are still in use from the directory of old
+// tables: no new tables have replaced them.
 func clearOld(dir string) error {
 	old, err := os.ReadDir(filepath.Join(dir, oldDirectory))
 	if errors.Is(err, os.ErrNotExist) {
@@ -162,13 +163,13 @@ func mapID(m *ebpf.Map) (ebpf.MapID, error) {
 	if err != nil {
 		return 0, err
 	}
-	id, _ := info.ID() // known since Linux 4.13
+	id, _ := info.ID() // available since Linux 4.13
 	return id, nil
 }
 
-// oldTables opens the tables that o's programs have taken the place of. Those
-// that these programs themselves still use are left out: then a Load was
-// killed before it pinned its programs, and only another Load can go on.
+// oldTables opens the old tables, except those that o's programs use
+// themselves. They use them if a Load was killed before it pinned its programs.
+// Then only another Load can continue.
 func (o *Objects) oldTables() (_ []*oldTable, err error) {
 	var found []*oldTable
 	defer func() {
@@ -201,8 +202,8 @@ func (o *Objects) oldTables() (_ []*oldTable, err error) {
 	return found, nil
 }
 
-// openOld opens an old table. A Load that was killed may have left none in the
-// directory.
+// openOld opens an old table. The table is nil if a Load was killed before it
+// pinned the table in the directory.
 func openOld(directory string) (_ *oldTable, err error) {
 	t := &oldTable{directory: directory}
 	defer func() {
@@ -243,7 +244,7 @@ func (o *Objects) usedMaps() ([]ebpf.MapID, error) {
 		if err != nil {
 			return nil, err
 		}
-		ids, _ := info.MapIDs() // known since Linux 4.15
+		ids, _ := info.MapIDs() // available since Linux 4.15
 		used = append(used, ids...)
 	}
 	return used, nil
@@ -258,14 +259,14 @@ func (o *Objects) allPrograms() []*ebpf.Program {
 	return all
 }
 
-// openScratch opens the maps that are pinned nowhere: those of a pinned
-// program.
+// openScratch opens the maps that are not pinned, by a pinned program that uses
+// them.
 func openScratch(p *ebpf.Program, into map[string]*ebpf.Map) error {
 	info, err := p.Info()
 	if err != nil {
 		return fmt.Errorf("find the maps of %v: %w", p, err)
 	}
-	ids, _ := info.MapIDs() // known since Linux 4.15
+	ids, _ := info.MapIDs() // available since Linux 4.15
 	for _, id := range ids {
 		m, err := ebpf.NewMapFromID(id)
 		if err != nil {
@@ -284,8 +285,9 @@ func openScratch(p *ebpf.Program, into map[string]*ebpf.Map) error {
 	return nil
 }
 
-// eachEntry gives f every entry of a map; of a map with a value per CPU, the
-// values one after the other. What f is given may change with the next call.
+// eachEntry calls f with every entry of a map. For a map with a value per CPU,
+// the value has those of all CPUs one after the other. Key and value are valid
+// until f returns.
 func eachEntry(m *ebpf.Map, f func(key, value []byte) error) error {
 	if kind := m.Type(); kind == ebpf.Array || kind == ebpf.PerCPUArray {
 		return eachIndex(m, f)
@@ -304,7 +306,7 @@ func eachEntry(m *ebpf.Map, f func(key, value []byte) error) error {
 			return err
 		}
 		previous = key
-		if value == nil { // it has just been removed
+		if value == nil { // the entry was just removed
 			continue
 		}
 		if err := f(key, value); err != nil {

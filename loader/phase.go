@@ -1,30 +1,31 @@
 package loader
 
-// Versions before enum flow_phase noted in each flow a set of flags: a FIN and
-// a RST of each side, whether there was a reply, and whether TCP's handshake is
-// over. A side's next packet without RST cleared its RST.
+// Versions without enum flow_phase stored a set of flags in each flow: FIN and
+// RST of each side, whether there was a reply, and whether TCP's handshake was
+// over. The next packet of a side without RST cleared the RST of that side.
 
-// Names in the layout of a flow.
+// The fields of a flow.
 const (
 	flowFlags = "flags"
 	flowPhase = "phase"
 )
 
-// phases gives the phase for each set of flags.
-func phases(flags, phase leaf) map[uint64]uint64 {
+// phasesByFlags returns the phase for each set of flags.
+func phasesByFlags(flags, phase leaf) map[uint64]uint64 {
 	var all uint64
 	for _, bit := range flags.values {
 		all |= bit
 	}
-	of := map[uint64]uint64{}
+	phases := map[uint64]uint64{}
 	for set := range all + 1 {
-		of[set] = phase.values[phaseOf(func(flag string) bool { return set&flags.values[flag] != 0 })]
+		has := func(flag string) bool { return set&flags.values[flag] != 0 }
+		phases[set] = phase.values[phaseName(has)]
 	}
-	return of
+	return phases
 }
 
-// phaseOf gives the name of the phase: see bpf/flow_phase.h.
-func phaseOf(has func(flag string) bool) string {
+// phaseName returns the name of the phase in bpf/flow_phase.h.
+func phaseName(has func(flag string) bool) string {
 	closed := has("FLOW_ORIGINAL_FIN") && has("FLOW_REPLY_FIN")
 	closing := sides(has("FLOW_ORIGINAL_FIN"), has("FLOW_REPLY_FIN"), "_CLOSING")
 	reset := sides(has("FLOW_ORIGINAL_RST"), has("FLOW_REPLY_RST"), "_RESET")
@@ -51,15 +52,16 @@ func phaseOf(has func(flag string) bool) string {
 	return "PHASE_NEW"
 }
 
-// sides gives the part of a phase's name for the sides that did something.
-func sides(original, reply bool, did string) string {
+// sides returns the part of a phase's name that says which sides sent a FIN
+// (CLOSING) or a RST (RESET). It is empty if neither did.
+func sides(original, reply bool, sent string) string {
 	switch {
 	case original && reply:
-		return did + "_BOTH"
+		return sent + "_BOTH"
 	case original:
-		return did + "_ORIGINAL"
+		return sent + "_ORIGINAL"
 	case reply:
-		return did + "_REPLY"
+		return sent + "_REPLY"
 	}
 	return ""
 }

@@ -12,15 +12,15 @@ import (
 	"github.com/ebpnet/ebpnet/bpf"
 )
 
-// flagsBefore are the flags of a flow before it had a phase.
-func flagsBefore() []string {
+// releaseFlagNames are the flags of a flow in versions without phases.
+func releaseFlagNames() []string {
 	return []string{
 		"FLOW_ORIGINAL_FIN", "FLOW_REPLY_FIN", "FLOW_ORIGINAL_RST", "FLOW_REPLY_RST", "FLOW_REPLIED", "FLOW_HANDSHAKEN",
 	}
 }
 
-// TestPhaseOfFlags converts flows of the release, and of a version whose flags
-// have their later names, with every set of flags.
+// TestPhaseOfFlags converts flows with every set of flags: of the release, and
+// of a later version with other names of the flags.
 func TestPhaseOfFlags(t *testing.T) {
 	t.Parallel()
 	spec, err := bpf.LoadEbpnet()
@@ -28,18 +28,18 @@ func TestPhaseOfFlags(t *testing.T) {
 	to := mustLayout(t, spec.Maps[bpf.EbpnetMapFlows].Value, nil)
 	phase, err := to.must(flowPhase)
 	must(t, err)
-	later := structOf("flow", btf.Member{Name: "uplink", Type: u32}, btf.Member{Name: flowFlags, Type: flagsOf("flow_flag", flagsBefore()...)})
+	later := structOf("flow", btf.Member{Name: "uplink", Type: u32}, btf.Member{Name: flowFlags, Type: flagsOf("flow_flag", releaseFlagNames()...)})
 	for version, value := range map[string]btf.Type{
 		"release": compiledFlow(t, compiled(t, "e41502a/ebpnet.o.gz")), "later": later,
 	} {
 		from := mustLayout(t, value, formerNames())
 		flags, err := from.must(flowFlags)
 		must(t, err)
-		if names := slices.Sorted(maps.Keys(flags.values)); !slices.Equal(names, slices.Sorted(slices.Values(flagsBefore()))) {
+		if names := slices.Sorted(maps.Keys(flags.values)); !slices.Equal(names, slices.Sorted(slices.Values(releaseFlagNames()))) {
 			t.Fatalf("%s: the flags are %v", version, names)
 		}
 		c := newConverter(from, to)
-		for set := range uint64(1) << len(flagsBefore()) {
+		for set := range uint64(1) << len(releaseFlagNames()) {
 			record := make([]byte, from.size)
 			flags.write(record, set)
 			got, whole := c.convert(record)
@@ -72,12 +72,12 @@ func nameOf(l leaf, value uint64) (string, bool) {
 	return "", false
 }
 
-// checkPhase fails unless a flow has the same timeout in the phase as by its
-// flags, the same FINs, and is as far with its handshake.
+// checkPhase fails unless the phase says the same as the flags about timeout,
+// reply, handshake, FINs and RSTs.
 func checkPhase(t *testing.T, has func(string) bool, name string, number uint64, phase leaf) {
 	t.Helper()
 	var flags []string
-	for _, f := range flagsBefore() {
+	for _, f := range releaseFlagNames() {
 		if has(f) {
 			flags = append(flags, f)
 		}

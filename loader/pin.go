@@ -26,13 +26,13 @@ const (
 	freshSuffix       = "-new"       // of a directory that is about to take another's place
 )
 
-// pinFormat numbers the arrangement of the pin directory. A version that changes
-// it gives it another number. Versions before 1 noted none.
+// pinFormat is the number of the arrangement of the pin directory. A version
+// that changes the arrangement raises the number. Versions before format 1
+// stored no number.
 const pinFormat = 1
 
-// checkFormat gives ErrFormat if another version has arranged the pin directory
-// in a way that this one does not know. The directory of the format has one
-// entry, N-VERSION.
+// checkFormat returns ErrFormat if the pin directory has a later format. The
+// format directory has one entry, N-VERSION.
 func checkFormat(dir string) error {
 	entries, err := os.ReadDir(filepath.Join(dir, formatDirectory))
 	if errors.Is(err, os.ErrNotExist) {
@@ -80,7 +80,8 @@ func makeDirectories(dir, version string) error {
 	return nil
 }
 
-// hasLayouts tells whether all pinned maps have the layouts of these programs.
+// hasLayouts reports whether all pinned maps have the layouts of these
+// programs.
 func hasLayouts(dir string, spec *ebpf.CollectionSpec) (bool, error) {
 	_, err := os.Stat(filepath.Join(dir, mapsDirectory, layoutPrefix+layoutVersion(spec)))
 	if errors.Is(err, os.ErrNotExist) {
@@ -89,7 +90,7 @@ func hasLayouts(dir string, spec *ebpf.CollectionSpec) (bool, error) {
 	return err == nil, err
 }
 
-// checkLayouts gives ErrOtherVersion if maps of other layouts are pinned.
+// checkLayouts returns ErrOtherVersion if maps of other layouts are pinned.
 func checkLayouts(dir string, spec *ebpf.CollectionSpec) error {
 	same, err := hasLayouts(dir, spec)
 	if err != nil || same {
@@ -107,8 +108,7 @@ func checkLayouts(dir string, spec *ebpf.CollectionSpec) error {
 	return fmt.Errorf("%s is %w", dir, ErrOtherVersion)
 }
 
-// clearLeftovers removes what was about to take the place of maps or programs
-// when a Load was interrupted.
+// clearLeftovers removes the new pins of an interrupted Load.
 func clearLeftovers(dir string) error {
 	err := errors.Join(
 		os.RemoveAll(filepath.Join(dir, mapsDirectory+freshSuffix)),
@@ -153,8 +153,8 @@ func closeMaps(maps map[string]*ebpf.Map) {
 	}
 }
 
-// CountDevices counts the endpoints' devices of the datapath that is loaded,
-// also of one of another version: zero if none is.
+// CountDevices counts the endpoints' devices of the loaded datapath, also of
+// one of another version. It returns zero if none is loaded.
 func CountDevices(dir string) (n int, err error) {
 	if err := checkFormat(dir); err != nil {
 		return 0, err
@@ -172,12 +172,12 @@ func CountDevices(dir string) (n int, err error) {
 	return n, nil
 }
 
-// isSection tells whether a map is a section of constants, which belongs to
-// the programs that it was loaded with.
+// isSection reports whether a map is a section of constants. Such a map belongs
+// to the programs with which it was loaded.
 func isSection(name string) bool { return strings.HasPrefix(name, ".") }
 
-// isScratch tells whether what a map holds means nothing to other programs than
-// those it was loaded with.
+// isScratch reports whether only the programs with which a map was loaded
+// understand its content.
 func isScratch(name string) bool {
 	return name == bpf.EbpnetMapScratches || name == bpf.EbpnetMapWays
 }
@@ -207,8 +207,8 @@ func openPrograms(dir string, spec *ebpf.CollectionSpec) (_ map[string]*ebpf.Pro
 	return programs, nil
 }
 
-// pinMaps pins all maps, if there are others than before, and the version of
-// their layouts with them.
+// pinMaps pins all maps with the version of their layouts, unless all old maps
+// are kept.
 func (u *upgrade) pinMaps() error {
 	fresh := map[string]pinner{}
 	all, err := hasLayouts(u.dir, u.spec)
@@ -238,14 +238,14 @@ func (u *upgrade) pinPrograms() error {
 
 type pinner interface{ Pin(path string) error }
 
-// mark is an empty directory, whose name says something.
+// mark is an empty directory with a meaningful name.
 type mark struct{}
 
-// Pin makes it.
+// Pin makes the directory.
 func (mark) Pin(path string) error { return os.Mkdir(path, 0o700) }
 
-// replacePins makes a directory hold just these, all at one moment (Linux
-// 5.16): whoever comes later finds either what was there or what is to be.
+// replacePins replaces all pins in a directory in one step (Linux 5.16):
+// another process finds either all old or all new pins.
 func replacePins(directory string, pins map[string]pinner) error {
 	fresh := directory + freshSuffix
 	if err := os.Mkdir(fresh, 0o700); err != nil {

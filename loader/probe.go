@@ -13,17 +13,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Feature is something of the kernel that the datapath builds on.
+// Feature is a feature of the kernel that the datapath uses.
 type Feature struct {
 	Name     string `json:"name"`
-	Since    string `json:"since"` // kernel version that brought it
+	Since    string `json:"since"` // first kernel version with the feature
 	Needed   bool   `json:"needed"`
 	Present  bool   `json:"present"`
-	Fallback string `json:"fallback,omitempty"` // what is done without it
-	Err      error  `json:"-"`                  // why Present could not be told
+	Fallback string `json:"fallback,omitempty"` // what the datapath does without it
+	Err      error  `json:"-"`                  // why the probe was inconclusive
 }
 
-// ErrMissingFeature says that the kernel lacks something needed.
+// ErrMissingFeature means that the kernel lacks a feature that the datapath
+// needs.
 var ErrMissingFeature = errors.New("this kernel cannot run the datapath")
 
 // Names of the features whose presence decides how the programs are set up.
@@ -39,7 +40,6 @@ const (
 const (
 	fibLookupSkipNeigh = 1 << 2
 	fibLookupSrc       = 1 << 4
-	adjRoomFixedGSO    = 1 << 0
 	adjRoomDecapIPv4   = 1 << 7
 	adjRoomDecapIPv6   = 1 << 8
 	adjRoomMAC         = 1
@@ -87,8 +87,8 @@ func Probe() []Feature {
 	return found
 }
 
-// CheckFeatures names everything needed that is missing, in one
-// ErrMissingFeature.
+// CheckFeatures returns one ErrMissingFeature that names all missing features
+// that the datapath needs.
 func CheckFeatures(found []Feature) error {
 	var missing []string
 	for _, f := range found {
@@ -113,8 +113,8 @@ func haveBTF() error {
 	return nil
 }
 
-// haveTCX tries to attach to a device that cannot exist; what the kernel
-// finds wrong with that tells what it knows.
+// haveTCX tries to attach to a device that cannot exist. The kernel's error
+// shows whether it knows TCX.
 func haveTCX() error {
 	program, err := ebpf.NewProgram(returning(0))
 	if err != nil {
@@ -132,7 +132,8 @@ func haveTCX() error {
 	return err
 }
 
-// haveFIBFlags looks up no route at all: unknown flags are refused first.
+// haveFIBFlags makes a route lookup that fails. The kernel refuses unknown
+// flags first, with another error.
 func haveFIBFlags(flags int32) error {
 	const size = 64 // of struct bpf_fib_lookup, with family 0
 	instructions := asm.Instructions{asm.Mov.Reg(asm.R6, asm.R1), asm.Mov.Imm(asm.R2, 0)}
@@ -150,8 +151,8 @@ func haveFIBFlags(flags int32) error {
 	return flagsAccepted(instructions)
 }
 
-// haveAdjustRoomFlags resizes a frame that is neither IPv4 nor IPv6: unknown
-// flags are refused before that is.
+// haveAdjustRoomFlags resizes a frame that is neither IPv4 nor IPv6. The kernel
+// refuses unknown flags first, with another error.
 func haveAdjustRoomFlags(flags int32) error {
 	return flagsAccepted(asm.Instructions{
 		asm.Mov.Imm(asm.R2, 0),
@@ -161,7 +162,7 @@ func haveAdjustRoomFlags(flags int32) error {
 	})
 }
 
-// flagsAccepted runs a call and gives ErrNotSupported if it returns -EINVAL.
+// flagsAccepted runs a call and returns ErrNotSupported if it returns -EINVAL.
 func flagsAccepted(call asm.Instructions) error {
 	spec := returning(0)
 	spec.Instructions = append(call, asm.Return())

@@ -157,8 +157,8 @@ const (
 	releaseEstablished = 3
 )
 
-// releaseFlags gives the flags that version e41502a had set in a phase: of the
-// phases that the tests use.
+// releaseFlags returns the flags of version e41502a for the phases that the
+// tests use.
 func releaseFlags(phase bpf.EbpnetFlowPhase) uint32 {
 	const (
 		answerFIN, openerRST   = 2, 4

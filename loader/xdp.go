@@ -18,20 +18,20 @@ import (
 	"github.com/ebpnet/ebpnet/bpf"
 )
 
-// XDPMode is how the kernel runs the program of XDP on a device.
+// XDPMode is the mode in which the kernel runs the XDP program on a device.
 type XDPMode string
 
 // The modes.
 const (
 	XDPNative  XDPMode = "native"  // in the driver, before there is a socket buffer
-	XDPGeneric XDPMode = "generic" // after that, on any device
+	XDPGeneric XDPMode = "generic" // with a socket buffer, on any device
 )
 
-// ErrNoXDP says that the program of XDP was left out, or that the kernel did not
-// take it; all else works without it.
+// ErrNoXDP means that the XDP program is not loaded, by configuration or
+// because the kernel refused it. Everything else works without it.
 var ErrNoXDP = errors.New("the XDP program is not loaded")
 
-// ErrForeignXDP says that somebody else's XDP program is on a device.
+// ErrForeignXDP means that a device has an XDP program that is not ebpnet's.
 var ErrForeignXDP = errors.New("another XDP program is on it")
 
 func (m XDPMode) flags() link.XDPAttachFlags {
@@ -41,8 +41,8 @@ func (m XDPMode) flags() link.XDPAttachFlags {
 	return link.XDPGenericMode
 }
 
-// loadXDP brings the program of XDP into the kernel, with the maps and constants
-// of the others. It may be missing unless it is needed.
+// loadXDP loads the XDP program into the kernel, with the maps and constants of
+// the other programs. It is an error if this fails and NeedXDP is set.
 func (u *upgrade) loadXDP() error {
 	if u.config.WithoutXDP {
 		u.objects.NoXDP = ErrNoXDP
@@ -86,7 +86,7 @@ func (u *upgrade) newXDP() (*ebpf.Program, error) {
 	return collection.DetachProgram(bpf.XdpProgXdpUplink), nil
 }
 
-// specXDP gives the program of XDP with the constants of the other programs.
+// specXDP returns the XDP program with the constants of the other programs.
 func specXDP(others *ebpf.CollectionSpec, c Config) (*ebpf.CollectionSpec, error) {
 	spec, err := bpf.LoadXdp()
 	if err != nil {
@@ -98,15 +98,16 @@ func specXDP(others *ebpf.CollectionSpec, c Config) (*ebpf.CollectionSpec, error
 		}
 	}
 	if c.GenericXDP {
-		// A program that takes frames in parts is given a copy that has lost the
-		// length of its Ethernet header (Linux 6.9 on), so that TC, which comes
-		// next, would take what is behind that for the beginning of the frame.
+		// From Linux 6.9 on, a program that accepts multi-buffer frames
+		// gets a copy in which the length of the Ethernet header is
+		// lost. TC would then read the bytes after that header as the
+		// beginning of the frame.
 		spec.Programs[bpf.XdpProgXdpUplink].Flags &^= unix.BPF_F_XDP_HAS_FRAGS
 	}
 	return spec, nil
 }
 
-// openXDP opens the pinned program of XDP, if there is one.
+// openXDP opens the pinned XDP program, if there is one.
 func (o *Objects) openXDP() (err error) {
 	o.XDP, err = ebpf.LoadPinnedProgram(filepath.Join(o.dir, programsDirectory, bpf.XdpProgXdpUplink), nil)
 	if errors.Is(err, os.ErrNotExist) {
@@ -119,10 +120,10 @@ func (o *Objects) openXDP() (err error) {
 	return nil
 }
 
-// AttachXDP sees to it that the program of XDP runs on the device in this mode,
-// in place of an older one without a gap; a change of mode takes a moment in
-// which none runs. ErrNoXDP if there is none, ErrForeignXDP if the device has
-// somebody else's.
+// AttachXDP makes the XDP program run on the device in this mode. It replaces
+// an older one without a gap, but a change of the mode leaves a gap. It returns
+// ErrNoXDP if there is no program, and ErrForeignXDP if the device has another
+// XDP program.
 func (o *Objects) AttachXDP(ifindex int, mode XDPMode) error {
 	if o.XDP == nil {
 		return o.NoXDP
@@ -144,18 +145,18 @@ func (o *Objects) AttachXDP(ifindex int, mode XDPMode) error {
 		}
 	}
 	path := xdpPath(o.dir, ifindex)
-	// Without a device, or on one that has gone: its number may be another's now.
+	// The device is gone, and another one may have its number.
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
 	return pinXDP(o.XDP, ifindex, mode, path)
 }
 
-// DetachXDP undoes AttachXDP, also for a device that has gone.
+// DetachXDP undoes AttachXDP, also for a device that is gone.
 func (o *Objects) DetachXDP(ifindex int) error { return detachXDP(xdpPath(o.dir, ifindex)) }
 
-// KeepXDP detaches the program of XDP from all devices but these, also from
-// those that have gone.
+// KeepXDP detaches the XDP program from all other devices than these, also from
+// devices that are gone.
 func (o *Objects) KeepXDP(devices []int) error {
 	paths, err := xdpPaths(o.dir)
 	if err != nil {
@@ -172,8 +173,8 @@ func (o *Objects) KeepXDP(devices []int) error {
 	return nil
 }
 
-// XDPAttached tells on which devices of this namespace, by number, the program
-// of XDP runs, and how.
+// XDPAttached returns the modes in which the XDP program runs, by the number of
+// the device, in this namespace.
 func (o *Objects) XDPAttached() (map[int]XDPMode, error) {
 	attached := map[int]XDPMode{}
 	paths, err := xdpPaths(o.dir)
@@ -200,8 +201,8 @@ func (o *Objects) XDPAttached() (map[int]XDPMode, error) {
 	return attached, nil
 }
 
-// CheckXDP gives ErrForeignXDP if a device has an XDP program that is not the one
-// pinned under dir.
+// CheckXDP returns ErrForeignXDP if a device has an XDP program that is not the
+// one pinned under dir.
 func CheckXDP(dir string, ifindex int) error {
 	ours, _, err := xdpOn(dir, ifindex)
 	if err == nil && ours != nil {
@@ -210,10 +211,10 @@ func CheckXDP(dir string, ifindex int) error {
 	return err
 }
 
-// TryXDP finds out whether a device takes an XDP program in this mode, by
-// attaching one that lets everything pass, unless the one pinned under dir runs
-// there so. In another mode that makes room for a moment, as the kernel takes one
-// at a time.
+// TryXDP checks whether a device accepts an XDP program in this mode. It
+// attaches a program that passes all frames, unless the one pinned under dir
+// already runs in this mode. If that one runs in another mode, TryXDP detaches
+// it for a moment, because the kernel accepts only one at a time.
 func TryXDP(dir string, ifindex int, mode XDPMode) error {
 	ours, current, err := xdpOn(dir, ifindex)
 	if err != nil {
@@ -268,8 +269,8 @@ func tryXDP(ifindex int, mode XDPMode) error {
 	return errors.Join(l.Detach(), l.Close())
 }
 
-// passXDP is a program that lets everything pass and takes frames of many parts,
-// as xdp_uplink does.
+// passXDP is a program that passes all frames. It accepts multi-buffer frames,
+// like xdp_uplink.
 func passXDP() (*ebpf.Program, error) {
 	const pass = 2 // XDP_PASS
 	spec := returning(pass)
@@ -291,7 +292,7 @@ func haveXDP() error {
 func attachXDP(program *ebpf.Program, ifindex int, mode XDPMode) (link.Link, error) {
 	l, err := link.AttachXDP(link.XDPOptions{Program: program, Interface: ifindex, Flags: mode.flags()})
 	if errno := unix.Errno(0); errors.As(err, &errno) {
-		err = errno // the rest says no more
+		err = errno // the rest of the error adds nothing
 	}
 	if err != nil {
 		return nil, fmt.Errorf("the driver refuses %s XDP: %w", mode, err)
@@ -299,7 +300,7 @@ func attachXDP(program *ebpf.Program, ifindex int, mode XDPMode) (link.Link, err
 	return l, nil
 }
 
-// xdpName is what the link to a device of this number is pinned as.
+// xdpName is the name of the pin of the link to the device with this number.
 var xdpName = bpf.XdpProgXdpUplink + "-%d"
 
 func xdpPath(dir string, ifindex int) string {
@@ -324,19 +325,20 @@ func xdpPaths(dir string) ([]string, error) {
 	return paths, nil
 }
 
-// isXDP tells whether a link of that name is one of XDP.
+// isXDP reports whether a link with that name is one of XDP.
 func isXDP(name string) bool { return strings.HasPrefix(name, bpf.XdpProgXdpUplink+"-") }
 
-// How often a device is looked at that has a program of ours without a pin, and
-// how long to wait in between: the kernel lets go of a link some time after its
-// pin is removed.
+// How often xdpOn looks at a device that has our program but no pin, and the
+// pause between two looks: the kernel releases a link some time after its pin
+// is removed.
 const (
 	releaseAttempts = 20
 	releasePause    = 10 * time.Millisecond
 )
 
-// xdpOn looks at the XDP program on a device: ours with its mode, none, or
-// ErrForeignXDP.
+// xdpOn returns the link of our XDP program on a device, and its mode. The link
+// is nil if the device has no XDP program. The error is ErrForeignXDP if it has
+// another one.
 func xdpOn(dir string, ifindex int) (ours link.Link, mode XDPMode, err error) {
 	for range releaseAttempts {
 		var there *netlink.LinkXdp
@@ -352,14 +354,15 @@ func xdpOn(dir string, ifindex int) (ours link.Link, mode XDPMode, err error) {
 func hasOurName(id uint32) bool {
 	program, err := ebpf.NewProgramFromID(ebpf.ProgramID(id))
 	if err != nil {
-		return errors.Is(err, os.ErrNotExist) // it has gone just now
+		return errors.Is(err, os.ErrNotExist) // it was just removed
 	}
 	defer program.Close()
 	info, err := program.Info()
 	return err == nil && info.Name == bpf.XdpProgXdpUplink
 }
 
-// lookXDP is xdpOn at this moment. there is what the kernel says.
+// lookXDP is one look of xdpOn. there is the kernel's description of the
+// program.
 func lookXDP(dir string, ifindex int) (ours link.Link, mode XDPMode, there *netlink.LinkXdp, err error) {
 	device, err := netlink.LinkByIndex(ifindex)
 	if errors.As(err, new(netlink.LinkNotFoundError)) {
@@ -389,8 +392,8 @@ func lookXDP(dir string, ifindex int) (ours link.Link, mode XDPMode, there *netl
 	return nil, "", there, fmt.Errorf("%w: program %d, %s", ErrForeignXDP, there.ProgId, mode)
 }
 
-// detachXDP detaches what is linked by the pin at once, where removing the pin
-// alone would take the kernel a while.
+// detachXDP detaches the pinned link and removes the pin. If only the pin was
+// removed, the kernel would detach the link some time later.
 func detachXDP(path string) error {
 	pinned, err := link.LoadPinnedLink(path, nil)
 	if errors.Is(err, os.ErrNotExist) {

@@ -11,8 +11,8 @@ import (
 	"github.com/ebpnet/ebpnet/internal/testutil"
 )
 
-// TestKilledUpgradeFromRelease kills an upgrade from the first release at any
-// moment. Nothing is lost, and the next load comes to its end.
+// TestKilledUpgradeFromRelease kills an upgrade from the first release at a
+// random moment. No packet, flow or count is lost, and the next load completes.
 func TestKilledUpgradeFromRelease(t *testing.T) {
 	t.Parallel()
 	testutil.RequireRoot(t)
@@ -34,7 +34,7 @@ func killUpgradeFromRelease(t *testing.T, program string) {
 		connects(t, p.web.Netns, "tcp", at(p.underlay.IP4, service)),
 		connects(t, p.web.Netns, "udp", at(p.underlay.IP6, service)),
 	}
-	// The load of b takes as long as that of a will take.
+	// Load b takes as long as load a will take.
 	p.b.Program = ""
 	start := time.Now()
 	p.b.Ebpnet(t, "load")

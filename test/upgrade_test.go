@@ -30,7 +30,8 @@ func TestUpgradeFromRelease(t *testing.T) {
 	}
 }
 
-// upgrades is how often to upgrade.
+// upgrades returns the number of upgrades: EBPNET_UPGRADES, or otherwise if it is
+// not set.
 func upgrades(t *testing.T, otherwise int) int {
 	t.Helper()
 	s := os.Getenv("EBPNET_UPGRADES")
@@ -158,7 +159,7 @@ func openOne(from *testutil.Netns, network, to string, limit time.Duration) erro
 	return err
 }
 
-// checkFlows expects the host to have these flows still.
+// checkFlows expects that the host still has these flows.
 func checkFlows(t *testing.T, h *testutil.Host, flows []listedFlow) {
 	t.Helper()
 	now := map[string]listedFlow{}

@@ -14,13 +14,12 @@ import (
 	"github.com/ebpnet/ebpnet/loader"
 )
 
-// Ids of endpoints: the datapath counts what local ones send (MAX_LOCAL_ENDPOINTS
-// in bpf/types_tables.h).
+// Ids of endpoints.
 const (
 	firstLocalID  = 1
-	lastLocalID   = 16383
-	firstRemoteID = 16384
-	lastRemoteID  = 131071
+	lastLocalID   = datapath.MaxLocalID
+	firstRemoteID = lastLocalID + 1
+	lastRemoteID  = datapath.MaxEndpointID
 )
 
 // AddEndpoint makes an endpoint that publishes the given ports, and gives both
@@ -109,7 +108,7 @@ func checkTunnelled(tx *store.Tx, e spec.Endpoint, n spec.Network) (spec.Tunnel,
 // complete gives a new endpoint its id, addresses and MAC, and checks those
 // that were asked for.
 func complete(tx *store.Tx, e *spec.Endpoint, n spec.Network) (err error) {
-	first, last := uint32(firstLocalID), uint32(lastLocalID)
+	first, last := uint32(firstLocalID), lastLocalID
 	if e.Remote() {
 		first, last = firstRemoteID, lastRemoteID
 	}
