@@ -15,6 +15,10 @@
  * attaches it. */
 const volatile bool dry_run = false;
 
+/* The mark of packets that version e41502a sends by an uplink, while its
+ * from_endpoint() may still run; 0: it does not. See route_send_mark(). */
+const volatile __u16 release_mark = 0;
+
 /* The near end of the host's own veth. Packets for the host go in here. */
 const volatile __u32 gateway_ifindex = 0;
 /* Its far end. */

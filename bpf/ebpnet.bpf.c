@@ -203,7 +203,8 @@ int to_uplink(struct __sk_buff *skb)
 	__u16 mark = route_send_mark(skb);
 	struct scratch *scratch;
 
-	if (skb->tc_index == mark || uplink_is_tagged(skb))
+	if (skb->tc_index == mark || uplink_is_tagged(skb) ||
+	    (release_mark && skb->tc_index == release_mark))
 		return verdict_pass();
 	skb->tc_index = mark;
 	scratch = scratch_new();

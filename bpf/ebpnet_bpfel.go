@@ -774,6 +774,7 @@ const (
 	EbpnetVarIcmpTimeout           = "icmp_timeout"
 	EbpnetVarLastPort              = "last_port"
 	EbpnetVarLearnedTimeout        = "learned_timeout"
+	EbpnetVarReleaseMark           = "release_mark"
 	EbpnetVarTcpEstablishedTimeout = "tcp_established_timeout"
 	EbpnetVarTcpTransitoryTimeout  = "tcp_transitory_timeout"
 	EbpnetVarUdpEstablishedTimeout = "udp_established_timeout"
@@ -901,6 +902,7 @@ type EbpnetVariableSpecs struct {
 	IcmpTimeout           *ebpf.VariableSpec `ebpf:"icmp_timeout"`
 	LastPort              *ebpf.VariableSpec `ebpf:"last_port"`
 	LearnedTimeout        *ebpf.VariableSpec `ebpf:"learned_timeout"`
+	ReleaseMark           *ebpf.VariableSpec `ebpf:"release_mark"`
 	TcpEstablishedTimeout *ebpf.VariableSpec `ebpf:"tcp_established_timeout"`
 	TcpTransitoryTimeout  *ebpf.VariableSpec `ebpf:"tcp_transitory_timeout"`
 	UdpEstablishedTimeout *ebpf.VariableSpec `ebpf:"udp_established_timeout"`
@@ -1031,6 +1033,7 @@ type EbpnetVariables struct {
 	IcmpTimeout           *ebpf.Variable `ebpf:"icmp_timeout"`
 	LastPort              *ebpf.Variable `ebpf:"last_port"`
 	LearnedTimeout        *ebpf.Variable `ebpf:"learned_timeout"`
+	ReleaseMark           *ebpf.Variable `ebpf:"release_mark"`
 	TcpEstablishedTimeout *ebpf.Variable `ebpf:"tcp_established_timeout"`
 	TcpTransitoryTimeout  *ebpf.Variable `ebpf:"tcp_transitory_timeout"`
 	UdpEstablishedTimeout *ebpf.Variable `ebpf:"udp_established_timeout"`

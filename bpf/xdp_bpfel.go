@@ -70,6 +70,7 @@ const (
 	XdpVarIcmpTimeout           = "icmp_timeout"
 	XdpVarLastPort              = "last_port"
 	XdpVarLearnedTimeout        = "learned_timeout"
+	XdpVarReleaseMark           = "release_mark"
 	XdpVarTcpEstablishedTimeout = "tcp_established_timeout"
 	XdpVarTcpTransitoryTimeout  = "tcp_transitory_timeout"
 	XdpVarUdpEstablishedTimeout = "udp_established_timeout"
@@ -184,6 +185,7 @@ type XdpVariableSpecs struct {
 	IcmpTimeout           *ebpf.VariableSpec `ebpf:"icmp_timeout"`
 	LastPort              *ebpf.VariableSpec `ebpf:"last_port"`
 	LearnedTimeout        *ebpf.VariableSpec `ebpf:"learned_timeout"`
+	ReleaseMark           *ebpf.VariableSpec `ebpf:"release_mark"`
 	TcpEstablishedTimeout *ebpf.VariableSpec `ebpf:"tcp_established_timeout"`
 	TcpTransitoryTimeout  *ebpf.VariableSpec `ebpf:"tcp_transitory_timeout"`
 	UdpEstablishedTimeout *ebpf.VariableSpec `ebpf:"udp_established_timeout"`
@@ -313,6 +315,7 @@ type XdpVariables struct {
 	IcmpTimeout           *ebpf.Variable `ebpf:"icmp_timeout"`
 	LastPort              *ebpf.Variable `ebpf:"last_port"`
 	LearnedTimeout        *ebpf.Variable `ebpf:"learned_timeout"`
+	ReleaseMark           *ebpf.Variable `ebpf:"release_mark"`
 	TcpEstablishedTimeout *ebpf.Variable `ebpf:"tcp_established_timeout"`
 	TcpTransitoryTimeout  *ebpf.Variable `ebpf:"tcp_transitory_timeout"`
 	UdpEstablishedTimeout *ebpf.Variable `ebpf:"udp_established_timeout"`

@@ -148,7 +148,27 @@ func prepare(dir string, spec *ebpf.CollectionSpec, c Config) (_ *upgrade, err e
 	if u.kept, u.before, err = openBefore(dir, spec); err != nil {
 		return nil, err
 	}
+	if err := u.expectRelease(); err != nil {
+		u.close()
+		return nil, err
+	}
 	return u, nil
+}
+
+// releaseMark is the mark of packets that version e41502a sends by an uplink.
+const releaseMark uint16 = 0xebb1
+
+// expectRelease lets the programs know the packets of version e41502a, whose
+// programs may run until all are replaced. Later versions have the same mark.
+func (u *upgrade) expectRelease() error {
+	_, err := os.Stat(filepath.Join(u.dir, oldDirectory))
+	if len(u.before) == 0 && errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("look for tables of the previous version: %w", err)
+	}
+	return u.spec.Variables[bpf.EbpnetVarReleaseMark].Set(releaseMark)
 }
 
 func (u *upgrade) close() {

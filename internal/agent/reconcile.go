@@ -88,19 +88,20 @@ func (a *Agent) Reconcile() error {
 	if err := a.tables.CarryFlows(); err != nil {
 		return err
 	}
-	// What keeps packets out comes before what lets them in.
-	hooks := []attachment{
-		{loader.ToGateway, []int{gateway.Near}},
-		{loader.FromHost, []int{gateway.Far}},
-		{loader.FromEndpoint, slices.Collect(maps.Values(veths))},
-		detour,
-	}
 	toUplink, fromUplink := uplinkHooks(uplinks)
 	inFront, err := a.attachInFront(fromUplink)
 	if err != nil {
 		return err
 	}
-	hooks = append(hooks, toUplink)
+	// What keeps packets out comes before what lets them in. The new program of
+	// ToUplink knows what an older FromEndpoint sends, but not the other way round.
+	hooks := []attachment{
+		{loader.ToGateway, []int{gateway.Near}},
+		{loader.FromHost, []int{gateway.Far}},
+		toUplink,
+		{loader.FromEndpoint, slices.Collect(maps.Values(veths))},
+		detour,
+	}
 	if !inFront {
 		hooks = append(hooks, fromUplink)
 	}
