@@ -158,8 +158,10 @@ func prepare(dir string, spec *ebpf.CollectionSpec, c Config) (_ *upgrade, err e
 // releaseMark is the mark of packets that version e41502a sends by an uplink.
 const releaseMark uint16 = 0xebb1
 
-// expectRelease lets the programs know the packets of version e41502a, whose
-// programs may run until all are replaced. Later versions have the same mark.
+// expectRelease tells the programs the mark of version e41502a if older programs
+// may run beside them: until all are replaced. The mark of all later versions is
+// that of route_send_mark() in bpf/route_send.h. A load that migrates nothing
+// clears the mark again.
 func (u *upgrade) expectRelease() error {
 	_, err := os.Stat(filepath.Join(u.dir, oldDirectory))
 	if len(u.before) == 0 && errors.Is(err, os.ErrNotExist) {
@@ -220,7 +222,7 @@ func (o *Objects) assign(collection *ebpf.Collection) error {
 const shortestFrame = 14
 
 // How often the start of the sweep is tried, and the pause between two tries.
-// The start fails if the kernel's allocator has no memory for a timer at hand.
+// The start fails while the kernel has no free memory for a timer.
 const (
 	startAttempts = 16
 	startPause    = 10 * time.Millisecond
